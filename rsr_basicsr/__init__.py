@@ -1,0 +1,19 @@
+"""RSR-BasicSR: the defence of real-world super-resolution against adversarial attacks, as a plugin for BasicSR.
+
+Importing this package registers its architectures, models and losses in BasicSR's registries.
+"""
+
+from rsr_basicsr import compat
+
+compat.before_import()
+
+import basicsr  # noqa: E402, F401
+
+compat.after_import()
+
+from rsr_basicsr import archs, attacks, data, losses, metrics, models  # noqa: E402, F401
+from rsr_basicsr.archs import MaskPoint, defend, register_defended  # noqa: E402
+
+__version__ = '0.1.0'
+
+__all__ = ['MaskPoint', 'defend', 'register_defended']

@@ -1,0 +1,27 @@
+"""The command line ``rsr``: one module a command, each with ``add_arguments(parser)`` and ``run(args) -> exit code``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Optional, Sequence
+
+from rsr_basicsr.cli import weights
+from rsr_basicsr.errors import RSRError
+
+_COMMANDS = {'weights': weights}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
+    parser = argparse.ArgumentParser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, module in _COMMANDS.items():
+        summary = module.__doc__.strip().splitlines()[0]
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    args = parser.parse_args(argv)
+    try:
+        return _COMMANDS[args.command].run(args)
+    except RSRError as error:
+        print(f'rsr {args.command}: {error}', file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,32 @@
+"""Fetch official Real-ESRGAN weights and print where they are."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.weights import WEIGHTS, fetch, find
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rsr weights``."""
+    parser.add_argument('names', nargs='*', metavar='NAME', help=', '.join(WEIGHTS))
+    parser.add_argument('-o', '--output', metavar='DIR', help='folder for the files; default $RSR_CACHE, else ~/.cache/rsr_basicsr/weights')
+    parser.add_argument('--list', action='store_true', help='show the known weights and exit')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the path of each file on stdout; what is tried on the way goes to stderr."""
+    if args.list:
+        for weights in WEIGHTS.values():
+            print(f'{weights.name:<28}{weights.network["type"]:<17}{weights.size / 1e6:5.1f} MB  {weights.url}')
+        return 0
+    if not args.names:
+        raise OptionsError(f'give at least one name of {", ".join(WEIGHTS)}')
+    for name in args.names:  # before the first download, since a typing error must not cost a minute
+        find(name)
+    logging.basicConfig(level=logging.INFO, format='rsr weights: %(message)s')
+    for name in args.names:
+        print(fetch(name, args.output), flush=True)
+    return 0

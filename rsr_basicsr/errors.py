@@ -1,0 +1,25 @@
+"""The errors a user can cause and mend, one class a reason.
+
+The command line prints their text as one sentence and exits with ``exit_code``; it shows no traceback, since the
+sentence names the value and the remedy.
+"""
+
+
+class RSRError(Exception):
+    """Something the user gave cannot be used. Raised by its subclasses only."""
+
+    exit_code = 1
+
+
+class OptionsError(RSRError):
+    """An options file or a command-line option is wrong; raised before anything is built or written."""
+
+    exit_code = 2
+
+
+class WeightsError(RSRError):
+    """A weight file cannot be fetched, does not match its checksum, or does not hold what it should."""
+
+
+class PictureError(RSRError):
+    """A picture cannot be read, or holds values that no network can take."""

@@ -1,0 +1,5 @@
+"""Losses, in BasicSR's loss registry."""
+
+from rsr_basicsr.losses.classifier_loss import ClassifierLoss
+
+__all__ = ['ClassifierLoss']

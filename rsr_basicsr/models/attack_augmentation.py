@@ -1,0 +1,142 @@
+"""Attack augmentation: adversarial training as one step in front of a BasicSR model's own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import OrderedDict
+from typing import Tuple
+
+import torch
+from basicsr.losses import build_loss
+from torch.nn.parallel import DataParallel
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.attacks import build_attack
+from rsr_basicsr.errors import OptionsError
+
+
+class AttackAugmentation:
+    """Mixin in front of a BasicSR model class: attacks the batch, then calls the class's own training step.
+
+    The batch is attacked at the start of ``optimize_parameters``: after Real-ESRGAN's degradations and training
+    pair pool, which therefore never hold a stale adversarial sample. The step then sees clean and attacked pictures
+    with the gate forced by their labels (Yue et al. 2021, section 3.4), and the classifier learns the same labels by
+    its own loss and optimizer.
+
+    Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus ``mode`` and ``share``), and
+    ``train: optim_classifier`` and ``train: classifier_opt``; :mod:`rsr_basicsr.options` has the schema.
+    """
+
+    #: Attributes of the model that hold one target a picture, besides ``lq``.
+    target_names: Tuple[str, ...] = ('gt',)
+
+    def __init__(self, opt):
+        super().__init__(opt)
+        net = self.get_bare_model(self.net_g)
+        if not isinstance(net, DefenseMixin):
+            raise OptionsError(f'model_type {type(self).__name__} needs a defended network_g, got '
+                               f'{type(net).__name__}; write type: Defended{type(net).__name__}')
+        if isinstance(self.net_g, DataParallel):
+            raise OptionsError('num_gpu > 1 without a launcher is DataParallel, which attack augmentation does not '
+                               'support; start with torchrun and --launcher pytorch')
+
+    def init_training_settings(self):
+        options = dict(self.opt['attack'])
+        self.attack_mode = options.pop('mode')
+        self.attack_share = options.pop('share')
+        eps = options['eps']
+        self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
+        self.attack = build_attack({**options, 'eps': max(self.eps_range)})
+        super().init_training_settings()
+        if hasattr(self, 'net_g_ema'):
+            # Both classifiers were filled at random; the average must start from the one that is trained.
+            classifier = self.get_bare_model(self.net_g).defense.classifier
+            self.net_g_ema.defense.classifier.load_state_dict(classifier.state_dict())
+
+    def setup_optimizers(self):
+        """Move the classifier out of the generator's optimizer into its own."""
+        super().setup_optimizers()
+        train_opt = self.opt['train']
+        classifier = self.get_bare_model(self.net_g).defense.classifier
+        own = {id(p) for p in classifier.parameters()}
+        for group in self.optimizer_g.param_groups:
+            group['params'] = [p for p in group['params'] if id(p) not in own]
+        optim_opt = dict(train_opt['optim_classifier'])
+        self.optimizer_classifier = self.get_optimizer(optim_opt.pop('type'), classifier.parameters(), **optim_opt)
+        self.optimizers.append(self.optimizer_classifier)
+        self.cri_classifier = build_loss(train_opt['classifier_opt']).to(self.device)
+
+    def optimize_parameters(self, current_iter):
+        started = time.time()
+        labels = self.augment_batch()
+        attack_time = time.time() - started
+
+        with contextlib.ExitStack() as stack:
+            for net in (self.net_g, getattr(self, 'net_g_ema', None)):
+                if net is not None:
+                    stack.enter_context(self.get_bare_model(net).defense.forced(labels))
+            super().optimize_parameters(current_iter)
+
+        log = self.optimize_classifier(labels)
+        log.update(self.losses_by_label(labels))
+        self.log_dict.update(self.reduce_loss_dict(log))
+        self.log_dict['t_attack'] = attack_time
+
+    def augment_batch(self) -> torch.Tensor:
+        """Put adversarial samples into the batch; returns the labels, bool (B,), True where a sample is attacked.
+
+        ``paired`` appends an attacked twin of every sample, ``mixed`` replaces a share of the samples.
+        """
+        batch = self.lq.shape[0]
+        if self.attack_mode == 'paired':
+            chosen = torch.arange(batch, device=self.lq.device)
+        else:
+            chosen = torch.randperm(batch, device=self.lq.device)[:max(1, round(self.attack_share * batch))]
+        attacked = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen])
+
+        if self.attack_mode == 'paired':
+            self.lq = torch.cat([self.lq, attacked])
+            for name in self.target_names:
+                setattr(self, name, getattr(self, name).repeat(2, 1, 1, 1))
+            return torch.arange(2 * batch, device=self.lq.device) >= batch
+        self.lq = self.lq.clone()
+        self.lq[chosen] = attacked
+        labels = torch.zeros(batch, dtype=torch.bool, device=self.lq.device)
+        labels[chosen] = True
+        return labels
+
+    def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Attack through the masks, each sample with a radius of its own where ``attack: eps`` is a range."""
+        low, high = self.eps_range
+        eps = low + (high - low) * torch.rand(lq.shape[0], device=lq.device)
+        net = self.get_bare_model(self.net_g)
+        # The bare network: gradients of the input need no all-reduce.
+        if not self.attack.objective.needs_ground_truth:
+            with torch.no_grad(), net.defense.forced(False):
+                target = net(lq)
+        with net.defense.forced(True):
+            return self.attack(net, lq, target, eps=eps)
+
+    def attack_target(self) -> torch.Tensor:
+        """The pictures that the training loss compares with."""
+        return self.gt
+
+    def optimize_classifier(self, labels: torch.Tensor) -> OrderedDict:
+        """One step of the classifier on the batch that the network has just seen."""
+        classifier = self.get_bare_model(self.net_g).defense.classifier
+        classes = labels.long()  # class 1 is attacked
+        self.optimizer_classifier.zero_grad()
+        logits = classifier(self.lq)
+        loss = self.cri_classifier(logits, classes)
+        loss.backward()
+        self.optimizer_classifier.step()
+        self.optimizer_classifier.zero_grad()
+        accuracy = (logits.argmax(dim=1) == classes).float().mean()
+        return OrderedDict(l_classifier=loss.detach(), classifier_acc=accuracy)
+
+    def losses_by_label(self, labels: torch.Tensor) -> OrderedDict:
+        """The absolute error of clean and of attacked samples apart, for the log."""
+        with torch.no_grad():
+            error = (self.output.detach() - self.attack_target()).abs().flatten(1).mean(1)
+            return OrderedDict(l1_clean=error[~labels].mean(), l1_attacked=error[labels].mean())

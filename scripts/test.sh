@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets everything up, then runs the tests: bash scripts/test.sh [arguments of pytest], by default all of them.
+set -euo pipefail
+# shellcheck source=scripts/_environment.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"
+
+set_up test
+cd "$REPO"
+exec "$PYTHON" -m pytest "$@"

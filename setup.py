@@ -1,0 +1,64 @@
+"""Installs the plugin. Set up a whole environment with ``bash scripts/quickstart.sh``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+
+# scripts/_environment.sh tells users of these limits before pip would: keep its copies in step.
+PYTHON_REQUIRES = '>=3.9,<3.13'  # BasicSR's setup.py fails from 3.13 on (KeyError: '__version__')
+INSTALL_REQUIRES = [
+    'basicsr>=1.4.2',  # the host whose breakages rsr_basicsr/compat.py mends
+    # BasicSR reads checkpoints with a plain torch.load. Up to 2.5 that runs code from a prepared file;
+    # from 2.6 on it reads weights only.
+    'torch>=2.6',
+    'torchvision',  # each release fits one torch only, and says so itself: no limit of ours
+    'numpy',
+    'opencv-python',
+    'lmdb',  # BasicSR's data sets, which ours build on, import it
+    'pyyaml',
+    'jinja2',  # fills in the HTML report; torch brings it today, but promises nothing
+    'scikit-image',  # ships the quickstart's photos
+    # BasicSR imports distutils, which left Python in 3.12; setuptools has a copy.
+    'setuptools; python_version >= "3.12"',
+]
+EXTRAS_REQUIRE = {
+    'test': [
+        'pytest',
+        'pytest-timeout',  # a hanging data loader or process group must fail, not block
+        'scipy',  # the independent reference for the DCT
+    ],
+}
+
+
+def read_version():
+    """Read the version without importing the package, which would need torch and BasicSR."""
+    source = (ROOT / 'rsr_basicsr' / '__init__.py').read_text(encoding='utf-8')
+    match = re.search(r"^__version__ = '([^']+)'$", source, flags=re.MULTILINE)
+    if match is None:
+        raise RuntimeError("rsr_basicsr/__init__.py has no line __version__ = '...'")
+    return match.group(1)
+
+
+def read_long_description():
+    readme = ROOT / 'README.md'
+    return readme.read_text(encoding='utf-8') if readme.is_file() else ''
+
+
+setup(
+    name='rsr-basicsr',
+    version=read_version(),
+    description='Defends real-world super-resolution against adversarial attacks: a plugin for BasicSR',
+    long_description=read_long_description(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires=PYTHON_REQUIRES,
+    packages=find_packages(include=['rsr_basicsr', 'rsr_basicsr.*']),
+    package_data={'rsr_basicsr': ['benchmark/templates/*.html']},
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS_REQUIRE,
+    entry_points={'console_scripts': ['rsr = rsr_basicsr.cli:main']},
+    zip_safe=False,  # templates are read as files
+)
