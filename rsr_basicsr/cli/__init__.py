@@ -6,22 +6,27 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-from rsr_basicsr.cli import weights
+from rsr_basicsr.cli import test, train, weights
 from rsr_basicsr.errors import RSRError
 
-_COMMANDS = {'weights': weights}
+_COMMANDS = {'weights': weights, 'train': train, 'test': test}
+_INTERRUPTED = 130
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, module in _COMMANDS.items():
         summary = module.__doc__.strip().splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=summary))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(argv, argparse.Namespace(argv=argv[1:]))
     try:
         return _COMMANDS[args.command].run(args)
     except RSRError as error:
         print(f'rsr {args.command}: {error}', file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print(f'rsr {args.command}: interrupted', file=sys.stderr)
+        return _INTERRUPTED

@@ -1,0 +1,55 @@
+"""Every key that this package adds to a BasicSR options file. docs/options.md explains them to users."""
+
+from __future__ import annotations
+
+from rsr_basicsr.archs.defended_arch import GATES
+from rsr_basicsr.attacks import ATTACKS, OBJECTIVES
+from rsr_basicsr.options.schema import (Key, boolean, either, eps, existing_file, integer, interval, names, number,
+                                        one_of)
+
+ATTACK_MODES = ('paired', 'mixed')
+
+#: ``network_g: defense:``
+DEFENSE = {
+    'mask': {
+        'keep_radius': Key(interval(number(0, 1))),  # share of the diagonal
+        'per_sample': Key(boolean),
+    },
+    'points': Key(names),
+    'classifier': {
+        'threshold': Key(number(0, 1)),  # P(clean) below it means attacked
+        'weights': Key(existing_file),
+    },
+    'gate': Key(one_of(GATES)),
+}
+
+#: ``attack:`` at the top level
+ATTACK = {
+    'type': Key(one_of(tuple(ATTACKS)), required=True),
+    'eps': Key(either(eps, interval(eps)), required=True),  # 1/255; [low, high] is drawn from for each sample
+    'steps': Key(integer(1), required=True),
+    'step_size': Key(eps),  # 1/255
+    'random_start': Key(eps),  # 1/255
+    'restarts': Key(integer(1)),
+    'keep_best': Key(boolean),
+    'objective': Key(one_of(tuple(OBJECTIVES)), default='ground_truth_l1'),
+    # The classifier must not learn to tell 8-bit pictures from others.
+    'quantize': Key(boolean, default=True),
+    'mode': Key(one_of(ATTACK_MODES), default='paired'),
+    'share': Key(number(0, 1), default=0.5),  # of the batch, in mode mixed
+}
+
+#: ``train: optim_classifier:``, besides what else torch.optim.Adam takes
+OPTIM_CLASSIFIER = {
+    'type': Key(one_of(('Adam',)), default='Adam'),
+    'lr': Key(number(0), default=1e-3),
+    'weight_decay': Key(number(0)),
+    'betas': Key(interval(number(0, 1))),
+}
+
+#: ``train: classifier_opt:``
+CLASSIFIER_OPT = {
+    'type': Key(str, default='ClassifierLoss'),
+    'loss_weight': Key(number(0)),
+    'label_smoothing': Key(number(0, 1)),
+}
