@@ -14,7 +14,7 @@ INSTALL_REQUIRES = [
     # BasicSR reads checkpoints with a plain torch.load. Up to 2.5 that runs code from a prepared file;
     # from 2.6 on it reads weights only.
     'torch>=2.6',
-    'torchvision',  # each release fits one torch only, and says so itself: no limit of ours
+    'torchvision',  # says itself which torch it needs: no limit of ours
     'numpy',
     'opencv-python',
     'lmdb',  # BasicSR's data sets, which ours build on, import it
@@ -56,7 +56,7 @@ setup(
     license='Apache-2.0',
     python_requires=PYTHON_REQUIRES,
     packages=find_packages(include=['rsr_basicsr', 'rsr_basicsr.*']),
-    package_data={'rsr_basicsr': ['benchmark/templates/*.html']},
+    package_data={'rsr_basicsr': ['benchmark/templates/*']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={'console_scripts': ['rsr = rsr_basicsr.cli:main']},

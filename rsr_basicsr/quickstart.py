@@ -139,9 +139,9 @@ def _load(network, path):
 def _verdict(rows: List[Row]) -> List[str]:
     """The result in sentences."""
     clean, worst = rows[0], rows[-1]
-    gain = worst.networks[DEFENDED].stability - worst.networks[UNDEFENDED].stability
-    kept = clean.networks[DEFENDED].psnr - clean.networks[UNDEFENDED].psnr
-    under_attack = worst.networks[DEFENDED].psnr - worst.networks[UNDEFENDED].psnr
+    gain = worst.scores[DEFENDED].stability - worst.scores[UNDEFENDED].stability
+    kept = clean.scores[DEFENDED].psnr - clean.scores[UNDEFENDED].psnr
+    under_attack = worst.scores[DEFENDED].psnr - worst.scores[UNDEFENDED].psnr
     return [
         f'Under the attack with eps {worst.eps:g} of 255 the output of the defended network moves '
         f'{abs(gain):.1f} dB {"less" if gain > 0 else "more"} than that of the undefended one, and is '

@@ -21,8 +21,9 @@ SETUPTOOLS_MIN='64'
 
 STEP=0
 STEPS=5
-LOG=''    # what the steps print, removed at the end unless one failed
-CHILD=''  # the process of the step that is running
+SCRATCH=''  # a folder for what the steps print and unpack, removed at the end unless one failed
+LOG=''
+CHILD=''    # the process of the step that is running
 
 
 set_up() {
@@ -94,7 +95,7 @@ venv_is_whole() {
 
 # --- What is there --------------------------------------------------------------------------------------------------
 
-# Sets THERE to a line `NAME VERSION` for each part that is there. Reads metadata and imports nothing: a few 0.1 s.
+# Sets THERE to a line `NAME VERSION` for each part that is there. Reads metadata and imports nothing: 0.2 s.
 inspect() {
     THERE="$("$PYTHON" - "$REPO" "$1" "$PIP_MIN" "$SETUPTOOLS_MIN" <<'PYTHON_END'
 import json
@@ -197,7 +198,8 @@ ensure_tools() {
     pip_step "$name" 'about 10 s' "pip>=$PIP_MIN" "setuptools>=$SETUPTOOLS_MIN" wheel
 }
 
-# Both in one call, as a torchvision works only beside the torch it was built for.
+# Both in one call, so that they come from one place and fit: a torchvision built for another torch, or for CUDA
+# beside a CPU torch, does not load.
 ensure_torch() {
     local name='torch and torchvision' torch="torch>=$TORCH_MIN"
     if has torch && has torchvision; then
@@ -249,7 +251,9 @@ ensure_realesrgan() {
 # --- Running and showing a step -------------------------------------------------------------------------------------
 
 begin() {
-    LOG="$(mktemp "${TMPDIR:-/tmp}/rsr-setup.XXXXXX")"
+    SCRATCH="$(mktemp -d "${TMPDIR:-/tmp}/rsr-setup.XXXXXX")"
+    LOG="$SCRATCH/log.txt"
+    : >"$LOG"
     # Exiting on a signal runs the EXIT trap, which ends pip: as a background process it does not see Ctrl-C.
     trap clean_up EXIT
     trap 'exit 129' HUP
@@ -257,7 +261,7 @@ begin() {
     trap 'exit 143' TERM
     # One set-up of this folder at a time. pip inherits the lock, so that even a pip whose script was killed is
     # waited for. Systems without flock go without.
-    exec 9<"${BASH_SOURCE[0]}"
+    exec 9<"$REPO/scripts/_environment.sh"
     if command -v flock >/dev/null && ! flock -n 9; then
         say 'Another set-up of this folder is running: waiting for it.'
         flock 9 || true
@@ -267,12 +271,16 @@ begin() {
 finish() {
     exec 9<&-
     trap - EXIT HUP INT TERM
-    rm -f -- "$LOG"
+    rm -rf -- "$SCRATCH"
 }
 
 clean_up() {
-    [ -z "$CHILD" ] || kill "$CHILD" 2>/dev/null || true
-    [ -z "$LOG" ] || rm -f -- "$LOG"
+    if [ -n "$CHILD" ]; then
+        kill "$CHILD" 2>/dev/null || true
+        wait "$CHILD" 2>/dev/null || true
+        printf ' interrupted\n'
+    fi
+    [ -z "$SCRATCH" ] || rm -rf -- "$SCRATCH"
 }
 
 already() {
@@ -290,7 +298,8 @@ run_step() {
     STEP=$((STEP + 1))
     local title="[$STEP/$STEPS] $1 ($2) ..." began=$SECONDS status=0
     printf '%s' "$title"
-    "${@:3}" >>"$LOG" 2>&1 </dev/null &
+    # pip, when killed, leaves what it was unpacking, with torch some GB: so it unpacks where we clear up.
+    TMPDIR="$SCRATCH" "${@:3}" >>"$LOG" 2>&1 </dev/null &
     CHILD=$!
     while kill -0 "$CHILD" 2>/dev/null; do
         sleep 1
@@ -307,7 +316,7 @@ failed() {
     printf ' failed\n'
     tail -n 20 -- "$LOG" >&2
     say "Setting up $1 failed. All that was printed: $LOG. Once the cause is mended, run the same command again: it goes on from here."
-    LOG=''  # keeps the file
+    SCRATCH=''  # keeps the folder
     exit 1
 }
 

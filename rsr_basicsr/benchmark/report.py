@@ -12,9 +12,9 @@ import jinja2
 import numpy as np
 import torch
 
-from ..frequency import log_spectrum
-from .record import Result
-from .table import COLUMNS, LEGEND, cells, decibels, eps_name, summarize
+from rsr_basicsr.benchmark.record import Result
+from rsr_basicsr.benchmark.table import COLUMNS, LEGEND, cells, decibels, eps_name, summarize
+from rsr_basicsr.frequency import log_spectrum
 
 MID_GREY = 128
 LARGEST_CHANGE = 32  # factor between two magnitudes that is drawn as pure white (or its inverse, as black)

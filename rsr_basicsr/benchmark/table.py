@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Iterable, Optional
 
-from .record import Result
+from rsr_basicsr.benchmark.record import Result
 
 LEGEND = ('PSNR to HR: output vs original. Stability: attacked vs clean output. '
           'Detector: pictures called attacked.')

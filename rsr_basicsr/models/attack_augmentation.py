@@ -9,7 +9,7 @@ from typing import Tuple
 
 import torch
 from basicsr.losses import build_loss
-from torch.nn.parallel import DataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import build_attack
@@ -31,17 +31,8 @@ class AttackAugmentation:
     #: Attributes of the model that hold one target a picture, besides ``lq``.
     target_names: Tuple[str, ...] = ('gt',)
 
-    def __init__(self, opt):
-        super().__init__(opt)
-        net = self.get_bare_model(self.net_g)
-        if not isinstance(net, DefenseMixin):
-            raise OptionsError(f'model_type {type(self).__name__} needs a defended network_g, got '
-                               f'{type(net).__name__}; write type: Defended{type(net).__name__}')
-        if isinstance(self.net_g, DataParallel):
-            raise OptionsError('num_gpu > 1 without a launcher is DataParallel, which attack augmentation does not '
-                               'support; start with torchrun and --launcher pytorch')
-
     def init_training_settings(self):
+        self._check_network()
         options = dict(self.opt['attack'])
         self.attack_mode = options.pop('mode')
         self.attack_share = options.pop('share')
@@ -49,10 +40,18 @@ class AttackAugmentation:
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
         self.attack = build_attack({**options, 'eps': max(self.eps_range)})
         super().init_training_settings()
-        if hasattr(self, 'net_g_ema'):
+        if hasattr(self, 'net_g_ema') and not self.opt['path'].get('resume_state'):
             # Both classifiers were filled at random; the average must start from the one that is trained.
             classifier = self.get_bare_model(self.net_g).defense.classifier
             self.net_g_ema.defense.classifier.load_state_dict(classifier.state_dict())
+
+    def _check_network(self):
+        if isinstance(self.net_g, (DataParallel, DistributedDataParallel)):
+            raise OptionsError('attack augmentation trains on one GPU or on the CPU so far; set num_gpu to 1 or 0 and '
+                               'start without --launcher')
+        if not isinstance(self.net_g, DefenseMixin):
+            raise OptionsError(f'model_type {type(self).__name__} needs a defended network_g; write type: '
+                               f'Defended{type(self.net_g).__name__}')
 
     def setup_optimizers(self):
         """Move the classifier out of the generator's optimizer into its own."""

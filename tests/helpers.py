@@ -1,0 +1,53 @@
+"""Options files small enough to train in seconds, built from the ones that users get."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+OPTIONS = Path(__file__).parents[1] / 'options'
+SMALL_NETWORKS = {
+    'SRVGGNetCompact': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4),
+    'RRDBNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, num_grow_ch=4, scale=4),
+    'MSRResNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, upscale=4),
+}
+
+
+def read(name: str) -> dict:
+    """Options of a file below options/, by its path there."""
+    return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))
+
+
+def write(opt: dict, path: Path) -> Path:
+    """Write options as a user would have them."""
+    path.write_text(yaml.safe_dump(opt, sort_keys=False), encoding='utf-8')
+    return path
+
+
+def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
+    """Real options with the numbers of a test: a tiny network from scratch, small patches, the photos given.
+
+    Args:
+        opt: options of a training file, changed in place and returned.
+        photos: folder as ``write_training_photos`` makes it.
+        iterations: training length; states are saved every two.
+    """
+    opt.update(num_gpu=0, manual_seed=0, gt_size=64, queue_size=4)
+    if 'gt_usm' in opt:
+        opt['gt_usm'] = False  # a 51x51 blur of 400x400 pictures, seconds on a CPU
+    opt['datasets']['train'].update(gt_size=64, batch_size_per_gpu=2, num_worker_per_gpu=0, dataset_enlarge_ratio=4)
+    for key, value in {'dataroot_gt': photos, 'meta_info': photos / 'meta_info.txt'}.items():
+        if key in opt['datasets']['train']:
+            opt['datasets']['train'][key] = str(value)
+    network = opt['network_g']
+    kind = network['type'].replace('Defended', '')
+    small = {'type': network['type'], **SMALL_NETWORKS[kind]}
+    opt['network_g'] = {**small, 'defense': network['defense']} if 'defense' in network else small
+    if 'network_d' in opt:
+        opt['network_d']['num_feat'] = 8
+    opt['path'] = {'strict_load_g': True}
+    opt['train'].update(total_iter=iterations, warmup_iter=-1)
+    opt['train'].pop('perceptual_opt', None)  # its VGG weights would have to be downloaded
+    opt['logger'].update(print_freq=1, save_checkpoint_freq=2, use_tb_logger=False)
+    return opt

@@ -1,0 +1,76 @@
+"""Life with the host: import orders, a second plugin beside us, the mends of BasicSR."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+from basicsr.models.realesrnet_model import RealESRNetModel
+from basicsr.utils.options import ordered_yaml
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+
+from rsr_basicsr import compat
+
+REGISTERED = {
+    ARCH_REGISTRY: ['RandomFrequencyMask', 'FrequencyClassifier', 'DefendedRRDBNet', 'DefendedSRVGGNetCompact',
+                    'DefendedMSRResNet'],
+    MODEL_REGISTRY: ['DefendedSRModel', 'DefendedRealESRNetModel', 'DefendedRealESRGANModel'],
+    LOSS_REGISTRY: ['ClassifierLoss'],
+    METRIC_REGISTRY: ['calculate_stability'],
+}
+
+
+def python(code):
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+
+
+def test_import_registers_everything():
+    for registry, names in REGISTERED.items():
+        assert set(names) <= set(registry.keys())
+
+
+@pytest.mark.parametrize('first', [
+    'import rsr_basicsr',
+    'try:\n    import basicsr\nexcept ModuleNotFoundError:\n    pass',
+    'import rsr_basicsr.attacks, rsr_basicsr.train, basicsr.archs',
+    'import rsr_basicsr.compat as c; c.before_import(); import basicsr; c.after_import(); c.after_import()',
+], ids=['plain', 'after basicsr', 'submodules', 'mended twice'])
+def test_any_import_order(first):
+    run = python(f'{first}\nimport rsr_basicsr, basicsr\nfrom basicsr.utils.registry import ARCH_REGISTRY\n'
+                 'print("DefendedRRDBNet" in ARCH_REGISTRY)')
+    assert run.returncode == 0 and run.stdout.split()[-1] == 'True', run.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec('realesrgan') is None, reason='the realesrgan package is not installed')
+@pytest.mark.parametrize('order', ['rsr_basicsr, realesrgan', 'rsr_basicsr.compat, realesrgan, rsr_basicsr'])
+def test_beside_the_realesrgan_package(order):
+    run = python(f'import {order}\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
+                 'print("RealESRGANModel" in M, "DefendedRealESRGANModel" in M)')
+    assert run.returncode == 0 and run.stdout.split()[-2:] == ['True', 'True'], run.stderr
+
+
+def test_options_are_read_without_running_code(tmp_path):
+    import yaml
+    text = f'!!python/object/apply:os.system ["touch {tmp_path}/ran"]'
+    with pytest.raises(yaml.constructor.ConstructorError):
+        yaml.load(text, Loader=ordered_yaml()[0])
+    assert not (tmp_path / 'ran').exists()
+    assert list(yaml.load('b: 1\na: !!float 1e-4', Loader=ordered_yaml()[0]).items()) == [('b', 1), ('a', 1e-4)]
+
+
+def test_cuda_calls_are_put_back_after_an_error():
+    before = torch.Tensor.cuda, torch.nn.Module.cuda
+    with pytest.raises(KeyError):
+        RealESRNetModel({'num_gpu': 0})
+    assert (torch.Tensor.cuda, torch.nn.Module.cuda) == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='a machine with a GPU resumes as BasicSR does')
+def test_auto_resume_takes_the_newest_state(tmp_path):
+    for iteration in (999, 1000):
+        torch.save({'iter': iteration}, tmp_path / f'{iteration}.state')
+    opt = {'auto_resume': True, 'network_g': {}, 'path': {
+        'training_states': str(tmp_path), 'models': 'models', 'param_key_g': 'params_ema'}}
+    assert compat._load_resume_state_on_cpu(opt)['iter'] == 1000
+    assert opt['path']['pretrain_network_g'].endswith('net_g_1000.pth') and opt['path']['param_key_g'] == 'params'

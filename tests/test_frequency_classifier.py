@@ -1,0 +1,59 @@
+"""The adversarial sample classifier."""
+
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+from basicsr.archs import build_network
+
+from rsr_basicsr.archs import FrequencyClassifier
+
+
+def test_parameter_count_of_the_paper():
+    net = build_network({'type': 'FrequencyClassifier'})
+    assert sum(p.numel() for p in net.parameters()) == 263_426
+
+
+@pytest.mark.parametrize('size', [(48, 48), (64, 64), (30, 200)])
+def test_shape(size):
+    assert FrequencyClassifier()(torch.rand(2, 3, *size)).shape == (2, 2)
+
+
+def test_features_are_the_pooled_log_spectrum():
+    x = np.random.default_rng(0).random((3, 96, 96))
+    spectrum = np.log(np.abs(scipy.fft.dctn(x, axes=(1, 2), norm='ortho').mean(axis=0)))
+    expected = spectrum.reshape(16, 6, 16, 6).mean(axis=(1, 3)).ravel()
+    features = FrequencyClassifier().features(torch.from_numpy(x).float()[None])
+    np.testing.assert_allclose(features[0].numpy(), expected, atol=2e-3)
+
+
+def test_decision_is_per_picture_and_follows_the_threshold():
+    net, x = FrequencyClassifier(), torch.rand(4, 3, 48, 48)
+    clean = net(x).softmax(1)[:, 0]
+    between = clean.sort().values[1:3].mean().item()
+    assert torch.equal(net.attacked(x, between), clean < between)
+    assert torch.equal(net.attacked(x[2:3], between), net.attacked(x, between)[2:3])
+    assert net.attacked(x, 1.0).all() and not net.attacked(x, 0.0).any()
+
+
+def test_float32_under_autocast():
+    net, x = FrequencyClassifier(), torch.rand(2, 3, 48, 48)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        assert torch.equal(net(x), FrequencyClassifier.forward(net, x)) and net(x).dtype == torch.float32
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        under_autocast = net(x)
+    torch.testing.assert_close(under_autocast, net(x))
+
+
+def test_learns_to_tell_noise_from_smooth_pictures():
+    net = FrequencyClassifier()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3)
+    smooth = torch.nn.functional.interpolate(torch.rand(32, 3, 6, 6), size=48, mode='bicubic').clamp(0, 1)
+    x = torch.cat([smooth, (smooth + 8 / 255 * torch.randn_like(smooth).sign()).clamp(0, 1)])
+    labels = torch.arange(64) // 32
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(net(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (net(x).argmax(1) == labels).float().mean() > 0.95

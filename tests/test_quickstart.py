@@ -1,0 +1,31 @@
+"""The quick start from end to end, with a training of two iterations."""
+
+import re
+import subprocess
+import sys
+
+from rsr_basicsr.quickstart import DEFENDED, EPS, UNDEFENDED
+
+
+def test_the_whole_way(real_weights, tmp_path):
+    run = subprocess.run([sys.executable, '-m', 'rsr_basicsr.quickstart', '-o', str(tmp_path / 'out'), '--iterations',
+                          '10'], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert [line[:5] for line in run.stdout.splitlines() if line.startswith('[')] == [f'[{i}/5]' for i in range(1, 6)]
+    assert 'iteration 10 of 10' in run.stdout
+    page = (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')
+    rows = [line for line in run.stdout.splitlines() if re.match(r' *(clean|\d+) +\|', line)]
+    assert len(rows) == 1 + len(EPS)
+    for number in re.findall(r'\d+\.\d\d', ' '.join(rows)):
+        assert number in page
+    assert UNDEFENDED in page and DEFENDED in page
+
+
+def test_failure_of_the_training_is_told(tmp_path, monkeypatch, capsys):
+    from rsr_basicsr import quickstart
+    monkeypatch.setattr(sys, 'argv', ['quickstart', '-o', str(tmp_path), '--iterations', '1'])
+    monkeypatch.setattr(quickstart, 'OPTIONS', tmp_path / 'options.yml')
+    (tmp_path / 'options.yml').write_text('train: {total_iter: 1}\nname: x\n')
+    assert quickstart.main() == 1
+    error = capsys.readouterr().err
+    assert 'the training ended with exit code 2' in error and "the key 'model_type' is missing" in error

@@ -1,0 +1,165 @@
+"""BasicSR's own trainer with every defended model class, on the CPU, from the options files that users get."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from basicsr.archs import build_network
+
+from helpers import OPTIONS, read, shrink, write
+from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
+from rsr_basicsr.models import DefendedSRModel
+from rsr_basicsr.pipeline import run_pipeline
+from rsr_basicsr.weights import load_state
+
+TRAINED = sorted((OPTIONS / 'train').glob('*.yml')) + sorted((OPTIONS / 'finetune').glob('*.yml'))
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('photos')
+    write_training_photos(folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('pairs')
+    write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
+    return folder
+
+
+def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNetCompact', iterations=4, photos=None):
+    """Options for training on pairs from disk, without random degradations."""
+    opt = shrink(read('finetune/finetune_defended_general_x4v3.yml'), photos, iterations)
+    opt.update(name='paired', model_type=model_type)
+    opt['datasets'] = {'train': dict(
+        name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'),
+        io_backend={'type': 'disk'}, gt_size=64, use_hflip=False, use_rot=False, num_worker_per_gpu=0,
+        batch_size_per_gpu=2, dataset_enlarge_ratio=10)}
+    opt['network_g']['type'] = network
+    return opt
+
+
+def train(opt, folder, monkeypatch, *flags):
+    monkeypatch.chdir(folder)
+    file = write(opt, folder / 'options.yml')
+    run_pipeline('train', str(file), ['-opt', str(file), *flags])
+    return folder / 'experiments' / opt['name']
+
+
+def run_command(folder, *arguments):
+    return subprocess.run([sys.executable, '-m', *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT)
+
+
+@pytest.mark.parametrize('file', TRAINED, ids=lambda file: file.stem)
+def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypatch):
+    opt = shrink(read(file.relative_to(OPTIONS)), photos, iterations=2)
+    models = train(opt, tmp_path, monkeypatch) / 'models'
+    first = torch.load(models / 'net_g_2.pth', weights_only=True)['params_ema']
+    assert 'defense.classifier.body.0.weight' in first
+
+    opt['train']['total_iter'] = 4
+    train(opt, tmp_path, monkeypatch, '--auto_resume')
+    state = torch.load(models.parent / 'training_states' / '4.state', weights_only=True)
+    assert state['iter'] == 4 and len(state['optimizers']) == (3 if 'network_d' in opt else 2)
+    second = torch.load(models / 'net_g_4.pth', weights_only=True)['params_ema']
+    moved = {key for key in first if not torch.equal(first[key], second[key])}
+    assert moved >= {key for key in first if key.endswith('weight')}
+
+
+def test_log_and_optimizers(photos, tmp_path):
+    opt = shrink(read('train/train_defended_realesrnet_x4plus.yml'), photos, iterations=2)
+    opt['logger']['use_tb_logger'] = True
+    file = write(opt, tmp_path / 'options.yml')
+    run = run_command(tmp_path, 'rsr_basicsr.train', '-opt', str(file))
+    assert run.returncode == 0, run.stdout
+    for entry in ('l_pix', 'l_classifier', 'classifier_acc', 'l1_clean', 'l1_attacked', 't_attack'):
+        assert re.search(rf'iter: +2,.* {entry}: [\d.e+-]+ ', run.stdout), entry
+    assert list((tmp_path / 'tb_logger' / opt['name']).glob('events.out.tfevents.*'))
+
+    state = torch.load(tmp_path / 'experiments' / opt['name'] / 'training_states' / '2.state', weights_only=True)
+    net = build_network(opt['network_g'])
+    sizes = [sum(v['exp_avg'].numel() for v in optimizer['state'].values()) for optimizer in state['optimizers']]
+    backbone = sum(p.numel() for name, p in net.named_parameters() if not name.startswith('defense.'))
+    assert sizes == [backbone, 263_426]
+
+
+def test_without_attack_and_masks_it_is_basicsrs_own_training(pairs, photos, tmp_path, monkeypatch):
+    # An attack of eps 0 behind masks that keep everything doubles the batch and changes nothing else.
+    opt = paired_options(pairs, photos=photos)
+    opt['attack'].update(eps=0, mode='paired', random_start=0, quantize=False)
+    opt['network_g']['defense'] = {'mask': {'keep_radius': [1, 1]}}
+    opt['train']['ema_decay'] = 0
+    ours = load_state(train(opt, tmp_path, monkeypatch) / 'models' / 'net_g_4.pth')
+
+    plain = paired_options(pairs, 'SRModel', 'SRVGGNetCompact', photos=photos)
+    plain['name'] = 'plain'
+    del plain['attack'], plain['network_g']['defense'], plain['train']['classifier_opt']
+    plain['train']['ema_decay'] = 0
+    theirs = load_state(train(plain, tmp_path, monkeypatch) / 'models' / 'net_g_4.pth')
+    for key, value in theirs.items():
+        torch.testing.assert_close(ours[key], value, atol=2e-6, rtol=0)
+
+
+@pytest.fixture
+def model(pairs, photos):
+    """A DefendedSRModel with a batch of four in it."""
+    opt = paired_options(pairs, photos=photos)
+    opt.update(is_train=True, dist=False, rank=0, world_size=1)
+    opt['path'].update(models='', training_states='')
+    model = DefendedSRModel(opt)
+    model.feed_data({'lq': torch.rand(4, 3, 16, 16).mul(255).round() / 255, 'gt': torch.rand(4, 3, 64, 64)})
+    return model
+
+
+def test_paired_appends_attacked_twins(model):
+    model.attack_mode = 'paired'
+    lq, gt = model.lq.clone(), model.gt.clone()
+    assert model.augment_batch().tolist() == [False] * 4 + [True] * 4
+    assert torch.equal(model.lq[:4], lq) and torch.equal(model.gt, torch.cat([gt, gt]))
+    change = (model.lq[4:] - lq).abs().flatten(1).amax(1) * 255
+    assert (change > 0.5).all() and (change <= 8 + 1e-3).all()
+    torch.testing.assert_close(model.lq * 255, (model.lq * 255).round(), atol=1e-4, rtol=0)
+
+
+def test_mixed_replaces_a_share(model):
+    model.attack_mode, model.attack_share = 'mixed', 0.5
+    lq = model.lq.clone()
+    labels = model.augment_batch()
+    assert model.lq.shape == lq.shape and labels.sum() == 2
+    assert [not torch.equal(a, b) for a, b in zip(lq, model.lq)] == labels.tolist()
+
+
+def test_attack_raises_the_loss_and_leaves_gradients_alone(model):
+    model.attack_mode = 'paired'
+    labels = model.augment_batch()
+    assert all(p.grad is None for p in model.net_g.parameters())
+    with torch.no_grad(), model.net_g.defense.forced(False):
+        error = (model.net_g(model.lq) - model.gt).abs().flatten(1).mean(1)
+    assert (error[labels] > error[~labels]).all()
+
+
+def test_plain_network_is_refused_by_name(pairs, photos):
+    opt = paired_options(pairs, network='SRVGGNetCompact', photos=photos)
+    del opt['network_g']['defense']
+    opt.update(is_train=True, dist=False)
+    with pytest.raises(Exception, match='write type: DefendedSRVGGNetCompact'):
+        DefendedSRModel(opt)
+
+
+def test_tester_measures_a_defended_network(pairs, photos, tmp_path, monkeypatch):
+    folder = train(paired_options(pairs, photos=photos, iterations=2), tmp_path, monkeypatch)
+    opt = read('test/test_defended_realesrgan_x4plus.yml')
+    opt.update(name='tested', num_gpu=0, network_g=yaml.safe_load((folder / 'options.yml').read_text())['network_g'])
+    opt['datasets']['test_1'].update(dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'))
+    opt['path']['pretrain_network_g'] = str(folder / 'models' / 'net_g_2.pth')
+    run = run_command(tmp_path, 'rsr_basicsr.test', '-opt', str(write(opt, tmp_path / 'test.yml')))
+    assert run.returncode == 0, run.stdout
+    assert float(re.search(r'# psnr: ([\d.]+)', run.stdout)[1]) > 5
+    assert len(list((tmp_path / 'results' / 'tested' / 'visualization').rglob('*.png'))) == len(
+        list((pairs / 'gt').iterdir()))
