@@ -202,3 +202,10 @@ def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch):
     assert seen['attack']['eps'] == 3
     with pytest.raises(OptionsError, match='--force_yml: cannot be applied'):
         pipeline.run_pipeline('train', str(file), ['-opt', str(file), '--force_yml', 'atack:eps=3'])
+
+
+def test_every_key_is_documented():
+    text = (OPTIONS.parent / 'docs' / 'options.md').read_text(encoding='utf-8')
+    for name, rule in {**ATTACK, **DEFENSE}.items():
+        for key in rule if isinstance(rule, dict) else [name]:
+            assert key in text
