@@ -138,18 +138,18 @@ def _load(network, path):
 
 def _verdict(rows: List[Row]) -> List[str]:
     """The result in sentences."""
-    clean, worst = rows[0], rows[-1]
-    gain = worst.scores[DEFENDED].stability - worst.scores[UNDEFENDED].stability
-    kept = clean.scores[DEFENDED].psnr - clean.scores[UNDEFENDED].psnr
-    under_attack = worst.scores[DEFENDED].psnr - worst.scores[UNDEFENDED].psnr
+    clean, attacked = rows[0].scores, rows[-1].scores
+    gain = attacked[DEFENDED].stability - attacked[UNDEFENDED].stability
+    closer = attacked[DEFENDED].psnr - attacked[UNDEFENDED].psnr
+    kept = clean[DEFENDED].psnr - clean[UNDEFENDED].psnr
     return [
-        f'Under the attack with eps {worst.eps:g} of 255 the output of the defended network moves '
-        f'{abs(gain):.1f} dB {"less" if gain > 0 else "more"} than that of the undefended one, and is '
-        f'{abs(under_attack):.1f} dB {"closer to" if under_attack > 0 else "farther from"} the original.',
+        f'Under the attack with eps {rows[-1].eps:g} of 255 the output of the defended network moves '
+        f'{abs(gain):.1f} dB {"less" if gain > 0 else "more"} than that of the undefended one, and is {abs(closer):.1f} dB '
+        f'{"closer to" if closer > 0 else "farther from"} the original.',
         f'On clean pictures the defended network is {abs(kept):.2f} dB {"better" if kept > 0 else "worse"}.',
-        f'The detector called {clean.scores[DEFENDED].flagged} of {clean.scores[DEFENDED].judged} clean pictures attacked, '
-        f'and {worst.scores[DEFENDED].flagged} of {worst.scores[DEFENDED].judged} attacked ones. A false alarm costs '
-        'sharpness only: the picture is masked.',
+        f'The detector flagged {clean[DEFENDED].flagged} of {clean[DEFENDED].judged} clean pictures and '
+        f'{attacked[DEFENDED].flagged} of {attacked[DEFENDED].judged} attacked ones. A flagged picture is masked; a '
+        'false alarm costs sharpness.',
         'A few minutes of training on eleven photos show the way, not what a full training reaches; the detector needs '
         'it most.',
     ]

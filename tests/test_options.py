@@ -191,8 +191,9 @@ def test_module_entry_leaves_nothing_behind(tmp_path, opt):
 
 
 def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch):
-    from rsr_basicsr import pipeline
     from basicsr import train
+
+    from rsr_basicsr import pipeline
     for key in ('is_train', 'dist'):
         del opt[key]
     file = write(opt, tmp_path / 'o.yml')

@@ -1,4 +1,4 @@
-"""The command line ``rsr``: one module a command, each with ``add_arguments(parser)`` and ``run(args) -> exit code``."""
+"""The command line ``rsr``: one module a command, with ``add_arguments(parser)`` and ``run(args) -> exit code``."""
 
 from __future__ import annotations
 

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from rsr_basicsr.archs.defended_arch import GATES
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES
-from rsr_basicsr.options.schema import (Key, boolean, either, eps, existing_file, integer, interval, names, number,
-                                        one_of)
+from rsr_basicsr.options.schema import (
+    Key,
+    boolean,
+    either,
+    eps,
+    existing_file,
+    integer,
+    interval,
+    names,
+    number,
+    one_of,
+)
 
 ATTACK_MODES = ('paired', 'mixed')
 

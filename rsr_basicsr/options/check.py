@@ -9,7 +9,7 @@ from typing import Mapping
 
 import torch
 import yaml
-from basicsr.utils.registry import (ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY)
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.compat import SafeOrderedLoader
