@@ -32,7 +32,7 @@ def after_import() -> None:
 def _alias_functional_tensor():
     """torchvision 0.17 removed ``transforms.functional_tensor``, which BasicSR 1.4.2 imports one function from.
 
-    Mended upstream (XPixelGroup/BasicSR pull request 677 and its twins) but never released.
+    See XPixelGroup/BasicSR issue 649; the pull requests that mend it (624, 650, 677) are in no release.
     """
     name = 'torchvision.transforms.functional_tensor'
     try:

@@ -144,8 +144,8 @@ def _verdict(rows: List[Row]) -> List[str]:
     kept = clean[DEFENDED].psnr - clean[UNDEFENDED].psnr
     return [
         f'Under the attack with eps {rows[-1].eps:g} of 255 the output of the defended network moves '
-        f'{abs(gain):.1f} dB {"less" if gain > 0 else "more"} than that of the undefended one, and is {abs(closer):.1f} dB '
-        f'{"closer to" if closer > 0 else "farther from"} the original.',
+        f'{abs(gain):.1f} dB {"less" if gain > 0 else "more"} than that of the undefended one, and is '
+        f'{abs(closer):.1f} dB {"closer to" if closer > 0 else "farther from"} the original.',
         f'On clean pictures the defended network is {abs(kept):.2f} dB {"better" if kept > 0 else "worse"}.',
         f'The detector flagged {clean[DEFENDED].flagged} of {clean[DEFENDED].judged} clean pictures and '
         f'{attacked[DEFENDED].flagged} of {attacked[DEFENDED].judged} attacked ones. A flagged picture is masked; a '

@@ -22,7 +22,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Union
 
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -292,6 +292,16 @@ def load_state(path: Union[str, Path], key: Optional[str] = None) -> Dict[str, t
         if not torch.isfinite(tensor).all():
             raise WeightsError(f'{path} holds NaN or infinite values in {name}; take an earlier or a fresh file')
     return dict(state)
+
+
+def entries(path: Union[str, Path]) -> List[str]:
+    """Names of the entries at the top of a weight file, such as ``params`` and ``params_ema``.
+
+    Raises:
+        WeightsError: as :func:`load_state` does for a file that cannot be read.
+    """
+    content = _read(path)
+    return list(map(str, content)) if isinstance(content, dict) else []
 
 
 def _read(path: Union[str, Path]) -> Any:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import yaml
+from basicsr.archs import build_network
 
 from helpers import OPTIONS, read, shrink, write
 from rsr_basicsr.archs import FrequencyClassifier
@@ -129,7 +130,27 @@ def test_damaged_weights_are_refused(opt, tmp_path):
     torch.save({'params': {'a': torch.zeros(10000)}}, broken)
     broken.write_bytes(broken.read_bytes()[:1000])
     opt['path']['pretrain_network_g'] = str(broken)
-    with pytest.raises(Exception, match='broken.pth is damaged or not a PyTorch weight file'):
+    with pytest.raises(OptionsError, match='path.pretrain_network_g: .*broken.pth is damaged'):
+        check_options(opt)
+
+
+def test_weights_of_another_network_are_refused(opt, tmp_path):
+    opt['path']['pretrain_network_g'] = str(tmp_path / 'w.pth')
+    state = build_network({**opt['network_g'], 'num_block': 2}).state_dict()
+    torch.save({'params': state}, tmp_path / 'w.pth')
+    with pytest.raises(OptionsError, match=r'another network: body.1\S+ is \(4, 8, 3, 3\) in the file and missing in'):
+        check_options(opt)
+    torch.save({'other': state}, tmp_path / 'w.pth')
+    with pytest.raises(OptionsError, match='has no entry params; it has other; see path.param_key_g'):
+        check_options(opt)
+    torch.save({'params': build_network(opt['network_g']).state_dict()}, tmp_path / 'w.pth')
+    check_options(opt)
+
+
+def test_classifier_weights_must_be_a_classifiers(opt, tmp_path):
+    torch.save({'a': torch.zeros(1)}, tmp_path / 'c.pth')
+    opt['network_g']['defense']['classifier']['weights'] = str(tmp_path / 'c.pth')
+    with pytest.raises(OptionsError, match='network_g: DefendedRRDBNet cannot be built: .*FrequencyClassifier'):
         check_options(opt)
 
 

@@ -133,6 +133,7 @@ class DefenseMixin:
     defence keeps the values it has.
     """
 
+    backbone: Type[nn.Module]
     inner_points: Mapping[str, MaskPoint] = {}
 
     def __init__(self, *args, defense: Optional[dict] = None, **kwargs):
@@ -196,6 +197,7 @@ def defend(cls: Type[nn.Module], points: Optional[Mapping[str, MaskPoint]] = Non
         raise TypeError(f'{cls.__name__} is defended already')
     return type(f'Defended{cls.__name__}', (DefenseMixin, cls), {
         '__doc__': f'{cls.__name__} behind random frequency masks; see rsr_basicsr.defend.',
+        'backbone': cls,
         'inner_points': dict(points or {}),
     })
 

@@ -42,8 +42,7 @@ class AttackAugmentation:
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and not self.opt['path'].get('resume_state'):
             # Both classifiers were filled at random; the average must start from the one that is trained.
-            classifier = self.get_bare_model(self.net_g).defense.classifier
-            self.net_g_ema.defense.classifier.load_state_dict(classifier.state_dict())
+            self.net_g_ema.defense.classifier.load_state_dict(self.classifier.state_dict())
 
     def _check_network(self):
         if isinstance(self.net_g, (DataParallel, DistributedDataParallel)):
@@ -53,16 +52,20 @@ class AttackAugmentation:
             raise OptionsError(f'model_type {type(self).__name__} needs a defended network_g; write type: '
                                f'Defended{type(self.net_g).__name__}')
 
+    @property
+    def classifier(self):
+        """The adversarial sample classifier of the network in training."""
+        return self.get_bare_model(self.net_g).defense.classifier
+
     def setup_optimizers(self):
         """Move the classifier out of the generator's optimizer into its own."""
         super().setup_optimizers()
         train_opt = self.opt['train']
-        classifier = self.get_bare_model(self.net_g).defense.classifier
-        own = {id(p) for p in classifier.parameters()}
+        own = {id(p) for p in self.classifier.parameters()}
         for group in self.optimizer_g.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in own]
         optim_opt = dict(train_opt['optim_classifier'])
-        self.optimizer_classifier = self.get_optimizer(optim_opt.pop('type'), classifier.parameters(), **optim_opt)
+        self.optimizer_classifier = self.get_optimizer(optim_opt.pop('type'), self.classifier.parameters(), **optim_opt)
         self.optimizers.append(self.optimizer_classifier)
         self.cri_classifier = build_loss(train_opt['classifier_opt']).to(self.device)
 
@@ -123,10 +126,9 @@ class AttackAugmentation:
 
     def optimize_classifier(self, labels: torch.Tensor) -> OrderedDict:
         """One step of the classifier on the batch that the network has just seen."""
-        classifier = self.get_bare_model(self.net_g).defense.classifier
         classes = labels.long()  # class 1 is attacked
         self.optimizer_classifier.zero_grad()
-        logits = classifier(self.lq)
+        logits = self.classifier(self.lq)
         loss = self.cri_classifier(logits, classes)
         loss.backward()
         self.optimizer_classifier.step()
@@ -138,4 +140,6 @@ class AttackAugmentation:
         """The absolute error of clean and of attacked samples apart, for the log."""
         with torch.no_grad():
             error = (self.output.detach() - self.attack_target()).abs().flatten(1).mean(1)
-            return OrderedDict(l1_clean=error[~labels].mean(), l1_attacked=error[labels].mean())
+            parts = {'l1_clean': error[~labels], 'l1_attacked': error[labels]}
+            # With share: 1 there are no clean samples.
+            return OrderedDict((name, part.mean()) for name, part in parts.items() if len(part))

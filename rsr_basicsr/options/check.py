@@ -13,11 +13,11 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTR
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.compat import SafeOrderedLoader
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, DEFENSE, OPTIM_CLASSIFIER
 from rsr_basicsr.options.schema import nearest, parse_block
-from rsr_basicsr.weights import WEIGHTS, load_state
+from rsr_basicsr.weights import WEIGHTS, entries, load_state
 
 _REQUIRED = ('name', 'model_type', 'num_gpu', 'datasets', 'network_g', 'path')
 _REQUIRED_STAGE = {'train': ('train', 'logger'), 'test': ('val',)}
@@ -57,13 +57,13 @@ def check_options(opt: dict) -> None:
     """
     _check_run(opt)
     model = _registered(MODEL_REGISTRY, opt['model_type'], 'model_type')
-    for name in [key for key in opt if key.startswith('network_')]:
-        _check_network(opt, name)
+    networks = {name: _check_network(opt[name], name) for name in opt if name.startswith('network_')}
     for phase, dataset in opt['datasets'].items():
         _check_dataset(dataset, f'datasets.{phase}')
     if opt['is_train']:
         _check_training(opt, model)
-    _check_weights(opt)
+    for name, net in networks.items():
+        _check_weights(opt, name, net)
 
 
 def _check_run(opt):
@@ -77,25 +77,24 @@ def _check_run(opt):
         _registered(METRIC_REGISTRY, metric.get('type'), f'val.metrics.{name}.type')
 
 
-def _check_network(opt, name):
-    options = opt[name]
-    cls = _registered(ARCH_REGISTRY, options.get('type'), f'{name}.type')
+def _check_network(options, where):
+    """Check the options of a network by what its class takes, and return the network built from them."""
+    cls = _registered(ARCH_REGISTRY, options.get('type'), f'{where}.type')
     defended = issubclass(cls, DefenseMixin)
-    backbone = cls.__mro__[2] if defended else cls
-    parameters = list(inspect.signature(backbone).parameters.values())
+    parameters = inspect.signature(cls.backbone if defended else cls).parameters.values()
     known = [p.name for p in parameters] + ['type'] + (['defense'] if defended else [])
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for key in options:
         if key == 'defense' and not defended:
-            raise OptionsError(f'{name}: {cls.__name__} takes no defense; write type: Defended{cls.__name__}')
-        if key not in known and not takes_any:
-            raise OptionsError(f'{name}: unknown key {key!r}{nearest(key, known)}')
+            raise OptionsError(f'{where}: {cls.__name__} takes no defense; write type: Defended{cls.__name__}')
+        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, known)}')
     if defended:
-        options['defense'] = parse_block(options.get('defense'), DEFENSE, f'{name}.defense')
-        try:
-            cls.chosen_points(options['defense'].get('points'))
-        except ValueError as error:
-            raise OptionsError(f'{name}.defense.points: {error}') from None
+        options['defense'] = parse_block(options.get('defense'), DEFENSE, f'{where}.defense')
+    try:
+        with torch.random.fork_rng(devices=[]):  # the training must start from the same numbers as without a check
+            return cls(**{key: value for key, value in options.items() if key != 'type'})
+    except (WeightsError, ValueError, TypeError, RuntimeError) as error:
+        raise OptionsError(f'{where}: {cls.__name__} cannot be built: {" ".join(str(error).split())}') from None
 
 
 def _check_dataset(dataset, where):
@@ -141,20 +140,41 @@ def _check_training(opt, model):
     train['classifier_opt'] = parse_block(train.get('classifier_opt'), CLASSIFIER_OPT, 'train.classifier_opt')
 
 
-def _check_weights(opt):
-    for key, path in opt['path'].items():
-        if not key.startswith('pretrain_network') or path is None:
-            continue
-        name = osp.splitext(osp.basename(path))[0]
-        if not osp.isfile(path):
-            remedy = f'; fetch it with: rsr weights {name} -o {osp.dirname(path) or "."}' if name in WEIGHTS else ''
-            raise OptionsError(f'path.{key}: no such file: {path}{remedy}')
-        state = load_state(path)
-        defense = opt[key[len('pretrain_'):]].get('defense') if key[len('pretrain_'):] in opt else None
-        if defense is not None and not opt['is_train'] and defense.get('gate', 'classifier') == 'classifier' \
-                and 'weights' not in defense['classifier'] and not any(k.startswith('defense.') for k in state):
-            raise OptionsError(f'path.{key}: {path} is a plain backbone without a trained classifier; name one in '
-                               'network_g.defense.classifier.weights, or set gate to always or never')
+def _check_weights(opt, network, net):
+    """Check that the file of pretrained weights is there, whole, and fits the network."""
+    label = network[len('network_'):]
+    where, path = f'path.pretrain_{network}', opt['path'].get(f'pretrain_{network}')
+    if path is None:
+        return
+    name = osp.splitext(osp.basename(path))[0]
+    if not osp.isfile(path):
+        remedy = f'; fetch it with: rsr weights {name} -o {osp.dirname(path) or "."}' if name in WEIGHTS else ''
+        raise OptionsError(f'{where}: no such file: {path}{remedy}')
+    key = opt['path'].get(f'param_key_{label}', 'params')
+    try:
+        state = load_state(path, key if key is None or key in entries(path) else 'params')
+    except WeightsError as error:
+        raise OptionsError(f'{where}: {error}; see path.param_key_{label}') from None
+    if opt['path'].get(f'strict_load_{label}', True):
+        _check_fit(net, state, f'{where}: {path}')
+    defense = getattr(net, 'defense', None)
+    if defense is not None and not opt['is_train'] and defense.gate == 'classifier' \
+            and 'weights' not in opt[network]['defense']['classifier'] \
+            and not any(key.startswith('defense.') for key in state):
+        raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; name one in '
+                           f'{network}.defense.classifier.weights, or set gate to always or never')
+
+
+def _check_fit(net, state, where):
+    own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    found = {key.replace('module.', '', 1) if key.startswith('module.') else key: tuple(value.shape)
+             for key, value in state.items()}
+    if not any(key.startswith('defense.') for key in found):
+        own = {key: shape for key, shape in own.items() if not key.startswith('defense.')}
+    for key in [*own, *found]:
+        if own.get(key) != found.get(key):
+            raise OptionsError(f'{where} holds weights of another network: {key} is {found.get(key, "missing")} in the '
+                               f'file and {own.get(key, "missing")} in {type(net).__name__} as the options build it')
 
 
 def _registered(registry, name, where):
