@@ -5,9 +5,12 @@ import copy
 import pytest
 import torch
 from basicsr.archs import build_network
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.archs.rcan_arch import RCAN
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srresnet_arch import MSRResNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
+from basicsr.archs.swinir_arch import SwinIR
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
@@ -20,6 +23,10 @@ BACKBONES = {
     RRDBNet: dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, num_grow_ch=4),
     SRVGGNetCompact: dict(num_feat=8, num_conv=2),
     MSRResNet: dict(num_feat=8, num_block=2),
+    EDSR: dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1),
+    RCAN: dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_group=1, num_block=1, squeeze_factor=2),
+    SwinIR: dict(img_size=12, window_size=4, depths=(1,), embed_dim=8, num_heads=(1,), upscale=4,
+                 upsampler='pixelshuffle'),
 }
 BACKBONE_IDS = [cls.__name__ for cls in BACKBONES]
 
@@ -121,8 +128,8 @@ def test_a_copy_masks_with_its_own_defence(backbone):
 
 
 def test_only_parameters_no_buffers(backbone):
-    # BasicSR's moving average copies parameters only.
-    assert not list(build(backbone).buffers())
+    # The moving average of BasicSR copies parameters only.
+    assert not list(build(backbone).defense.buffers())
 
 
 def test_gradients_reach_the_picture_through_the_masks(backbone):

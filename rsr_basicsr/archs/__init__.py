@@ -1,8 +1,9 @@
-"""Architectures: the frequency mask, the classifier, and the defended twins of BasicSR's networks."""
+"""Architectures: the frequency mask, the classifier, CDC, and the defended twins of it and of BasicSR's networks."""
 
+from rsr_basicsr.archs.cdc_arch import CDC
 from rsr_basicsr.archs.defended_arch import Defense, DefenseMixin, MaskPoint, defend, register_defended
 from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask
 
-__all__ = ['Defense', 'DefenseMixin', 'FrequencyClassifier', 'MaskPoint', 'RandomFrequencyMask', 'defend',
+__all__ = ['CDC', 'Defense', 'DefenseMixin', 'FrequencyClassifier', 'MaskPoint', 'RandomFrequencyMask', 'defend',
            'register_defended']

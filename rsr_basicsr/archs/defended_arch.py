@@ -7,16 +7,20 @@ backbone's own ``forward``; hooks mask the inputs of the submodules that the mas
 from __future__ import annotations
 
 import contextlib
-from typing import Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import Callable, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import torch
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.archs.rcan_arch import RCAN
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srresnet_arch import MSRResNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
+from basicsr.archs.swinir_arch import SwinIR
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from rsr_basicsr.archs.cdc_arch import CDC
 from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask
 from rsr_basicsr.weights import load_state
@@ -29,7 +33,8 @@ class MaskPoint(NamedTuple):
     """A place where a mask sits: the input of one submodule of the backbone.
 
     Args:
-        module: dotted name of the submodule; ``-1`` is the last entry of a list or sequence of modules.
+        module: dotted name of the submodule; in a list or sequence of modules ``-1`` is the last entry, and ``*``
+            stands for all of them, each with a mask of its own.
         repeat: the tensor that arrives there is a nearest-neighbour enlargement by this factor of the one to mask.
             It is reduced, masked and enlarged again, which is exact.
     """
@@ -126,6 +131,9 @@ class _MaskHook:
         return (self.defense.apply_mask(args[0], self.repeat), *args[1:])
 
 
+Points = Mapping[str, Union[MaskPoint, Callable[[nn.Module], MaskPoint]]]
+
+
 class DefenseMixin:
     """What :func:`defend` puts in front of a backbone. The backbone keeps its parameter names; ours are ``defense.*``.
 
@@ -134,7 +142,7 @@ class DefenseMixin:
     """
 
     backbone: Type[nn.Module]
-    inner_points: Mapping[str, MaskPoint] = {}
+    inner_points: Points = {}
 
     def __init__(self, *args, defense: Optional[dict] = None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -144,7 +152,9 @@ class DefenseMixin:
         for name in self.points:
             if name != INPUT:
                 point = self.inner_points[name]
-                _submodule(self, point.module).register_forward_pre_hook(_MaskHook(self.defense, point.repeat))
+                module, repeat = point if isinstance(point, MaskPoint) else point(self)
+                for place in _submodules(self, module):
+                    place.register_forward_pre_hook(_MaskHook(self.defense, repeat))
         self.register_load_state_dict_pre_hook(_keep_defense_of_plain_files)
 
     def forward(self, x, *args, **kwargs):
@@ -167,10 +177,16 @@ class DefenseMixin:
         return known if names is None else tuple(names)
 
 
-def _submodule(net, path):
+def _submodules(net, path):
+    places = [net]
     for step in path.split('.'):
-        net = net[int(step)] if step.lstrip('-').isdigit() else getattr(net, step)
-    return net
+        if step == '*':
+            places = [entry for place in places for entry in place]
+        elif step.lstrip('-').isdigit():
+            places = [place[int(step)] for place in places]
+        else:
+            places = [getattr(place, step) for place in places]
+    return places
 
 
 def _keep_defense_of_plain_files(net, state_dict, prefix, *args):
@@ -180,7 +196,7 @@ def _keep_defense_of_plain_files(net, state_dict, prefix, *args):
         state_dict.update(own)
 
 
-def defend(cls: Type[nn.Module], points: Optional[Mapping[str, MaskPoint]] = None) -> Type[nn.Module]:
+def defend(cls: Type[nn.Module], points: Optional[Points] = None) -> Type[nn.Module]:
     """Make the defended twin ``Defended<cls>`` of a super-resolution architecture.
 
     The twin takes the arguments of ``cls`` and ``defense``, a dict with the keys ``mask``, ``points``, ``classifier``
@@ -188,7 +204,8 @@ def defend(cls: Type[nn.Module], points: Optional[Mapping[str, MaskPoint]] = Non
 
     Args:
         cls: an architecture whose ``forward`` takes the picture, (B, 3, H, W) in [0, 1], first.
-        points: where masks can sit besides the picture itself, by the name used in ``defense: points:``.
+        points: where masks can sit besides the picture itself, by the name used in ``defense: points:``; a function
+            of the network where the place depends on its arguments.
 
     Raises:
         TypeError: ``cls`` is defended already.
@@ -202,7 +219,7 @@ def defend(cls: Type[nn.Module], points: Optional[Mapping[str, MaskPoint]] = Non
     })
 
 
-def register_defended(points: Optional[Mapping[str, MaskPoint]] = None):
+def register_defended(points: Optional[Points] = None):
     """Class decorator: registers the defended twin of an architecture, and leaves the architecture as it is."""
     def decorate(cls):
         ARCH_REGISTRY.register(defend(cls, points))
@@ -211,8 +228,17 @@ def register_defended(points: Optional[Mapping[str, MaskPoint]] = None):
     return decorate
 
 
-# Design of the points: the paper's for RRDB; for the others the input of the last trunk convolution and the tensor
-# that enters the upsampler, besides the picture. RRDBNet enlarges that tensor before the first module it can be met at.
+def _swinir_upsampler(net):
+    return MaskPoint('conv_up1', repeat=2) if net.upsampler == 'nearest+conv' else MaskPoint('upsample')
+
+
+# Yue et al. 2021 place the masks of CDC (13) and RRDB (3; RRDBNet enlarges the third tensor before the first module
+# it can be met at). The other networks have them by analogy: the picture, the input of the last trunk convolution and
+# the tensor that enters the upsampler.
+register_defended({'hourglass': MaskPoint('hourglasses.*'), 'inner': MaskPoint('hourglasses.*.inner')})(CDC)
 register_defended({'trunk': MaskPoint('conv_body'), 'upsampler': MaskPoint('conv_up1', repeat=2)})(RRDBNet)
 register_defended({'trunk': MaskPoint('body.-1'), 'upsampler': MaskPoint('upsampler')})(SRVGGNetCompact)
 register_defended({'trunk': MaskPoint('body.-1.conv2'), 'upsampler': MaskPoint('upconv1')})(MSRResNet)
+register_defended({'trunk': MaskPoint('conv_after_body'), 'upsampler': MaskPoint('upsample')})(EDSR)
+register_defended({'trunk': MaskPoint('conv_after_body'), 'upsampler': MaskPoint('upsample')})(RCAN)
+register_defended({'trunk': MaskPoint('conv_after_body'), 'upsampler': _swinir_upsampler})(SwinIR)

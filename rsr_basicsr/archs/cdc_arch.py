@@ -1,0 +1,162 @@
+"""CDC, the component divide-and-conquer network that Yue et al. 2021 defend (Wei et al., ECCV 2020; HGSR-MHR)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Union
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+from torch.nn import functional as F
+
+_POOLINGS = 4
+
+
+class CDCOutput(NamedTuple):
+    """What the heads make of a picture, each (B, num_out_ch, scale*H, scale*W).
+
+    Attributes:
+        flat, edge, corner: the three component pictures.
+        fused: their weighted sum, by the softmax over the three attention maps for each channel and pixel.
+    """
+
+    flat: torch.Tensor
+    edge: torch.Tensor
+    corner: torch.Tensor
+    fused: torch.Tensor
+
+
+@ARCH_REGISTRY.register()
+class CDC(nn.Module):
+    """A stem, a row of hourglasses, and three pairs of heads: for flat regions, edges and corners.
+
+    The flat heads read the inner output of hourglass 2, the edge heads that of hourglass n/2 + 1, the corner heads
+    0.2 times the output of the last hourglass plus that of the stem. 39,920,530 parameters at x4.
+
+    Args:
+        num_in_ch: channels of the input.
+        num_out_ch: channels of the output.
+        num_feat: channels of the stem.
+        num_hourglass: number of hourglasses, even, at least 2.
+        scale: 2, 3 or 4.
+
+    Shape:
+        (B, num_in_ch, H, W) in [0, 1] -> (B, num_out_ch, scale*H, scale*W). Sizes that the four poolings do not
+        divide are padded at the lower right by repeating the edge, and the output is cropped.
+    """
+
+    def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_hourglass: int = 6,
+                 scale: int = 4):
+        super().__init__()
+        if num_hourglass < 2 or num_hourglass % 2:
+            raise ValueError(f'num_hourglass must be even and at least 2, got {num_hourglass}')
+        if scale not in (2, 3, 4):
+            raise ValueError(f'scale must be 2, 3 or 4, got {scale}')
+        self.scale = scale
+        self.edge_at = num_hourglass // 2
+        self.stem = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
+        self.hourglasses = nn.ModuleList(
+            Hourglass(num_feat, with_tail=index < num_hourglass - 1) for index in range(num_hourglass))
+        # Kernel of the last convolution of the attention heads: 1, but 3 at x3.
+        attention = 3 if scale == 3 else 1
+        self.picture_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, 3) for _ in range(3))
+        self.attention_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, attention) for _ in range(3))
+
+    def forward(self, x: torch.Tensor, components: bool = False) -> Union[torch.Tensor, CDCOutput]:
+        """The fused picture; with ``components`` all the pictures that the training compares with the ground truth."""
+        height, width = x.shape[-2:]
+        step = 2 ** _POOLINGS
+        features = self._features(F.pad(x, (0, -width % step, 0, -height % step), mode='replicate'))
+        pictures = [head(feature) for head, feature in zip(self.picture_heads, features)]
+        attention = torch.stack([head(feature) for head, feature in zip(self.attention_heads, features)])
+        fused = (attention.softmax(dim=0) * torch.stack(pictures)).sum(dim=0)
+        output = CDCOutput(*(p[..., :height * self.scale, :width * self.scale] for p in (*pictures, fused)))
+        return output if components else output.fused
+
+    def _features(self, x):
+        stem = outer = self.stem(x)
+        inners = []
+        for hourglass in self.hourglasses:
+            inner, outer = hourglass(outer)
+            inners.append(inner)
+        return inners[1], inners[self.edge_at], 0.2 * outer + stem
+
+
+class Hourglass(nn.Module):
+    """Four encoder steps, two residual blocks, four decoder steps with skips; then two inception blocks.
+
+    Returns the inner output, the sum of decoder and outermost skip, and the outer one behind the inception blocks,
+    both (B, num_feat, H, W); height and width must be multiples of 16.
+    """
+
+    def __init__(self, num_feat: int, with_tail: bool):
+        super().__init__()
+        wide, wider = 2 * num_feat, 4 * num_feat
+        self.encoder = nn.ModuleList(ResidualBlock(*ab) for ab in (
+            (num_feat, wide), (wide, wide), (wide, wider), (wider, wider)))
+        self.bottom = nn.Sequential(ResidualBlock(wider, wider), ResidualBlock(wider, wider))
+        self.skips = nn.ModuleList(ResidualBlock(c, c) for c in (wider, wider, wide, wide))
+        self.decoder = nn.ModuleList(ResidualBlock(*ab) for ab in (
+            (wider, wider), (wider, wide), (wide, wide), (wide, num_feat)))
+        self.outermost_skip = ResidualBlock(num_feat, num_feat)
+        self.inner = nn.Identity()  # a name for the place where the sum can be masked
+        tail = (InceptionBlock(num_feat), InceptionBlock(num_feat)) if with_tail else ()
+        self.tail = nn.Sequential(*tail)
+
+    def forward(self, x):
+        kept, y = [], x
+        for block in self.encoder:
+            y = block(y)
+            kept.append(y)
+            y = F.max_pool2d(y, 2)
+        y = self.bottom(y)
+        for block, skip, encoded in zip(self.decoder, self.skips, reversed(kept)):
+            y = block(F.interpolate(y, scale_factor=2, mode='nearest') + skip(encoded))
+        inner = self.inner(y + self.outermost_skip(x))
+        return inner, self.tail(inner)
+
+
+class ResidualBlock(nn.Module):
+    """1x1, 3x3, 1x1 without bias, plus the input, through a 1x1 where the number of channels changes."""
+
+    def __init__(self, num_in: int, num_out: int):
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(num_in, num_out, 1), _lrelu(), _conv(num_out, num_out, 3), _lrelu(), _conv(num_out, num_out, 1))
+        self.shortcut = nn.Identity() if num_in == num_out else _conv(num_in, num_out, 1)
+
+    def forward(self, x):
+        return self.body(x) + self.shortcut(x)
+
+
+class InceptionBlock(nn.Module):
+    """Three branches of growing reach, concatenated and fused by a 1x1, plus the input; no bias."""
+
+    def __init__(self, num_feat: int):
+        super().__init__()
+        n = num_feat
+        self.branches = nn.ModuleList([
+            nn.Sequential(_conv(n, n, 1), _lrelu()),
+            nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu()),
+            nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu(), _conv(n, n, 3)),
+        ])
+        self.fuse = _conv(3 * n, n, 1)
+
+    def forward(self, x):
+        return self.fuse(torch.cat([branch(x) for branch in self.branches], dim=1)) + x
+
+
+def _head(num_feat, num_out, scale, last_kernel):
+    layers = [_conv(num_feat, num_feat, 3, bias=True)]
+    for factor in {2: (2,), 3: (3,), 4: (2, 2)}[scale]:
+        layers += [nn.Upsample(scale_factor=factor), _conv(num_feat, num_feat, 3, bias=True), _lrelu()]
+    layers += [_conv(num_feat, num_feat, 3, bias=True), _lrelu(), _conv(num_feat, num_out, last_kernel, bias=True)]
+    return nn.Sequential(*layers)
+
+
+def _conv(num_in, num_out, kernel, bias=False):
+    return nn.Conv2d(num_in, num_out, kernel, padding=kernel // 2, bias=bias)
+
+
+def _lrelu():
+    return nn.LeakyReLU(0.2, inplace=True)
