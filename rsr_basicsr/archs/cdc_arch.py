@@ -62,8 +62,11 @@ class CDC(nn.Module):
         self.picture_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, 3) for _ in range(3))
         self.attention_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, attention) for _ in range(3))
 
-    def forward(self, x: torch.Tensor, components: bool = False) -> Union[torch.Tensor, CDCOutput]:
-        """The fused picture; with ``components`` all the pictures that the training compares with the ground truth."""
+    #: The trainer sets this around its step, whose loss takes a :class:`CDCOutput`.
+    returns_components = False
+
+    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, CDCOutput]:
+        """The fused picture, or a :class:`CDCOutput` where ``returns_components`` is set."""
         height, width = x.shape[-2:]
         step = 2 ** _POOLINGS
         features = self._features(F.pad(x, (0, -width % step, 0, -height % step), mode='replicate'))
@@ -71,7 +74,7 @@ class CDC(nn.Module):
         attention = torch.stack([head(feature) for head, feature in zip(self.attention_heads, features)])
         fused = (attention.softmax(dim=0) * torch.stack(pictures)).sum(dim=0)
         output = CDCOutput(*(p[..., :height * self.scale, :width * self.scale] for p in (*pictures, fused)))
-        return output if components else output.fused
+        return output if self.returns_components else output.fused
 
     def _features(self, x):
         stem = outer = self.stem(x)

@@ -1,0 +1,94 @@
+"""The losses that CDC trains with (Wei et al., ECCV 2020; Yue et al. 2021, section 4.1)."""
+
+from __future__ import annotations
+
+from typing import Sequence
+
+import cv2
+import numpy as np
+import torch
+from basicsr.utils.color_util import rgb2ycbcr_pt
+from basicsr.utils.registry import LOSS_REGISTRY
+from torch import nn
+from torch.nn import functional as F
+
+_BLOCK, _APERTURE, _K = 3, 3, 0.04  # of the Harris response
+_CORNER, _EDGE = 0.01, -0.001  # thresholds, as shares of the largest response
+
+
+def region_maps(hr: torch.Tensor) -> torch.Tensor:
+    """Flat, edge and corner regions of pictures, by the Harris response of their luma.
+
+    Args:
+        hr: (B, 3, H, W) RGB in [0, 1].
+
+    Returns:
+        (B, 3, H, W) float on the device of ``hr``: one channel for flat, edge and corner each, 1 inside the region;
+        the three add up to 1 everywhere. A picture without any structure is flat.
+    """
+    luma = (rgb2ycbcr_pt(hr.detach().float(), y_only=True)[:, 0] * 255).cpu().numpy()
+    maps = torch.from_numpy(np.stack([_regions(picture) for picture in luma]))
+    return maps.to(hr.device, hr.dtype, non_blocking=True)
+
+
+def _regions(luma):
+    response = cv2.cornerHarris(luma, _BLOCK, _APERTURE, _K)
+    largest = response.max()
+    corner, edge = response > _CORNER * largest, response < _EDGE * largest
+    if largest <= 0:
+        corner, edge = np.zeros_like(corner), np.zeros_like(edge)
+    return np.stack([~corner & ~edge, edge, corner]).astype(np.float32)
+
+
+def gradient_weighted_l1(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
+    """``mean((1 + 4 dx)(1 + 4 dy) |sr - hr|)``, dx and dy the absolute differences of the Sobel responses.
+
+    Args:
+        sr, hr: (B, C, H, W) in [0, 1].
+    """
+    sobel = hr.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    channels = hr.shape[1]
+    kernels = torch.stack([sobel, sobel.T]).unsqueeze(1).repeat(channels, 1, 1, 1)
+    # The Sobel operator is linear: the difference of the responses is the response of the difference.
+    change = F.conv2d(sr - hr, kernels, padding=1, groups=channels).abs()
+    dx, dy = change[:, 0::2], change[:, 1::2]
+    return ((1 + 4 * dx) * (1 + 4 * dy) * (sr - hr).abs()).mean()
+
+
+@LOSS_REGISTRY.register()
+class GradientWeightedLoss(nn.Module):
+    """:func:`gradient_weighted_l1` times ``loss_weight``."""
+
+    def __init__(self, loss_weight: float = 1.0):
+        super().__init__()
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return self.loss_weight * gradient_weighted_l1(pred, target)
+
+
+@LOSS_REGISTRY.register()
+class ComponentLoss(nn.Module):
+    """L1 of each component picture inside its region, plus the gradient-weighted loss of the fused picture.
+
+    Args:
+        component_weights: of the flat, edge and corner picture.
+        fused_weight: of the gradient-weighted loss.
+        loss_weight: of the sum.
+    """
+
+    def __init__(self, component_weights: Sequence[float] = (1, 2, 5), fused_weight: float = 1.0,
+                 loss_weight: float = 1.0):
+        super().__init__()
+        self.component_weights = tuple(component_weights)
+        self.fused_weight = fused_weight
+        self.loss_weight = loss_weight
+
+    def forward(self, pred: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """``pred`` are the four pictures of :class:`rsr_basicsr.archs.cdc_arch.CDCOutput`, ``target`` (B, 3, H, W)."""
+        *pictures, fused = pred
+        regions = region_maps(target).unbind(dim=1)
+        loss = self.fused_weight * gradient_weighted_l1(fused, target)
+        for weight, picture, region in zip(self.component_weights, pictures, regions):
+            loss = loss + weight * F.l1_loss(picture * region.unsqueeze(1), target * region.unsqueeze(1))
+        return self.loss_weight * loss

@@ -1,0 +1,25 @@
+"""Training of CDC on its component pictures."""
+
+from basicsr.models.sr_model import SRModel
+from basicsr.utils.registry import MODEL_REGISTRY
+
+from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+
+
+@MODEL_REGISTRY.register()
+class CDCModel(SRModel):
+    """SRModel whose pixel loss sees all four pictures of CDC: ``pixel_opt: type: ComponentLoss``."""
+
+    def optimize_parameters(self, current_iter):
+        net = self.get_bare_model(self.net_g)
+        net.returns_components = True
+        try:
+            super().optimize_parameters(current_iter)
+        finally:
+            net.returns_components = False
+        self.output = self.output.fused
+
+
+@MODEL_REGISTRY.register()
+class DefendedCDCModel(AttackAugmentation, CDCModel):
+    """CDCModel with attack augmentation. The attack works on the fused picture."""

@@ -1,0 +1,68 @@
+"""The losses of CDC against scipy and written-out sums."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import torch
+from basicsr.losses import build_loss
+from skimage import data
+
+from rsr_basicsr.archs.cdc_arch import CDCOutput
+from rsr_basicsr.losses.component_loss import gradient_weighted_l1, region_maps
+
+
+def harris_regions(luma):
+    """Flat, edge and corner by the Harris response, computed with scipy."""
+    dx, dy = (scipy.ndimage.sobel(luma, axis=axis, mode='mirror') for axis in (1, 0))
+    xx, yy, xy = (9 * scipy.ndimage.uniform_filter(p, 3, mode='mirror') for p in (dx * dx, dy * dy, dx * dy))
+    response = xx * yy - xy * xy - 0.04 * (xx + yy) ** 2
+    corner, edge = response > 0.01 * response.max(), response < -0.001 * response.max()
+    return np.stack([~corner & ~edge, edge, corner])
+
+
+def test_regions_are_scipys():
+    photo = data.astronaut()[:128, 100:228] / 255
+    luma = photo @ np.array([65.481, 128.553, 24.966]) + 16
+    ours = region_maps(torch.from_numpy(photo).permute(2, 0, 1)[None].float())[0].numpy().astype(bool)
+    assert (ours == harris_regions(luma)).mean() > 0.999
+    assert (ours.mean(axis=(1, 2)) > 0.01).all()
+
+
+def test_regions_of_a_square():
+    x = torch.zeros(2, 3, 32, 32)
+    x[1, :, 8:24, 8:24] = 1
+    flat, edge, corner = region_maps(x).unbind(dim=1)
+    assert torch.equal(flat + edge + corner, torch.ones_like(flat))
+    assert flat[0].all()  # a picture of one colour
+    assert corner[1, 8, 8] and corner[1, 23, 23] and edge[1, 16, 8] and edge[1, 8, 16] and flat[1, 16, 16]
+
+
+def test_gradient_weighted_l1_written_out():
+    sr, hr = torch.rand(2, 1, 3, 9, 11, dtype=torch.float64).unbind()
+    total = []
+    for channel in range(3):
+        a, b = sr[0, channel].numpy(), hr[0, channel].numpy()
+        dx, dy = (np.abs(scipy.ndimage.sobel(a, axis=axis, mode='constant')
+                         - scipy.ndimage.sobel(b, axis=axis, mode='constant')) for axis in (1, 0))
+        total.append((1 + 4 * dx) * (1 + 4 * dy) * np.abs(a - b))
+    assert gradient_weighted_l1(sr, hr).item() == pytest.approx(np.mean(total))
+
+
+def test_component_loss_written_out():
+    hr = torch.zeros(1, 3, 32, 32)
+    hr[..., 8:24, 8:24] = 1
+    pictures = [hr + offset for offset in (0.1, 0.2, -0.3)]
+    loss = build_loss({'type': 'ComponentLoss', 'component_weights': [1, 2, 5], 'fused_weight': 0})
+    shares = region_maps(hr).mean(dim=(0, 2, 3))
+    expected = 1 * 0.1 * shares[0] + 2 * 0.2 * shares[1] + 5 * 0.3 * shares[2]
+    assert loss(CDCOutput(*pictures, hr), hr).item() == pytest.approx(expected.item(), rel=1e-4)
+    fused = build_loss({'type': 'ComponentLoss', 'component_weights': [0, 0, 0]})
+    assert fused(CDCOutput(*pictures, hr + 0.1), hr).item() == pytest.approx(
+        gradient_weighted_l1(hr + 0.1, hr).item())
+
+
+def test_gradients_reach_all_four_pictures():
+    pictures = [torch.rand(1, 3, 16, 16, requires_grad=True) for _ in range(4)]
+    hr = torch.rand(1, 3, 16, 16)
+    build_loss({'type': 'ComponentLoss'})(CDCOutput(*pictures), hr).backward()
+    assert all(p.grad.abs().sum() > 0 for p in pictures)
