@@ -10,6 +10,7 @@ OPTIONS = Path(__file__).parents[1] / 'options'
 SMALL_NETWORKS = {
     'SRVGGNetCompact': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4),
     'RRDBNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, num_grow_ch=4, scale=4),
+    'CDC': dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_hourglass=2, scale=4),
     'MSRResNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, upscale=4),
 }
 
@@ -30,16 +31,21 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
 
     Args:
         opt: options of a training file, changed in place and returned.
-        photos: folder as ``write_training_photos`` makes it.
+        photos: folder as ``write_training_photos`` makes it, with folders ``gt`` and ``lq`` of pairs inside.
         iterations: training length; states are saved every two.
     """
     opt.update(num_gpu=0, manual_seed=0, gt_size=64, queue_size=4)
     if 'gt_usm' in opt:
         opt['gt_usm'] = False  # a 51x51 blur of 400x400 pictures, seconds on a CPU
     opt['datasets']['train'].update(gt_size=64, batch_size_per_gpu=2, num_worker_per_gpu=0, dataset_enlarge_ratio=4)
-    for key, value in {'dataroot_gt': photos, 'meta_info': photos / 'meta_info.txt'}.items():
-        if key in opt['datasets']['train']:
-            opt['datasets']['train'][key] = str(value)
+    for dataset in opt['datasets'].values():
+        paired = dataset['type'] == 'PairedImageDataset'
+        for key, value in {'dataroot_gt': photos / 'gt' if paired else photos, 'dataroot_lq': photos / 'lq',
+                           'meta_info': photos / 'meta_info.txt'}.items():
+            if key in dataset:
+                dataset[key] = str(value)
+    if 'val' in opt:
+        opt['val']['val_freq'] = 2
     network = opt['network_g']
     kind = network['type'].replace('Defended', '')
     small = {'type': network['type'], **SMALL_NETWORKS[kind]}

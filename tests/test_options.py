@@ -48,7 +48,7 @@ WRONG = {
     'attack:eps': ('8/255', 'attack.eps: eps is in 1/255 units already; write 8'),
     'attack:steps': (0, 'attack.steps: expected a number from 1 to inf, got 0'),
     'attack:type': ('FGM', 'attack.type: expected one of IFGSM, PGD'),
-    'attack:mode': ('half', 'attack.mode: expected one of paired, mixed'),
+    'attack:mode': ('half', 'attack.mode: expected one of paired, mixed, alternating'),
     'attack:share': (1.5, 'attack.share: expected a number from 0 to 1, got 1.5'),
     'attack:quantize': ('yes', "attack.quantize: expected true or false, got 'yes'"),
     'network_g:defense:gate': ('on', 'network_g.defense.gate: expected one of classifier, always, never'),

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.models.sr_model import SRModel
 
 from helpers import OPTIONS, read, shrink, write
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
@@ -22,6 +23,7 @@ TRAINED = sorted((OPTIONS / 'train').glob('*.yml')) + sorted((OPTIONS / 'finetun
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp('photos')
     write_training_photos(folder)
+    write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
     return folder
 
 
@@ -60,14 +62,14 @@ def run_command(folder, *arguments):
 def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypatch):
     opt = shrink(read(file.relative_to(OPTIONS)), photos, iterations=2)
     models = train(opt, tmp_path, monkeypatch) / 'models'
-    first = torch.load(models / 'net_g_2.pth', weights_only=True)['params_ema']
+    first = load_state(models / 'net_g_2.pth')
     assert 'defense.classifier.body.0.weight' in first
 
     opt['train']['total_iter'] = 4
     train(opt, tmp_path, monkeypatch, '--auto_resume')
     state = torch.load(models.parent / 'training_states' / '4.state', weights_only=True)
     assert state['iter'] == 4 and len(state['optimizers']) == (3 if 'network_d' in opt else 2)
-    second = torch.load(models / 'net_g_4.pth', weights_only=True)['params_ema']
+    second = load_state(models / 'net_g_4.pth')
     moved = {key for key in first if not torch.equal(first[key], second[key])}
     assert moved >= {key for key in first if key.endswith('weight')}
 
@@ -120,7 +122,7 @@ def model(pairs, photos):
 def test_paired_appends_attacked_twins(model):
     model.attack_mode = 'paired'
     lq, gt = model.lq.clone(), model.gt.clone()
-    assert model.augment_batch().tolist() == [False] * 4 + [True] * 4
+    assert next(model.attacked_batches()).tolist() == [False] * 4 + [True] * 4
     assert torch.equal(model.lq[:4], lq) and torch.equal(model.gt, torch.cat([gt, gt]))
     change = (model.lq[4:] - lq).abs().flatten(1).amax(1) * 255
     assert (change > 0.5).all() and (change <= 8 + 1e-3).all()
@@ -130,14 +132,35 @@ def test_paired_appends_attacked_twins(model):
 def test_mixed_replaces_a_share(model):
     model.attack_mode, model.attack_share = 'mixed', 0.5
     lq = model.lq.clone()
-    labels = model.augment_batch()
+    labels, = model.attacked_batches()
     assert model.lq.shape == lq.shape and labels.sum() == 2
     assert [not torch.equal(a, b) for a, b in zip(lq, model.lq)] == labels.tolist()
 
 
+def test_alternating_attacks_the_network_that_the_clean_step_left(model, monkeypatch):
+    model.attack_mode = 'alternating'
+    lq, weights = model.lq.clone(), model.net_g.body[0].weight.detach().clone()
+    seen = []
+
+    def step(self, current_iter):
+        seen.append((self.lq.clone(), self.net_g.defense.decide(self.lq).tolist()))
+        return SRModel_step(self, current_iter)
+
+    SRModel_step = SRModel.optimize_parameters
+    monkeypatch.setattr(SRModel, 'optimize_parameters', step)
+    attack = model.attack_pictures
+    monkeypatch.setattr(model, 'attack_pictures', lambda *args: [
+        seen.append(not torch.equal(weights, model.net_g.body[0].weight)), attack(*args)][1])
+    model.optimize_parameters(1)
+    (clean, first), moved, (attacked, second) = seen
+    assert torch.equal(clean, lq) and not torch.equal(attacked, lq) and moved
+    assert first == [False] * 4 and second == [True] * 4
+    assert {'l_pix', 'l1_clean', 'l1_attacked', 'l_classifier', 't_attack'} <= set(model.log_dict)
+
+
 def test_attack_raises_the_loss_and_leaves_gradients_alone(model):
     model.attack_mode = 'paired'
-    labels = model.augment_batch()
+    labels, = model.attacked_batches()
     assert all(p.grad is None for p in model.net_g.parameters())
     with torch.no_grad(), model.net_g.defense.forced(False):
         error = (model.net_g(model.lq) - model.gt).abs().flatten(1).mean(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import OrderedDict
-from typing import Tuple
+from typing import Iterator, Tuple
 
 import torch
 from basicsr.losses import build_loss
@@ -70,46 +70,46 @@ class AttackAugmentation:
         self.cri_classifier = build_loss(train_opt['classifier_opt']).to(self.device)
 
     def optimize_parameters(self, current_iter):
-        started = time.time()
-        labels = self.augment_batch()
-        attack_time = time.time() - started
-
-        with contextlib.ExitStack() as stack:
-            for net in (self.net_g, getattr(self, 'net_g_ema', None)):
-                if net is not None:
-                    stack.enter_context(self.get_bare_model(net).defense.forced(labels))
-            super().optimize_parameters(current_iter)
-
-        log = self.optimize_classifier(labels)
-        log.update(self.losses_by_label(labels))
+        log, seen = OrderedDict(), []
+        for labels in self.attacked_batches():
+            with contextlib.ExitStack() as stack:
+                for net in (self.net_g, getattr(self, 'net_g_ema', None)):
+                    if net is not None:
+                        stack.enter_context(self.get_bare_model(net).defense.forced(labels))
+                super().optimize_parameters(current_iter)
+            log.update(self.losses_by_label(labels))
+            seen.append((self.lq, labels))
+        log.update(self.optimize_classifier(*map(torch.cat, zip(*seen))))
         self.log_dict.update(self.reduce_loss_dict(log))
-        self.log_dict['t_attack'] = attack_time
+        self.log_dict['t_attack'] = self.attack_time
 
-    def augment_batch(self) -> torch.Tensor:
-        """Put adversarial samples into the batch; returns the labels, bool (B,), True where a sample is attacked.
+    def attacked_batches(self) -> Iterator[torch.Tensor]:
+        """Put one batch after the other in place for a training step, and yield its labels: bool, True where attacked.
 
-        ``paired`` appends an attacked twin of every sample, ``mixed`` replaces a share of the samples.
+        ``paired``: one batch, each sample clean and attacked. ``mixed``: one batch, a share of the samples attacked.
+        ``alternating``: the clean batch, then the same attacked, against the network as the first step left it.
         """
         batch = self.lq.shape[0]
-        if self.attack_mode == 'paired':
-            chosen = torch.arange(batch, device=self.lq.device)
-        else:
-            chosen = torch.randperm(batch, device=self.lq.device)[:max(1, round(self.attack_share * batch))]
-        attacked = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen])
-
-        if self.attack_mode == 'paired':
-            self.lq = torch.cat([self.lq, attacked])
+        labels = torch.zeros(batch, dtype=torch.bool, device=self.lq.device)
+        if self.attack_mode == 'alternating':
+            yield labels
+            self.lq = self.attack_pictures(self.lq, self.attack_target())
+            yield ~labels
+        elif self.attack_mode == 'paired':
+            self.lq = torch.cat([self.lq, self.attack_pictures(self.lq, self.attack_target())])
             for name in self.target_names:
                 setattr(self, name, getattr(self, name).repeat(2, 1, 1, 1))
-            return torch.arange(2 * batch, device=self.lq.device) >= batch
-        self.lq = self.lq.clone()
-        self.lq[chosen] = attacked
-        labels = torch.zeros(batch, dtype=torch.bool, device=self.lq.device)
-        labels[chosen] = True
-        return labels
+            yield torch.cat([labels, ~labels])
+        else:
+            chosen = torch.randperm(batch, device=self.lq.device)[:max(1, round(self.attack_share * batch))]
+            attacked = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen])
+            self.lq = self.lq.index_copy(0, chosen, attacked)
+            labels[chosen] = True
+            yield labels
 
     def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Attack through the masks, each sample with a radius of its own where ``attack: eps`` is a range."""
+        started = time.time()
         low, high = self.eps_range
         eps = low + (high - low) * torch.rand(lq.shape[0], device=lq.device)
         net = self.get_bare_model(self.net_g)
@@ -118,17 +118,19 @@ class AttackAugmentation:
             with torch.no_grad(), net.defense.forced(False):
                 target = net(lq)
         with net.defense.forced(True):
-            return self.attack(net, lq, target, eps=eps)
+            attacked = self.attack(net, lq, target, eps=eps)
+        self.attack_time = time.time() - started
+        return attacked
 
     def attack_target(self) -> torch.Tensor:
         """The pictures that the training loss compares with."""
         return self.gt
 
-    def optimize_classifier(self, labels: torch.Tensor) -> OrderedDict:
-        """One step of the classifier on the batch that the network has just seen."""
+    def optimize_classifier(self, lq: torch.Tensor, labels: torch.Tensor) -> OrderedDict:
+        """One step of the classifier on the pictures that the network has just seen."""
         classes = labels.long()  # class 1 is attacked
         self.optimizer_classifier.zero_grad()
-        logits = self.classifier(self.lq)
+        logits = self.classifier(lq)
         loss = self.cri_classifier(logits, classes)
         loss.backward()
         self.optimizer_classifier.step()

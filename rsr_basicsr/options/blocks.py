@@ -17,7 +17,7 @@ from rsr_basicsr.options.schema import (
     one_of,
 )
 
-ATTACK_MODES = ('paired', 'mixed')
+ATTACK_MODES = ('paired', 'mixed', 'alternating')
 
 #: ``network_g: defense:``
 DEFENSE = {
