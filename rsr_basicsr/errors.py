@@ -19,7 +19,3 @@ class OptionsError(RSRError):
 
 class WeightsError(RSRError):
     """A weight file cannot be fetched, does not match its checksum, or does not hold what it should."""
-
-
-class PictureError(RSRError):
-    """A picture cannot be read, or holds values that no network can take."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import os
 import sys
-from typing import Sequence
+from typing import List
 
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options import check_options, read_options
 
 
-def run_pipeline(stage: str, opt_file: str, argv: Sequence[str]) -> None:
+def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     """Run ``basicsr.train.train_pipeline`` or ``basicsr.test.test_pipeline`` in the working directory.
 
     Experiments and results go there, and ``--auto_resume`` looks there: BasicSR's default, the parent of the package,
@@ -20,21 +21,39 @@ def run_pipeline(stage: str, opt_file: str, argv: Sequence[str]) -> None:
 
     Args:
         stage: ``train`` or ``test``.
-        opt_file: path of the options file.
-        argv: the command line, which BasicSR parses itself.
+        args: the command line as :mod:`rsr_basicsr.cli.train` declares it.
 
     Raises:
         OptionsError: before anything is built or written.
     """
-    read_options(opt_file, stage)
+    if args.launcher != 'none':
+        raise OptionsError(f'--launcher {args.launcher}: several processes are not supported yet; start without it')
+    _import_plugins(args.imports)
+    read_options(args.opt, stage)
     module = importlib.import_module(f'basicsr.{stage}')
-    with _argv([f'rsr {stage}', *argv]), _checked_options(module):
+    with _argv([f'rsr {stage}', *_basicsr_flags(args)]), _checked_options(module, args):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
+
+
+def _import_plugins(names: List[str]):
+    sys.path.insert(0, os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise OptionsError(f'--import {name}: {error}; it is looked for in the working directory and in the '
+                               'environment') from error
+
+
+def _basicsr_flags(args):
+    """The command line for BasicSR, which parses it again."""
+    flags = [f'--{name}' for name in ('auto_resume', 'debug') if getattr(args, name)]
+    return ['-opt', args.opt, *flags, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
 
 
 @contextlib.contextmanager
 def _argv(argv):
-    previous, sys.argv = sys.argv, list(argv)
+    previous, sys.argv = sys.argv, argv
     try:
         yield
     finally:
@@ -42,19 +61,19 @@ def _argv(argv):
 
 
 @contextlib.contextmanager
-def _checked_options(module):
+def _checked_options(module, args):
     parse_options = module.parse_options
 
     def parse_and_check(root_path, is_train=True):
         try:
-            opt, args = parse_options(root_path, is_train=is_train)
-        except (KeyError, NameError, SyntaxError, TypeError, ValueError) as error:
-            if '--force_yml' not in sys.argv:
+            opt, basicsr_args = parse_options(root_path, is_train=is_train)
+        except Exception as error:  # --force_yml is run as code by BasicSR, so that anything can come of it
+            if not args.force_yml:
                 raise
             raise OptionsError(f'--force_yml: cannot be applied ({error!r}); write section:key=value, for sections '
-                               'that the options file has') from None
+                               'that the options file has') from error
         check_options(opt)
-        return opt, args
+        return opt, basicsr_args
 
     module.parse_options = parse_and_check
     try:

@@ -16,7 +16,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import basicsr
 import cv2
@@ -30,7 +30,7 @@ from rsr_basicsr.benchmark.record import Result
 from rsr_basicsr.benchmark.report import write_report
 from rsr_basicsr.benchmark.table import Row, format_table, summarize
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
-from rsr_basicsr.errors import RSRError
+from rsr_basicsr.errors import OptionsError, RSRError
 from rsr_basicsr.weights import WEIGHTS, fetch, load_state
 
 OPTIONS = Path(__file__).parents[1] / 'options' / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
@@ -43,22 +43,31 @@ _PROGRESS = re.compile(r'iter:\s*([\d,]+), .*l1_clean: (\S+) l1_attacked: (\S+)'
 def main() -> int:
     parser = argparse.ArgumentParser(prog='quickstart', description=__doc__.splitlines()[0])
     parser.add_argument('-o', '--output', type=Path, default=Path('quickstart'), help='folder for everything made')
-    parser.add_argument('--iterations', type=int, help='length of the fine-tuning; default: as in the options file')
+    parser.add_argument('--iterations', type=int, metavar='N', help='length of the fine-tuning; default: as in the options file')
     args = parser.parse_args()
     try:
         run(args.output.resolve(), args.iterations)
     except RSRError as error:
         print(f'quickstart: {error}', file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print('quickstart: interrupted; the next run starts the training anew', file=sys.stderr)
+        return 130
     return 0
 
 
-def run(folder: Path, iterations: int = None) -> Path:
+def run(folder: Path, iterations: Optional[int] = None) -> Path:
     """Do all the steps in ``folder``, and return the path of the report."""
     started = time.time()
     options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
-    iterations = iterations or options['train']['total_iter']
-    folder.mkdir(parents=True, exist_ok=True)
+    if iterations is None:
+        iterations = options['train']['total_iter']
+    if iterations < 1:
+        raise OptionsError(f'--iterations {iterations}: at least one is needed')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionsError(f'--output {folder} cannot be made: {error.strerror}; name another folder') from error
 
     _say(1, f'weights {WEIGHTS_NAME}')
     weights = Path(shutil.copy(fetch(WEIGHTS_NAME), folder))

@@ -4,6 +4,9 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+from rsr_basicsr import quickstart
 from rsr_basicsr.quickstart import DEFENDED, EPS, UNDEFENDED
 
 
@@ -22,10 +25,18 @@ def test_the_whole_way(real_weights, tmp_path):
 
 
 def test_failure_of_the_training_is_told(tmp_path, monkeypatch, capsys):
-    from rsr_basicsr import quickstart
     monkeypatch.setattr(sys, 'argv', ['quickstart', '-o', str(tmp_path), '--iterations', '1'])
     monkeypatch.setattr(quickstart, 'OPTIONS', tmp_path / 'options.yml')
     (tmp_path / 'options.yml').write_text('train: {total_iter: 1}\nname: x\n')
     assert quickstart.main() == 1
     error = capsys.readouterr().err
     assert 'the training ended with exit code 2' in error and "the key 'model_type' is missing" in error
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['-o', __file__], 'cannot be made'), (['--iterations', '0'], 'at least one is needed')])
+def test_wrong_arguments(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['quickstart', *arguments])
+    assert quickstart.main() == 2
+    assert message in capsys.readouterr().err

@@ -8,12 +8,13 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 
 from helpers import OPTIONS, read, shrink, write
+from rsr_basicsr.cli import main
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.models import DefendedSRModel
-from rsr_basicsr.pipeline import run_pipeline
 from rsr_basicsr.weights import load_state
 
 TRAINED = sorted((OPTIONS / 'train').glob('*.yml')) + sorted((OPTIONS / 'finetune').glob('*.yml'))
@@ -49,7 +50,7 @@ def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNe
 def train(opt, folder, monkeypatch, *flags):
     monkeypatch.chdir(folder)
     file = write(opt, folder / 'options.yml')
-    run_pipeline('train', str(file), ['-opt', str(file), *flags])
+    assert main(['train', '-opt', str(file), *flags]) == 0
     return folder / 'experiments' / opt['name']
 
 
@@ -66,7 +67,12 @@ def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypat
     assert 'defense.classifier.body.0.weight' in first
 
     opt['train']['total_iter'] = 4
+    resumed = []
+    resume = DefendedSRModel.resume_training
+    monkeypatch.setattr(BaseModel, 'resume_training', lambda self, state: [resumed.append(state['iter']),
+                                                                          resume(self, state)])
     train(opt, tmp_path, monkeypatch, '--auto_resume')
+    assert resumed == [2] and not list(tmp_path.rglob('*_archived_*'))
     state = torch.load(models.parent / 'training_states' / '4.state', weights_only=True)
     assert state['iter'] == 4 and len(state['optimizers']) == (3 if 'network_d' in opt else 2)
     second = load_state(models / 'net_g_4.pth')
@@ -156,6 +162,53 @@ def test_alternating_attacks_the_network_that_the_clean_step_left(model, monkeyp
     assert torch.equal(clean, lq) and not torch.equal(attacked, lq) and moved
     assert first == [False] * 4 and second == [True] * 4
     assert {'l_pix', 'l1_clean', 'l1_attacked', 'l_classifier', 't_attack'} <= set(model.log_dict)
+
+
+def test_classifier_learns_which_pictures_were_attacked(model):
+    smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=16, mode='bicubic').clamp(0, 1)
+    lq = torch.cat([smooth, (smooth + 16 / 255 * torch.randn_like(smooth).sign()).clamp(0, 1)])
+    labels = torch.arange(8) >= 4
+    for _ in range(40):
+        log = model.optimize_classifier(lq, labels)
+    assert log['classifier_acc'] == 1 and model.classifier.attacked(lq, 0.5).tolist() == labels.tolist()
+
+
+def test_moving_average_starts_from_the_trained_classifier(model, pairs, photos, tmp_path):
+    ema = model.net_g_ema.defense.classifier.state_dict()
+    assert all(torch.equal(ema[key], value) for key, value in model.classifier.state_dict().items())
+
+    # Where the file brings both, each network takes its own.
+    torch.manual_seed(5)
+    other = {key: torch.randn_like(value) for key, value in model.net_g.state_dict().items()}
+    torch.save({'params': model.net_g.state_dict(), 'params_ema': other}, tmp_path / 'both.pth')
+    opt = paired_options(pairs, photos=photos)
+    opt.update(is_train=True, dist=False, rank=0, world_size=1)
+    opt['path'].update(pretrain_network_g=str(tmp_path / 'both.pth'))
+    ema = DefendedSRModel(opt).net_g_ema.state_dict()
+    assert all(torch.equal(ema[key], value) for key, value in other.items())
+
+
+def test_mixed_keeps_its_share_in_the_smallest_batch(model):
+    model.attack_mode, model.attack_share = 'mixed', 0.5
+    lq, gt = model.lq[:1], model.gt[:1]
+    seen = []
+    for _ in range(40):
+        model.lq, model.gt = lq, gt
+        labels, = model.attacked_batches()
+        seen += labels.tolist()
+    assert 8 <= sum(seen) <= 32
+
+
+def test_third_party_architecture_trains(pairs, photos, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'mynet_arch.py').write_text(
+        'from basicsr.archs.srvgg_arch import SRVGGNetCompact\nfrom rsr_basicsr import register_defended\n'
+        '@register_defended()\nclass MyNet(SRVGGNetCompact):\n    pass\n')
+    opt = paired_options(pairs, network='DefendedMyNet', photos=photos, iterations=2)
+    opt['network_g']['defense'] = {}
+    train(opt, tmp_path, monkeypatch, '--import', 'mynet_arch')
+    assert (tmp_path / 'experiments' / 'paired' / 'models' / 'net_g_2.pth').is_file()
+    assert main(['train', '-opt', 'options.yml', '--import', 'nowhere']) == 2
+    assert "--import nowhere: No module named 'nowhere'" in capsys.readouterr().err
 
 
 def test_attack_raises_the_loss_and_leaves_gradients_alone(model):

@@ -143,6 +143,7 @@ class DefenseMixin:
 
     backbone: Type[nn.Module]
     inner_points: Points = {}
+    loaded_defense = False  # whether the last state dict loaded had a defence of its own
 
     def __init__(self, *args, defense: Optional[dict] = None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -174,6 +175,8 @@ class DefenseMixin:
         for name in known if names is None else names:
             if name not in known:
                 raise ValueError(f'{cls.__name__} has no mask point {name!r}; it has {", ".join(known)}')
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError(f'points: {", ".join(names)} names a mask point twice')
         return known if names is None else tuple(names)
 
 
@@ -191,7 +194,8 @@ def _submodules(net, path):
 
 def _keep_defense_of_plain_files(net, state_dict, prefix, *args):
     own = {f'{prefix}defense.{key}': value for key, value in net.defense.state_dict().items()}
-    if not any(key in state_dict for key in own):
+    net.loaded_defense = any(key in state_dict for key in own)
+    if not net.loaded_defense:
         get_root_logger().info(f'{type(net).__name__}: plain backbone weights, the classifier keeps its own.')
         state_dict.update(own)
 

@@ -38,8 +38,12 @@ class GradientAttack:
             raise ValueError(f'expected eps in 1/255 units, 0 to 255, got {eps}')
         if steps < 1 or restarts < 1:
             raise ValueError(f'expected steps >= 1 and restarts >= 1, got {steps} and {restarts}')
+        if step_size is not None and step_size <= 0 or random_start is not None and random_start < 0:
+            raise ValueError(f'expected step_size > 0 and random_start >= 0, got {step_size} and {random_start}')
         self.eps, self.steps, self.step_size = eps, steps, step_size
         self.objective = build_objective(objective)
+        if random_start == 0 and self.objective.needs_random_start:
+            raise ValueError(f'{self.objective} has no gradient at the clean picture; it needs random_start > 0')
         self.random_start = random_start
         self.restarts, self.quantize = restarts, quantize
         self.keep_best = keep_best or restarts > 1
@@ -135,8 +139,9 @@ def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor) -> 
     # The tolerance keeps 12.0000004 / 255 a level of the ball that ends at 12.
     low = ((lq - radius) * 255 - 1e-3).ceil()
     high = ((lq + radius) * 255 + 1e-3).floor()
-    rounded = torch.minimum(torch.maximum((attacked * 255).round(), low), high)
-    return rounded.clamp(0, 255) / 255
+    rounded = torch.minimum(torch.maximum((attacked * 255).round(), low), high).clamp(0, 255) / 255
+    # A ball of less than a level around a value between two levels holds no 8-bit value at all.
+    return torch.where(low > high, lq, rounded)
 
 
 def _worse(best, best_damage, candidate, damage):

@@ -82,7 +82,7 @@ def _gates(net):
 
 
 def _flagged(net, inputs):
-    if not isinstance(net, DefenseMixin):
+    if not isinstance(net, DefenseMixin) or net.defense.gate != 'classifier':
         return [None] * len(inputs)
     return net.defense.decide(inputs).tolist()
 

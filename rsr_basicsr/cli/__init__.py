@@ -15,13 +15,12 @@ _INTERRUPTED = 130
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, module in _COMMANDS.items():
         summary = module.__doc__.strip().splitlines()[0]
-        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
-    args = parser.parse_args(argv, argparse.Namespace(argv=argv[1:]))
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary, allow_abbrev=False))
+    args = parser.parse_args(argv)
     try:
         return _COMMANDS[args.command].run(args)
     except RSRError as error:

@@ -5,5 +5,5 @@ from rsr_basicsr.pipeline import run_pipeline
 
 
 def run(args):
-    run_pipeline('test', args.opt, args.argv)
+    run_pipeline('test', args)
     return 0

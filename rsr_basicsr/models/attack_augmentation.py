@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections import OrderedDict
 from typing import Iterator, Tuple
@@ -40,9 +41,18 @@ class AttackAugmentation:
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
         self.attack = build_attack({**options, 'eps': max(self.eps_range)})
         super().init_training_settings()
-        if hasattr(self, 'net_g_ema') and not self.opt['path'].get('resume_state'):
+        if hasattr(self, 'net_g_ema') and not self.loaded_defense:
             # Both classifiers were filled at random; the average must start from the one that is trained.
             self.net_g_ema.defense.classifier.load_state_dict(self.classifier.state_dict())
+
+    @property
+    def loaded_defense(self) -> bool:
+        """Whether the weights that the network started from brought a classifier."""
+        return self.get_bare_model(self.net_g).loaded_defense
+
+    def _networks(self):
+        """The network in training and its moving average, which Real-ESRGAN's artifact loss also asks."""
+        return [self.get_bare_model(self.net_g)] + ([self.net_g_ema] if hasattr(self, 'net_g_ema') else [])
 
     def _check_network(self):
         if isinstance(self.net_g, (DataParallel, DistributedDataParallel)):
@@ -70,12 +80,11 @@ class AttackAugmentation:
         self.cri_classifier = build_loss(train_opt['classifier_opt']).to(self.device)
 
     def optimize_parameters(self, current_iter):
-        log, seen = OrderedDict(), []
+        log, seen, self.attack_time = OrderedDict(), [], 0.0
         for labels in self.attacked_batches():
             with contextlib.ExitStack() as stack:
-                for net in (self.net_g, getattr(self, 'net_g_ema', None)):
-                    if net is not None:
-                        stack.enter_context(self.get_bare_model(net).defense.forced(labels))
+                for net in self._networks():
+                    stack.enter_context(net.defense.forced(labels))
                 super().optimize_parameters(current_iter)
             log.update(self.losses_by_label(labels))
             seen.append((self.lq, labels))
@@ -101,10 +110,13 @@ class AttackAugmentation:
                 setattr(self, name, getattr(self, name).repeat(2, 1, 1, 1))
             yield torch.cat([labels, ~labels])
         else:
-            chosen = torch.randperm(batch, device=self.lq.device)[:max(1, round(self.attack_share * batch))]
-            attacked = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen])
-            self.lq = self.lq.index_copy(0, chosen, attacked)
-            labels[chosen] = True
+            # Rounded at random, so that the share holds on average in the smallest batch too.
+            count = int(self.attack_share * batch + random.random())
+            chosen = torch.randperm(batch, device=self.lq.device)[:count]
+            if count:
+                attacked = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen])
+                self.lq = self.lq.index_copy(0, chosen, attacked)
+                labels[chosen] = True
             yield labels
 
     def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

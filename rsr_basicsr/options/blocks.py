@@ -7,6 +7,7 @@ from rsr_basicsr.attacks import ATTACKS, OBJECTIVES
 from rsr_basicsr.options.schema import (
     Key,
     boolean,
+    distance,
     either,
     eps,
     existing_file,
@@ -15,6 +16,7 @@ from rsr_basicsr.options.schema import (
     names,
     number,
     one_of,
+    pair,
 )
 
 ATTACK_MODES = ('paired', 'mixed', 'alternating')
@@ -38,28 +40,28 @@ ATTACK = {
     'type': Key(one_of(tuple(ATTACKS)), required=True),
     'eps': Key(either(eps, interval(eps)), required=True),  # 1/255; [low, high] is drawn from for each sample
     'steps': Key(integer(1), required=True),
-    'step_size': Key(eps),  # 1/255
-    'random_start': Key(eps),  # 1/255
+    'step_size': Key(distance),  # 1/255
+    'random_start': Key(distance),  # 1/255
     'restarts': Key(integer(1)),
     'keep_best': Key(boolean),
     'objective': Key(one_of(tuple(OBJECTIVES)), default='ground_truth_l1'),
     # The classifier must not learn to tell 8-bit pictures from others.
     'quantize': Key(boolean, default=True),
     'mode': Key(one_of(ATTACK_MODES), default='paired'),
-    'share': Key(number(0, 1), default=0.5),  # of the batch, in mode mixed
+    'share': Key(number(0, 1, above=True), default=0.5),  # of the batch, in mode mixed
 }
 
-#: ``train: optim_classifier:``, besides what else torch.optim.Adam takes
+#: ``train: optim_classifier:``
 OPTIM_CLASSIFIER = {
     'type': Key(one_of(('Adam',)), default='Adam'),
     'lr': Key(number(0), default=1e-3),
     'weight_decay': Key(number(0)),
-    'betas': Key(interval(number(0, 1))),
+    'betas': Key(pair(number(0, 0.999999))),
 }
 
 #: ``train: classifier_opt:``
 CLASSIFIER_OPT = {
-    'type': Key(str, default='ClassifierLoss'),
+    'type': Key(one_of(('ClassifierLoss',)), default='ClassifierLoss'),
     'loss_weight': Key(number(0)),
     'label_smoothing': Key(number(0, 1)),
 }

@@ -6,7 +6,9 @@ Values are coerced, since ``--force_yml`` delivers ``1e-4``, ``-1`` and ``[2, 8]
 from __future__ import annotations
 
 import difflib
+import math
 import os.path as osp
+import re
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Mapping, Union
 
@@ -60,6 +62,25 @@ def parse_block(block: Any, schema: Schema, where: str) -> dict:
     return parsed
 
 
+def parse_open(options: dict, schema: Mapping[str, Key], where: str) -> None:
+    """Check some keys of a block that may hold others too, and put their values into their final types, in place.
+
+    Raises:
+        OptionsError: as :func:`parse_block` does.
+    """
+    for name, rule in schema.items():
+        if options.get(name) is not None:
+            options[name] = _parse_value(options[name], rule, f'{where}.{name}' if where else name)
+        elif rule.required:
+            raise OptionsError(f'{where}: the key {name!r} is missing' if where
+                               else f'the key {name!r} is missing{_near_miss(name, options)}')
+
+
+def _near_miss(name, options):
+    close = difflib.get_close_matches(name, map(str, options), n=1)
+    return f'; did you mean {name!r} where it says {close[0]!r}?' if close else ''
+
+
 def _parse_value(value, rule, place):
     try:
         return rule.parse(value)
@@ -67,22 +88,34 @@ def _parse_value(value, rule, place):
         raise OptionsError(f'{place}: {error}, got {value!r}') from None
 
 
-def nearest(name: Any, known: Iterable[str]) -> str:
+def registered(registry, name: str, where: str):
+    """The object of that name in a BasicSR registry, as BasicSR would find it."""
+    suffix = '_basicsr'
+    if name in registry:
+        return registry.get(name)
+    if f'{name}{suffix}' in registry:
+        return registry.get(f'{name}{suffix}')
+    known = [key[:-len(suffix)] if key.endswith(suffix) else key for key in registry.keys()]
+    raise OptionsError(f'{where}: {name!r} is not registered{nearest(name, known)}')
+
+
+def nearest(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``; did you mean 'x'?`` or the list of what is known, to be put behind a message."""
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
     return f'; did you mean {close[0]!r}?' if close else f'; known are {", ".join(known)}'
 
 
-def number(low: float, high: float = float('inf')) -> Callable[[Any], float]:
-    """A number in [low, high]."""
+def number(low: float, high: float = float('inf'), above: bool = False) -> Callable[[Any], float]:
+    """A finite number in [low, high], or in (low, high] with ``above``."""
     def parse(value):
-        expected = f'expected a number from {low:g} to {high:g}'
+        least = f'above {low:g}' if above else f'of at least {low:g}'
+        expected = f'expected a number {least}' + ('' if math.isinf(high) else f' and at most {high:g}')
         try:
             result = float(value)
         except (TypeError, ValueError):
             raise ValueError(expected) from None
-        if isinstance(value, bool) or not low <= result <= high:
+        if isinstance(value, bool) or not low <= result <= high or math.isinf(result) or (above and result == low):
             raise ValueError(expected)
         return result
 
@@ -92,20 +125,31 @@ def number(low: float, high: float = float('inf')) -> Callable[[Any], float]:
 def integer(low: int) -> Callable[[Any], int]:
     """A whole number of at least ``low``."""
     def parse(value):
-        result = number(low)(value)
-        if result != int(result):
+        try:
+            result = number(low)(value)
+        except ValueError:
+            result = math.nan
+        if not result.is_integer():
             raise ValueError(f'expected a whole number of at least {low}')
         return int(result)
 
     return parse
 
 
+def pair(parse: Callable[[Any], float]) -> Callable[[Any], list]:
+    """Two values, each parsed alike, in any order."""
+    def parse_both(value):
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            raise ValueError('expected two numbers in brackets')
+        return [parse(entry) for entry in value]
+
+    return parse_both
+
+
 def interval(parse: Callable[[Any], float]) -> Callable[[Any], list]:
     """[low, high], each parsed alike."""
     def parse_both(value):
-        if not isinstance(value, (list, tuple)) or len(value) != 2:
-            raise ValueError('expected [low, high]')
-        low, high = (parse(entry) for entry in value)
+        low, high = pair(parse)(value)
         if low > high:
             raise ValueError('expected [low, high] with low <= high')
         return [low, high]
@@ -116,6 +160,17 @@ def interval(parse: Callable[[Any], float]) -> Callable[[Any], list]:
 def either(parse: Callable[[Any], Any], parse_list: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A list parsed by one rule, anything else by another."""
     return lambda value: (parse_list if isinstance(value, (list, tuple)) else parse)(value)
+
+
+def auto_or(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """The word ``auto``, or what another rule takes."""
+    def parse_either(value):
+        try:
+            return value if value == 'auto' else parse(value)
+        except ValueError as error:
+            raise ValueError(f'{error} or auto') from None
+
+    return parse_either
 
 
 def one_of(choices: Iterable[str]) -> Callable[[Any], str]:
@@ -136,6 +191,27 @@ def names(value: Any) -> list:
     return list(entries)
 
 
+def text(value: Any) -> str:
+    """A word or a path."""
+    if not isinstance(value, str):
+        raise ValueError('expected a text')
+    return value
+
+
+def plain_name(value: Any) -> str:
+    """A name that can be a folder, and nothing but one folder."""
+    if not isinstance(value, str) or not re.fullmatch(r'[^/\\]+', value) or value in ('.', '..'):
+        raise ValueError('expected a plain name, since it becomes a folder')
+    return value
+
+
+def block(value: Any) -> dict:
+    """Keys and values."""
+    if not isinstance(value, Mapping):
+        raise ValueError('expected a block of keys')
+    return value
+
+
 def boolean(value: Any) -> bool:
     """true or false."""
     if not isinstance(value, bool):
@@ -151,12 +227,17 @@ def existing_file(value: Any) -> str:
     return path
 
 
+def distance(value: Any) -> float:
+    """A distance in 1/255 units."""
+    as_text = str(value)
+    if '/255' in as_text:
+        raise ValueError(f'this is in 1/255 units already; write {as_text.split("/")[0].strip()}')
+    return number(0, 255)(value)
+
+
 def eps(value: Any) -> float:
     """An attack budget in 1/255 units: a fraction such as 8/255 or 0.031 is taken for the mistake it is."""
-    text = str(value)
-    if '/255' in text:
-        raise ValueError(f'eps is in 1/255 units already; write {text.split("/")[0].strip()}')
-    radius = number(0, 255)(value)
+    radius = distance(value)
     if 0 < radius < 0.25:
-        raise ValueError(f'eps is in 1/255 units; did you mean {radius * 255:.3g}?')
+        raise ValueError(f'this is in 1/255 units; did you mean {radius * 255:.3g}?')
     return radius

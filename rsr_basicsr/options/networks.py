@@ -1,0 +1,97 @@
+"""Checks of networks: they can be built, they enlarge by what the options say, and their weights fit."""
+
+from __future__ import annotations
+
+import inspect
+import os.path as osp
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.errors import OptionsError, WeightsError
+from rsr_basicsr.options.blocks import DEFENSE
+from rsr_basicsr.options.schema import nearest, parse_block, registered
+from rsr_basicsr.weights import WEIGHTS, entries, load_state
+
+_PROBE = 16  # pixels
+
+
+def check_network(opt: dict, name: str) -> torch.nn.Module:
+    """Check the options of ``network_*`` by what its class takes, and return the network built from them."""
+    options = opt[name]
+    cls = registered(ARCH_REGISTRY, options['type'], f'{name}.type')
+    defended = issubclass(cls, DefenseMixin)
+    parameters = inspect.signature(cls.backbone if defended else cls).parameters.values()
+    known = [p.name for p in parameters] + ['type'] + (['defense'] if defended else [])
+    for key in options:
+        if key == 'defense' and not defended:
+            raise OptionsError(f'{name}: {cls.__name__} takes no defense; write type: Defended{cls.__name__}')
+        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            raise OptionsError(f'{name}: unknown key {key!r}{nearest(key, known)}')
+    if defended:
+        options['defense'] = parse_block(options.get('defense'), DEFENSE, f'{name}.defense')
+    try:
+        with torch.random.fork_rng(devices=[]):  # the training must start from the same numbers as without a check
+            net = cls(**{key: value for key, value in options.items() if key != 'type'})
+            if defended:
+                _check_scale(net, opt.get('scale'))
+    except Exception as error:  # whatever a constructor makes of wrong arguments
+        raise OptionsError(f'{name}: {cls.__name__} cannot be built so: {" ".join(str(error).split())}') from error
+    return net
+
+
+def _check_scale(net, scale):
+    with torch.no_grad(), net.defense.forced(False):
+        size = net(torch.zeros(1, 3, _PROBE, _PROBE)).shape[-2:]
+    if scale is not None and tuple(size) != (scale * _PROBE, scale * _PROBE):
+        raise ValueError(f'it enlarges by {size[0] / _PROBE:g}, but scale is {scale:g}')
+
+
+def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
+    """Check that the file of pretrained weights is there, whole, and fits the network."""
+    label, path = network[len('network_'):], opt['path'].get(f'pretrain_{network}')
+    where = f'path.pretrain_{network}'
+    if path is None:
+        if network == 'network_g' and not opt['is_train']:
+            raise OptionsError(f'{where}: there is nothing to test; name a weight file')
+        return
+    path = osp.expanduser(path)
+    if not osp.isfile(path):
+        name = osp.splitext(osp.basename(path))[0]
+        remedy = f'; fetch it with: rsr weights {name} -o {osp.dirname(path) or "."}' if name in WEIGHTS else ''
+        raise OptionsError(f'{where}: no such file: {path}{remedy}')
+    state = _state(path, opt['path'].get(f'param_key_{label}', 'params'), f'{where}: ', f'path.param_key_{label}')
+    if opt['path'].get(f'strict_load_{label}', True):
+        _check_fit(net, state, f'{where}: {path}')
+    if isinstance(net, DefenseMixin) and not opt['is_train'] and net.defense.gate == 'classifier' \
+            and 'weights' not in opt[network]['defense']['classifier'] and not _has_defense(state):
+        raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; name one in '
+                           f'{network}.defense.classifier.weights, or set gate to always or never')
+
+
+def _state(path, key, where, key_option):
+    """The state dict that BasicSR will take: of the key, of params where the key is missing, or the whole file."""
+    try:
+        found = entries(path)
+        if key is None and {'params', 'params_ema'} & set(found):
+            raise OptionsError(f'{where}{path} has the entries {", ".join(found)}; name one in {key_option}')
+        return load_state(path, key if key is None or key in found else 'params')
+    except WeightsError as error:
+        raise OptionsError(f'{where}{error}; see {key_option}') from None
+
+
+def _check_fit(net, state, where):
+    own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    found = {key[len('module.'):] if key.startswith('module.') else key: tuple(value.shape)
+             for key, value in state.items()}
+    if not _has_defense(found):
+        own = {key: shape for key, shape in own.items() if not key.startswith('defense.')}
+    for key in [*own, *found]:
+        if own.get(key) != found.get(key):
+            raise OptionsError(f'{where} holds weights of another network: {key} is {found.get(key, "missing")} in the '
+                               f'file and {own.get(key, "missing")} in {type(net).__name__} as the options build it')
+
+
+def _has_defense(state):
+    return any(key.startswith('defense.') for key in state)
