@@ -43,7 +43,7 @@ _PROGRESS = re.compile(r'iter:\s*([\d,]+), .*l1_clean: (\S+) l1_attacked: (\S+)'
 def main() -> int:
     parser = argparse.ArgumentParser(prog='quickstart', description=__doc__.splitlines()[0])
     parser.add_argument('-o', '--output', type=Path, default=Path('quickstart'), help='folder for everything made')
-    parser.add_argument('--iterations', type=int, metavar='N', help='length of the fine-tuning; default: as in the options file')
+    parser.add_argument('--iterations', type=int, metavar='N', help='length of the fine-tuning')
     args = parser.parse_args()
     try:
         run(args.output.resolve(), args.iterations)

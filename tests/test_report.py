@@ -108,9 +108,10 @@ def test_summary_is_the_mean_over_the_pictures(results):
     assert [row.eps for row in rows] == [0, 2, 8]
     assert all(list(row.scores) == [UNDEFENDED, DEFENDED] for row in rows)
     clean, _, strong = (row.scores for row in rows)
-    assert (clean[UNDEFENDED].psnr, clean[UNDEFENDED].stability, clean[UNDEFENDED].detected) == (30.5, None, None)
-    assert (strong[DEFENDED].psnr, strong[DEFENDED].stability, strong[DEFENDED].detected) == (30.5, 34.5, 0.5)
-    assert (clean[DEFENDED].flagged, clean[DEFENDED].judged, clean[DEFENDED].detected) == (0, 2, 0.0)
+    assert (clean[UNDEFENDED].psnr, clean[UNDEFENDED].stability, clean[UNDEFENDED].flagged) == (30.5, None, None)
+    assert (strong[DEFENDED].psnr, strong[DEFENDED].stability) == (30.5, 34.5)
+    assert (strong[DEFENDED].flagged, strong[DEFENDED].judged) == (1, 2)
+    assert (clean[DEFENDED].flagged, clean[DEFENDED].judged) == (0, 2)
 
 
 def test_summary_keeps_the_order_of_the_networks_and_marks_what_was_not_measured(results):

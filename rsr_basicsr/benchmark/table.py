@@ -31,11 +31,6 @@ class Score:
     flagged: Optional[int]
     judged: int
 
-    @property
-    def detected(self) -> Optional[float]:
-        """Share of the pictures that the detector called attacked, in [0, 1]; None without a detector."""
-        return None if self.flagged is None else self.flagged / self.judged
-
 
 @dataclass(frozen=True)
 class Row:
