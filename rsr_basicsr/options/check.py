@@ -9,6 +9,7 @@ from typing import Mapping
 
 import torch
 import yaml
+from basicsr.models import lr_scheduler
 from basicsr.models.realesrgan_model import RealESRGANModel
 from basicsr.models.realesrnet_model import RealESRNetModel
 from basicsr.models.srgan_model import SRGANModel
@@ -116,6 +117,13 @@ def _check_training(opt, model):
         if key.endswith('_opt') and value is not None:
             parse_open(opt['train'], {key: Key(block)}, 'train')
             _check_arguments(LOSS_REGISTRY, value, f'train.{key}')
+    for key in ('optim_g', 'optim_d'):
+        if key in opt['train']:
+            _check_call(torch.optim.Adam, opt['train'][key], f'train.{key}', given=1)
+    scheduler = opt['train']['scheduler']
+    # BasicSR takes the first name for the second.
+    name = scheduler['type'].replace('MultiStepLR', 'MultiStepRestartLR')
+    _check_call(getattr(lr_scheduler, name), scheduler, 'train.scheduler', given=1)
     if not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')):
         raise OptionsError('train: there is neither pixel_opt nor perceptual_opt')
 
@@ -172,13 +180,14 @@ def _check_resume(opt):
 
 
 def _check_arguments(registry, options, where, given=0):
-    """Check a block with ``type`` against the signature of what is registered under it.
-
-    ``given`` arguments at the front come from the caller.
-    """
+    """Check a block with ``type`` by what is registered under it; ``given`` arguments come from the caller."""
     if not isinstance(options.get('type'), str):
-        raise OptionsError(f'{where}: the key \'type\' is missing')
-    parameters = list(inspect.signature(registered(registry, options['type'], f'{where}.type')).parameters.values())
+        raise OptionsError(f"{where}: the key 'type' is missing")
+    _check_call(registered(registry, options['type'], f'{where}.type'), options, where, given)
+
+
+def _check_call(function, options, where, given):
+    parameters = list(inspect.signature(function).parameters.values())
     known = [p.name for p in parameters[given:]]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         for key in options:
