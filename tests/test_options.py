@@ -119,7 +119,10 @@ def test_small_steps_are_not_taken_for_fractions(opt):
 
 
 def test_training_on_pairs_needs_no_pool(opt):
-    opt.update(high_order_degradation=False, queue_size=5)
+    opt['queue_size'] = 5
+    with pytest.raises(OptionsError, match='queue_size: 5 is not a multiple'):
+        check_options(opt)
+    opt['high_order_degradation'] = False
     del opt['resize_prob']
     check_options(opt)
 
@@ -260,7 +263,8 @@ def test_committed_files_hold_known_keys_only(file):
     parse_block(opt['network_g']['defense'], DEFENSE, 'defense')
     if 'attack' in opt:
         parse_block(opt['attack'], ATTACK, 'attack')
-    read_options(str(file), 'train' if 'train' in opt else 'test')
+    read = read_options(str(file), 'train' if 'train' in opt else 'test')
+    assert read['network_g']['type'].startswith('Defended') and read['model_type'].startswith('Defended')
 
 
 def test_command_line_ends_in_one_sentence_and_code_2(tmp_path, capsys, monkeypatch):
