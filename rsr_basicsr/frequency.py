@@ -16,7 +16,7 @@ _LARGEST_MATRIX = 768
 
 
 def dct2(x: torch.Tensor) -> torch.Tensor:
-    """Orthonormal 2-D DCT-II over the last two dimensions (Yue et al. 2021, section 3.2).
+    """Orthonormal 2-D DCT-II over the last two dimensions (Yue et al. 2021).
 
     Computed in float32 whatever autocast says, in float64 for float64 input: half precision loses the small
     high-frequency coefficients the defence is about.
@@ -49,7 +49,7 @@ def radial_distance(height: int, width: int, device: torch.device = torch.device
 
 
 def log_spectrum(x: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
-    """Logarithm of the magnitude of the channel-averaged DCT of a picture (Yue et al. 2021, section 3.3).
+    """Logarithm of the magnitude of the channel-averaged DCT of a picture (Yue et al. 2021).
 
     Args:
         x: pictures of shape (B, C, H, W).

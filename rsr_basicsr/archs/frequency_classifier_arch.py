@@ -1,4 +1,4 @@
-"""The adversarial sample classifier of Yue et al. 2021, section 3.3."""
+"""The adversarial sample classifier of Yue et al. 2021"""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class GroundTruthL1(GroundTruth):
 
 
 class Stability(Objective):
-    """Squared error to the network's own output for the clean picture (Yue et al. 2021, section 4.1).
+    """Squared error to the network's own output for the clean picture (Yue et al. 2021).
 
     ``target`` may give that output, for example that of a defended network with its masks off. At the clean picture
     itself the gradient is zero, so attacks start from a random perturbation.

@@ -16,7 +16,7 @@ from rsr_basicsr.attacks import GradientAttack
 from rsr_basicsr.benchmark.record import Result
 from rsr_basicsr.metrics import calculate_stability
 
-CROP_BORDER = 4  # pixels, Yue et al. 2021, section 4.1
+CROP_BORDER = 4  # pixels, Yue et al. 2021
 
 
 def evaluate(label: str, net: nn.Module, pictures: Dict[str, Dict[str, np.ndarray]], attacks: Sequence[GradientAttack],

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 @LOSS_REGISTRY.register()
 class ClassifierLoss(nn.Module):
-    """Cross-entropy of the adversarial sample classifier (Yue et al. 2021, section 3.3).
+    """Cross-entropy of the adversarial sample classifier (Yue et al. 2021).
 
     Args:
         loss_weight: factor of the loss.

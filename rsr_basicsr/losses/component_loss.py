@@ -1,4 +1,4 @@
-"""The losses that CDC trains with (Wei et al., ECCV 2020; Yue et al. 2021, section 4.1)."""
+"""The losses that CDC trains with (Wei et al., ECCV 2020; Yue et al. 2021)."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class AttackAugmentation:
 
     The batch is attacked at the start of ``optimize_parameters``: after Real-ESRGAN's degradations and training
     pair pool, which therefore never hold a stale adversarial sample. The step then sees clean and attacked pictures
-    with the gate forced by their labels (Yue et al. 2021, section 3.4), and the classifier learns the same labels by
+    with the gate forced by their labels (Yue et al. 2021), and the classifier learns the same labels by
     its own loss and optimizer.
 
     Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus ``mode`` and ``share``), and
