@@ -1,4 +1,4 @@
-"""The adversarial sample classifier of Yue et al. 2021"""
+"""The adversarial sample classifier of Yue et al. 2021."""
 
 from __future__ import annotations
 

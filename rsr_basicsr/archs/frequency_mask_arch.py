@@ -1,4 +1,4 @@
-"""The random frequency mask of Yue et al. 2021"""
+"""The random frequency mask of Yue et al. 2021."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class LinfAttack(GradientAttack):
 
 
 class IFGSM(LinfAttack):
-    """Iterative fast gradient sign method (Kurakin et al. 2017), as in Yue et al. 2021
+    """Iterative fast gradient sign method (Kurakin et al. 2017), as in Yue et al. 2021.
 
     The step is ``eps / steps``. There is no random start, unless the objective has no gradient at the clean picture:
     then the start is uniform within half a step.
