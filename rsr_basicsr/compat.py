@@ -11,6 +11,7 @@ import functools
 import os.path as osp
 import sys
 import types
+from typing import Optional
 
 import torch
 import yaml
@@ -47,14 +48,11 @@ def _alias_functional_tensor():
 def _read_options_safely():
     """BasicSR reads options with PyYAML's full loader, which runs code from tags such as ``!!python/object/apply``.
 
-    Options files travel between people, so they are read with the safe loader; keys keep their order.
+    Options files travel between people, so they are read with the safe loader; Python dictionaries
+    keep the order of the file.
     """
     from basicsr.utils import options
-    options.ordered_yaml = lambda: (SafeOrderedLoader, yaml.SafeDumper)
-
-
-class SafeOrderedLoader(yaml.SafeLoader):
-    """PyYAML's safe loader. Python dictionaries keep the order of the file."""
+    options.ordered_yaml = lambda: (yaml.SafeLoader, yaml.SafeDumper)
 
 
 def _train_real_esrgan_on_cpu():
@@ -122,16 +120,20 @@ def _resume_on_cpu():
 
 
 def _load_resume_state_on_cpu(opt):
-    from basicsr.utils import check_resume, scandir
+    from basicsr.utils import check_resume
     path = opt['path'].get('resume_state')
     if opt['auto_resume']:
-        folder = opt['path']['training_states']
-        states = scandir(folder, suffix='.state') if osp.isdir(folder) else []
-        newest = max((int(osp.splitext(name)[0]) for name in states), default=None)
-        path = None if newest is None else osp.join(folder, f'{newest}.state')
-        opt['path']['resume_state'] = path
+        path = opt['path']['resume_state'] = newest_state(opt['path']['training_states'])
     if not path:
         return None
     state = torch.load(path, map_location='cpu', weights_only=True)
     check_resume(opt, state['iter'])
     return state
+
+
+def newest_state(folder: str) -> Optional[str]:
+    """Path of the training state with the highest iteration, as ``--auto_resume`` takes it; None without one."""
+    from basicsr.utils import scandir
+    states = scandir(folder, suffix='.state') if osp.isdir(folder) else []
+    newest = max((int(osp.splitext(name)[0]) for name in states), default=None)
+    return None if newest is None else osp.join(folder, f'{newest}.state')

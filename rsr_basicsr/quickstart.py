@@ -83,10 +83,11 @@ def run(folder: Path, iterations: Optional[int] = None) -> Path:
 
     _say(5, 'report')
     rows = summarize(results)
+    verdict = _verdict(rows)
     report = folder / 'report.html'
     originals = {name: picture['gt'] for name, picture in pictures.items()}
-    write_report(report, results, originals, f'{WEIGHTS_NAME} under attack', _verdict(rows), _protocol(iterations))
-    print(f'\n{format_table(rows)}\n\n' + '\n'.join(_verdict(rows)))
+    write_report(report, results, originals, f'{WEIGHTS_NAME} under attack', verdict, _protocol(iterations))
+    print(f'\n{format_table(rows)}\n\n' + '\n'.join(verdict))
     print(f'\nReport: {report}\nDone in {(time.time() - started) / 60:.1f} minutes.')
     return report
 

@@ -22,7 +22,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -273,12 +273,13 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def load_state(path: Union[str, Path], key: Optional[str] = None) -> Dict[str, torch.Tensor]:
+def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = None) -> Dict[str, torch.Tensor]:
     """The state dict in a weight file, on the CPU; code in the file is never run.
 
     Args:
         path: a file as ``torch.save`` writes it.
-        key: the entry that holds the state dict; None takes ``params_ema``, else ``params``, else the whole file.
+        key: the entry that holds the state dict, or several, of which the first that is there is taken; None takes
+            ``params_ema``, else ``params``, else the whole file.
 
     Raises:
         WeightsError: the file is missing, damaged, wants to run code, holds no tensors or values that are not finite.
@@ -320,11 +321,13 @@ def _read(path: Union[str, Path]) -> Any:
         raise WeightsError(f'{path} is damaged or not a PyTorch weight file; fetch or save it again') from error
 
 
-def _pick(path: Union[str, Path], content: Any, key: Optional[str]) -> Any:
-    keys = content.keys() if isinstance(content, dict) else ()
+def _pick(path: Union[str, Path], content: Any, key: Union[str, Sequence[str], None]) -> Any:
+    entries_there = content.keys() if isinstance(content, dict) else ()
+    wanted = ('params_ema', 'params') if key is None else (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
+    found = next((entry for entry in wanted if entry in entries_there), None)
+    if found is not None:
+        return content[found]
     if key is None:
-        key = next((k for k in ('params_ema', 'params') if k in keys), None)
-        return content if key is None else content[key]
-    if key not in keys:
-        raise WeightsError(f'{path} has no entry {key}; it has {", ".join(map(str, list(keys)[:5])) or "none"}')
-    return content[key]
+        return content
+    there = ', '.join(map(str, list(entries_there)[:5])) or 'none'
+    raise WeightsError(f'{path} has no entry {" or ".join(wanted)}; it has {there}')

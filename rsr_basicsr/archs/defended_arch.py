@@ -89,7 +89,7 @@ class Defense(nn.Module):
 
     @contextlib.contextmanager
     def deciding(self, x: torch.Tensor):
-        """Within the block, :meth:`apply` obeys one decision taken on ``x``."""
+        """Within the block, :meth:`apply_mask` obeys one decision taken on ``x``."""
         self._active = self._decide(x)
         try:
             yield self

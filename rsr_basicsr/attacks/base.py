@@ -67,25 +67,25 @@ class GradientAttack:
         radius = (lq.new_tensor(self.eps) if eps is None else eps.to(lq)).reshape(-1, 1, 1, 1) / 255
         with torch.enable_grad(), frozen(model):
             reference = self.objective.reference(model, lq, target).detach()
-            attacked, damage = None, None
+            worst = None
             for _ in range(self.restarts):
-                candidate, reached = self._run(model, lq, reference, radius, generator)
-                attacked, damage = _worse(attacked, damage, candidate, reached)
+                worst = worse(worst, self._run(model, lq, reference, radius, generator))
+        attacked = worst[-1]
         return to_8_bit(attacked, lq, radius) if self.quantize else attacked
 
     def _run(self, model, lq, reference, radius, generator):
         attacked = self.start(lq, radius, generator)
-        best, best_damage = None, None
+        best = None
         for _ in range(self.steps):
             gradient, damage = input_gradient(model, attacked, self.objective, reference)
             if self.keep_best:
-                best, best_damage = _worse(best, best_damage, attacked, damage)
+                best = worse(best, (damage, attacked))
             attacked = self.project(self.step(attacked, gradient, radius), lq, radius)
         if not self.keep_best:
-            return attacked, None
+            return damage, attacked
         with torch.no_grad():
             damage = self.objective(model(attacked), reference)
-        return _worse(best, best_damage, attacked, damage)
+        return worse(best, (damage, attacked))
 
     def start(self, lq, radius, generator):
         """Where the loop begins: uniform in the ball of radius ``random_start`` around the picture."""
@@ -144,9 +144,9 @@ def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor) -> 
     return torch.where(low > high, lq, rounded)
 
 
-def _worse(best, best_damage, candidate, damage):
-    """Sample by sample the more damaging of two pictures."""
+def worse(best: Optional[Tuple[torch.Tensor, ...]], candidate: Tuple[torch.Tensor, ...]) -> Tuple[torch.Tensor, ...]:
+    """Sample by sample the more damaging of two results: the damage, (B,), and whatever belongs to it, (B, ...)."""
     if best is None:
-        return candidate, damage
-    better = damage > best_damage
-    return torch.where(better.view(-1, 1, 1, 1), candidate, best), torch.where(better, damage, best_damage)
+        return candidate
+    better = candidate[0] > best[0]
+    return tuple(torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(candidate, best))

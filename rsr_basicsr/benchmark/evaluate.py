@@ -13,6 +13,7 @@ from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import GradientAttack
+from rsr_basicsr.attacks.base import worse
 from rsr_basicsr.benchmark.record import Result
 from rsr_basicsr.metrics import calculate_stability
 
@@ -64,14 +65,9 @@ def _worst_over_gates(net, lq, clean, attack):
             attacked = attack(net, lq, clean if not attack.objective.needs_ground_truth else None)
         outputs = _upscale(net, attacked)
         error = (outputs - clean).square().flatten(1).sum(1)
-        if worst is None:
-            worst = attacked, outputs, error
-        else:
-            more = error > worst[2]
-            spread = more.view(-1, 1, 1, 1)
-            worst = (torch.where(spread, attacked, worst[0]), torch.where(spread, outputs, worst[1]),
-                     torch.where(more, error, worst[2]))
-    return worst[:2]
+        # The outputs are kept, not made again: the masks are drawn anew at every pass.
+        worst = worse(worst, (error, attacked, outputs))
+    return worst[1:]
 
 
 def _gates(net):

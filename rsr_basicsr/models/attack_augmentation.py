@@ -41,18 +41,23 @@ class AttackAugmentation:
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
         self.attack = build_attack({**options, 'eps': max(self.eps_range)})
         super().init_training_settings()
-        if hasattr(self, 'net_g_ema') and not self.loaded_defense:
+        if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:
             # Both classifiers were filled at random; the average must start from the one that is trained.
             self.net_g_ema.defense.classifier.load_state_dict(self.classifier.state_dict())
 
     @property
-    def loaded_defense(self) -> bool:
-        """Whether the weights that the network started from brought a classifier."""
-        return self.get_bare_model(self.net_g).loaded_defense
+    def bare_net(self):
+        """The network in training, without a wrapper: gradients of the input need no all-reduce."""
+        return self.get_bare_model(self.net_g)
+
+    @property
+    def classifier(self):
+        """The adversarial sample classifier of the network in training."""
+        return self.bare_net.defense.classifier
 
     def _networks(self):
         """The network in training and its moving average, which Real-ESRGAN's artifact loss also asks."""
-        return [self.get_bare_model(self.net_g)] + ([self.net_g_ema] if hasattr(self, 'net_g_ema') else [])
+        return [self.bare_net] + ([self.net_g_ema] if hasattr(self, 'net_g_ema') else [])
 
     def _check_network(self):
         if isinstance(self.net_g, (DataParallel, DistributedDataParallel)):
@@ -61,11 +66,6 @@ class AttackAugmentation:
         if not isinstance(self.net_g, DefenseMixin):
             raise OptionsError(f'model_type {type(self).__name__} needs a defended network_g; write type: '
                                f'Defended{type(self.net_g).__name__}')
-
-    @property
-    def classifier(self):
-        """The adversarial sample classifier of the network in training."""
-        return self.get_bare_model(self.net_g).defense.classifier
 
     def setup_optimizers(self):
         """Move the classifier out of the generator's optimizer into its own."""
@@ -124,8 +124,7 @@ class AttackAugmentation:
         started = time.time()
         low, high = self.eps_range
         eps = low + (high - low) * torch.rand(lq.shape[0], device=lq.device)
-        net = self.get_bare_model(self.net_g)
-        # The bare network: gradients of the input need no all-reduce.
+        net = self.bare_net
         if not self.attack.objective.needs_ground_truth:
             with torch.no_grad(), net.defense.forced(False):
                 target = net(lq)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-import os
+import difflib
 import os.path as osp
 from typing import Mapping
 
@@ -16,13 +15,13 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.compat import SafeOrderedLoader
+from rsr_basicsr.compat import newest_state
 from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import host
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, OPTIM_CLASSIFIER
 from rsr_basicsr.options.networks import check_network, check_weights
-from rsr_basicsr.options.schema import Key, block, nearest, parse_block, parse_open, registered
+from rsr_basicsr.options.schema import Key, block, check_call, nearest, parse_block, parse_open, registered
 from rsr_basicsr.weights import entries
 
 #: Where a misspelt or misplaced key of ours would be ignored in silence.
@@ -39,7 +38,7 @@ def read_options(path: str, stage: str) -> dict:
         raise OptionsError(f'-opt {path}: no such file')
     try:
         with open(path, encoding='utf-8') as file:
-            opt = yaml.load(file, Loader=SafeOrderedLoader)
+            opt = yaml.load(file, Loader=yaml.SafeLoader)
     except yaml.constructor.ConstructorError as error:
         raise OptionsError(f'-opt {path}: {error.problem}; only plain YAML values are read') from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -77,9 +76,8 @@ def _check_strays(opt):
     for where, ours in _OURS.items():
         place = opt.get(where, {}) if where else opt
         for key in place:
-            hint = nearest(key, ours, cutoff=0.8)
-            if key not in ours and hint.startswith('; did'):
-                raise OptionsError(f'{where or "the options"}: unknown key {key!r}{hint}')
+            if key not in ours and difflib.get_close_matches(key, ours, cutoff=0.8):
+                raise OptionsError(f'{where or "the options"}: unknown key {key!r}{nearest(key, ours)}')
     if 'defense' in opt:
         raise OptionsError('defense: this block belongs into network_g')
 
@@ -119,11 +117,11 @@ def _check_training(opt, model):
             _check_arguments(LOSS_REGISTRY, value, f'train.{key}')
     for key in ('optim_g', 'optim_d'):
         if key in opt['train']:
-            _check_call(torch.optim.Adam, opt['train'][key], f'train.{key}', given=1)
+            check_call(torch.optim.Adam, opt['train'][key], f'train.{key}', given=1)
     scheduler = opt['train']['scheduler']
     # BasicSR takes the first name for the second.
     name = scheduler['type'].replace('MultiStepLR', 'MultiStepRestartLR')
-    _check_call(getattr(lr_scheduler, name), scheduler, 'train.scheduler', given=1)
+    check_call(getattr(lr_scheduler, name), scheduler, 'train.scheduler', given=1)
     if not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')):
         raise OptionsError('train: there is neither pixel_opt nor perceptual_opt')
 
@@ -164,8 +162,7 @@ def _check_resume(opt):
     if not opt['is_train']:
         return False
     if opt.get('auto_resume'):
-        folder = opt['path'].get('training_states', '')
-        return osp.isdir(folder) and any(name.endswith('.state') for name in os.listdir(folder))
+        return newest_state(opt['path'].get('training_states', '')) is not None
     state = opt['path'].get('resume_state')
     if state is None:
         return False
@@ -183,17 +180,4 @@ def _check_arguments(registry, options, where, given=0):
     """Check a block with ``type`` by what is registered under it; ``given`` arguments come from the caller."""
     if not isinstance(options.get('type'), str):
         raise OptionsError(f"{where}: the key 'type' is missing")
-    _check_call(registered(registry, options['type'], f'{where}.type'), options, where, given)
-
-
-def _check_call(function, options, where, given):
-    parameters = list(inspect.signature(function).parameters.values())
-    known = [p.name for p in parameters[given:]]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for key in options:
-            if key not in (*known, 'type', 'better'):
-                raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, known)}')
-    for parameter in parameters[given:]:
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD \
-                and parameter.name not in options:
-            raise OptionsError(f'{where}: the key {parameter.name!r} is missing')
+    check_call(registered(registry, options['type'], f'{where}.type'), options, where, given, own=('better',))

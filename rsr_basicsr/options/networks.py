@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os.path as osp
 
 import torch
@@ -11,7 +10,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.options.blocks import DEFENSE
-from rsr_basicsr.options.schema import nearest, parse_block, registered
+from rsr_basicsr.options.schema import check_call, parse_block, registered
 from rsr_basicsr.weights import WEIGHTS, entries, load_state
 
 _PROBE = 16  # pixels
@@ -22,13 +21,9 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
     options = opt[name]
     cls = registered(ARCH_REGISTRY, options['type'], f'{name}.type')
     defended = issubclass(cls, DefenseMixin)
-    parameters = inspect.signature(cls.backbone if defended else cls).parameters.values()
-    known = [p.name for p in parameters] + ['type'] + (['defense'] if defended else [])
-    for key in options:
-        if key == 'defense' and not defended:
-            raise OptionsError(f'{name}: {cls.__name__} takes no defense; write type: Defended{cls.__name__}')
-        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise OptionsError(f'{name}: unknown key {key!r}{nearest(key, known)}')
+    if 'defense' in options and not defended:
+        raise OptionsError(f'{name}: {cls.__name__} takes no defense; write type: Defended{cls.__name__}')
+    check_call(cls.backbone if defended else cls, options, name, own=('defense',) if defended else ())
     if defended:
         options['defense'] = parse_block(options.get('defense'), DEFENSE, f'{name}.defense')
     try:
@@ -73,10 +68,12 @@ def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
 def _state(path, key, where, key_option):
     """The state dict that BasicSR will take: of the key, of params where the key is missing, or the whole file."""
     try:
+        if key is not None:
+            return load_state(path, (key, 'params'))
         found = entries(path)
-        if key is None and {'params', 'params_ema'} & set(found):
+        if {'params', 'params_ema'} & set(found):
             raise OptionsError(f'{where}{path} has the entries {", ".join(found)}; name one in {key_option}')
-        return load_state(path, key if key is None or key in found else 'params')
+        return load_state(path)
     except WeightsError as error:
         raise OptionsError(f'{where}{error}; see {key_option}') from None
 

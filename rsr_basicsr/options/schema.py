@@ -6,6 +6,7 @@ Values are coerced, since ``--force_yml`` delivers ``1e-4``, ``-1`` and ``[2, 8]
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import os.path as osp
 import re
@@ -50,15 +51,10 @@ def parse_block(block: Any, schema: Schema, where: str) -> dict:
             raise OptionsError(f'{where}: unknown key {name!r}{nearest(name, schema)}')
     parsed = {}
     for name, rule in schema.items():
-        place = f'{where}.{name}'
-        if not isinstance(rule, Key):
-            parsed[name] = parse_block(block.get(name), rule, place)
-        elif block.get(name) is not None:
-            parsed[name] = _parse_value(block[name], rule, place)
-        elif rule.required:
-            raise OptionsError(f'{where}: the key {name!r} is missing')
-        elif rule.default is not ABSENT:
-            parsed[name] = rule.default
+        value = (_parse_key(block, name, rule, where) if isinstance(rule, Key)
+                 else parse_block(block.get(name), rule, f'{where}.{name}'))
+        if value is not ABSENT:
+            parsed[name] = value
     return parsed
 
 
@@ -69,11 +65,9 @@ def parse_open(options: dict, schema: Mapping[str, Key], where: str) -> None:
         OptionsError: as :func:`parse_block` does.
     """
     for name, rule in schema.items():
-        if options.get(name) is not None:
-            options[name] = _parse_value(options[name], rule, f'{where}.{name}' if where else name)
-        elif rule.required:
-            raise OptionsError(f'{where}: the key {name!r} is missing' if where
-                               else f'the key {name!r} is missing{_near_miss(name, options)}')
+        value = _parse_key(options, name, rule, where)
+        if value is not ABSENT:
+            options[name] = value
 
 
 def _near_miss(name, options):
@@ -81,11 +75,18 @@ def _near_miss(name, options):
     return f'; did you mean {name!r} where it says {close[0]!r}?' if close else ''
 
 
-def _parse_value(value, rule, place):
+def _parse_key(options, name, rule, where):
+    """The value of one key in its final type, its default, or ABSENT."""
+    value = options.get(name)
+    if value is None:
+        if rule.required:
+            raise OptionsError(f'{where}: the key {name!r} is missing' if where
+                               else f'the key {name!r} is missing{_near_miss(name, options)}')
+        return rule.default
     try:
         return rule.parse(value)
     except (TypeError, ValueError) as error:
-        raise OptionsError(f'{place}: {error}, got {value!r}') from None
+        raise OptionsError(f'{f"{where}.{name}" if where else name}: {error}, got {value!r}') from None
 
 
 def registered(registry, name: str, where: str):
@@ -99,10 +100,33 @@ def registered(registry, name: str, where: str):
     raise OptionsError(f'{where}: {name!r} is not registered{nearest(name, known)}')
 
 
-def nearest(name: Any, known: Iterable[str], cutoff: float = 0.6) -> str:
+def check_call(function: Callable, options: Mapping, where: str, given: int = 0, own: Iterable[str] = ()) -> None:
+    """Check that a function or class takes what a block holds, and gets what it needs.
+
+    Args:
+        function: what will be called with the block, less its ``type``.
+        given: number of arguments at the front that come from the caller.
+        own: keys that the caller takes out of the block.
+
+    Raises:
+        OptionsError: a key is unknown or missing.
+    """
+    parameters = list(inspect.signature(function).parameters.values())[given:]
+    known = [*(p.name for p in parameters), 'type', *own]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in options:
+            if key not in known:
+                raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, known)}')
+    for parameter in parameters:
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD \
+                and parameter.name not in options:
+            raise OptionsError(f'{where}: the key {parameter.name!r} is missing')
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` or the list of what is known, to be put behind a message."""
     known = list(known)
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=cutoff)
+    close = difflib.get_close_matches(str(name), known, n=1)
     return f'; did you mean {close[0]!r}?' if close else f'; known are {", ".join(known)}'
 
 
