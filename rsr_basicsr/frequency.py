@@ -5,10 +5,12 @@ Everything here works on the last two dimensions of a tensor and on the full hei
 
 from __future__ import annotations
 
+import contextlib
 import math
-from functools import lru_cache
 
 import torch
+
+from rsr_basicsr.constants import constant_tensor
 
 # A product with the cached DCT matrix costs O(n) a value, an FFT O(log n) with a large constant: the matrix wins for
 # patches, tiles and feature maps, the FFT for large pictures.
@@ -27,25 +29,42 @@ def dct2(x: torch.Tensor) -> torch.Tensor:
     Returns:
         Coefficients of shape (..., H, W), the DC coefficient at (0, 0); float64 for float64 input, else float32.
     """
-    return _along_both_axes(x, _dct_matrix, _fft_dct)
+    return _in_full_precision(_transform, x)
 
 
 def idct2(X: torch.Tensor) -> torch.Tensor:
     """Inverse of :func:`dct2` (the orthonormal DCT-III), with the same shapes and precision."""
-    return _along_both_axes(X, lambda *key: _dct_matrix(*key).T, _fft_idct)
+    return _in_full_precision(_inverse, X)
 
 
-@lru_cache(maxsize=64)
+def filter_dct(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``idct2(dct2(x) * weight)``, with half of its temporary tensors.
+
+    The map is symmetric, so that its gradient with respect to ``x`` is the same filter again. ``weight`` is a
+    constant: no gradient flows into it.
+
+    Args:
+        x: tensor of shape (B, C, H, W).
+        weight: factor of each coefficient, (B, 1, H, W) or (1, 1, H, W).
+
+    Returns:
+        The filtered tensor, (B, C, H, W), in the precision of :func:`dct2`.
+    """
+    if torch.compiler.is_compiling():  # which plans the memory itself
+        return idct2(dct2(x) * weight)
+    return _in_full_precision(lambda full: _Filter.apply(full, weight.to(full.dtype)), x)
+
+
+@constant_tensor(maxsize=16)
 def radial_distance(height: int, width: int, device: torch.device = torch.device('cpu')) -> torch.Tensor:
     """Index distance ``D(u, v) = sqrt(u^2 + v^2)`` of each DCT coefficient from the DC corner.
 
     Returns:
         float32 tensor of shape (height, width). It is cached: do not write to it.
     """
-    with torch.inference_mode(False):
-        rows = torch.arange(height, dtype=torch.float32, device=device)
-        columns = torch.arange(width, dtype=torch.float32, device=device)
-        return torch.hypot(rows[:, None], columns[None, :])
+    rows = torch.arange(height, dtype=torch.float32, device=device)
+    columns = torch.arange(width, dtype=torch.float32, device=device)
+    return torch.hypot(rows[:, None], columns[None, :])
 
 
 def log_spectrum(x: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
@@ -62,26 +81,76 @@ def log_spectrum(x: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
     return torch.where(magnitude == 0, torch.full_like(magnitude, floor), magnitude).log()
 
 
-def _along_both_axes(x, matrix, fast):
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    with torch.autocast(x.device.type, enabled=False):
-        x = x.to(dtype)
-        height, width = x.shape[-2:]
-        x = x @ matrix(width, x.device, dtype).T if width <= _LARGEST_MATRIX else fast(x)
-        if height <= _LARGEST_MATRIX:
-            return matrix(height, x.device, dtype) @ x
-        return fast(x.transpose(-1, -2)).transpose(-1, -2)
+def without_autocast(device: torch.device):
+    """Context in which nothing is computed in half precision by autocast."""
+    # Devices such as meta have none, and refuse to be told to do without.
+    available = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if available else contextlib.nullcontext()
 
 
-@lru_cache(maxsize=64)
+def _in_full_precision(function, x):
+    with without_autocast(x.device):
+        return function(x if x.dtype == torch.float64 else x.float())
+
+
+def _transform(x):
+    height, width = x.shape[-2:]
+    x = x @ _inverse_dct_matrix(width, x.device, x.dtype) if width <= _LARGEST_MATRIX else _fft_dct(x)
+    if height <= _LARGEST_MATRIX:
+        return _dct_matrix(height, x.device, x.dtype) @ x
+    return _fft_dct(x.transpose(-1, -2)).transpose(-1, -2)
+
+
+def _inverse(X):
+    height, width = X.shape[-2:]
+    X = X @ _dct_matrix(width, X.device, X.dtype) if width <= _LARGEST_MATRIX else _fft_idct(X)
+    if height <= _LARGEST_MATRIX:
+        return _inverse_dct_matrix(height, X.device, X.dtype) @ X
+    return _fft_idct(X.transpose(-1, -2)).transpose(-1, -2)
+
+
+class _Filter(torch.autograd.Function):
+    """The computation of :func:`filter_dct`."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(weight)
+        if max(x.shape[-2:]) > _LARGEST_MATRIX:
+            return _inverse(_transform(x).mul_(weight))
+        return _filter_by_matrices(x, weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Filter.apply(gradient, *ctx.saved_tensors), None
+
+
+def _filter_by_matrices(x, weight):
+    """Four matrix products between two buffers: fresh memory would cost a third of the time."""
+    batch, channels, height, width = x.shape
+    planes = batch * channels
+    rows, rows_inverse = (matrix(height, x.device, x.dtype).expand(planes, height, height)
+                          for matrix in (_dct_matrix, _inverse_dct_matrix))
+    first = torch.mm(x.reshape(-1, width), _inverse_dct_matrix(width, x.device, x.dtype))
+    second = torch.bmm(rows, first.view(planes, height, width))
+    second.view_as(x).mul_(weight)
+    torch.bmm(rows_inverse, second, out=first.view(planes, height, width))
+    torch.mm(first, _dct_matrix(width, x.device, x.dtype), out=second.view(-1, width))
+    return second.view_as(x)
+
+
+@constant_tensor(maxsize=32)
 def _dct_matrix(n, device, dtype):
     """Orthonormal DCT-II matrix; row k holds the k-th cosine."""
-    # A tensor made under inference_mode could never be used in training again, so the cache must not hold one.
-    with torch.inference_mode(False):
-        k = torch.arange(n, dtype=torch.float64)
-        matrix = torch.cos(math.pi * (k[None, :] + 0.5) * k[:, None] / n) * math.sqrt(2 / n)
-        matrix[0] /= math.sqrt(2)
-        return matrix.to(device=device, dtype=dtype)
+    k = torch.arange(n, dtype=torch.float64)
+    matrix = torch.cos(math.pi * (k[None, :] + 0.5) * k[:, None] / n) * math.sqrt(2 / n)
+    matrix[0] /= math.sqrt(2)
+    return matrix.to(device=device, dtype=dtype)
+
+
+@constant_tensor(maxsize=32)
+def _inverse_dct_matrix(n, device, dtype):
+    """Transpose of :func:`_dct_matrix`, contiguous: products of many small matrices copy one that is not."""
+    return _dct_matrix(n, device, dtype).T.contiguous()
 
 
 def _twiddle(x):

@@ -6,7 +6,7 @@ import scipy.fft
 import torch
 
 from rsr_basicsr import frequency
-from rsr_basicsr.frequency import dct2, idct2, log_spectrum, radial_distance
+from rsr_basicsr.frequency import dct2, filter_dct, idct2, log_spectrum, radial_distance
 
 SHAPES = [(1, 1), (1, 64), (48, 48), (37, 91), (2, 3, 5, 8), (770, 9), (9, 769), (800, 901)]
 
@@ -31,6 +31,25 @@ def test_gradcheck(transform, largest_matrix, monkeypatch):
     monkeypatch.setattr(frequency, '_LARGEST_MATRIX', largest_matrix)
     x = torch.rand(2, 3, 4, 7, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(transform, (x,))
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 37, 91), (1, 2, 1, 64), (1, 1, 800, 30)])
+def test_filter_is_scipys(shape):
+    x, weight = torch.rand(shape, dtype=torch.float64), torch.rand(shape[0], 1, *shape[2:], dtype=torch.float64)
+    spectrum = scipy.fft.dctn(x.numpy(), axes=(-2, -1), norm='ortho')
+    expected = scipy.fft.idctn(spectrum * weight.numpy(), axes=(-2, -1), norm='ortho')
+    np.testing.assert_allclose(filter_dct(x, weight).numpy(), expected, atol=1e-11)
+    # Pictures may come as views: neither contiguous nor writable in place.
+    flipped = x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    np.testing.assert_allclose(filter_dct(flipped, weight).numpy(), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize('largest_matrix', [0, 768], ids=['fft', 'matrix'])
+def test_filter_has_first_and_second_derivatives(largest_matrix, monkeypatch):
+    monkeypatch.setattr(frequency, '_LARGEST_MATRIX', largest_matrix)
+    x, weight = torch.rand(2, 2, 4, 7, dtype=torch.float64, requires_grad=True), torch.rand(2, 1, 4, 7).double()
+    assert torch.autograd.gradcheck(lambda x: filter_dct(x, weight), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: filter_dct(x, weight).square(), (x,))
 
 
 def test_half_precision_and_autocast_compute_in_float32():

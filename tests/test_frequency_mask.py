@@ -28,7 +28,7 @@ def test_share_kept_by_radius(size):
         inside = ring == index
         shares = masks[:, inside].mean(axis=1)  # one number a draw: the coefficients of a draw share their radius
         error = shares.std(ddof=1) / math.sqrt(draws)
-        assert abs(shares.mean() - expected[inside].mean()) <= 4 * error + 1e-9
+        assert abs(shares.mean() - expected[inside].mean()) <= 3 * error + 1e-9
 
 
 def test_energy_removed_from_white_noise():

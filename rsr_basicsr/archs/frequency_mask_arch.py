@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from rsr_basicsr.frequency import dct2, idct2, radial_distance
+from rsr_basicsr.constants import constant_tensor
+from rsr_basicsr.frequency import filter_dct, radial_distance
 
 Generators = Union[torch.Generator, Sequence[torch.Generator]]
 
@@ -41,33 +43,53 @@ class RandomFrequencyMask(nn.Module):
 
     def forward(self, x: torch.Tensor, generator: Optional[Generators] = None) -> torch.Tensor:
         """Mask ``x``; ``generator`` is one generator for the batch, or one a sample."""
-        return idct2(dct2(x) * self.draw(x, generator)).to(x.dtype)
+        return self.erase(x, self.draw(x, generator))
+
+    @staticmethod
+    def erase(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Mask ``x`` by what :meth:`draw` returned."""
+        return filter_dct(x, mask).to(x.dtype)
 
     def draw(self, x: torch.Tensor, generator: Optional[Generators] = None) -> torch.Tensor:
         """Draw the masks for ``x``: float32, (B, 1, H, W) or (1, 1, H, W), 1 where a coefficient stays."""
         height, width = x.shape[-2:]
         samples = x.shape[0] if self.per_sample else 1
-        noise = _uniform(samples, 1 + height * width, x.device, generator)
-        low, high = self.keep_radius
-        radius = low + (high - low) * noise[:, 0].view(-1, 1, 1, 1)
-        chance = noise[:, 1:].view(-1, 1, height, width)
+        if generator is None or isinstance(generator, torch.Generator):
+            return self._draw(samples, height, width, x.device, generator)
+        if len(generator) != samples:
+            raise ValueError(f'expected one generator a sample, got {len(generator)} for {samples} samples')
+        return torch.cat([self._draw(1, height, width, x.device, own) for own in generator])
 
-        distance = radial_distance(height, width, x.device)
-        inside = distance <= radius * math.hypot(height, width)
-        # A 1x1 map has only its DC coefficient, which always stays; the clamp keeps its 0/0 away.
-        probability = 1 - distance / max(math.hypot(height - 1, width - 1), 1)
-        return (inside | (chance < probability)).float()
+    def _draw(self, samples, height, width, device, generator):
+        source = device if generator is None else generator.device
+        low, high = self.keep_radius
+        radius = low + (high - low) * torch.rand(samples, 1, 1, 1, device=source, generator=generator).to(device)
+        # Random numbers are a good part of the cost of a small mask; a 64-bit one serves four coefficients.
+        noise = torch.randint(-2**63, 2**63 - 1, (samples, -(-height * width // 4)), device=source, generator=generator)
+        noise = noise.view(torch.int16).to(device)
+        chance = noise[:, :height * width].view(samples, 1, height, width)
+        inside = radial_distance(height, width, device) <= radius * math.hypot(height, width)
+        return (inside | (chance < _threshold(height, width, device))).float()
 
     def extra_repr(self) -> str:
         return f'keep_radius={list(self.keep_radius)}, per_sample={self.per_sample}'
 
 
-def _uniform(samples, count, device, generator):
-    """Uniform numbers in [0, 1), shape (samples, count), drawn where the generator lives."""
-    if generator is None:
-        return torch.rand(samples, count, device=device)
-    if isinstance(generator, torch.Generator):
-        return torch.rand(samples, count, device=generator.device, generator=generator).to(device)
-    if len(generator) != samples:
-        raise ValueError(f'expected one generator a sample, got {len(generator)} for {samples} samples')
-    return torch.stack([torch.rand(count, device=g.device, generator=g).to(device) for g in generator])
+@constant_tensor(maxsize=16)
+def repeatable_mask(keep_radius: Tuple[float, float], seed: int, place: int, height: int, width: int,
+                    device: torch.device) -> torch.Tensor:
+    """The mask (1, 1, H, W) that a seed gives the ``place``-th mask of a pass; the same on every device.
+
+    It is cached: do not write to it.
+    """
+    state = np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(state))
+    return RandomFrequencyMask(keep_radius).draw(torch.empty(1, 1, height, width), generator).to(device)
+
+
+@constant_tensor(maxsize=16)
+def _threshold(height, width, device):
+    """What a uniform 16-bit integer must stay below, to do so with probability ``1 - D / max D``; int16, (H, W)."""
+    # A 1x1 map has only its DC coefficient, which always stays; the other 1 keeps its 0/0 away.
+    stays = 1 - radial_distance(height, width, device) / max(math.hypot(height - 1, width - 1), 1)
+    return (stays * 2**16 - 2**15).round().clamp(max=2**15 - 1).to(torch.int16)
