@@ -25,10 +25,15 @@ INSTALL_REQUIRES = [
     'setuptools; python_version >= "3.12"',
 ]
 EXTRAS_REQUIRE = {
+    'benchmark': [
+        'torch-dct',  # the transform of the published code, which ours is timed against
+    ],
     'test': [
         'pytest',
         'pytest-timeout',  # a hanging data loader or process group must fail, not block
         'scipy',  # the independent reference for the DCT
+        'onnxruntime',  # runs exported networks
+        'onnxscript',  # torch.onnx.export needs it
     ],
 }
 

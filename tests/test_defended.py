@@ -16,7 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr import MaskPoint, defend, register_defended
-from rsr_basicsr.archs import RandomFrequencyMask
+from rsr_basicsr.archs import CDC
+from rsr_basicsr.archs.frequency_mask_arch import repeatable_mask
+from rsr_basicsr.frequency import dct2, idct2
 from rsr_basicsr.weights import WEIGHTS, load_state
 
 BACKBONES = {
@@ -28,11 +30,13 @@ BACKBONES = {
     SwinIR: dict(img_size=12, window_size=4, depths=(1,), embed_dim=8, num_heads=(1,), upscale=4,
                  upsampler='pixelshuffle'),
 }
+SMALL_CDC = dict(num_feat=4, num_hourglass=2)
 BACKBONE_IDS = [cls.__name__ for cls in BACKBONES]
 
 
 def build(cls, **defense):
-    return build_network({'type': f'Defended{cls.__name__}', **BACKBONES[cls], 'defense': defense}).eval()
+    options = BACKBONES.get(cls, SMALL_CDC)
+    return build_network({'type': f'Defended{cls.__name__}', **options, 'defense': defense}).eval()
 
 
 @pytest.fixture(params=BACKBONES, ids=BACKBONE_IDS)
@@ -85,22 +89,25 @@ def test_gate_is_per_sample(backbone):
 
 def test_classifier_rules_the_gate():
     net, x = build(SRVGGNetCompact, classifier={'threshold': 1.0}), torch.rand(2, 3, 12, 12)
-    assert net.defense.decide(x).tolist() == [True, True] and not torch.equal(net(x), net(x))
+    assert net.defense.attacked(x).tolist() == [True, True] and not torch.equal(net(x), net(x))
     net.defense.threshold = 0.0
-    assert net.defense.decide(x).tolist() == [False, False] and torch.equal(net(x), net(x))
+    assert net.defense.attacked(x).tolist() == [False, False] and torch.equal(net(x), net(x))
 
 
 def test_rrdbnet_masks_where_the_paper_does():
-    net, x = build(RRDBNet, gate='always'), torch.rand(2, 3, 12, 10)
-    net.defense.generator = torch.Generator().manual_seed(3)
+    net, x = build(RRDBNet, gate='always', seed=3), torch.rand(2, 3, 12, 10)
     output = net(x)
 
-    mask, generator = RandomFrequencyMask(), torch.Generator().manual_seed(3)
-    first = net.conv_first(mask(x, generator))
+    masks = iter([repeatable_mask((0.43, 0.5), 3, place, 12, 10, x.device) for place in range(3)])
+
+    def mask(features):
+        return idct2(dct2(features) * next(masks))
+
+    first = net.conv_first(mask(x))
     hooked = net.conv_body._forward_pre_hooks
     net.conv_body._forward_pre_hooks = type(hooked)()
-    trunk = net.conv_body(mask(net.body(first), generator))
-    features = mask(first + trunk, generator)
+    trunk = net.conv_body(mask(net.body(first)))
+    features = mask(first + trunk)
     net.conv_up1._forward_pre_hooks = type(hooked)()
     up = net.lrelu(net.conv_up1(F.interpolate(features, scale_factor=2, mode='nearest')))
     up = net.lrelu(net.conv_up2(F.interpolate(up, scale_factor=2, mode='nearest')))
@@ -159,6 +166,182 @@ def test_defending_twice_is_refused():
         defend(defend(RRDBNet))
 
 
+class Identity(nn.Module):
+    """A backbone that changes nothing, so that what the defence does can be written out."""
+
+    def forward(self, x):
+        return x
+
+
+def masked_identity(x, place=0, seed=0):
+    return idct2(dct2(x) * repeatable_mask((0.43, 0.5), seed, place, *x.shape[-2:], x.device))
+
+
+def threshold_between(net, x):
+    """A threshold that takes some of the pictures for attacked and others not."""
+    return net.defense.classifier.clean_probability(x).sort().values[1:3].mean().item()
+
+
+@pytest.mark.parametrize('gate', ['classifier', 'soft', 'always', 'never'])
+@pytest.mark.parametrize('cls', [*BACKBONES, CDC], ids=lambda cls: cls.__name__)
+def test_with_a_seed_a_picture_is_the_same_in_any_batch(cls, gate):
+    net = build(cls, gate=gate, seed=7, draws=2)
+    x = torch.rand(4, 3, 16, 24)
+    with torch.no_grad():
+        net.defense.threshold = threshold_between(net, x)
+        together = net(x)
+        for index in range(4):
+            assert torch.equal(net(x[index:index + 1]), together[index:index + 1])
+        assert torch.equal(net(x[1:3]), together[1:3]) and torch.equal(net(x.flip(0)), together.flip(0))
+        if gate == 'classifier':
+            attacked = net.defense.attacked(x)
+            assert attacked.any() and not attacked.all()
+            assert torch.equal(net.defense.attacked(x[:1]), attacked[:1])
+
+
+def test_real_weights_are_the_same_in_any_batch(real_network):
+    net = build_network({**WEIGHTS['realesr-animevideov3'].network, 'type': 'DefendedSRVGGNetCompact',
+                         'defense': {'seed': 0}}).eval()
+    net.load_state_dict(real_network.state_dict())
+    x = torch.rand(3, 3, 24, 24)
+    with torch.no_grad():
+        net.defense.threshold = threshold_between(net, x)
+        together = net(x)
+        assert all(torch.equal(net(x[i:i + 1]), together[i:i + 1]) for i in range(3))
+
+
+def test_another_seed_gives_other_masks_and_none_gives_new_ones():
+    net, x = build(RRDBNet, gate='always', seed=1), torch.rand(1, 3, 16, 16)
+    first = net(x)
+    assert torch.equal(net(x), first)
+    net.defense.seed = 2
+    assert not torch.equal(net(x), first)
+    net.train()  # a network must not learn to fill in one mask
+    assert not torch.equal(net(x), net(x))
+
+
+def test_decision_of_a_batch_is_that_of_its_mean():
+    net, x = build(SRVGGNetCompact, decision='batch'), torch.rand(4, 3, 16, 16)
+    clean = net.defense.classifier.clean_probability(x).detach().double().numpy()
+    net.defense.threshold = (clean.mean() + clean.max()) / 2
+    assert net.defense.attacked(x).tolist() == [True] * 4 and not (clean < net.defense.threshold).all()
+    net.defense.threshold = (clean.mean() + clean.min()) / 2
+    assert net.defense.attacked(x).tolist() == [False] * 4 and (clean < net.defense.threshold).any()
+
+
+def test_soft_gate_blends_by_the_probability():
+    net, x = defend(Identity)(defense={'gate': 'soft', 'seed': 0}).eval(), torch.rand(3, 3, 16, 20)
+    share = (1 - net.defense.classifier.clean_probability(x)).view(-1, 1, 1, 1)
+    assert 0.1 < share.min() and share.max() < 0.9
+    torch.testing.assert_close(net(x), (1 - share) * x + share * masked_identity(x))
+
+
+def test_draws_are_averaged():
+    net, x = defend(Identity)(defense={'gate': 'always', 'seed': 0, 'draws': 3}).eval(), torch.rand(1, 3, 16, 20)
+    expected = sum(masked_identity(x, place) for place in range(3)) / 3
+    torch.testing.assert_close(net(x), expected)
+    net.defense.seed = None
+    assert (net(x) - x).square().mean() < (defend(Identity)(defense={'gate': 'always'})(x) - x).square().mean()
+
+
+@pytest.mark.parametrize('threshold', [0.0, 1.0], ids=['shut', 'open'])
+def test_gradient_straight_through_the_gate(threshold):
+    net = defend(Identity)(defense={'seed': 0, 'classifier': {'threshold': threshold}}).eval().double()
+    x = torch.rand(1, 3, 12, 12, dtype=torch.float64, requires_grad=True)
+    v, direction = torch.randn_like(x), torch.randn_like(x)
+    plain = net(x)
+    with net.defense.straight_through():
+        output = net(x)
+    torch.testing.assert_close(output, plain, rtol=0, atol=1e-12)
+    gradient, = torch.autograd.grad((output * v).sum(), x)
+
+    with torch.no_grad():
+        # The path itself, with its masks or without, and P(attacked) by a finite difference.
+        path = masked_identity(direction) if threshold else direction
+        step = 1e-5
+        p = [1 - net.defense.classifier.clean_probability(x + sign * step * direction) for sign in (1, -1)]
+        steered = (p[0] - p[1]) / (2 * step) * ((masked_identity(x) - x) * v).sum()
+        expected = (path * v).sum() + steered
+    assert steered.abs() > 1e-6
+    torch.testing.assert_close((gradient * direction).sum(), expected.squeeze(), rtol=1e-4, atol=1e-6)
+
+
+def test_no_gradient_passes_a_gate_that_is_not_asked():
+    net = defend(Identity)(defense={'seed': 0, 'classifier': {'threshold': 1.0}}).eval()
+    x, v = torch.rand(1, 3, 12, 12, requires_grad=True), torch.randn(1, 3, 12, 12)
+    gradient, = torch.autograd.grad((net(x) * v).sum(), x)
+    torch.testing.assert_close(gradient, masked_identity(v))
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('gate', ['classifier', 'always'])
+def test_half_precision_stays_near_float32(backbone, gate, dtype):
+    net, x = build(backbone, gate=gate, seed=0, classifier={'threshold': 1.0}), torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = net(x)
+        with torch.autocast('cpu', dtype=dtype):
+            output = net(x)
+    assert torch.isfinite(output).all()
+    torch.testing.assert_close(output.float(), expected, rtol=0, atol=1e-2)
+
+
+def test_half_precision_of_real_weights_stays_near_float32(real_network):
+    net = build_network({**WEIGHTS['realesr-animevideov3'].network, 'type': 'DefendedSRVGGNetCompact',
+                         'defense': {'seed': 0, 'gate': 'always'}}).eval()
+    net.load_state_dict(real_network.state_dict())
+    x = F.interpolate(torch.rand(1, 3, 6, 6), size=24, mode='bicubic').clamp(0, 1)
+    def error(dtype):
+        with torch.no_grad(), torch.autocast('cpu', dtype=dtype):
+            output = net(x).float()
+        assert torch.isfinite(output).all()
+        return (output - expected).abs()
+
+    with torch.no_grad():
+        expected = net(x)
+    assert error(torch.float16).max() < 1e-2
+    # bfloat16 has steps of 1/256 near white, and the backbone alone goes a little beyond 1e-2 in its worst pixel.
+    assert error(torch.bfloat16).square().mean().sqrt() < 1e-2
+    bfloat16 = error(torch.bfloat16).max()
+    net.defense.gate = 'never'
+    with torch.no_grad():
+        expected = net(x)
+    assert bfloat16 < 2 * error(torch.bfloat16).max()
+
+
+PLACES = {
+    RRDBNet: [('input', '', (3, 20, 24)), ('trunk', 'conv_body', (8, 20, 24)), ('upsampler', 'conv_up1', (8, 20, 24))],
+    SwinIR: [('input', '', (3, 20, 24)), ('trunk', 'conv_after_body', (8, 20, 24)),
+             ('upsampler', 'upsample', (64, 20, 24))],
+    CDC: [('input', '', (3, 20, 24)), ('hourglass', 'hourglasses.0', (4, 32, 32)),
+          ('inner', 'hourglasses.0.inner', (4, 32, 32)), ('hourglass', 'hourglasses.1', (4, 32, 32)),
+          ('inner', 'hourglasses.1.inner', (4, 32, 32))],
+}
+
+
+@pytest.mark.parametrize('cls', PLACES, ids=lambda cls: cls.__name__)
+def test_places_of_the_masks(cls):
+    net, seen = build(cls, gate='always'), []
+    assert net.mask_places(20, 24) == PLACES[cls]
+    # They are the tensors that the masks see, in the same order.
+    net.defense.mask.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape[1:])))
+    net(torch.rand(1, 3, 20, 24))
+    assert seen == [shape for *_, shape in PLACES[cls]]
+
+
+def test_presets_of_points():
+    assert build(RRDBNet, points=['all']).points == build(RRDBNet).points == ('input', 'trunk', 'upsampler')
+    assert build(RRDBNet, points=['features']).points == ('trunk', 'upsampler')
+    assert build(RRDBNet, points=['input']).points == ('input',) and build(RRDBNet, points=[]).points == ()
+    with pytest.raises(ValueError, match='features, trunk names a mask point twice'):
+        build(RRDBNet, points=['features', 'trunk'])
+
+
+@pytest.mark.parametrize('wrong', [{'decision': 'pixel'}, {'draws': 0}, {'classifier': {'pool_by': 'width'}}])
+def test_wrong_arguments_are_refused(wrong):
+    with pytest.raises(ValueError, match='must be'):
+        build(RRDBNet, **wrong)
+
+
 def test_unknown_gate_is_refused():
-    with pytest.raises(ValueError, match="classifier, always, never, got 'sometimes'"):
+    with pytest.raises(ValueError, match="classifier, soft, always, never, got 'sometimes'"):
         build(MSRResNet, gate='sometimes')

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.special
 import torch
 from basicsr.archs import build_network
 
@@ -27,13 +28,22 @@ def test_features_are_the_pooled_log_spectrum():
     np.testing.assert_allclose(features[0].numpy(), expected, atol=2e-3)
 
 
-def test_decision_is_per_picture_and_follows_the_threshold():
+def test_probability_is_the_softmax_of_class_0():
     net, x = FrequencyClassifier(), torch.rand(4, 3, 48, 48)
-    clean = net(x).softmax(1)[:, 0]
-    between = clean.sort().values[1:3].mean().item()
-    assert torch.equal(net.attacked(x, between), clean < between)
-    assert torch.equal(net.attacked(x[2:3], between), net.attacked(x, between)[2:3])
-    assert net.attacked(x, 1.0).all() and not net.attacked(x, 0.0).any()
+    logits = net(x).detach().double().numpy()
+    expected = scipy.special.softmax(logits, axis=1)[:, 0]
+    np.testing.assert_allclose(net.clean_probability(x).detach(), expected, rtol=1e-5)
+
+
+def test_pooling_by_height_leaves_no_answer_for_48xW():
+    by_height, by_size = FrequencyClassifier(pool_by='height'), FrequencyClassifier()
+    for size in ((48, 48), (40, 48), (96, 60)):
+        assert torch.equal(by_height.features(torch.ones(1, 3, *size)), by_size.features(torch.ones(1, 3, *size)))
+    assert by_size(torch.rand(1, 3, 48, 60)).shape == (1, 2)
+    with pytest.raises(ValueError, match='does not pool pictures of 48x60; write pool_by: size'):
+        by_height(torch.rand(1, 3, 48, 60))
+    with pytest.raises(ValueError, match="pool_by must be one of size, height, got 'width'"):
+        FrequencyClassifier(pool_by='width')
 
 
 def test_float32_under_autocast():

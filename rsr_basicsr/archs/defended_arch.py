@@ -7,7 +7,7 @@ backbone's own ``forward``; hooks mask the inputs of the submodules that the mas
 from __future__ import annotations
 
 import contextlib
-from typing import Callable, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from basicsr.archs.edsr_arch import EDSR
@@ -22,11 +22,15 @@ from torch import nn
 
 from rsr_basicsr.archs.cdc_arch import CDC
 from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
-from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask
+from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
 from rsr_basicsr.weights import load_state
 
-GATES = ('classifier', 'always', 'never')
+GATES = ('classifier', 'soft', 'always', 'never')
+DECISIONS = ('picture', 'batch', 'tile')
 INPUT = 'input'
+
+#: How much pictures are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.
+Decision = Union[bool, torch.Tensor]
 
 
 class MaskPoint(NamedTuple):
@@ -43,82 +47,147 @@ class MaskPoint(NamedTuple):
     repeat: int = 1
 
 
+class MaskPlace(NamedTuple):
+    """A mask in a network at work.
+
+    Args:
+        point: name of the mask point.
+        module: the submodule whose input is masked, empty for the picture.
+        shape: (C, H, W) of the masked tensor.
+    """
+
+    point: str
+    module: str
+    shape: Tuple[int, int, int]
+
+
 class Defense(nn.Module):
     """Masks, classifier and gate of one defended network; the options block ``network_g: defense:``.
 
     Args:
         mask: arguments of :class:`RandomFrequencyMask`.
-        classifier: ``threshold``: a picture counts as attacked when P(clean) is below it; ``weights``: a file with
-            the classifier's state dict, None leaves it untrained.
-        gate: ``classifier`` masks the pictures it takes for attacked, ``always`` all, ``never`` none.
+        classifier: ``threshold``: a picture counts as attacked when P(clean) is below it; ``pool_by``: as in
+            :class:`FrequencyClassifier`; ``weights``: a file with its state dict, None leaves it untrained.
+        gate: ``classifier`` masks the pictures it takes for attacked, ``soft`` blends masked and unmasked by
+            P(attacked) at every mask point, ``always`` masks all, ``never`` none.
+        decision: what the classifier decides on: each ``picture``; the ``batch``, by the mean of P(clean), as the
+            published code does; or each ``tile`` where pictures are processed in tiles.
+        draws: in evaluation, average the outputs of this many draws of the masks; each costs a pass.
+        seed: in evaluation, the masks depend on this number, their place and their size only, and every picture
+            passes the network alone: its result is the same in any batch. None draws anew at every call.
     """
 
-    def __init__(self, mask: Optional[dict] = None, classifier: Optional[dict] = None, gate: str = 'classifier'):
+    def __init__(self, mask: Optional[dict] = None, classifier: Optional[dict] = None, gate: str = 'classifier',
+                 decision: str = 'picture', draws: int = 1, seed: Optional[int] = None):
         super().__init__()
-        if gate not in GATES:
-            raise ValueError(f'gate must be one of {", ".join(GATES)}, got {gate!r}')
+        for name, value, known in (('gate', gate, GATES), ('decision', decision, DECISIONS)):
+            if value not in known:
+                raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
+        if draws < 1:
+            raise ValueError(f'draws must be at least 1, got {draws}')
         classifier = dict(classifier or {})
-        self.gate = gate
+        self.gate, self.decision = gate, decision
+        self.draws, self.seed = draws, seed
         self.threshold = classifier.pop('threshold', 0.9)
         weights = classifier.pop('weights', None)
-        if classifier:
-            raise TypeError(f'unknown classifier options: {", ".join(classifier)}')
         self.mask = RandomFrequencyMask(**(mask or {}))
-        self.classifier = FrequencyClassifier()
+        self.classifier = FrequencyClassifier(**classifier)
         if weights is not None:
             self.classifier.load_state_dict(load_state(weights))
-        self.generator = None  # a torch.Generator makes the masks repeatable
-        self._forced = None
-        self._active: Union[bool, torch.Tensor] = False
+        self._forced: Optional[Decision] = None
+        self._straight_through = False
+        self._obeyed: Decision = False
+        self._masks_drawn = 0
 
     @contextlib.contextmanager
-    def forced(self, attacked: Union[bool, torch.Tensor]):
-        """Overrule the gate within the block: one bool for all, or a bool tensor (B,) with a label a picture."""
-        previous, self._forced = self._forced, attacked
+    def forced(self, decision: Decision):
+        """Overrule the gate within the block: one bool for all pictures, or what :meth:`decide` returns."""
+        previous, self._forced = self._forced, decision
         try:
             yield self
         finally:
             self._forced = previous
 
-    def decide(self, x: torch.Tensor) -> torch.Tensor:
-        """The gate's decision for pictures ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where they are masked."""
-        decision = self._decide(x)
-        if isinstance(decision, bool):
-            return torch.full((x.shape[0],), decision, device=x.device)
-        return decision
-
     @contextlib.contextmanager
-    def deciding(self, x: torch.Tensor):
-        """Within the block, :meth:`apply_mask` obeys one decision taken on ``x``."""
-        self._active = self._decide(x)
+    def straight_through(self):
+        """Within the block gradients pass the gate ``classifier`` as if it were soft: for attacks that know of it.
+
+        The decision stays as it is; its gradient is that of P(attacked), by which an attack can steer it.
+        """
+        previous, self._straight_through = self._straight_through, True
         try:
             yield self
         finally:
-            self._active = False
+            self._straight_through = previous
+
+    def attacked(self, x: torch.Tensor) -> torch.Tensor:
+        """The classifier's verdict on pictures ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
+        with torch.no_grad():
+            return self._clean_probability(x) < self.threshold
+
+    def decide(self, x: torch.Tensor) -> Decision:
+        """How much pictures ``x``, (B, 3, H, W) in [0, 1], are masked.
+
+        Returns:
+            One bool for all, or (B,) with 0 for not at all and 1 for entirely: bool, but float for the gate ``soft``
+            and within :meth:`straight_through`.
+        """
+        if self._forced is not None:
+            return self._forced if isinstance(self._forced, bool) else self._forced.to(x.device)
+        if self.gate in ('always', 'never'):
+            return self.gate == 'always'
+        if self.gate == 'soft':
+            return 1 - self._clean_probability(x)
+        if not self._straight_through:
+            return self.attacked(x)
+        clean = self._clean_probability(x)
+        return (clean < self.threshold).to(clean.dtype) - (clean - clean.detach())
+
+    @contextlib.contextmanager
+    def obeying(self, decision: Decision):
+        """Within the block, one pass of the network, :meth:`apply_mask` obeys ``decision``."""
+        # Clean pictures should not pay for masks that are thrown away. But in training the host must not wait for the
+        # device, and every rank must take the same way through the network; a compiled one has no other way.
+        if not (isinstance(decision, bool) or self.training or decision.requires_grad or torch.compiler.is_compiling()):
+            decision = decision if decision.any() else False
+        self._obeyed, self._masks_drawn = decision, 0
+        try:
+            yield decision
+        finally:
+            self._obeyed = False
 
     def apply_mask(self, x: torch.Tensor, repeat: int = 1) -> torch.Tensor:
-        """Mask the samples of ``x``, (B, C, H, W), for which the gate is open."""
-        if self._active is False:
+        """Mask the samples of ``x``, (B, C, H, W), as far as the decision says."""
+        if self._obeyed is False:
             return x
         if repeat > 1:
             reduced = self.apply_mask(x[..., ::repeat, ::repeat])
             return reduced.repeat_interleave(repeat, dim=-2).repeat_interleave(repeat, dim=-1)
-        masked = self.mask(x, self.generator)
-        return masked if self._active is True else torch.where(self._active.view(-1, 1, 1, 1), masked, x)
+        masked = self._mask(x)
+        if self._obeyed is True:
+            return masked
+        return torch.lerp(x, masked, self._obeyed.to(x.dtype).view(-1, 1, 1, 1))
 
-    def _decide(self, x):
-        if self._forced is not None:
-            return self._forced if isinstance(self._forced, bool) else self._forced.to(x.device)
-        if self.gate != 'classifier':
-            return self.gate == 'always'
-        with torch.no_grad():
-            attacked = self.classifier.attacked(x, self.threshold)
-        # Clean pictures should not pay for masks that are thrown away. In training the host must not wait for the
-        # device, and every rank must take the same way through the network.
-        return attacked if self.training or attacked.any() else False
+    @property
+    def repeatable(self) -> bool:
+        """Whether the masks are those of the seed."""
+        return self.seed is not None and not self.training
+
+    def _mask(self, x):
+        if not self.repeatable:
+            return self.mask(x)
+        place, self._masks_drawn = self._masks_drawn, self._masks_drawn + 1
+        return self.mask.erase(x, repeatable_mask(self.mask.keep_radius, self.seed, place, *x.shape[-2:], x.device))
+
+    def _clean_probability(self, x):
+        # The last bits of a matrix product depend on its number of rows.
+        parts = x.split(1) if self.repeatable else [x]
+        clean = torch.cat([self.classifier.clean_probability(part) for part in parts])
+        return clean.mean(dim=0, keepdim=True).expand_as(clean) if self.decision == 'batch' else clean
 
     def extra_repr(self) -> str:
-        return f'gate={self.gate}, threshold={self.threshold}'
+        return (f'gate={self.gate}, threshold={self.threshold}, decision={self.decision}, draws={self.draws}, '
+                f'seed={self.seed}')
 
 
 class _MaskHook:
@@ -150,34 +219,78 @@ class DefenseMixin:
         options = dict(defense or {})
         self.points = self.chosen_points(options.pop('points', None))
         self.defense = Defense(**options)
-        for name in self.points:
-            if name != INPUT:
-                point = self.inner_points[name]
-                module, repeat = point if isinstance(point, MaskPoint) else point(self)
-                for place in _submodules(self, module):
-                    place.register_forward_pre_hook(_MaskHook(self.defense, repeat))
+        for _, repeat, module in self._masked_modules():
+            module.register_forward_pre_hook(_MaskHook(self.defense, repeat))
         self.register_load_state_dict_pre_hook(_keep_defense_of_plain_files)
 
     def forward(self, x, *args, **kwargs):
-        with self.defense.deciding(x):
-            if INPUT in self.points:
-                x = self.defense.apply_mask(x)
-            return super().forward(x, *args, **kwargs)
+        decision = self.defense.decide(x)
+        if not self.defense.repeatable or x.shape[0] == 1:
+            return self._defended(x, decision, *args, **kwargs)
+        # The last bits of a convolution depend on the size of the batch.
+        decisions = [decision] * x.shape[0] if isinstance(decision, bool) else decision.split(1)
+        return _for_each(torch.cat, [self._defended(*one, *args, **kwargs) for one in zip(x.split(1), decisions)])
+
+    def _defended(self, x, decision, *args, **kwargs):
+        """The mean over the draws of the masks, under one decision."""
+        with self.defense.obeying(decision) as decision:
+            first = self._masked(x, *args, **kwargs)
+            draws = 1 if self.training or decision is False else self.defense.draws
+            if draws == 1:
+                return first
+            outputs = [first, *(self._masked(x, *args, **kwargs) for _ in range(draws - 1))]
+        return _for_each(lambda same: _mean(same, decision), outputs)
+
+    def _masked(self, x, *args, **kwargs):
+        if INPUT in self.points:
+            x = self.defense.apply_mask(x)
+        return super().forward(x, *args, **kwargs)
+
+    def _masked_modules(self):
+        for name in self.points:
+            if name != INPUT:
+                point = self.inner_points[name]
+                path, repeat = point if isinstance(point, MaskPoint) else point(self)
+                for module in _submodules(self, path):
+                    yield name, repeat, module
+
+    def mask_places(self, height: int = 64, width: int = 64) -> List[MaskPlace]:
+        """Where the masks sit, in the order a picture of that size meets them."""
+        found, handles = [], []
+        for name, repeat, module in self._masked_modules():
+            def note(module, args, name=name, repeat=repeat, path=_path(self, module)):
+                *_, channels, rows, columns = args[0].shape
+                found.append(MaskPlace(name, path, (channels, rows // repeat, columns // repeat)))
+
+            handles.append(module.register_forward_pre_hook(note))
+        if INPUT in self.points:
+            found.append(MaskPlace(INPUT, '', (3, height, width)))
+        try:
+            with torch.no_grad(), self.defense.forced(False):
+                self(next(self.parameters()).new_zeros(1, 3, height, width))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
 
     @classmethod
     def chosen_points(cls, names: Optional[Sequence[str]] = None) -> Tuple[str, ...]:
-        """The names of the mask points: those asked for, or all the class has.
+        """The names of the mask points: those asked for, by themselves or by a preset, or all the class has.
+
+        Args:
+            names: names of points; or the preset ``all``, or ``features``, which is all but the picture.
 
         Raises:
-            ValueError: the class has no point of that name.
+            ValueError: the class has no point of that name, or one is named twice.
         """
-        known = (INPUT, *cls.inner_points)
-        for name in known if names is None else names:
-            if name not in known:
-                raise ValueError(f'{cls.__name__} has no mask point {name!r}; it has {", ".join(known)}')
-        if names is not None and len(set(names)) < len(names):
+        presets = {'all': (INPUT, *cls.inner_points), 'features': tuple(cls.inner_points)}
+        chosen = [point for name in (('all',) if names is None else names) for point in presets.get(name, (name,))]
+        for name in chosen:
+            if name not in presets['all']:
+                raise ValueError(f'{cls.__name__} has no mask point {name!r}; it has {", ".join(presets["all"])}')
+        if len(set(chosen)) < len(chosen):
             raise ValueError(f'points: {", ".join(names)} names a mask point twice')
-        return known if names is None else tuple(names)
+        return tuple(chosen)
 
 
 def _submodules(net, path):
@@ -190,6 +303,25 @@ def _submodules(net, path):
         else:
             places = [getattr(place, step) for place in places]
     return places
+
+
+def _path(net, module):
+    return next(path for path, candidate in net.named_modules() if candidate is module)
+
+
+def _for_each(function, outputs):
+    """``function`` of a list of outputs, or of each field where an output has several."""
+    if isinstance(outputs[0], torch.Tensor):
+        return function(outputs)
+    return type(outputs[0])(*map(function, zip(*outputs)))
+
+
+def _mean(draws, decision):
+    mean = sum(draws) / len(draws)
+    if decision is True:
+        return mean
+    # A sum of equal numbers, divided, can differ from them in the last bit: pictures without a mask keep theirs.
+    return torch.where(decision.view(-1, 1, 1, 1) == 0, draws[0], mean)
 
 
 def _keep_defense_of_plain_files(net, state_dict, prefix, *args):

@@ -7,9 +7,10 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from rsr_basicsr.frequency import log_spectrum
+from rsr_basicsr.frequency import log_spectrum, without_autocast
 
-CLEAN, ATTACKED = 0, 1
+CLEAN = 0  # the class; 1 is attacked
+POOL_BY = ('size', 'height')
 
 # Mean and spread of the features over degraded photos. The first layer could absorb them, so the classifier is still
 # the paper's; but with raw features around -4.3 it learns several times more slowly.
@@ -21,31 +22,45 @@ class FrequencyClassifier(nn.Module):
     """Tells attacked pictures from clean ones by their log spectrum.
 
     RGB -> DCT -> mean over channels -> log magnitude -> 48x48 -> 16x16 by 3x3 means -> MLP 256-512-256-2 with
-    LeakyReLU. 263,426 parameters. A spectrum of another size than 48x48 is pooled to it, on both axes.
+    LeakyReLU. 263,426 parameters.
+
+    Args:
+        pool_by: ``size`` pools every spectrum that is not 48x48 to it, on both axes; ``height`` only those that are
+            not 48 high, as the published code does, which leaves it without an answer for a picture of 48xW.
 
     Shape:
-        (B, 3, H, W) in [0, 1] -> logits (B, 2), float32; class 0 is clean, class 1 attacked.
+        (B, 3, H, W) in [0, 1] -> logits (B, 2), float32, float64 for float64 input; class 0 is clean, class 1 attacked.
     """
 
     spectrum_size = 48
 
-    def __init__(self):
+    def __init__(self, pool_by: str = 'size'):
         super().__init__()
+        if pool_by not in POOL_BY:
+            raise ValueError(f'pool_by must be one of {", ".join(POOL_BY)}, got {pool_by!r}')
+        self.pool_by = pool_by
         self.body = nn.Sequential(
             nn.Linear(256, 512), nn.LeakyReLU(0.2), nn.Linear(512, 256), nn.LeakyReLU(0.2), nn.Linear(256, 2))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The 256 numbers that the decision rests on, shape (B, 256)."""
+        """The 256 numbers that the decision rests on, shape (B, 256).
+
+        Raises:
+            ValueError: ``pool_by`` is ``height`` and the pictures are 48 high, but not 48 wide.
+        """
         spectrum = log_spectrum(x).unsqueeze(1)
-        if spectrum.shape[-2:] != (self.spectrum_size, self.spectrum_size):
+        height, width = spectrum.shape[-2:]
+        if height != self.spectrum_size or width != self.spectrum_size and self.pool_by == 'size':
             spectrum = F.adaptive_avg_pool2d(spectrum, self.spectrum_size)
+        elif width != self.spectrum_size:
+            raise ValueError(f'pool_by: height does not pool pictures of {height}x{width}; write pool_by: size')
         return F.avg_pool2d(spectrum, 3).flatten(1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             features = (self.features(x) - _FEATURE_MEAN) / _FEATURE_SPREAD
-            return self.body(features.to(self.body[0].weight.dtype)).float()
+            return self.body(features.to(self.body[0].weight.dtype)).to(features.dtype)
 
-    def attacked(self, x: torch.Tensor, threshold: float = 0.9) -> torch.Tensor:
-        """Decide per picture: True where P(clean) < ``threshold``. Shape (B,), bool."""
-        return self(x).softmax(dim=1)[:, CLEAN] < threshold
+    def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
+        """P(clean) of each picture, (B,)."""
+        return self(x).softmax(dim=1)[:, CLEAN]

@@ -72,15 +72,17 @@ def _worst_over_gates(net, lq, clean, attack):
 
 def _gates(net):
     yield contextlib.nullcontext
-    if isinstance(net, DefenseMixin) and net.defense.gate == 'classifier':
+    if _decides(net):
         yield lambda: net.defense.forced(True)
         yield lambda: net.defense.forced(False)
 
 
 def _flagged(net, inputs):
-    if not isinstance(net, DefenseMixin) or net.defense.gate != 'classifier':
-        return [None] * len(inputs)
-    return net.defense.decide(inputs).tolist()
+    return net.defense.attacked(inputs).tolist() if _decides(net) else [None] * len(inputs)
+
+
+def _decides(net):
+    return isinstance(net, DefenseMixin) and net.defense.gate in ('classifier', 'soft')
 
 
 @torch.no_grad()

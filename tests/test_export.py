@@ -1,0 +1,77 @@
+"""Defended networks under torch.compile and in ONNX, with the masks of a seed."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from basicsr.archs import build_network
+
+from helpers import SMALL_NETWORKS
+
+
+def build(name, gate):
+    """A network, and two pictures that a classifier as gate decides on in either way."""
+    options = {**SMALL_NETWORKS[name], 'type': f'Defended{name}', 'defense': {'gate': gate, 'seed': 0}}
+    net, pictures = build_network(options).eval(), [torch.rand(1, 3, 20, 24), torch.full((1, 3, 20, 24), 0.5)]
+    with torch.no_grad():
+        clean = [net.defense.classifier.clean_probability(picture).item() for picture in pictures]
+    net.defense.threshold = sum(clean) / 2
+    assert [net.defense.attacked(picture).item() for picture in pictures] in ([True, False], [False, True])
+    return net, pictures
+
+
+@pytest.mark.parametrize('gate', ['always', 'classifier'])
+@pytest.mark.parametrize('name', ['RRDBNet', 'SRVGGNetCompact'])
+def test_whole_graph_compiles(name, gate):
+    torch._dynamo.reset()
+    net, pictures = build(name, gate)
+    graphs = []
+    compiled = torch.compile(net, backend=lambda module, inputs: [graphs.append(module), module.forward][1],
+                             fullgraph=True)
+    with torch.no_grad():
+        for picture in pictures:
+            torch.testing.assert_close(compiled(picture), net(picture))
+    assert len(graphs) == 1
+
+
+@pytest.mark.skipif(shutil.which('g++') is None, reason='the default compiler of torch.compile needs g++')
+def test_compiles_to_machine_code():
+    torch._dynamo.reset()
+    net, (x, _) = build('SRVGGNetCompact', 'always')
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('gate', ['always', 'classifier'])
+@pytest.mark.parametrize('name', ['RRDBNet', 'SRVGGNetCompact'])
+def test_onnx_computes_the_same(name, gate, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    net, pictures = build(name, gate)
+    file = tmp_path / 'net.onnx'
+    torch.onnx.export(net, (pictures[0],), str(file), dynamo=True, external_data=False)
+    session = onnxruntime.InferenceSession(str(file))
+    for picture in pictures:
+        output, = session.run(None, {session.get_inputs()[0].name: picture.numpy()})
+        with torch.no_grad():
+            expected = net(picture)
+        torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=1e-3)
+
+
+def test_export_leaves_no_trace_in_the_caches():
+    # A first export in a fresh process fills the caches of masks and transforms; what it leaves there must be usable.
+    pytest.importorskip('onnxscript')
+    code = """
+import rsr_basicsr, torch
+from basicsr.archs import build_network
+net = build_network(dict(type='DefendedSRVGGNetCompact', num_feat=8, num_conv=2, upscale=4,
+                         defense=dict(gate='always', seed=0))).eval()
+x = torch.rand(1, 3, 20, 24)
+torch.onnx.export(net, (x,), dynamo=True)
+x.requires_grad_()
+net(x).sum().backward()
+print('gradient', float(x.grad.abs().sum()) > 0)
+"""
+    run = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True)
+    assert 'gradient True' in run.stdout, run.stderr[-2000:]
