@@ -129,7 +129,7 @@ def _attack(folder, options, weights, pictures) -> List[Result]:
         UNDEFENDED: _load(WEIGHTS[WEIGHTS_NAME].network, weights),
         DEFENDED: _load(options['network_g'], folder / 'experiments' / options['name'] / 'models' / 'net_g_latest.pth'),
     }
-    attacks = [IFGSM(eps=eps, steps=10, objective='stability', quantize=True) for eps in EPS]
+    attacks = [IFGSM(eps=eps, steps=10, objective='stability', quantize='nearest') for eps in EPS]
     results = []
     for label, net in networks.items():
         for batch in evaluate(label, net, pictures, attacks):

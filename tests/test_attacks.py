@@ -59,8 +59,9 @@ def test_input_gradient_against_finite_differences():
     assert gradient[0, 1, 2, 3].item() == pytest.approx(difference.item() / 2e-6, rel=1e-6)
 
 
-@pytest.mark.parametrize('attack', [IFGSM(eps=4, steps=3), PGD(eps=4, steps=3), IFGSM(eps=4, steps=3, quantize=True),
-                                    PGD(eps=2.5, steps=3, restarts=2, quantize=True)], ids=repr)
+@pytest.mark.parametrize('attack', [
+    IFGSM(eps=4, steps=3), PGD(eps=4, steps=3), IFGSM(eps=4, steps=3, quantize='nearest'),
+    PGD(eps=2.5, steps=3, restarts=2, quantize='nearest'), PGD(eps=2.5, steps=3, quantize='floor')], ids=repr)
 def test_invariants(attack, real_network, photo):
     real_network.train()
     before = [p.detach().clone() for p in real_network.parameters()]
@@ -68,12 +69,37 @@ def test_invariants(attack, real_network, photo):
     assert (attacked - photo).abs().max() <= attack.eps / 255 + 1e-6
     assert attacked.min() >= 0 and attacked.max() <= 1
     assert not attacked.requires_grad
-    if attack.quantize:
+    if attack.quantize != 'none':
         torch.testing.assert_close(attacked * 255, (attacked * 255).round(), atol=1e-4, rtol=0)
     assert real_network.training
     assert all(p.grad is None and p.requires_grad for p in real_network.parameters())
     assert all(torch.equal(p, q) for p, q in zip(before, real_network.parameters()))
     real_network.eval()
+
+
+def test_rounding_down_darkens_by_half_a_level_and_to_the_nearest_does_not():
+    lq = torch.randint(20, 230, (1, 3, 64, 64)).float() / 255
+    attacked = lq + (torch.rand_like(lq) * 8 - 4) / 255
+    radius = torch.tensor(4.5 / 255)
+    shift = {rounding: (to_8_bit(attacked, lq, radius, rounding) - attacked).mean().item() * 255
+             for rounding in (torch.floor, torch.round)}
+    assert shift[torch.floor] == pytest.approx(-0.5, abs=0.02)  # of a uniform fraction
+    assert shift[torch.round] == pytest.approx(0, abs=0.02)
+
+
+def test_without_the_clamp_pictures_leave_the_value_range_but_not_the_ball():
+    net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.ones(1, 3, 4, 4)
+    options = dict(eps=8, steps=2, objective='ground_truth')
+    torch.testing.assert_close(IFGSM(**options, clamp=False)(net, lq, lq - 1), lq + 8 / 255)
+    assert IFGSM(**options)(net, lq, lq - 1).max() == 1
+
+
+@pytest.mark.parametrize('wrong, sentence', [
+    (dict(quantize='up'), "quantize must be one of nearest, floor, none, got 'up'"),
+    (dict(quantize='floor', clamp=False), 'quantize: floor needs clamp')])
+def test_wrong_rounding_is_refused(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        IFGSM(eps=4, steps=2, **wrong)
 
 
 def test_damage_grows_with_eps_and_beats_noise(real_network, photo):

@@ -33,7 +33,7 @@ def pictures():
 
 
 def test_psnr_and_stability_of_a_linear_network(pictures):
-    clean, attacked = evaluate('nearest', Nearest(), pictures, [IFGSM(eps=8, steps=10, quantize=True)])
+    clean, attacked = evaluate('nearest', Nearest(), pictures, [IFGSM(eps=8, steps=10, quantize='nearest')])
     for result in clean:
         enlarged = pictures[result.picture]['lq'].repeat(4, 0).repeat(4, 1)
         assert np.array_equal(result.sr, enlarged) and result.stability is None and result.detected is None
@@ -49,10 +49,10 @@ def test_psnr_and_stability_of_a_linear_network(pictures):
 def test_defended_network_reports_the_gate(pictures):
     torch.manual_seed(1)
     net = defend(Nearest)(defense={'classifier': {'threshold': 1.0}}).eval()
-    clean, attacked = evaluate('defended', net, pictures, [IFGSM(eps=4, steps=2, quantize=True)])
+    clean, attacked = evaluate('defended', net, pictures, [IFGSM(eps=4, steps=2, quantize='nearest')])
     assert [r.detected for r in clean + attacked] == [True] * 4
     net.defense.threshold = 0.0
-    clean, attacked = evaluate('defended', net, pictures, [IFGSM(eps=4, steps=2, quantize=True)])
+    clean, attacked = evaluate('defended', net, pictures, [IFGSM(eps=4, steps=2, quantize='nearest')])
     assert [r.detected for r in clean + attacked] == [False] * 4
     assert all(r.eps == 4 and r.stability < 60 for r in attacked)
 
@@ -60,7 +60,7 @@ def test_defended_network_reports_the_gate(pictures):
 def test_worst_gate_is_kept(pictures):
     # With the gate shut by the threshold, an attack made with the gate shut is the strongest: the closed form again.
     net = defend(Nearest)(defense={'classifier': {'threshold': 0.0}}).eval()
-    _, attacked = evaluate('defended', net, pictures, [IFGSM(eps=8, steps=10, quantize=True)])
+    _, attacked = evaluate('defended', net, pictures, [IFGSM(eps=8, steps=10, quantize='nearest')])
     assert [r.stability for r in attacked] == pytest.approx([20 * np.log10(255 / 8)] * 2, abs=1e-6)
 
 

@@ -1,6 +1,6 @@
 """Attacks on networks that map pictures to pictures. They know nothing of BasicSR."""
 
-from rsr_basicsr.attacks.base import GradientAttack, to_8_bit
+from rsr_basicsr.attacks.base import QUANTIZE, GradientAttack, to_8_bit
 from rsr_basicsr.attacks.gradient import IFGSM, PGD
 from rsr_basicsr.attacks.objectives import OBJECTIVES, Objective
 
@@ -16,4 +16,5 @@ def build_attack(options: dict) -> GradientAttack:
     return ATTACKS[name](**options)
 
 
-__all__ = ['ATTACKS', 'IFGSM', 'OBJECTIVES', 'PGD', 'GradientAttack', 'Objective', 'build_attack', 'to_8_bit']
+__all__ = ['ATTACKS', 'IFGSM', 'OBJECTIVES', 'PGD', 'QUANTIZE', 'GradientAttack', 'Objective', 'build_attack',
+           'to_8_bit']

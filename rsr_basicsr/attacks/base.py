@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Optional, Tuple, Union
+from typing import Callable, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from rsr_basicsr.attacks.objectives import Objective, build_objective
 
 Eps = Union[float, torch.Tensor]
+QUANTIZE = ('nearest', 'floor', 'none')
 
 
 class GradientAttack:
@@ -28,24 +29,32 @@ class GradientAttack:
         random_start: radius of the uniform random start in 1/255; None takes the attack's own rule.
         restarts: number of independent starts; the best result of each sample is kept.
         keep_best: return the most damaging picture met, at the price of one more pass; False returns the last one.
-        quantize: round the result to 8 bit, still inside the ball, as a stored picture would be.
+        quantize: ``nearest`` rounds the result to 8 bit, still inside the ball, as a stored picture would be;
+            ``floor`` rounds it down, as the published code does, which makes it 0.4 of a level darker; ``none``
+            leaves it as it is.
+        clamp: keep the pictures inside [0, 1]; False keeps them inside the ball only, as the published code does in
+            training, and needs ``quantize`` to be ``none``.
     """
 
     def __init__(self, *, eps: float = 8, steps: int = 10, step_size: Optional[float] = None,
                  objective: Union[str, Objective] = 'stability', random_start: Optional[float] = None,
-                 restarts: int = 1, keep_best: bool = False, quantize: bool = False):
+                 restarts: int = 1, keep_best: bool = False, quantize: str = 'none', clamp: bool = True):
         if not 0 <= eps <= 255:
             raise ValueError(f'expected eps in 1/255 units, 0 to 255, got {eps}')
         if steps < 1 or restarts < 1:
             raise ValueError(f'expected steps >= 1 and restarts >= 1, got {steps} and {restarts}')
         if step_size is not None and step_size <= 0 or random_start is not None and random_start < 0:
             raise ValueError(f'expected step_size > 0 and random_start >= 0, got {step_size} and {random_start}')
+        if quantize not in QUANTIZE:
+            raise ValueError(f'quantize must be one of {", ".join(QUANTIZE)}, got {quantize!r}')
+        if quantize != 'none' and not clamp:
+            raise ValueError(f'quantize: {quantize} needs clamp: an 8-bit picture has no values outside [0, 1]')
         self.eps, self.steps, self.step_size = eps, steps, step_size
         self.objective = build_objective(objective)
         if random_start == 0 and self.objective.needs_random_start:
             raise ValueError(f'{self.objective} has no gradient at the clean picture; it needs random_start > 0')
         self.random_start = random_start
-        self.restarts, self.quantize = restarts, quantize
+        self.restarts, self.quantize, self.clamp = restarts, quantize, clamp
         self.keep_best = keep_best or restarts > 1
 
     def __call__(self, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
@@ -61,7 +70,7 @@ class GradientAttack:
             generator: makes the random starts repeatable.
 
         Returns:
-            The attacked pictures, detached, (B, 3, H, W), inside [0, 1] and the ball.
+            The attacked pictures, detached, (B, 3, H, W), inside the ball and, but for ``clamp=False``, [0, 1].
         """
         lq = lq.detach()
         radius = (lq.new_tensor(self.eps) if eps is None else eps.to(lq)).reshape(-1, 1, 1, 1) / 255
@@ -71,7 +80,9 @@ class GradientAttack:
             for _ in range(self.restarts):
                 worst = worse(worst, self._run(model, lq, reference, radius, generator))
         attacked = worst[-1]
-        return to_8_bit(attacked, lq, radius) if self.quantize else attacked
+        if self.quantize == 'none':
+            return attacked
+        return to_8_bit(attacked, lq, radius, torch.round if self.quantize == 'nearest' else torch.floor)
 
     def _run(self, model, lq, reference, radius, generator):
         attacked = self.start(lq, radius, generator)
@@ -104,7 +115,7 @@ class GradientAttack:
         raise NotImplementedError
 
     def project(self, attacked, lq, radius):
-        """The nearest picture inside the ball and [0, 1]."""
+        """The nearest picture inside the ball and, with ``clamp``, [0, 1]."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -134,12 +145,13 @@ def frozen(model):
             parameter.requires_grad_(True)
 
 
-def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
+             rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
     """Round to 8 bit without leaving the ball of ``radius``, in [0, 1] units, around ``lq``."""
     # The tolerance keeps 12.0000004 / 255 a level of the ball that ends at 12.
     low = ((lq - radius) * 255 - 1e-3).ceil()
     high = ((lq + radius) * 255 + 1e-3).floor()
-    rounded = torch.minimum(torch.maximum((attacked * 255).round(), low), high).clamp(0, 255) / 255
+    rounded = torch.minimum(torch.maximum(rounding(attacked * 255), low), high).clamp(0, 255) / 255
     # A ball of less than a level around a value between two levels holds no 8-bit value at all.
     return torch.where(low > high, lq, rounded)
 

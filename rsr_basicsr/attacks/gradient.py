@@ -18,7 +18,8 @@ class LinfAttack(GradientAttack):
         raise NotImplementedError
 
     def project(self, attacked, lq, radius):
-        return torch.minimum(torch.maximum(attacked, lq - radius), lq + radius).clamp(0, 1)
+        inside = torch.minimum(torch.maximum(attacked, lq - radius), lq + radius)
+        return inside.clamp(0, 1) if self.clamp else inside
 
 
 class IFGSM(LinfAttack):
