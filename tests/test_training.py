@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from basicsr.archs import build_network
+from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
 
@@ -68,7 +69,7 @@ def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypat
 
     opt['train']['total_iter'] = 4
     resumed = []
-    resume = DefendedSRModel.resume_training
+    resume = BaseModel.resume_training
     monkeypatch.setattr(BaseModel, 'resume_training', lambda self, state: [resumed.append(state['iter']),
                                                                           resume(self, state)])
     train(opt, tmp_path, monkeypatch, '--auto_resume')
@@ -100,7 +101,7 @@ def test_log_and_optimizers(photos, tmp_path):
 def test_without_attack_and_masks_it_is_basicsrs_own_training(pairs, photos, tmp_path, monkeypatch):
     # An attack of eps 0 behind masks that keep everything doubles the batch and changes nothing else.
     opt = paired_options(pairs, photos=photos)
-    opt['attack'].update(eps=0, mode='paired', random_start=0, quantize=False)
+    opt['attack'].update(eps=0, mode='paired', random_start=0, quantize='none')
     opt['network_g']['defense'] = {'mask': {'keep_radius': [1, 1]}}
     opt['train']['ema_decay'] = 0
     ours = load_state(train(opt, tmp_path, monkeypatch) / 'models' / 'net_g_4.pth')
@@ -170,7 +171,44 @@ def test_classifier_learns_which_pictures_were_attacked(model):
     labels = torch.arange(8) >= 4
     for _ in range(40):
         log = model.optimize_classifier(lq, labels)
-    assert log['classifier_acc'] == 1 and model.classifier.attacked(lq, 0.5).tolist() == labels.tolist()
+    assert log['classifier_acc'] == 1 and (model.classifier.clean_probability(lq) < 0.5).tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize('mode', ['paired', 'mixed', 'alternating'])
+def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
+    # Tensors of the device meta have no values: whatever the host would have to wait for is an error there.
+    model.attack_mode = mode
+    for name in ('net_g', 'net_g_ema'):
+        setattr(model, name, getattr(model, name).to('meta'))
+    model.optimizers.clear()
+    for name in ('optim_g', 'optim_classifier'):
+        model.opt['train'][name]['type'] = 'Adam'  # which BasicSR takes out when it reads it
+    model.setup_optimizers()
+    model.lq, model.gt = model.lq.to('meta'), model.gt.to('meta')
+    # BasicSR's own step asks for its losses at its end, once.
+    monkeypatch.setattr(model, 'reduce_loss_dict', lambda losses: losses)
+    model.optimize_parameters(1)
+    assert {'l_pix', 'l1_clean', 'l1_attacked', 'l_classifier', 'classifier_acc'} <= set(model.log_dict)
+    with pytest.raises(RuntimeError, match='meta'):
+        model.log_dict['l_classifier'].item()
+
+
+def test_a_classifier_can_be_left_as_it_is(pairs, photos, tmp_path, monkeypatch, capsys):
+    opt = paired_options(pairs, photos=photos, iterations=2)
+    opt['train']['train_classifier'] = False
+    run = run_command(tmp_path, 'rsr_basicsr.train', '-opt', str(write(opt, tmp_path / 'first.yml')))
+    assert re.search(r'l_classifier: [\d.e+-]+ classifier_acc: [\d.e+-]+', run.stdout), run.stdout
+    folder = tmp_path / 'experiments' / opt['name']
+    opt['train']['total_iter'] = 4
+    train(opt, tmp_path, monkeypatch, '--auto_resume')
+    first, second = (load_state(folder / 'models' / f'net_g_{i}.pth', 'params') for i in (2, 4))
+    changed = {key for key in first if not torch.equal(first[key], second[key])}
+    assert changed and not any(key.startswith('defense.') for key in changed)
+
+    opt['train'].update(train_classifier=True, total_iter=6)
+    write(opt, tmp_path / 'options.yml')
+    assert main(['train', '-opt', 'options.yml', '--auto_resume']) == 2
+    assert 'the training state has 1 optimizers, these options make 2' in capsys.readouterr().err
 
 
 def test_moving_average_starts_from_the_trained_classifier(model, pairs, photos, tmp_path):
@@ -218,6 +256,19 @@ def test_attack_raises_the_loss_and_leaves_gradients_alone(model):
     with torch.no_grad(), model.net_g.defense.forced(False):
         error = (model.net_g(model.lq) - model.gt).abs().flatten(1).mean(1)
     assert (error[labels] > error[~labels]).all()
+
+
+def test_validates_in_tiles(pairs, photos, tmp_path, monkeypatch):
+    opt = paired_options(pairs, photos=photos, iterations=2)
+    opt['val'] = {'val_freq': 2, 'save_img': False, 'tile': 8, 'tile_overlap': 4,
+                  'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
+    opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
+                                  dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
+    sizes = []
+    forward = SRVGGNetCompact.forward
+    monkeypatch.setattr(SRVGGNetCompact, 'forward', lambda net, x: [sizes.append(x.shape[-1]), forward(net, x)][1])
+    train(opt, tmp_path, monkeypatch)
+    assert {12} <= set(sizes) <= {12, 16}  # 8 and the overlap on one side; 16 is the probe of the check and the patch
 
 
 def test_plain_network_is_refused_by_name(pairs, photos):

@@ -15,6 +15,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.inference import OVERLAP, upscale
 
 
 class AttackAugmentation:
@@ -25,8 +26,11 @@ class AttackAugmentation:
     with the gate forced by their labels (Yue et al. 2021), and the classifier learns the same labels by
     its own loss and optimizer.
 
-    Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus ``mode`` and ``share``), and
-    ``train: optim_classifier`` and ``train: classifier_opt``; :mod:`rsr_basicsr.options` has the schema.
+    Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus ``mode`` and ``share``),
+    ``train: train_classifier``, ``optim_classifier`` and ``classifier_opt``, and ``val: tile`` and ``tile_overlap``;
+    :mod:`rsr_basicsr.options` has the schema.
+
+    Nothing here makes the host wait for the device: what it logs stays there until it is printed.
     """
 
     #: Attributes of the model that hold one target a picture, besides ``lq``.
@@ -40,6 +44,7 @@ class AttackAugmentation:
         eps = options['eps']
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
         self.attack = build_attack({**options, 'eps': max(self.eps_range)})
+        self.cri_classifier = build_loss(self.opt['train']['classifier_opt']).to(self.device)
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:
             # Both classifiers were filled at random; the average must start from the one that is trained.
@@ -74,13 +79,15 @@ class AttackAugmentation:
         own = {id(p) for p in self.classifier.parameters()}
         for group in self.optimizer_g.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in own]
+        self.optimizer_classifier = None
+        if not train_opt.get('train_classifier', True):
+            return
         optim_opt = dict(train_opt['optim_classifier'])
         self.optimizer_classifier = self.get_optimizer(optim_opt.pop('type'), self.classifier.parameters(), **optim_opt)
         self.optimizers.append(self.optimizer_classifier)
-        self.cri_classifier = build_loss(train_opt['classifier_opt']).to(self.device)
 
     def optimize_parameters(self, current_iter):
-        log, seen, self.attack_time = OrderedDict(), [], 0.0
+        log, seen, self.stopwatch = OrderedDict(), [], None
         for labels in self.attacked_batches():
             with contextlib.ExitStack() as stack:
                 for net in self._networks():
@@ -89,8 +96,8 @@ class AttackAugmentation:
             log.update(self.losses_by_label(labels))
             seen.append((self.lq, labels))
         log.update(self.optimize_classifier(*map(torch.cat, zip(*seen))))
-        self.log_dict.update(self.reduce_loss_dict(log))
-        self.log_dict['t_attack'] = self.attack_time
+        self.log_dict.update(log)
+        self.log_dict['t_attack'] = self.stopwatch.seconds() if self.stopwatch else 0.0
 
     def attacked_batches(self) -> Iterator[torch.Tensor]:
         """Put one batch after the other in place for a training step, and yield its labels: bool, True where attacked.
@@ -121,7 +128,7 @@ class AttackAugmentation:
 
     def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Attack through the masks, each sample with a radius of its own where ``attack: eps`` is a range."""
-        started = time.time()
+        self.stopwatch = _Stopwatch(lq.device)
         low, high = self.eps_range
         eps = low + (high - low) * torch.rand(lq.shape[0], device=lq.device)
         net = self.bare_net
@@ -130,7 +137,7 @@ class AttackAugmentation:
                 target = net(lq)
         with net.defense.forced(True):
             attacked = self.attack(net, lq, target, eps=eps)
-        self.attack_time = time.time() - started
+        self.stopwatch.stop()
         return attacked
 
     def attack_target(self) -> torch.Tensor:
@@ -138,14 +145,19 @@ class AttackAugmentation:
         return self.gt
 
     def optimize_classifier(self, lq: torch.Tensor, labels: torch.Tensor) -> OrderedDict:
-        """One step of the classifier on the pictures that the network has just seen."""
+        """One step of the classifier on the pictures that the network has just seen.
+
+        With ``train_classifier: false`` its loss and accuracy are logged all the same, as in the published code.
+        """
         classes = labels.long()  # class 1 is attacked
-        self.optimizer_classifier.zero_grad()
-        logits = self.classifier(lq)
-        loss = self.cri_classifier(logits, classes)
-        loss.backward()
-        self.optimizer_classifier.step()
-        self.optimizer_classifier.zero_grad()
+        with torch.set_grad_enabled(self.optimizer_classifier is not None):
+            logits = self.classifier(lq)
+            loss = self.cri_classifier(logits, classes)
+        if self.optimizer_classifier is not None:
+            self.optimizer_classifier.zero_grad()
+            loss.backward()
+            self.optimizer_classifier.step()
+            self.optimizer_classifier.zero_grad()
         accuracy = (logits.argmax(dim=1) == classes).float().mean()
         return OrderedDict(l_classifier=loss.detach(), classifier_acc=accuracy)
 
@@ -153,6 +165,52 @@ class AttackAugmentation:
         """The absolute error of clean and of attacked samples apart, for the log."""
         with torch.no_grad():
             error = (self.output.detach() - self.attack_target()).abs().flatten(1).mean(1)
-            parts = {'l1_clean': error[~labels], 'l1_attacked': error[labels]}
-            # With share: 1 there are no clean samples.
-            return OrderedDict((name, part.mean()) for name, part in parts.items() if len(part))
+            # Where there are no such samples, as with share: 1, this is nan.
+            return OrderedDict((name, error.where(mine, 0).sum() / mine.sum())
+                               for name, mine in (('l1_clean', ~labels), ('l1_attacked', labels)))
+
+    def resume_training(self, resume_state):
+        """Restore optimizers and schedulers.
+
+        Raises:
+            OptionsError: the state was written with another number of them.
+        """
+        if len(resume_state['optimizers']) != len(self.optimizers):
+            raise OptionsError(f'the training state has {len(resume_state["optimizers"])} optimizers, these options '
+                               f'make {len(self.optimizers)}; train: train_classifier must be as it was')
+        super().resume_training(resume_state)
+
+    def test(self):
+        """Upscale ``lq`` into ``output``, in tiles where ``val: tile`` is set."""
+        val_opt = self.opt.get('val') or {}
+        if not val_opt.get('tile'):
+            super().test()
+            return
+        net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.net_g
+        training = net.training
+        net.eval()
+        with torch.no_grad():
+            self.output = upscale(net, self.lq, tile=val_opt['tile'], overlap=val_opt.get('tile_overlap', OVERLAP))
+        net.train(training and net is self.net_g)
+
+
+class _Stopwatch:
+    """Time between its making and ``stop``, measured on the device without waiting for it."""
+
+    def __init__(self, device):
+        self.on_gpu = device.type == 'cuda'
+        self.started, self.stopped = self._now(), None
+
+    def stop(self):
+        self.stopped = self._now()
+
+    def seconds(self):
+        """To be asked when the host has waited for the device anyway, as it has behind BasicSR's own step."""
+        return self.started.elapsed_time(self.stopped) / 1000 if self.on_gpu else self.stopped - self.started
+
+    def _now(self):
+        if not self.on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

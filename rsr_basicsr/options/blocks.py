@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rsr_basicsr.archs.defended_arch import GATES
-from rsr_basicsr.attacks import ATTACKS, OBJECTIVES
+from rsr_basicsr.archs.defended_arch import DECISIONS, GATES
+from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
+from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.options.schema import (
     Key,
     boolean,
@@ -30,9 +31,13 @@ DEFENSE = {
     'points': Key(names),
     'classifier': {
         'threshold': Key(number(0, 1)),  # P(clean) below it means attacked
+        'pool_by': Key(one_of(POOL_BY)),
         'weights': Key(existing_file),
     },
     'gate': Key(one_of(GATES)),
+    'decision': Key(one_of(DECISIONS)),
+    'draws': Key(integer(1)),
+    'seed': Key(integer(0)),
 }
 
 #: ``attack:`` at the top level
@@ -46,9 +51,21 @@ ATTACK = {
     'keep_best': Key(boolean),
     'objective': Key(one_of(tuple(OBJECTIVES)), default='ground_truth_l1'),
     # The classifier must not learn to tell 8-bit pictures from others.
-    'quantize': Key(boolean, default=True),
+    'quantize': Key(one_of(QUANTIZE), default='nearest'),
+    'clamp': Key(boolean),
     'mode': Key(one_of(ATTACK_MODES), default='paired'),
     'share': Key(number(0, 1, above=True), default=0.5),  # of the batch, in mode mixed
+}
+
+#: Of ``train:``, beside the blocks below
+TRAIN = {
+    'train_classifier': Key(boolean, default=True),
+}
+
+#: Of ``val:``
+VAL = {
+    'tile': Key(integer(1)),  # pixels of the input
+    'tile_overlap': Key(integer(0)),
 }
 
 #: ``train: optim_classifier:``
