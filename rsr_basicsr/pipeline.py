@@ -28,14 +28,19 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     """
     if args.launcher != 'none':
         raise OptionsError(f'--launcher {args.launcher}: several processes are not supported yet; start without it')
-    _import_plugins(args.imports)
+    import_plugins(args.imports)
     read_options(args.opt, stage)
     module = importlib.import_module(f'basicsr.{stage}')
     with _argv([f'rsr {stage}', *_basicsr_flags(args)]), _checked_options(module, args):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
 
 
-def _import_plugins(names: List[str]):
+def import_plugins(names: List[str]) -> None:
+    """Import modules that register architectures, losses or metrics, from the working directory too.
+
+    Raises:
+        OptionsError: there is no such module.
+    """
     sys.path.insert(0, os.getcwd())
     for name in names:
         try:

@@ -14,7 +14,7 @@ from rsr_basicsr.archs import FrequencyClassifier
 from rsr_basicsr.cli import main
 from rsr_basicsr.data import write_training_photos
 from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options import check_options, read_options
+from rsr_basicsr.options import blocks, check_options, read_options
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, DEFENSE, OPTIM_CLASSIFIER
 from rsr_basicsr.options.schema import parse_block
 
@@ -50,8 +50,9 @@ WRONG = {
     'attack:type': ('FGM', 'attack.type: expected one of IFGSM, PGD'),
     'attack:mode': ('half', 'attack.mode: expected one of paired, mixed, alternating'),
     'attack:share': (1.5, 'attack.share: expected a number above 0 and at most 1, got 1.5'),
-    'attack:quantize': ('yes', "attack.quantize: expected true or false, got 'yes'"),
-    'network_g:defense:gate': ('on', 'network_g.defense.gate: expected one of classifier, always, never'),
+    'attack:quantize': (True, 'attack.quantize: expected one of nearest, floor, none, got True'),
+    'attack:clamp': (False, 'attack: quantize: nearest needs clamp'),
+    'network_g:defense:gate': ('on', 'network_g.defense.gate: expected one of classifier, soft, always, never'),
     'network_g:defense:points': (['tail'], "has no mask point 'tail'; it has input, trunk, upsampler"),
     'network_g:defense:mask:keep_radius': ([0.5, 0.4], 'expected [low, high] with low <= high'),
     'network_g:defense:classifier:weights': ('none.pth', 'network_g.defense.classifier.weights: no such file'),
@@ -306,5 +307,32 @@ def test_every_key_is_documented():
             if line.startswith('|')]
     keys = [f'{name}: {key}' if isinstance(rule, dict) else name for name, rule in {**ATTACK, **DEFENSE}.items()
             for key in (rule if isinstance(rule, dict) else [None])]
-    keys += [f'optim_classifier: {", ".join(OPTIM_CLASSIFIER)}', f'classifier_opt: {", ".join(CLASSIFIER_OPT)}']
+    keys += [*blocks.TRAIN, *blocks.VAL, f'optim_classifier: {", ".join(OPTIM_CLASSIFIER)}',
+             f'classifier_opt: {", ".join(CLASSIFIER_OPT)}']
     assert [key for key in keys if f' `{key}` ' not in rows] == []
+
+
+def test_masks_are_listed(tmp_path, capsys):
+    assert main(['masks', '-opt', str(OPTIONS / 'train' / 'train_cdc_realsr_x4_paper.yml'), '--size', '40', '48']) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header == 'DefendedCDC, a picture of 40x48, 13 masks' and len(lines) == 13
+    assert lines[0].split() == '1 input 3 x 40 x 48'.split()
+    assert lines[12].split() == '13 inner hourglasses.5.inner 64 x 48 x 48'.split()  # CDC pads to multiples of 16
+
+    opt = read(TRAIN)
+    opt['network_g']['defense']['points'] = 'features'
+    assert main(['masks', '-opt', str(write(opt, tmp_path / 'features.yml'))]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ['trunk', 'upsampler']
+
+
+@pytest.mark.parametrize('change, sentence', [
+    ({'network_g': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}},
+     'RRDBNet has no masks; write network_g: type: DefendedRRDBNet'),
+    ({'network_g': None}, "the key 'network_g' is missing"),
+    ({'network_g': {}}, "network_g: the key 'type' is missing")])
+def test_masks_of_what_has_none(change, sentence, tmp_path, capsys):
+    assert main(['masks', '-opt', str(write({**read(TRAIN), **change}, tmp_path / 'options.yml'))]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and len(error.splitlines()) == 1
+    assert main(['masks', '-opt', str(tmp_path / 'options.yml'), '--size', '0', '8']) == 2
+    assert '--size 0 8: a picture has at least one pixel' in capsys.readouterr().err

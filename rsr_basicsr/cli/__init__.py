@@ -6,10 +6,10 @@ import argparse
 import sys
 from typing import Optional, Sequence
 
-from rsr_basicsr.cli import test, train, weights
+from rsr_basicsr.cli import masks, test, train, weights
 from rsr_basicsr.errors import RSRError
 
-_COMMANDS = {'weights': weights, 'train': train, 'test': test}
+_COMMANDS = {'weights': weights, 'train': train, 'test': test, 'masks': masks}
 _INTERRUPTED = 130
 
 

@@ -15,17 +15,19 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.compat import newest_state
 from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import host
-from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, OPTIM_CLASSIFIER
+from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, OPTIM_CLASSIFIER, TRAIN, VAL
 from rsr_basicsr.options.networks import check_network, check_weights
-from rsr_basicsr.options.schema import Key, block, check_call, nearest, parse_block, parse_open, registered
+from rsr_basicsr.options.schema import Key, block, check_call, nearest, parse_block, parse_open, registered, text
 from rsr_basicsr.weights import entries
 
 #: Where a misspelt or misplaced key of ours would be ignored in silence.
-_OURS = {'': ('attack', 'defense'), 'train': ('optim_classifier', 'classifier_opt')}
+_OURS = {'': ('attack', 'defense'), 'train': ('train_classifier', 'optim_classifier', 'classifier_opt'),
+         'val': ('tile', 'tile_overlap')}
 
 
 def read_options(path: str, stage: str) -> dict:
@@ -34,6 +36,24 @@ def read_options(path: str, stage: str) -> dict:
     Raises:
         OptionsError: no such file, not YAML, a tag that would run code, or a section missing or of the wrong type.
     """
+    opt = _load(path)
+    host.check_sections(opt, stage)
+    return opt
+
+
+def read_network(path: str) -> torch.nn.Module:
+    """Build ``network_g`` of an options file, whatever else the file holds, without its weights.
+
+    Raises:
+        OptionsError: as :func:`read_options` does, or the network cannot be built.
+    """
+    opt = _load(path)
+    parse_open(opt, {'network_g': Key(block, required=True), 'scale': host.RUN['scale']}, '')
+    parse_open(opt['network_g'], {'type': Key(text, required=True)}, 'network_g')
+    return check_network(opt, 'network_g')
+
+
+def _load(path):
     if not osp.isfile(path):
         raise OptionsError(f'-opt {path}: no such file')
     try:
@@ -45,7 +65,6 @@ def read_options(path: str, stage: str) -> dict:
         raise OptionsError(f'-opt {path} is not a YAML file: {" ".join(str(error).split())}') from None
     if not isinstance(opt, Mapping):
         raise OptionsError(f'-opt {path} holds no options')
-    host.check_sections(opt, stage)
     return opt
 
 
@@ -62,6 +81,7 @@ def check_options(opt: dict) -> None:
         _check_dataset(dataset, f'datasets.{phase}')
     for name, metric in ((opt.get('val') or {}).get('metrics') or {}).items():
         _check_arguments(METRIC_REGISTRY, metric, f'val.metrics.{name}', given=2)
+    _check_tiles(opt, model)
     if opt['is_train']:
         _check_training(opt, model)
     networks = {name: check_network(opt, name) for name in opt if name.startswith('network_')}
@@ -74,12 +94,17 @@ def check_options(opt: dict) -> None:
 
 def _check_strays(opt):
     for where, ours in _OURS.items():
-        place = opt.get(where, {}) if where else opt
+        place = (opt.get(where) or {}) if where else opt
         for key in place:
             if key not in ours and difflib.get_close_matches(key, ours, cutoff=0.8):
                 raise OptionsError(f'{where or "the options"}: unknown key {key!r}{nearest(key, ours)}')
     if 'defense' in opt:
         raise OptionsError('defense: this block belongs into network_g')
+
+
+def _check_tiles(opt, model):
+    if opt.get('val') is not None and issubclass(model, AttackAugmentation):
+        parse_open(opt['val'], VAL, 'val')
 
 
 def _check_devices(opt, net):
@@ -153,6 +178,12 @@ def _check_attack(opt, model):
     if not issubclass(network, DefenseMixin):
         raise OptionsError(f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
                            f'Defended{network.__name__}')
+    try:
+        attack = {key: value for key, value in opt['attack'].items() if key not in ('mode', 'share')}
+        build_attack({**attack, 'eps': 1})
+    except ValueError as error:
+        raise OptionsError(f'attack: {error}') from None
+    parse_open(train, TRAIN, 'train')
     train['optim_classifier'] = parse_block(train.get('optim_classifier'), OPTIM_CLASSIFIER, 'train.optim_classifier')
     train['classifier_opt'] = parse_block(train.get('classifier_opt'), CLASSIFIER_OPT, 'train.classifier_opt')
 

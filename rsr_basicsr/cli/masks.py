@@ -1,0 +1,35 @@
+"""List the masks of a defended network, with the tensor that each of them sees."""
+
+from __future__ import annotations
+
+import argparse
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options import read_network
+from rsr_basicsr.pipeline import import_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rsr masks``."""
+    parser.add_argument('-opt', required=True, metavar='FILE', help='options file; its network_g is built and run once')
+    parser.add_argument('--size', type=int, nargs=2, default=(64, 64), metavar=('HEIGHT', 'WIDTH'),
+                        help='size of the picture, by default 64 64')
+    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
+                        help='a module that registers architectures of your own')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a mask, in the order that a picture meets them."""
+    if min(args.size) < 1:
+        raise OptionsError(f'--size {args.size[0]} {args.size[1]}: a picture has at least one pixel')
+    import_plugins(args.imports)
+    net = read_network(args.opt)
+    if not isinstance(net, DefenseMixin):
+        raise OptionsError(f'-opt {args.opt}: {type(net).__name__} has no masks; write network_g: type: '
+                           f'Defended{type(net).__name__}')
+    places = net.mask_places(*args.size)
+    print(f'{type(net).__name__}, a picture of {args.size[0]}x{args.size[1]}, {len(places)} masks')
+    for number, (point, module, (channels, height, width)) in enumerate(places, start=1):
+        print(f'{number:>3}  {point:<12}{module:<28}{channels:>4} x {height} x {width}')
+    return 0
