@@ -163,6 +163,7 @@ def test_alternating_attacks_the_network_that_the_clean_step_left(model, monkeyp
     assert torch.equal(clean, lq) and not torch.equal(attacked, lq) and moved
     assert first == [False] * 4 and second == [True] * 4
     assert {'l_pix', 'l1_clean', 'l1_attacked', 'l_classifier', 't_attack'} <= set(model.log_dict)
+    assert 0 < model.log_dict['l1_clean'] < 1 and 0 < model.log_dict['l1_attacked'] < 1
 
 
 def test_classifier_learns_which_pictures_were_attacked(model):

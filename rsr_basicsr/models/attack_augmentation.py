@@ -87,16 +87,19 @@ class AttackAugmentation:
         self.optimizers.append(self.optimizer_classifier)
 
     def optimize_parameters(self, current_iter):
-        log, seen, self.stopwatch = OrderedDict(), [], None
+        seen, self.stopwatch = [], None
         for labels in self.attacked_batches():
             with contextlib.ExitStack() as stack:
                 for net in self._networks():
                     stack.enter_context(net.defense.forced(labels))
                 super().optimize_parameters(current_iter)
-            log.update(self.losses_by_label(labels))
-            seen.append((self.lq, labels))
-        log.update(self.optimize_classifier(*map(torch.cat, zip(*seen))))
-        self.log_dict.update(log)
+            with torch.no_grad():
+                seen.append((self.lq, labels, (self.output - self.attack_target()).abs().flatten(1).mean(1)))
+        lq, labels, error = map(torch.cat, zip(*seen))
+        self.log_dict.update(self.optimize_classifier(lq, labels))
+        # Of no samples, such as the clean ones with share: 1, the mean is nan.
+        for name, mine in (('l1_clean', ~labels), ('l1_attacked', labels)):
+            self.log_dict[name] = error.where(mine, 0).sum() / mine.sum()
         self.log_dict['t_attack'] = self.stopwatch.seconds() if self.stopwatch else 0.0
 
     def attacked_batches(self) -> Iterator[torch.Tensor]:
@@ -160,14 +163,6 @@ class AttackAugmentation:
             self.optimizer_classifier.zero_grad()
         accuracy = (logits.argmax(dim=1) == classes).float().mean()
         return OrderedDict(l_classifier=loss.detach(), classifier_acc=accuracy)
-
-    def losses_by_label(self, labels: torch.Tensor) -> OrderedDict:
-        """The absolute error of clean and of attacked samples apart, for the log."""
-        with torch.no_grad():
-            error = (self.output.detach() - self.attack_target()).abs().flatten(1).mean(1)
-            # Where there are no such samples, as with share: 1, this is nan.
-            return OrderedDict((name, error.where(mine, 0).sum() / mine.sum())
-                               for name, mine in (('l1_clean', ~labels), ('l1_attacked', labels)))
 
     def resume_training(self, resume_state):
         """Restore optimizers and schedulers.
