@@ -1,10 +1,10 @@
 """What the frequency mask costs: against torch-dct, and as a share of a network's forward pass and training step.
 
-    pip install torch-dct
+    pip install --no-build-isolation -e .[benchmark]
     python scripts/benchmark_frequency.py [--device cpu|cuda] [--only mask forward regions]
 
 Both sides of a ratio are timed in turn in one run, and the fastest run of each counts: other work on the machine
-makes runs slower, never faster. The targets stand in brackets. Takes about 6 minutes on two CPU cores.
+makes runs slower, never faster. The targets stand in brackets. Takes about 7 minutes on two CPU cores.
 """
 
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
