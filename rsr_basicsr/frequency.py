@@ -121,7 +121,8 @@ class _Filter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return _Filter.apply(gradient, *ctx.saved_tensors), None
+        with without_autocast(gradient.device):  # the backward pass may run inside it
+            return _Filter.apply(gradient, *ctx.saved_tensors), None
 
 
 def _filter_by_matrices(x, weight):

@@ -32,11 +32,20 @@ def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, ove
     if tile is None or max(height, width) <= tile:
         return net(lq)
     with contextlib.ExitStack() as stack:
-        if isinstance(net, DefenseMixin) and net.defense.decision != 'tile':
-            stack.enter_context(net.defense.forced(net.defense.decide(lq)))
+        inner = _unwrapped(net)
+        if isinstance(inner, DefenseMixin) and inner.defense.decision != 'tile':
+            stack.enter_context(inner.defense.forced(inner.defense.decide(lq)))
         rows = [[_upscale_tile(net, lq, top, left, tile, overlap) for left in range(0, width, tile)]
                 for top in range(0, height, tile)]
     return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2)
+
+
+def _unwrapped(net):
+    """The network inside DataParallel, DistributedDataParallel and what torch.compile makes of it."""
+    for name in ('module', '_orig_mod'):
+        if isinstance(getattr(net, name, None), nn.Module):
+            return _unwrapped(getattr(net, name))
+    return net
 
 
 def _upscale_tile(net, lq, top, left, tile, overlap):

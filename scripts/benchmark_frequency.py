@@ -91,12 +91,13 @@ def time_forward(device):
 def time_parts(net, x):
     """Seconds that the classifier and the masks of a network take for ``x``, on their own."""
     defense = net.defense
-    tensors = [torch.rand(1, *place.shape, device=x.device) for place in net.mask_places(*x.shape[-2:])]
+    tensors = [(torch.rand(1, place.shape[0], *(place.repeat * size for size in place.shape[1:]), device=x.device),
+                place.repeat) for place in net.mask_places(*x.shape[-2:])]
 
     def masks():
         with defense.obeying(torch.ones(1, device=x.device)):
-            for tensor in tensors:
-                defense.apply_mask(tensor)
+            for tensor, repeat in tensors:
+                defense.apply_mask(tensor, repeat)
 
     return fastest([lambda: defense.decide(x), masks], 10, x.device)
 

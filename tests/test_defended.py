@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from rsr_basicsr import MaskPoint, defend, register_defended
 from rsr_basicsr.archs import CDC
+from rsr_basicsr.archs.defended_arch import MaskPlace
 from rsr_basicsr.archs.frequency_mask_arch import repeatable_mask
+from rsr_basicsr.attacks import IFGSM
 from rsr_basicsr.frequency import dct2, idct2
 from rsr_basicsr.weights import WEIGHTS, load_state
 
@@ -244,6 +246,51 @@ def test_draws_are_averaged():
     assert (net(x) - x).square().mean() < (defend(Identity)(defense={'gate': 'always'})(x) - x).square().mean()
 
 
+def test_unmasked_pictures_keep_their_bits_whatever_is_averaged():
+    net, x = defend(Identity)(defense={'draws': 3}).eval(), torch.rand(4, 3, 16, 20)
+    with net.defense.forced(torch.tensor([True, False, True, False])):
+        output = net(x)
+    assert torch.equal(output[[1, 3]], x[[1, 3]]) and not torch.allclose(output[[0, 2]], x[[0, 2]], atol=1e-3)
+
+
+@pytest.mark.parametrize('seed', [None, 0])
+def test_decisions_of_another_number_of_pictures_are_refused(seed):
+    net, x = defend(Identity)(defense={'seed': seed}).eval(), torch.rand(4, 3, 16, 20)
+    with net.defense.forced(torch.tensor([True])):
+        assert net(x).shape == x.shape
+    with pytest.raises(RuntimeError), net.defense.forced(torch.tensor([True, False])):
+        net(x)
+
+
+@pytest.mark.parametrize('decision', ['picture', 'batch'])
+def test_a_picture_that_is_not_a_number_counts_as_attacked(decision):
+    net = defend(Identity)(defense={'decision': decision, 'classifier': {'threshold': 0.0}}).eval()
+    x = torch.rand(2, 3, 16, 16)
+    assert not net.defense.attacked(x).any()
+    x[0, 0, 0, 0] = torch.nan
+    assert net.defense.attacked(x).tolist() == [True, decision == 'batch']
+
+
+def test_forced_decisions_nest():
+    net, x = defend(Identity)(defense={'gate': 'never', 'seed': 0}).eval(), torch.rand(1, 3, 16, 20)
+    with net.defense.forced(True):
+        with net.defense.forced(False):
+            assert torch.equal(net(x), x)
+        torch.testing.assert_close(net(x), masked_identity(x))
+    assert torch.equal(net(x), x)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_gradients_and_attacks_inside_autocast(dtype):
+    net, x = build(RRDBNet, gate='always', seed=0), torch.rand(1, 3, 16, 16, requires_grad=True)
+    expected, = torch.autograd.grad(net(x).sum(), x)
+    with torch.autocast('cpu', dtype=dtype):
+        gradient, = torch.autograd.grad(net(x).float().sum(), x)
+        attacked = IFGSM(eps=4, steps=2)(net, x)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=0.05 * expected.abs().max().item())
+    assert (attacked - x).abs().max() > 1 / 255
+
+
 @pytest.mark.parametrize('threshold', [0.0, 1.0], ids=['shut', 'open'])
 def test_gradient_straight_through_the_gate(threshold):
     net = defend(Identity)(defense={'seed': 0, 'classifier': {'threshold': threshold}}).eval().double()
@@ -309,7 +356,8 @@ def test_half_precision_of_real_weights_stays_near_float32(real_network):
 
 
 PLACES = {
-    RRDBNet: [('input', '', (3, 20, 24)), ('trunk', 'conv_body', (8, 20, 24)), ('upsampler', 'conv_up1', (8, 20, 24))],
+    RRDBNet: [('input', '', (3, 20, 24)), ('trunk', 'conv_body', (8, 20, 24)),
+              ('upsampler', 'conv_up1', (8, 20, 24), 2)],
     SwinIR: [('input', '', (3, 20, 24)), ('trunk', 'conv_after_body', (8, 20, 24)),
              ('upsampler', 'upsample', (64, 20, 24))],
     CDC: [('input', '', (3, 20, 24)), ('hourglass', 'hourglasses.0', (4, 32, 32)),
@@ -321,11 +369,11 @@ PLACES = {
 @pytest.mark.parametrize('cls', PLACES, ids=lambda cls: cls.__name__)
 def test_places_of_the_masks(cls):
     net, seen = build(cls, gate='always'), []
-    assert net.mask_places(20, 24) == PLACES[cls]
+    assert net.mask_places(20, 24) == [MaskPlace(*place) for place in PLACES[cls]]
     # They are the tensors that the masks see, in the same order.
     net.defense.mask.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape[1:])))
     net(torch.rand(1, 3, 20, 24))
-    assert seen == [shape for *_, shape in PLACES[cls]]
+    assert seen == [place[2] for place in PLACES[cls]]
 
 
 def test_presets_of_points():
@@ -336,7 +384,8 @@ def test_presets_of_points():
         build(RRDBNet, points=['features', 'trunk'])
 
 
-@pytest.mark.parametrize('wrong', [{'decision': 'pixel'}, {'draws': 0}, {'classifier': {'pool_by': 'width'}}])
+@pytest.mark.parametrize('wrong', [
+    {'decision': 'pixel'}, {'draws': 0}, {'seed': -1}, {'classifier': {'pool_by': 'width'}}])
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match='must be'):
         build(RRDBNet, **wrong)

@@ -29,11 +29,30 @@ def test_whole_graph_compiles(name, gate):
     net, pictures = build(name, gate)
     graphs = []
     compiled = torch.compile(net, backend=lambda module, inputs: [graphs.append(module), module.forward][1],
-                             fullgraph=True)
+                             fullgraph=True, dynamic=False)
     with torch.no_grad():
         for picture in pictures:
             torch.testing.assert_close(compiled(picture), net(picture))
-    assert len(graphs) == 1
+        assert len(graphs) == 1
+        other = torch.rand(1, 3, 16, 28)
+        torch.testing.assert_close(compiled(other), net(other))
+        assert len(graphs) == 2
+
+
+@pytest.mark.parametrize('gate', ['always', 'classifier'])
+@pytest.mark.parametrize('seed', [0, None])
+def test_compiles_for_one_size_after_the_other(gate, seed):
+    torch._dynamo.reset()
+    net, _ = build('RRDBNet', gate)
+    net.defense.seed = seed
+    compiled = torch.compile(net, backend='eager')
+    with torch.no_grad():
+        for shape in ((1, 3, 16, 16), (1, 3, 20, 24), (1, 3, 24, 32), (2, 3, 24, 32), (3, 3, 16, 16)):
+            x = torch.rand(shape)
+            output = compiled(x)
+            assert torch.isfinite(output).all()
+            if seed is not None:
+                torch.testing.assert_close(output, net(x))
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='the default compiler of torch.compile needs g++')

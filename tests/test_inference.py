@@ -35,6 +35,16 @@ def test_one_decision_for_a_picture_or_one_for_each_tile(decision, asked):
     assert seen[:1] == asked and len(seen) == (9 if decision == 'tile' else 1)
 
 
+def test_one_decision_for_a_picture_behind_a_wrapper():
+    net = defend(Reach)(defense={'seed': 0}).eval()
+    seen = []
+    net.defense.classifier.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
+    for wrapped in (nn.DataParallel(net), torch.compile(net, backend='eager')):
+        seen.clear()
+        upscale(wrapped, torch.rand(1, 3, 40, 48), tile=16, overlap=2)
+        assert seen == [(1, 3, 40, 48)]
+
+
 def test_all_tiles_obey_the_decision_on_the_picture():
     net, x = defend(Reach)(defense={'classifier': {'threshold': 1.0}}).eval(), torch.rand(1, 3, 40, 48)
     assert not torch.allclose(upscale(net, x, tile=16, overlap=2), Reach()(x), atol=1e-3)

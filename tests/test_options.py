@@ -1,6 +1,7 @@
 """Options: what is refused, with which words; what is coerced; the committed files."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -228,9 +229,10 @@ def test_classifier_weights_must_be_a_classifiers(opt, tmp_path):
         check_options(opt)
 
 
-def test_testing_with_an_untrained_classifier_is_refused(opt, tmp_path, real_weights):
+@pytest.mark.parametrize('gate', ['classifier', 'soft'])
+def test_testing_with_an_untrained_classifier_is_refused(gate, opt, tmp_path, real_weights):
     opt.update(is_train=False, val={'save_img': False}, network_g={
-        'type': 'DefendedSRVGGNetCompact', 'num_in_ch': 3, 'num_out_ch': 3, 'defense': {}})
+        'type': 'DefendedSRVGGNetCompact', 'num_in_ch': 3, 'num_out_ch': 3, 'defense': {'gate': gate}})
     opt['path'] = {'pretrain_network_g': str(real_weights)}
     with pytest.raises(OptionsError, match='plain backbone without a trained classifier'):
         check_options(opt)
@@ -312,6 +314,27 @@ def test_every_key_is_documented():
     assert [key for key in keys if f' `{key}` ' not in rows] == []
 
 
+@pytest.mark.parametrize('val, sentence', [
+    ({'tile': 9, 'tile_overlap': 1}, 'val.tile: 9 with val.tile_overlap: 1 gives tiles of 10x10, which DefendedSwinIR'),
+    ({'tile_size': 8}, "val: unknown key 'tile_size'; did you mean 'tile'?"),
+    ({'tile_pad': 8}, "val: unknown key 'tile_pad'; did you mean 'tile_overlap'?"),
+    ({'tile': 0}, 'val.tile: expected a whole number of at least 1, got 0')])
+def test_wrong_tiles_are_named(opt, val, sentence):
+    opt['network_g'] = dict(type='DefendedSwinIR', img_size=12, window_size=4, depths=[1], embed_dim=8, num_heads=[1],
+                            upscale=4, upsampler='pixelshuffle')
+    opt['val'] = {'val_freq': 2, 'save_img': False, **val}
+    with pytest.raises(OptionsError, match=re.escape(sentence)):
+        check_options(opt)
+
+
+def test_tiles_that_fit_pass_and_an_empty_overlap_is_the_default(opt):
+    opt['network_g'] = dict(type='DefendedSwinIR', img_size=12, window_size=4, depths=[1], embed_dim=8, num_heads=[1],
+                            upscale=4, upsampler='pixelshuffle')
+    opt['val'] = {'val_freq': 2, 'save_img': False, 'tile': 8, 'tile_overlap': None, 1: 2}
+    check_options(opt)
+    assert opt['val']['tile_overlap'] == 16
+
+
 def test_masks_are_listed(tmp_path, capsys):
     assert main(['masks', '-opt', str(OPTIONS / 'train' / 'train_cdc_realsr_x4_paper.yml'), '--size', '40', '48']) == 0
     header, *lines = capsys.readouterr().out.splitlines()
@@ -336,3 +359,10 @@ def test_masks_of_what_has_none(change, sentence, tmp_path, capsys):
     assert sentence in error and len(error.splitlines()) == 1
     assert main(['masks', '-opt', str(tmp_path / 'options.yml'), '--size', '0', '8']) == 2
     assert '--size 0 8: a picture has at least one pixel' in capsys.readouterr().err
+
+
+def test_masks_at_a_size_that_the_network_does_not_take(tmp_path, capsys):
+    opt = read(TRAIN)
+    opt['scale'] = opt['network_g']['scale'] = 2
+    assert main(['masks', '-opt', str(write(opt, tmp_path / 'x2.yml')), '--size', '5', '7']) == 2
+    assert capsys.readouterr().err == ('rsr masks: --size 5 7: DefendedRRDBNet does not take it: AssertionError\n')

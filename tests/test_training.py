@@ -265,11 +265,21 @@ def test_validates_in_tiles(pairs, photos, tmp_path, monkeypatch):
                   'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
     opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
                                   dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
-    sizes = []
+    passes = []
     forward = SRVGGNetCompact.forward
-    monkeypatch.setattr(SRVGGNetCompact, 'forward', lambda net, x: [sizes.append(x.shape[-1]), forward(net, x)][1])
+    monkeypatch.setattr(SRVGGNetCompact, 'forward', lambda net, x: [passes.append((x.shape[-1], net.training, net)),
+                                                                    forward(net, x)][1])
+    made = []
+    optimize = DefendedSRModel.optimize_parameters
+    monkeypatch.setattr(DefendedSRModel, 'optimize_parameters', lambda model, current_iter: [
+        made.append(model), optimize(model, current_iter)][1])
+    opt['train']['total_iter'] = 4  # so that training goes on behind a validation
     train(opt, tmp_path, monkeypatch)
-    assert {12} <= set(sizes) <= {12, 16}  # 8 and the overlap on one side; 16 is the probe of the check and the patch
+    model = made[0]
+    tiles = [(training, net) for size, training, net in passes if size == 12 and net in (model.net_g, model.net_g_ema)]
+    assert tiles and all(net is model.net_g_ema and not training for training, net in tiles)
+    patches = [training for size, training, net in passes if size == 16 and net is model.net_g]
+    assert patches and all(patches)
 
 
 def test_plain_network_is_refused_by_name(pairs, photos):

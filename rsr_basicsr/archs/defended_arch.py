@@ -54,11 +54,13 @@ class MaskPlace(NamedTuple):
         point: name of the mask point.
         module: the submodule whose input is masked, empty for the picture.
         shape: (C, H, W) of the masked tensor.
+        repeat: as in :class:`MaskPoint`.
     """
 
     point: str
     module: str
     shape: Tuple[int, int, int]
+    repeat: int = 1
 
 
 class Defense(nn.Module):
@@ -74,7 +76,8 @@ class Defense(nn.Module):
             published code does; or each ``tile`` where pictures are processed in tiles.
         draws: in evaluation, average the outputs of this many draws of the masks; each costs a pass.
         seed: in evaluation, the masks depend on this number, their place and their size only, and every picture
-            passes the network alone: its result is the same in any batch. None draws anew at every call.
+            passes the network alone: its result is the same in any batch, unless the batch decides. None draws anew
+            at every call.
     """
 
     def __init__(self, mask: Optional[dict] = None, classifier: Optional[dict] = None, gate: str = 'classifier',
@@ -85,6 +88,8 @@ class Defense(nn.Module):
                 raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
         if draws < 1:
             raise ValueError(f'draws must be at least 1, got {draws}')
+        if seed is not None and seed < 0:
+            raise ValueError(f'seed must be at least 0, got {seed}')
         classifier = dict(classifier or {})
         self.gate, self.decision = gate, decision
         self.draws, self.seed = draws, seed
@@ -123,7 +128,7 @@ class Defense(nn.Module):
     def attacked(self, x: torch.Tensor) -> torch.Tensor:
         """The classifier's verdict on pictures ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
         with torch.no_grad():
-            return self._clean_probability(x) < self.threshold
+            return self._below_threshold(self._clean_probability(x))
 
     def decide(self, x: torch.Tensor) -> Decision:
         """How much pictures ``x``, (B, 3, H, W) in [0, 1], are masked.
@@ -141,7 +146,7 @@ class Defense(nn.Module):
         if not self._straight_through:
             return self.attacked(x)
         clean = self._clean_probability(x)
-        return (clean < self.threshold).to(clean.dtype) - (clean - clean.detach())
+        return self._below_threshold(clean).to(clean.dtype) - (clean - clean.detach())
 
     @contextlib.contextmanager
     def obeying(self, decision: Decision):
@@ -178,6 +183,9 @@ class Defense(nn.Module):
             return self.mask(x)
         place, self._masks_drawn = self._masks_drawn, self._masks_drawn + 1
         return self.mask.erase(x, repeatable_mask(self.mask.keep_radius, self.seed, place, *x.shape[-2:], x.device))
+
+    def _below_threshold(self, clean):
+        return ~(clean >= self.threshold)  # and not a number, too: a broken picture must not open a way around
 
     def _clean_probability(self, x):
         # The last bits of a matrix product depend on its number of rows.
@@ -228,7 +236,7 @@ class DefenseMixin:
         if not self.defense.repeatable or x.shape[0] == 1:
             return self._defended(x, decision, *args, **kwargs)
         # The last bits of a convolution depend on the size of the batch.
-        decisions = [decision] * x.shape[0] if isinstance(decision, bool) else decision.split(1)
+        decisions = [decision] * x.shape[0] if isinstance(decision, bool) else decision.expand(x.shape[0]).split(1)
         return _for_each(torch.cat, [self._defended(*one, *args, **kwargs) for one in zip(x.split(1), decisions)])
 
     def _defended(self, x, decision, *args, **kwargs):
@@ -260,7 +268,7 @@ class DefenseMixin:
         for name, repeat, module in self._masked_modules():
             def note(module, args, name=name, repeat=repeat, path=_path(self, module)):
                 *_, channels, rows, columns = args[0].shape
-                found.append(MaskPlace(name, path, (channels, rows // repeat, columns // repeat)))
+                found.append(MaskPlace(name, path, (channels, rows // repeat, columns // repeat), repeat))
 
             handles.append(module.register_forward_pre_hook(note))
         if INPUT in self.points:

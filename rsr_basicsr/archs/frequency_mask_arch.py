@@ -47,8 +47,8 @@ class RandomFrequencyMask(nn.Module):
 
     @staticmethod
     def erase(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Mask ``x`` by what :meth:`draw` returned."""
-        return filter_dct(x, mask).to(x.dtype)
+        """Mask ``x`` by what :meth:`draw` or :func:`repeatable_mask` returned."""
+        return filter_dct(x, mask.float()).to(x.dtype)
 
     def draw(self, x: torch.Tensor, generator: Optional[Generators] = None) -> torch.Tensor:
         """Draw the masks for ``x``: float32, (B, 1, H, W) or (1, 1, H, W), 1 where a coefficient stays."""
@@ -61,11 +61,12 @@ class RandomFrequencyMask(nn.Module):
         return torch.cat([self._draw(1, height, width, x.device, own) for own in generator])
 
     def _draw(self, samples, height, width, device, generator):
-        source = device if generator is None else generator.device
+        # torch.compile takes no generator, not even None, where the size of the batch is not fixed.
+        source = {'device': device} if generator is None else {'device': generator.device, 'generator': generator}
         low, high = self.keep_radius
-        radius = low + (high - low) * torch.rand(samples, 1, 1, 1, device=source, generator=generator).to(device)
+        radius = low + (high - low) * torch.rand(samples, 1, 1, 1, **source).to(device)
         # Random numbers are a good part of the cost of a small mask; a 64-bit one serves four coefficients.
-        noise = torch.randint(-2**63, 2**63 - 1, (samples, -(-height * width // 4)), device=source, generator=generator)
+        noise = torch.randint(-2**63, 2**63 - 1, (samples, -(-height * width // 4)), **source)
         noise = noise.view(torch.int16).to(device)
         chance = noise[:, :height * width].view(samples, 1, height, width)
         inside = radial_distance(height, width, device) <= radius * math.hypot(height, width)
@@ -75,16 +76,16 @@ class RandomFrequencyMask(nn.Module):
         return f'keep_radius={list(self.keep_radius)}, per_sample={self.per_sample}'
 
 
-@constant_tensor(maxsize=16)
+@constant_tensor(maxsize=64)
 def repeatable_mask(keep_radius: Tuple[float, float], seed: int, place: int, height: int, width: int,
                     device: torch.device) -> torch.Tensor:
-    """The mask (1, 1, H, W) that a seed gives the ``place``-th mask of a pass; the same on every device.
+    """The mask, bool (1, 1, H, W), that a seed gives the ``place``-th mask of a pass; the same on every device.
 
     It is cached: do not write to it.
     """
     state = np.random.SeedSequence([seed, place]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(state))
-    return RandomFrequencyMask(keep_radius).draw(torch.empty(1, 1, height, width), generator).to(device)
+    return RandomFrequencyMask(keep_radius).draw(torch.empty(1, 1, height, width), generator).bool().to(device)
 
 
 @constant_tensor(maxsize=16)

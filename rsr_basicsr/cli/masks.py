@@ -28,8 +28,13 @@ def run(args: argparse.Namespace) -> int:
     if not isinstance(net, DefenseMixin):
         raise OptionsError(f'-opt {args.opt}: {type(net).__name__} has no masks; write network_g: type: '
                            f'Defended{type(net).__name__}')
-    places = net.mask_places(*args.size)
+    try:
+        places = net.mask_places(*args.size)
+    except Exception as error:  # whatever a network makes of a size that it does not take
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise OptionsError(f'--size {args.size[0]} {args.size[1]}: {type(net).__name__} does not take it: '
+                           f'{reason}') from error
     print(f'{type(net).__name__}, a picture of {args.size[0]}x{args.size[1]}, {len(places)} masks')
-    for number, (point, module, (channels, height, width)) in enumerate(places, start=1):
+    for number, (point, module, (channels, height, width), _) in enumerate(places, start=1):
         print(f'{number:>3}  {point:<12}{module:<28}{channels:>4} x {height} x {width}')
     return 0

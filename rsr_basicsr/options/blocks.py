@@ -5,6 +5,7 @@ from __future__ import annotations
 from rsr_basicsr.archs.defended_arch import DECISIONS, GATES
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
+from rsr_basicsr.inference import OVERLAP
 from rsr_basicsr.options.schema import (
     Key,
     boolean,
@@ -65,7 +66,7 @@ TRAIN = {
 #: Of ``val:``
 VAL = {
     'tile': Key(integer(1)),  # pixels of the input
-    'tile_overlap': Key(integer(0)),
+    'tile_overlap': Key(integer(0), default=OVERLAP),
 }
 
 #: ``train: optim_classifier:``

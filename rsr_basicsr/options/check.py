@@ -21,7 +21,7 @@ from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import host
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, OPTIM_CLASSIFIER, TRAIN, VAL
-from rsr_basicsr.options.networks import check_network, check_weights
+from rsr_basicsr.options.networks import check_network, check_tiles, check_weights
 from rsr_basicsr.options.schema import Key, block, check_call, nearest, parse_block, parse_open, registered, text
 from rsr_basicsr.weights import entries
 
@@ -86,6 +86,8 @@ def check_options(opt: dict) -> None:
         _check_training(opt, model)
     networks = {name: check_network(opt, name) for name in opt if name.startswith('network_')}
     _check_devices(opt, networks['network_g'])
+    if issubclass(model, AttackAugmentation) and (opt.get('val') or {}).get('tile'):
+        check_tiles(networks['network_g'], opt['val']['tile'], opt['val']['tile_overlap'])
     resumed = _check_resume(opt)
     for name, net in networks.items():
         if not resumed:  # BasicSR then puts the resumed run's own files in the place of the pretrained ones
@@ -96,15 +98,19 @@ def _check_strays(opt):
     for where, ours in _OURS.items():
         place = (opt.get(where) or {}) if where else opt
         for key in place:
-            if key not in ours and difflib.get_close_matches(key, ours, cutoff=0.8):
+            if key not in ours and difflib.get_close_matches(str(key), ours, cutoff=0.8):
                 raise OptionsError(f'{where or "the options"}: unknown key {key!r}{nearest(key, ours)}')
     if 'defense' in opt:
         raise OptionsError('defense: this block belongs into network_g')
 
 
 def _check_tiles(opt, model):
-    if opt.get('val') is not None and issubclass(model, AttackAugmentation):
-        parse_open(opt['val'], VAL, 'val')
+    if opt.get('val') is None or not issubclass(model, AttackAugmentation):
+        return
+    for theirs, ours in (('tile_size', 'tile'), ('tile_pad', 'tile_overlap')):  # Real-ESRGAN's names
+        if theirs in opt['val']:
+            raise OptionsError(f'val: unknown key {theirs!r}; did you mean {ours!r}?')
+    parse_open(opt['val'], VAL, 'val')
 
 
 def _check_devices(opt, net):

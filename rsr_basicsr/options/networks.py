@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os.path as osp
 
 import torch
@@ -43,6 +44,31 @@ def _check_scale(net, scale):
         raise ValueError(f'it enlarges by {size[0] / _PROBE:g}, but scale is {scale:g}')
 
 
+def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
+    """Check that a network takes tiles of that size, at the border and within a picture.
+
+    On the device meta, which knows sizes only, since large tiles would take minutes.
+    """
+    sketch = copy.deepcopy(net).to('meta')
+    if _refusal(sketch, _PROBE) is not None:
+        return  # what works on meta only in part cannot be checked there
+    for size in (tile + overlap, tile + 2 * overlap):
+        refusal = _refusal(sketch, size)
+        if refusal is not None:
+            raise OptionsError(f'val.tile: {tile} with val.tile_overlap: {overlap} gives tiles of {size}x{size}, which '
+                               f'{type(net).__name__} does not take: {refusal}')
+
+
+def _refusal(net, size):
+    """What a network says to pictures of that size, None where it takes them."""
+    try:
+        with torch.no_grad(), net.defense.forced(False):
+            net(torch.zeros(1, 3, size, size, device='meta'))
+    except Exception as error:  # whatever it makes of it
+        return ' '.join(str(error).split()) or type(error).__name__
+    return None
+
+
 def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     """Check that the file of pretrained weights is there, whole, and fits the network."""
     label, path = network[len('network_'):], opt['path'].get(f'pretrain_{network}')
@@ -59,7 +85,7 @@ def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     state = _state(path, opt['path'].get(f'param_key_{label}', 'params'), f'{where}: ', f'path.param_key_{label}')
     if opt['path'].get(f'strict_load_{label}', True):
         _check_fit(net, state, f'{where}: {path}')
-    if isinstance(net, DefenseMixin) and not opt['is_train'] and net.defense.gate == 'classifier' \
+    if isinstance(net, DefenseMixin) and not opt['is_train'] and net.defense.gate in ('classifier', 'soft') \
             and 'weights' not in opt[network]['defense']['classifier'] and not _has_defense(state):
         raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; name one in '
                            f'{network}.defense.classifier.weights, or set gate to always or never')

@@ -155,7 +155,7 @@ def integer(low: int) -> Callable[[Any], int]:
             result = math.nan
         if not result.is_integer():
             raise ValueError(f'expected a whole number of at least {low}')
-        return int(result)
+        return value if isinstance(value, int) else int(result)  # a float has no room for large ones
 
     return parse
 
