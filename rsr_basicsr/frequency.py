@@ -94,19 +94,20 @@ def _in_full_precision(function, x):
 
 
 def _transform(x):
-    height, width = x.shape[-2:]
-    x = x @ _inverse_dct_matrix(width, x.device, x.dtype) if width <= _LARGEST_MATRIX else _fft_dct(x)
-    if height <= _LARGEST_MATRIX:
-        return _dct_matrix(height, x.device, x.dtype) @ x
-    return _fft_dct(x.transpose(-1, -2)).transpose(-1, -2)
+    return _along_both_axes(x, _dct_matrix, _inverse_dct_matrix, _fft_dct)
 
 
 def _inverse(X):
-    height, width = X.shape[-2:]
-    X = X @ _dct_matrix(width, X.device, X.dtype) if width <= _LARGEST_MATRIX else _fft_idct(X)
+    return _along_both_axes(X, _inverse_dct_matrix, _dct_matrix, _fft_idct)
+
+
+def _along_both_axes(x, left, right, fast):
+    """``left @ x @ right`` where the matrices are small, and what computes the same where they are not."""
+    height, width = x.shape[-2:]
+    x = x @ right(width, x.device, x.dtype) if width <= _LARGEST_MATRIX else fast(x)
     if height <= _LARGEST_MATRIX:
-        return _inverse_dct_matrix(height, X.device, X.dtype) @ X
-    return _fft_idct(X.transpose(-1, -2)).transpose(-1, -2)
+        return left(height, x.device, x.dtype) @ x
+    return fast(x.transpose(-1, -2)).transpose(-1, -2)
 
 
 class _Filter(torch.autograd.Function):
