@@ -45,7 +45,7 @@ def test_compiles_for_one_size_after_the_other(gate, seed):
     torch._dynamo.reset()
     net, _ = build('RRDBNet', gate)
     net.defense.seed = seed
-    compiled = torch.compile(net, backend='eager')
+    compiled = torch.compile(net, backend='eager', dynamic=False)
     with torch.no_grad():
         for shape in ((1, 3, 16, 16), (1, 3, 20, 24), (1, 3, 24, 32), (2, 3, 24, 32), (3, 3, 16, 16)):
             x = torch.rand(shape)
@@ -60,7 +60,7 @@ def test_compiles_to_machine_code():
     torch._dynamo.reset()
     net, (x, _) = build('SRVGGNetCompact', 'always')
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), net(x), rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.compile(net, fullgraph=True, dynamic=False)(x), net(x), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('gate', ['always', 'classifier'])
