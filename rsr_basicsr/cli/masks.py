@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.errors import OptionsError, in_one_line
 from rsr_basicsr.options import read_network
 from rsr_basicsr.pipeline import import_plugins
 
@@ -31,9 +31,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         places = net.mask_places(*args.size)
     except Exception as error:  # whatever a network makes of a size that it does not take
-        reason = ' '.join(str(error).split()) or type(error).__name__
         raise OptionsError(f'--size {args.size[0]} {args.size[1]}: {type(net).__name__} does not take it: '
-                           f'{reason}') from error
+                           f'{in_one_line(error)}') from error
     print(f'{type(net).__name__}, a picture of {args.size[0]}x{args.size[1]}, {len(places)} masks')
     for number, (point, module, (channels, height, width), _) in enumerate(places, start=1):
         print(f'{number:>3}  {point:<12}{module:<28}{channels:>4} x {height} x {width}')

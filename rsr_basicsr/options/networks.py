@@ -9,7 +9,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.errors import OptionsError, WeightsError
+from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.options.blocks import DEFENSE
 from rsr_basicsr.options.schema import check_call, parse_block, registered
 from rsr_basicsr.weights import WEIGHTS, entries, load_state
@@ -33,7 +33,7 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
             if defended:
                 _check_scale(net, opt.get('scale'))
     except Exception as error:  # whatever a constructor makes of wrong arguments
-        raise OptionsError(f'{name}: {cls.__name__} cannot be built so: {" ".join(str(error).split())}') from error
+        raise OptionsError(f'{name}: {cls.__name__} cannot be built so: {in_one_line(error)}') from error
     return net
 
 
@@ -65,7 +65,7 @@ def _refusal(net, size):
         with torch.no_grad(), net.defense.forced(False):
             net(torch.zeros(1, 3, size, size, device='meta'))
     except Exception as error:  # whatever it makes of it
-        return ' '.join(str(error).split()) or type(error).__name__
+        return in_one_line(error)
     return None
 
 
