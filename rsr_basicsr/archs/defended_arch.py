@@ -7,6 +7,7 @@ backbone's own ``forward``; hooks mask the inputs of the submodules that the mas
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import torch
@@ -129,6 +130,15 @@ class Defense(nn.Module):
         """The classifier's verdict on pictures ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
         with torch.no_grad():
             return self._below_threshold(self._clean_probability(x))
+
+    def logit(self, x: torch.Tensor) -> torch.Tensor:
+        """How far each of the pictures ``x`` is on the attacked side of the threshold: (B,), above 0 where it is.
+
+        The log odds of attacked against clean, less those at the threshold.
+        """
+        threshold = min(max(self.threshold, 1e-6), 1 - 1e-6)
+        clean, attacked = self.classifier(x).unbind(dim=1)
+        return attacked - clean + math.log(threshold / (1 - threshold))
 
     def decide(self, x: torch.Tensor) -> Decision:
         """How much pictures ``x``, (B, 3, H, W) in [0, 1], are masked.

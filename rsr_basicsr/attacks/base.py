@@ -1,164 +1,260 @@
-"""The template of gradient attacks: an objective, a step, a projection."""
+"""The template of all attacks: an objective, a step, a constraint."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import Callable, Optional, Tuple, Union
+import inspect
+import zlib
+from typing import Dict, Optional, Tuple, Union
 
 import torch
 from torch import nn
 
+from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
+from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, gate_set, untouched, worse
+from rsr_basicsr.inference import OVERLAP
 
-Eps = Union[float, torch.Tensor]
-QUANTIZE = ('nearest', 'floor', 'none')
 
+class Attack:
+    """What all attacks share. Subclasses fill in :meth:`run`.
 
-class GradientAttack:
-    """An attack that follows the gradient of the damage with respect to the picture.
-
-    The loop is here; subclasses fill in ``start``, ``step`` and ``project``. Attacks work on any module that maps
-    pictures to pictures; they take the gradient of the input only, so that parameters keep theirs, and they leave
-    train and eval mode alone. Each sample is attacked on its own: its result does not depend on its batch.
+    Attacks work on any module that maps pictures to pictures. They leave no gradient on its parameters, its buffers
+    as they were, and train and eval mode alone. Each sample is attacked on its own: its result does not depend on
+    its batch.
 
     Args:
         eps: radius of the ball around the picture, in 1/255.
-        steps: number of gradient steps.
-        step_size: length of a step in 1/255; None takes the attack's own rule.
-        objective: ``ground_truth``, ``ground_truth_l1``, ``stability``, or an :class:`Objective`.
-        random_start: radius of the uniform random start in 1/255; None takes the attack's own rule.
+        norm: ``Linf``, or ``L2``, where eps is the root mean square of the perturbation.
+        objective: ``ground_truth``, ``ground_truth_l1``, ``stability``, ``target``, ``perceptual``, or an
+            :class:`Objective`.
         restarts: number of independent starts; the best result of each sample is kept.
-        keep_best: return the most damaging picture met, at the price of one more pass; False returns the last one.
         quantize: ``nearest`` rounds the result to 8 bit, still inside the ball, as a stored picture would be;
             ``floor`` rounds it down, as the published code does, which makes it 0.4 of a level darker; ``none``
             leaves it as it is.
         clamp: keep the pictures inside [0, 1]; False keeps them inside the ball only, as the published code does in
             training, and needs ``quantize`` to be ``none``.
+        gate: of a defended network, while it is attacked: ``straight_through`` gives the classifier's decision a
+            gradient, ``always`` and ``never`` take the decision from it; None leaves it as it is.
+        draws: gradients and damages are means over this many passes: the expectation over the transformations
+            of a network that draws masks or noise at random (EOT, Athalye et al. 2018).
+        tile: attack larger pictures through tiles of this size, in pixels; the gradient is that of the whole picture,
+            as far as ``overlap`` reaches.
+        memory: chooses the tile so that a pass keeps within this many GiB.
+        overlap: pixels around a tile.
+        precision: ``fp32`` or ``bf16``, of the network's passes.
+        seed: makes the result of a picture a function of this number and the picture alone, to the last bit on a CPU:
+            pictures then pass one by one. Random masks of the network are seeded too.
+
+    Raises:
+        ValueError: a value out of its range; the sentence names it.
     """
 
-    def __init__(self, *, eps: float = 8, steps: int = 10, step_size: Optional[float] = None,
-                 objective: Union[str, Objective] = 'stability', random_start: Optional[float] = None,
-                 restarts: int = 1, keep_best: bool = False, quantize: str = 'none', clamp: bool = True):
+    #: What the attack uses of the network under attack: its ``gradients``, its outputs (``queries``), or ``nothing``.
+    uses = 'gradients'
+    norms: Tuple[str, ...] = tuple(NORMS)
+    fixed: Tuple[str, ...] = ()  # arguments of a parent class that this one does not take
+
+    def __init__(self, *, eps: float = 8, norm: str = 'Linf', objective: Union[str, Objective] = 'stability',
+                 restarts: int = 1, quantize: str = 'none', clamp: bool = True, gate: Optional[str] = None,
+                 draws: int = 1, tile: Optional[int] = None, memory: Optional[float] = None, overlap: int = OVERLAP,
+                 precision: str = 'fp32', seed: Optional[int] = None):
         if not 0 <= eps <= 255:
             raise ValueError(f'expected eps in 1/255 units, 0 to 255, got {eps}')
-        if steps < 1 or restarts < 1:
-            raise ValueError(f'expected steps >= 1 and restarts >= 1, got {steps} and {restarts}')
-        if step_size is not None and step_size <= 0 or random_start is not None and random_start < 0:
-            raise ValueError(f'expected step_size > 0 and random_start >= 0, got {step_size} and {random_start}')
-        if quantize not in QUANTIZE:
-            raise ValueError(f'quantize must be one of {", ".join(QUANTIZE)}, got {quantize!r}')
+        for name, value, known in (('norm', norm, self.norms), ('quantize', quantize, QUANTIZE),
+                                   ('gate', gate, (*GATES, None)), ('precision', precision, PRECISIONS)):
+            if value not in known:
+                raise ValueError(f'{name} must be one of {", ".join(filter(None, known))}, got {value!r}')
+        expect_at_least(1, restarts=restarts, draws=draws, tile=tile)
+        expect_at_least(0, overlap=overlap, seed=seed)
+        if memory is not None and not memory > 0:
+            raise ValueError(f'expected memory > 0, got {memory}')
+        if tile is not None and memory is not None:
+            raise ValueError(f'tile: {tile} and memory: {memory} exclude each other; memory chooses the tile')
         if quantize != 'none' and not clamp:
             raise ValueError(f'quantize: {quantize} needs clamp: an 8-bit picture has no values outside [0, 1]')
-        self.eps, self.steps, self.step_size = eps, steps, step_size
+        self.eps, self.norm, self.constraint = eps, norm, NORMS[norm]()
         self.objective = build_objective(objective)
-        if random_start == 0 and self.objective.needs_random_start:
-            raise ValueError(f'{self.objective} has no gradient at the clean picture; it needs random_start > 0')
-        self.random_start = random_start
-        self.restarts, self.quantize, self.clamp = restarts, quantize, clamp
-        self.keep_best = keep_best or restarts > 1
+        self.restarts, self.quantize, self.clamp, self.gate, self.draws = restarts, quantize, clamp, gate, draws
+        self.tile, self.memory, self.overlap, self.precision, self.seed = tile, memory, overlap, precision, seed
 
     def __call__(self, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
-                 eps: Optional[torch.Tensor] = None, generator: Optional[torch.Generator] = None) -> torch.Tensor:
+                 eps: Optional[torch.Tensor] = None, generator: Generators = None) -> torch.Tensor:
         """Attack pictures.
 
         Args:
-            model: maps (B, 3, H, W) to (B, 3, sH, sW), value range [0, 1].
-            lq: the pictures, (B, 3, H, W) in [0, 1].
-            target: what the objective compares with, (B, 3, sH, sW): the ground truth, or for ``stability`` the
-                clean output if it is not the model's own.
+            model: maps (B, C, H, W) to (B, C, sH, sW), value range [0, 1].
+            lq: the pictures, (B, C, H, W) in [0, 1].
+            target: what the objective compares with, (B, C, sH, sW): the ground truth, the picture to be reached, or
+                for ``stability`` the clean output if it is not the model's own.
             eps: a radius a sample, (B,), in 1/255, instead of the attack's one.
-            generator: makes the random starts repeatable.
+            generator: makes the random numbers of the attack repeatable; one for the batch, or one a sample.
 
         Returns:
-            The attacked pictures, detached, (B, 3, H, W), inside the ball and, but for ``clamp=False``, [0, 1].
+            The attacked pictures, detached, (B, C, H, W), inside the ball and, but for ``clamp=False``, [0, 1].
+
+        Raises:
+            ValueError: the pictures, the target, the network's output or its gradient are not what they should be.
         """
+        check_pictures(lq, target)
+        attacked = self.perturb(model, lq, target, eps=eps, generator=generator)
+        if not attacked.isfinite().all():
+            raise ValueError(f'the output or the gradient of {type(model).__name__} is not a number; '
+                             'a network in half precision needs precision: bf16')
+        return attacked
+
+    def perturb(self, model, lq, target=None, *, eps=None, generator=None) -> torch.Tensor:
+        """:meth:`__call__` without the checks, which make the host wait for the device."""
+        return self.results(model, lq, target, eps=eps, generator=generator)[0]
+
+    def results(self, model, lq, target=None, *, eps=None, generator=None) -> Tuple[torch.Tensor, ...]:
+        """What :meth:`search` finds: the attacked pictures first, then whatever else it reports of each sample."""
         lq = lq.detach()
         radius = (lq.new_tensor(self.eps) if eps is None else eps.to(lq)).reshape(-1, 1, 1, 1) / 255
-        with torch.enable_grad(), frozen(model):
-            reference = self.objective.reference(model, lq, target).detach()
-            worst = None
-            for _ in range(self.restarts):
-                worst = worse(worst, self._run(model, lq, reference, radius, generator))
-        attacked = worst[-1]
-        if self.quantize == 'none':
-            return attacked
-        return to_8_bit(attacked, lq, radius, torch.round if self.quantize == 'nearest' else torch.floor)
+        if self.seed is None:
+            return self._results(model, lq, target, radius, generator)
+        if generator is not None:
+            raise ValueError(f'seed: {self.seed} and a generator exclude each other')
+        targets = [None] * len(lq) if target is None else target.split(1)
+        samples = zip(lq.split(1), targets, radius.expand(len(lq), 1, 1, 1).split(1))
+        return tuple(map(torch.cat, zip(*(self._seeded(model, *sample) for sample in samples))))
 
-    def _run(self, model, lq, reference, radius, generator):
-        attacked = self.start(lq, radius, generator)
-        best = None
+    def _seeded(self, model, lq, target, radius):
+        seed = zlib.crc32((lq * 255).round().to('cpu', torch.uint8).numpy().tobytes(), self.seed)
+        with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
+            torch.manual_seed(seed)
+            return self._results(model, lq, target, radius, torch.Generator().manual_seed(seed))
+
+    def _results(self, model, lq, target, radius, generator):
+        with untouched(model), torch.enable_grad():
+            problem = Problem(self, model, lq, radius, generator)
+            problem.refer_to(target)
+            with gate_set(model, self.gate):
+                return self.search(problem)
+
+    def search(self, problem: Problem) -> Tuple[torch.Tensor, ...]:
+        """The most damaging pictures of all restarts, sample by sample."""
+        worst = None
+        for _ in range(self.restarts):
+            worst = worse(worst, self.run(problem))
+        return problem.quantized(worst[1]),
+
+    def run(self, problem: Problem) -> Tuple[torch.Tensor, torch.Tensor]:
+        """One start: the damage of each sample, (B,), and the attacked pictures, inside the constraint."""
+        raise NotImplementedError
+
+    @classmethod
+    def parameters(cls) -> Dict[str, inspect.Parameter]:
+        """The keyword arguments of the class, its own first."""
+        found: Dict[str, inspect.Parameter] = {}
+        for parent in cls.__mro__:
+            if '__init__' not in vars(parent):
+                continue
+            own = inspect.signature(parent.__init__).parameters
+            for name, parameter in own.items():
+                if parameter.kind is parameter.KEYWORD_ONLY and name not in cls.fixed:
+                    found.setdefault(name, parameter)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+                return found  # nothing is handed on to the next parent
+        return found
+
+    def but(self, **changes) -> 'Attack':
+        """The same attack with some arguments changed."""
+        return type(self)(**{**{name: getattr(self, name) for name in self.parameters()}, **changes})
+
+    def __repr__(self) -> str:
+        shown = {name: getattr(self, name) for name, parameter in self.parameters().items()
+                 if name in ('eps', 'steps', 'objective') or not _same(getattr(self, name), parameter.default)}
+        shown = {'eps': shown.pop('eps'), **shown}  # what is asked for first
+        return f'{type(self).__name__}({", ".join(f"{name}={_brief(value)}" for name, value in shown.items())})'
+
+
+class GradientAttack(Attack):
+    """An attack that follows the gradient of the damage with respect to the picture, in a fixed number of steps.
+
+    The loop is here; subclasses say how long a step is, where it starts, and which way it goes.
+
+    Args:
+        steps: number of gradient steps.
+        step_size: length of a step in 1/255; None takes the attack's own rule.
+        random_start: radius of the random start in 1/255; None takes the attack's own rule.
+        keep_best: return the most damaging picture met, at the price of one more pass; False returns the last one.
+            Restarts always do.
+    """
+
+    def __init__(self, *, steps: int = 10, step_size: Optional[float] = None, random_start: Optional[float] = None,
+                 keep_best: bool = False, **common):
+        super().__init__(**common)
+        expect_at_least(1, steps=steps)
+        expect_at_least(0, random_start=random_start)
+        if step_size is not None and not step_size > 0:
+            raise ValueError(f'expected step_size > 0, got {step_size}')
+        if random_start == 0 and self.objective.needs_random_start:
+            raise ValueError(f'{self.objective} has no gradient at the clean picture; it needs random_start > 0')
+        self.steps, self.step_size, self.random_start = steps, step_size, random_start
+        self.keep_best = keep_best or self.restarts > 1
+
+    def run(self, problem):
+        attacked = self.start(problem)
+        best, state = None, {}
         for _ in range(self.steps):
-            gradient, damage = input_gradient(model, attacked, self.objective, reference)
+            gradient, damage = problem.gradient(attacked)
             if self.keep_best:
                 best = worse(best, (damage, attacked))
-            attacked = self.project(self.step(attacked, gradient, radius), lq, radius)
+            attacked = problem.project(attacked + self.step(gradient, problem, state))
+        attacked = problem.settle(attacked)
         if not self.keep_best:
             return damage, attacked
-        with torch.no_grad():
-            damage = self.objective(model(attacked), reference)
-        return worse(best, (damage, attacked))
+        return worse(best, (problem.damage(attacked), attacked))
 
-    def start(self, lq, radius, generator):
-        """Where the loop begins: uniform in the ball of radius ``random_start`` around the picture."""
-        size = self.start_radius(radius)
-        if isinstance(size, float) and size == 0:
-            return lq
-        noise = torch.rand(lq.shape, generator=generator, device=generator.device if generator else lq.device)
-        return self.project(lq + (2 * noise.to(lq) - 1) * size, lq, radius)
+    def start(self, problem: Problem) -> torch.Tensor:
+        """Where the loop begins."""
+        return problem.near(self.start_radius(problem.radius))
+
+    def step(self, gradient: torch.Tensor, problem: Problem, state: dict) -> torch.Tensor:
+        """What is added to the pictures; ``state`` is the attack's own during one run."""
+        return self.step_length(problem.radius) * problem.constraint.steepest(gradient)
+
+    def step_length(self, radius):
+        """Length of a step in [0, 1] units, a number or one a sample (B, 1, 1, 1)."""
+        raise NotImplementedError
 
     def start_radius(self, radius):
         """Radius of the random start in [0, 1] units, a number or one a sample (B, 1, 1, 1)."""
         raise NotImplementedError
 
-    def step(self, attacked, gradient, radius):
-        """Move along the gradient."""
-        raise NotImplementedError
 
-    def project(self, attacked, lq, radius):
-        """The nearest picture inside the ball and, with ``clamp``, [0, 1]."""
-        raise NotImplementedError
-
-    def __repr__(self) -> str:
-        return (f'{type(self).__name__}(eps={self.eps}, steps={self.steps}, step_size={self.step_size}, '
-                f'objective={self.objective}, random_start={self.random_start}, restarts={self.restarts})')
+def expect_at_least(least: int, **values) -> None:
+    """Raise a ValueError that names the first value below ``least``; None is none."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise ValueError(f'expected {name} >= {least}, got {value}')
 
 
-def input_gradient(model, x: torch.Tensor, objective: Objective,
-                   reference: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Gradient of the damage with respect to ``x``, and the damage of each sample, (B,)."""
-    x = x.detach().requires_grad_()
-    damage = objective(model(x), reference)
-    gradient, = torch.autograd.grad(damage.sum(), x)
-    return gradient, damage.detach()
+def check_pictures(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
+    """Refuse what is not a batch of pictures in [0, 1].
+
+    Raises:
+        ValueError: one sentence with what was given.
+    """
+    for name, pictures in (('lq', lq), ('target', target)):
+        if pictures is None:
+            continue
+        if pictures.dim() != 4 or not pictures.is_floating_point():
+            raise ValueError(f'expected {name} as a float batch (B, C, H, W) in [0, 1], got {pictures.dtype} '
+                             f'{tuple(pictures.shape)}')
+        if not pictures.isfinite().all():
+            raise ValueError(f'{name} holds values that are not numbers')
+    if len(lq) == 0 or target is not None and len(target) != len(lq):
+        raise ValueError(f'expected as many targets as pictures, got {0 if target is None else len(target)} for '
+                         f'{len(lq)}')
+    if lq.min() < 0 or lq.max() > 1:
+        raise ValueError(f'expected lq in [0, 1], got values from {lq.min():g} to {lq.max():g}; divide 8-bit pictures '
+                         'by 255')
 
 
-@contextlib.contextmanager
-def frozen(model):
-    """Within the block no parameter asks for a gradient: autograd then keeps less for the way back."""
-    trainable = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
-    for parameter in trainable:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trainable:
-            parameter.requires_grad_(True)
+def _same(value, default):
+    return value is default or isinstance(value, (int, float, str, tuple)) and value == default
 
 
-def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
-             rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
-    """Round to 8 bit without leaving the ball of ``radius``, in [0, 1] units, around ``lq``."""
-    # The tolerance keeps 12.0000004 / 255 a level of the ball that ends at 12.
-    low = ((lq - radius) * 255 - 1e-3).ceil()
-    high = ((lq + radius) * 255 + 1e-3).floor()
-    rounded = torch.minimum(torch.maximum(rounding(attacked * 255), low), high).clamp(0, 255) / 255
-    # A ball of less than a level around a value between two levels holds no 8-bit value at all.
-    return torch.where(low > high, lq, rounded)
-
-
-def worse(best: Optional[Tuple[torch.Tensor, ...]], candidate: Tuple[torch.Tensor, ...]) -> Tuple[torch.Tensor, ...]:
-    """Sample by sample the more damaging of two results: the damage, (B,), and whatever belongs to it, (B, ...)."""
-    if best is None:
-        return candidate
-    better = candidate[0] > best[0]
-    return tuple(torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(candidate, best))
+def _brief(value):
+    return type(value).__name__ if isinstance(value, nn.Module) else repr(value)

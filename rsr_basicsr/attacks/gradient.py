@@ -1,32 +1,22 @@
-"""I-FGSM and PGD in the L-inf ball."""
+"""Attacks that follow the gradient: FGSM, I-FGSM, PGD, MI-FGSM, APGD, and PGD within a band of the spectrum."""
 
 from __future__ import annotations
+
+import math
+from typing import Sequence
 
 import torch
 
 from rsr_basicsr.attacks.base import GradientAttack
+from rsr_basicsr.attacks.constraints import Band
+from rsr_basicsr.attacks.problem import worse
 
 
-class LinfAttack(GradientAttack):
-    """Sign steps and a box: what the L-inf attacks share."""
-
-    def step(self, attacked, gradient, radius):
-        return attacked + self.step_length(radius) * gradient.sign()
-
-    def step_length(self, radius):
-        """Length of a step in [0, 1] units, a number or one a sample (B, 1, 1, 1)."""
-        raise NotImplementedError
-
-    def project(self, attacked, lq, radius):
-        inside = torch.minimum(torch.maximum(attacked, lq - radius), lq + radius)
-        return inside.clamp(0, 1) if self.clamp else inside
-
-
-class IFGSM(LinfAttack):
+class IFGSM(GradientAttack):
     """Iterative fast gradient sign method (Kurakin et al. 2017), as in Yue et al. 2021.
 
     The step is ``eps / steps``. There is no random start, unless the objective has no gradient at the clean picture:
-    then the start is uniform within half a step.
+    then it is within half a step.
     """
 
     def step_length(self, radius):
@@ -38,7 +28,43 @@ class IFGSM(LinfAttack):
         return self.step_length(radius) / 2 if self.objective.needs_random_start else 0.0
 
 
-class PGD(LinfAttack):
+class FGSM(IFGSM):
+    """Fast gradient sign method (Goodfellow et al. 2015): one step to the border of the ball."""
+
+    fixed = ('steps', 'step_size', 'keep_best')
+
+    def __init__(self, **common):
+        super().__init__(steps=1, **common)
+
+    def step_length(self, radius):
+        return radius + self.start_radius(radius)  # so that the random start does not keep it from the border
+
+    def start_radius(self, radius):
+        if self.random_start is not None:
+            return self.random_start / 255
+        return radius / 10 if self.objective.needs_random_start else 0.0
+
+
+class MIFGSM(IFGSM):
+    """I-FGSM with momentum (Dong et al. 2018): steps along a running sum of gradients of unit L1 norm.
+
+    Args:
+        decay: of the sum, from one step to the next.
+    """
+
+    def __init__(self, *, decay: float = 1.0, **common):
+        super().__init__(**common)
+        if not decay >= 0:
+            raise ValueError(f'expected decay >= 0, got {decay}')
+        self.decay = decay
+
+    def step(self, gradient, problem, state):
+        size = gradient.abs().sum(dim=(1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        state['sum'] = self.decay * state.get('sum', 0) + gradient / size
+        return super().step(state['sum'], problem, state)
+
+
+class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2018): random start in the whole ball, step ``2.5 eps / steps``."""
 
     def step_length(self, radius):
@@ -46,3 +72,78 @@ class PGD(LinfAttack):
 
     def start_radius(self, radius):
         return radius if self.random_start is None else self.random_start / 255
+
+
+class BandLimited(PGD):
+    """PGD with a perturbation of a band of the spectrum only.
+
+    A perturbation below 0.43 of the diagonal passes the frequency mask on the picture untouched. It is kept to the
+    band, the ball and [0, 1] by alternating projection; less than 1e-4 of its energy lies outside the band, before
+    ``quantize``. Rounding is white noise of a third of a level: some of it always lies outside.
+
+    Args:
+        band: [low, high], distance from the DC corner as a share of the diagonal ``sqrt(H^2 + W^2)`` of the DCT.
+    """
+
+    def __init__(self, *, band: Sequence[float] = (0.0, 0.43), **common):
+        super().__init__(**common)
+        low, high = band
+        self.band, self.constraint = (low, high), Band(self.constraint, low, high)
+
+
+class APGD(GradientAttack):
+    """Auto-PGD (Croce and Hein 2020): PGD that halves its step where it stops to gain, and goes on from its best.
+
+    The step begins at twice eps, the random start is the whole ball, and the best picture met is always kept.
+
+    Args:
+        momentum: weight of the new step against the last one.
+        rho: share of the steps since the last look that must have gained for the step to stay.
+    """
+
+    fixed = ('step_size', 'keep_best')
+
+    def __init__(self, *, steps: int = 50, momentum: float = 0.75, rho: float = 0.75, **common):
+        super().__init__(steps=steps, keep_best=True, **common)
+        self.momentum, self.rho = momentum, rho
+
+    def start_radius(self, radius):
+        return radius if self.random_start is None else self.random_start / 255
+
+    def run(self, problem):
+        looks = self.looks(self.steps)
+        x = previous = self.start(problem)
+        gradient, damage = problem.gradient(x)
+        length = 2 * (problem.radius + torch.zeros_like(x[:, :1, :1, :1]))
+        best = (damage, x, gradient)
+        gains, halved, best_at_look, last_look = torch.zeros_like(damage), torch.zeros_like(damage).bool(), damage, 0
+        for step in range(1, self.steps + 1):
+            ahead = problem.project(x + length * problem.constraint.steepest(gradient))
+            weight = 1.0 if step == 1 else self.momentum
+            moved = problem.project(x + weight * (ahead - x) + (1 - weight) * (x - previous))
+            if step == self.steps:
+                moved = problem.settle(moved)
+            previous, x, before = x, moved, damage
+            gradient, damage = problem.gradient(x) if step < self.steps else (gradient, problem.damage(x))
+            best = worse(best, (damage, x, gradient))
+            gains = gains + (damage > before)
+            if step in looks:
+                stuck = gains < self.rho * (step - last_look)
+                idle = ~halved & (best[0] <= best_at_look)
+                halved = stuck | idle
+                at = halved.view(-1, 1, 1, 1)
+                length = torch.where(at, length / 2, length)
+                damage = torch.where(halved, best[0], damage)
+                x, gradient = torch.where(at, best[1], x), torch.where(at, best[2], gradient)
+                gains, best_at_look, last_look = torch.zeros_like(gains), best[0], step
+        return best[:2]
+
+    @staticmethod
+    def looks(steps: int) -> set:
+        """The steps after which the length of a step is reconsidered: ever closer, as in the paper."""
+        found, share, gap = set(), 0.22, 0.22
+        while share <= 1:
+            found.add(math.ceil(share * steps))
+            gap = max(gap - 0.03, 0.06)
+            share += gap
+        return found

@@ -6,23 +6,39 @@ half precision.
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
+
+from rsr_basicsr.perceptual import lpips_distance
+
+Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Objective:
     """Base class: a constant ``reference`` taken once an attack, and the damage of an output against it."""
 
-    needs_random_start = False
-    needs_ground_truth = False
+    needs_random_start = False  # where the gradient at the clean picture is zero
+    needs_target = False  # the caller must give the attack's ``target``
+    needs_ground_truth = False  # and it is the ground truth
 
-    def reference(self, model, lq: torch.Tensor, target: Optional[torch.Tensor]) -> torch.Tensor:
-        """What outputs are compared with; ``target`` is what the caller gave the attack."""
-        raise NotImplementedError
+    def reference(self, model: Network, lq: torch.Tensor, target: Optional[torch.Tensor]) -> torch.Tensor:
+        """What outputs are compared with; ``target`` is what the caller gave the attack.
+
+        Raises:
+            ValueError: the objective needs a target and there is none.
+        """
+        if target is not None:
+            return target
+        if self.needs_target:
+            raise ValueError(f'{self} needs target: {self.target_is}')
+        with torch.no_grad():
+            return model(lq)
+
+    target_is = 'what the output is compared with'
 
     def __call__(self, output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Damage of each sample, shape (B,), for outputs and references of shape (B, 3, sH, sW)."""
+        """Damage of each sample, shape (B,), for outputs and references of shape (B, C, sH, sW)."""
         return (output - reference).square().flatten(1).sum(1)
 
     def __repr__(self) -> str:
@@ -32,12 +48,8 @@ class Objective:
 class GroundTruth(Objective):
     """Squared error to the ground truth, which must be given as the attack's ``target``."""
 
-    needs_ground_truth = True
-
-    def reference(self, model, lq, target):
-        if target is None:
-            raise ValueError('objective "ground_truth" needs target, the high-resolution pictures')
-        return target
+    needs_target = needs_ground_truth = True
+    target_is = 'the high-resolution pictures'
 
 
 class GroundTruthL1(GroundTruth):
@@ -56,14 +68,42 @@ class Stability(Objective):
 
     needs_random_start = True
 
-    def reference(self, model, lq, target):
-        if target is not None:
-            return target
-        with torch.no_grad():
-            return model(lq)
+
+class Target(Objective):
+    """Nearness to a picture of the attacker's choice, the attack's ``target``: the targeted attack."""
+
+    needs_target = True
+    target_is = 'the pictures that the output shall become'
+
+    def __call__(self, output, reference):
+        return -super().__call__(output, reference)
 
 
-OBJECTIVES = {'ground_truth': GroundTruth, 'ground_truth_l1': GroundTruthL1, 'stability': Stability}
+class Perceptual(Objective):
+    """Distance by any differentiable measure to the own clean output or, where the target is it, to another picture.
+
+    Args:
+        distance: maps outputs and references, (B, C, sH, sW) in [0, 1], to a distance a sample of B values, larger
+            for less alike; None is LPIPS.
+    """
+
+    needs_random_start = True
+
+    def __init__(self, distance: Optional[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = None):
+        self.distance = lpips_distance() if distance is None else distance
+
+    def __call__(self, output, reference):
+        distance = self.distance(output, reference)
+        if distance.numel() != len(output):
+            raise ValueError(f'{self} needs one distance a sample, got {tuple(distance.shape)} for {len(output)}')
+        return distance.reshape(len(output))
+
+    def __repr__(self) -> str:
+        return f'Perceptual({getattr(self.distance, "__name__", type(self.distance).__name__)})'
+
+
+OBJECTIVES = {'ground_truth': GroundTruth, 'ground_truth_l1': GroundTruthL1, 'stability': Stability,
+              'target': Target, 'perceptual': Perceptual}
 
 
 def build_objective(objective) -> Objective:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Dict, Iterator, List, Sequence
 
 import numpy as np
@@ -12,15 +11,14 @@ from basicsr.utils import img2tensor, tensor2img
 from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.attacks import GradientAttack
-from rsr_basicsr.attacks.base import worse
+from rsr_basicsr.attacks import Attack, worst_of
 from rsr_basicsr.benchmark.record import Result
 from rsr_basicsr.metrics import calculate_stability
 
 CROP_BORDER = 4  # pixels, Yue et al. 2021
 
 
-def evaluate(label: str, net: nn.Module, pictures: Dict[str, Dict[str, np.ndarray]], attacks: Sequence[GradientAttack],
+def evaluate(label: str, net: nn.Module, pictures: Dict[str, Dict[str, np.ndarray]], attacks: Sequence[Attack],
              seed: int = 0) -> Iterator[List[Result]]:
     """Measure a network on clean pictures, then under each attack.
 
@@ -53,28 +51,15 @@ def evaluate(label: str, net: nn.Module, pictures: Dict[str, Dict[str, np.ndarra
                          detected=flagged[i], lq=_to_picture(inputs[i]), sr=sr)
 
     yield list(results(0, lq, clean))
+    gt = _to_batch([pictures[name]['gt'] for name in names], device)
     for attack in attacks:
-        attacked, outputs = _worst_over_gates(net, lq, clean, attack)
-        yield list(results(attack.eps, attacked, outputs))
+        target = gt if attack.objective.needs_ground_truth else clean
+        attacked = worst_of(_knowing_the_gate(net, attack))(net, lq, target)
+        yield list(results(attack.eps, attacked, _upscale(net, attacked)))
 
 
-def _worst_over_gates(net, lq, clean, attack):
-    worst = None
-    for gate in _gates(net):
-        with gate():
-            attacked = attack(net, lq, clean if not attack.objective.needs_ground_truth else None)
-        outputs = _upscale(net, attacked)
-        error = (outputs - clean).square().flatten(1).sum(1)
-        # The outputs are kept, not made again: the masks are drawn anew at every pass.
-        worst = worse(worst, (error, attacked, outputs))
-    return worst[1:]
-
-
-def _gates(net):
-    yield contextlib.nullcontext
-    if _decides(net):
-        yield lambda: net.defense.forced(True)
-        yield lambda: net.defense.forced(False)
+def _knowing_the_gate(net, attack):
+    return [attack, attack.but(gate='always'), attack.but(gate='never')] if _decides(net) else [attack]
 
 
 def _flagged(net, inputs):

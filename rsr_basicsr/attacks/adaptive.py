@@ -1,0 +1,144 @@
+"""Attacks that know the defence: past the detector, and through transforms without a gradient.
+
+The rest of what they know is an argument of every attack: ``gate`` (straight-through, forced on, forced off) and
+``draws`` (expectation over the masks).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from rsr_basicsr.attacks.base import check_pictures
+from rsr_basicsr.attacks.gradient import PGD
+from rsr_basicsr.attacks.problem import Problem, worse
+from rsr_basicsr.inference import defenses
+
+
+class Evasion(NamedTuple):
+    """What :class:`DetectorAware` found, sample by sample.
+
+    Args:
+        undetected: the most damaging pictures that the detector takes for clean, (B, C, H, W); the clean picture
+            where there is none.
+        overall: the most damaging pictures whatever the detector says, (B, C, H, W).
+        evaded: bool (B,), whether an undetected one was found.
+    """
+
+    undetected: torch.Tensor
+    overall: torch.Tensor
+    evaded: torch.Tensor
+
+
+class DetectorAware(PGD):
+    """PGD on the damage minus a weight times the detector's logit, for several weights (Carlini and Wagner 2017).
+
+    The damage counts in dB, ``10 log10``, so that a weight means the same for all pictures and radii: the dB that the
+    attack gives for a unit of the logit. The logit counts as long as the picture is detected, and a margin longer. Of
+    all pictures met, as they are after ``quantize``, the most damaging one that is not detected is the result; where
+    there is none, the most damaging of all.
+
+    Args:
+        weights: what lambda goes through; each weight costs a whole PGD.
+        margin: in units of the logit, how far past the detector's threshold the attack goes on to care for it.
+        detector: maps pictures to a logit a sample, (B,), above 0 where they are taken for attacked; None is the
+            network's own classifier, with its threshold.
+        gate: as for every attack; by default ``never``, which is what the network does with an undetected picture.
+    """
+
+    fixed = ('keep_best',)
+
+    def __init__(self, *, weights: Sequence[float] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), margin: float = 0.5,
+                 detector: Optional[Callable[[torch.Tensor], torch.Tensor]] = None, gate: Optional[str] = 'never',
+                 **common):
+        super().__init__(gate=gate, **common)
+        self.weights, self.margin, self.detector = tuple(weights), margin, detector
+        if not self.weights or min(self.weights) < 0:
+            raise ValueError(f'expected weights of at least 0, got {list(self.weights)}')
+
+    def evade(self, model, lq, target=None, *, eps=None, generator=None) -> Evasion:
+        """As the call of an attack, but returns the undetected and the overall worst, and where there is which."""
+        check_pictures(lq, target)
+        chosen, overall, evaded = self.results(model, lq, target, eps=eps, generator=generator)
+        return Evasion(torch.where(evaded.view(-1, 1, 1, 1), chosen, lq), overall, evaded)
+
+    def search(self, problem):
+        detector = self.detector or own_detector(problem.model)
+        undetected = overall = None
+        for weight in self.weights * self.restarts:
+            for damage, attacked in self._climb(problem, detector, weight):
+                with torch.no_grad():
+                    detected = ~(detector(problem.quantized(attacked)) <= 0)
+                overall = worse(overall, (damage, attacked))
+                undetected = worse(undetected, (damage.masked_fill(detected, -torch.inf), attacked))
+        evaded = undetected[0] > -torch.inf
+        chosen = torch.where(evaded.view(-1, 1, 1, 1), undetected[1], overall[1])
+        return problem.quantized(chosen), problem.quantized(overall[1]), evaded
+
+    def _climb(self, problem: Problem, detector, weight) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+        """One PGD: the damage, (B,), and the pictures of every step."""
+        attacked, state = self.start(problem), {}
+        for _ in range(self.steps):
+            gradient, damage = problem.gradient(attacked)
+            yield damage, attacked
+            x = attacked.detach().requires_grad_()
+            caution = (detector(x) + self.margin).clamp(min=0)
+            of_detector, = torch.autograd.grad(caution.sum(), x)
+            # The gradient of 10 log10(damage); the damage of an objective that is minimised is below zero.
+            in_db = 10 / math.log(10) * gradient / damage.abs().clamp_min(1e-12).view(-1, 1, 1, 1)
+            attacked = problem.project(attacked + self.step(in_db - weight * of_detector, problem, state))
+        yield problem.damage(attacked), attacked
+
+
+def own_detector(model) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The classifier of a defended network: maps pictures to a logit, (B,), above 0 where it takes them for attacked.
+
+    Raises:
+        ValueError: the network has no defence.
+    """
+    found = defenses(model)
+    if not found:
+        raise ValueError(f'{type(model).__name__} has no detector; DetectorAware needs a defended network, or detector')
+    return found[0].logit
+
+
+class BPDA(nn.Module):
+    """A transform that has no gradient, with the gradient of another one (Athalye et al. 2018).
+
+    ``nn.Sequential(BPDA(jpeg), net)`` is a network that can be attacked through the codec.
+
+    Args:
+        transform: maps pictures to pictures, (B, C, H, W) in [0, 1]; its gradient, if any, is not asked for.
+        surrogate: a differentiable stand-in for the way back; None is the identity, for which the shape must stay.
+    """
+
+    def __init__(self, transform: Callable[[torch.Tensor], torch.Tensor],
+                 surrogate: Optional[Callable[[torch.Tensor], torch.Tensor]] = None):
+        super().__init__()
+        self.transform, self.surrogate = transform, surrogate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            transformed = self.transform(x.detach())
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return transformed
+        stand_in = x if self.surrogate is None else self.surrogate(x)
+        if stand_in.shape != transformed.shape:
+            raise ValueError(f'BPDA: the transform makes {tuple(transformed.shape)}, its stand-in '
+                             f'{tuple(stand_in.shape)}')
+        return _Replaced.apply(stand_in, transformed)
+
+
+class _Replaced(torch.autograd.Function):
+    """The value of the second tensor with the gradient of the first."""
+
+    @staticmethod
+    def forward(ctx, stand_in, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None

@@ -1,0 +1,75 @@
+"""Attacks that ask for no gradient: Square sees the outputs of the network, random noise nothing."""
+
+from __future__ import annotations
+
+import torch
+
+from rsr_basicsr.attacks.base import Attack, expect_at_least
+from rsr_basicsr.attacks.problem import worse
+
+
+class Square(Attack):
+    """Square attack (Andriushchenko et al. 2020): random search by the outputs alone.
+
+    It starts from vertical stripes on the border of the L-inf ball; each query sets a square of one sign a channel,
+    at a random place, and keeps it where the damage grew. The squares shrink on the way.
+
+    Args:
+        queries: passes of the network.
+        area: share of the picture that the first squares take.
+    """
+
+    uses = 'queries'
+    norms = ('Linf',)
+    # Where the area is halved, of the 10,000 queries of the paper.
+    halvings = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+    def __init__(self, *, queries: int = 1000, area: float = 0.3, **common):
+        super().__init__(**common)
+        expect_at_least(2, queries=queries)
+        if not 0 < area <= 1:
+            raise ValueError(f'expected area above 0, at most 1, got {area}')
+        self.queries, self.area = queries, area
+
+    def run(self, problem):
+        channels, height, width = problem.lq.shape[1:]
+        attacked = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, width))
+        best = (problem.damage(attacked), attacked)
+        for query in range(1, self.queries):
+            side = self.side(query, height, width)
+            inside = self._window(problem.rand(1), height, side).unsqueeze(2) & \
+                self._window(problem.rand(1), width, side).unsqueeze(1)
+            moved = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, 1))
+            candidate = torch.where(inside.unsqueeze(1), moved, best[1])
+            best = worse(best, (problem.damage(candidate), candidate))
+        return best
+
+    def side(self, query: int, height: int, width: int) -> int:
+        """Side of the square of one query, in pixels."""
+        done = query / self.queries * 10000
+        area = self.area / 2**sum(done > halving for halving in self.halvings)
+        return min(max(round((area * height * width)**0.5), 1), height, width)
+
+    @staticmethod
+    def _window(place, size, side):
+        """Where on an axis the square lies, bool (B, size), for a place in [0, 1), (B, 1)."""
+        begin = (place * (size - side + 1)).floor()
+        axis = torch.arange(size, device=place.device)
+        return (axis >= begin) & (axis < begin + side)
+
+
+class RandomNoise(Attack):
+    """The control: noise of the size that the attacks have, on the border of the ball, blind to the network.
+
+    L-inf: a random sign of eps for each value. L2: uniform noise scaled to the radius. ``restarts`` keeps the worst
+    of so many.
+    """
+
+    uses = 'nothing'
+
+    def run(self, problem):
+        noise = problem.signs(*problem.lq.shape[1:]) if self.norm == 'Linf' else \
+            problem.rand(*problem.lq.shape[1:]) * 2 - 1
+        attacked = problem.project(problem.lq + problem.constraint.random(noise, problem.radius))
+        damage = problem.damage(attacked) if self.restarts > 1 else problem.lq.new_zeros(len(attacked))
+        return damage, attacked

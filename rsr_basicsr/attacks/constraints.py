@@ -1,0 +1,172 @@
+"""Where a perturbation must stay: balls around the picture, bands of its spectrum, and the 256 levels of a stored one.
+
+Constraints think in tensors of (B, C, H, W) and a radius a sample, (B, 1, 1, 1), in [0, 1] units.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Callable
+
+import torch
+
+from rsr_basicsr.frequency import dct2, filter_dct, radial_distance
+
+
+class Linf:
+    """No value moves by more than the radius."""
+
+    def project(self, delta: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+        """The nearest perturbation inside the ball."""
+        return torch.minimum(torch.maximum(delta, -radius), radius)
+
+    def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Of all directions of size 1 in the norm, the one that climbs fastest."""
+        return gradient.sign()
+
+    def random(self, noise: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+        """A random perturbation inside the ball, from noise that is uniform in [-1, 1]."""
+        return noise * radius
+
+    def size(self, delta: torch.Tensor) -> torch.Tensor:
+        """The norm of each perturbation, (B, 1, 1, 1)."""
+        return delta.abs().amax(dim=(1, 2, 3), keepdim=True)
+
+
+class L2:
+    """The root mean square of the perturbation is at most the radius.
+
+    The usual L2 norm is that times ``sqrt(C H W)``: written this way a radius means the same for pictures of any
+    size, and can be compared with that of the L-inf ball, whose corners have it as their root mean square.
+    """
+
+    def project(self, delta, radius):
+        return delta * (radius / self.size(delta).clamp_min(_TINY)).clamp(max=1)
+
+    def steepest(self, gradient):
+        return gradient / self.size(gradient).clamp_min(_TINY)
+
+    def random(self, noise, radius):
+        # In as many dimensions as a picture has, the volume of a ball lies just below its surface.
+        return self.steepest(noise) * radius
+
+    def size(self, delta):
+        # Scaled before it is squared: gradients can be as small as 1e-30.
+        largest = delta.abs().amax(dim=(1, 2, 3), keepdim=True).clamp_min(_TINY)
+        return (delta / largest).square().mean(dim=(1, 2, 3), keepdim=True).sqrt() * largest
+
+
+class Band:
+    """Only DCT coefficients at a distance from the DC corner between ``low`` and ``high``, inside another ball.
+
+    Args:
+        ball: the norm of the ball.
+        low, high: share of the diagonal ``sqrt(H^2 + W^2)``, as in the mask's ``keep_radius``.
+    """
+
+    leak = 1e-4  # share of the energy that may lie outside the band, of a perturbation that stays in the ball
+
+    def __init__(self, ball, low: float, high: float):
+        if not 0 <= low < high <= 1:
+            raise ValueError(f'expected band [low, high] with 0 <= low < high <= 1, got {[low, high]}')
+        self.ball, self.low, self.high = ball, low, high
+
+    def project(self, delta, radius):
+        return self.ball.project(delta, radius)
+
+    def steepest(self, gradient):
+        return self.ball.steepest(self.within(gradient))
+
+    def random(self, noise, radius):
+        return self.ball.random(noise, radius)
+
+    def size(self, delta):
+        return self.ball.size(delta)
+
+    def within(self, delta: torch.Tensor) -> torch.Tensor:
+        """The part of ``delta`` inside the band."""
+        return filter_dct(delta, self._mask(delta)).to(delta.dtype)
+
+    def outside(self, delta: torch.Tensor) -> torch.Tensor:
+        """Share of the energy that lies outside the band, (B, 1, 1, 1); 0 for no perturbation at all."""
+        energy = dct2(delta).square()
+        total = energy.sum(dim=(1, 2, 3), keepdim=True)
+        return (energy * (1 - self._mask(delta))).sum(dim=(1, 2, 3), keepdim=True) / total.clamp_min(_TINY)
+
+    def _mask(self, delta):
+        height, width = delta.shape[-2:]
+        diagonal, distance = math.hypot(height, width), radial_distance(height, width, delta.device)
+        inside = (distance >= self.low * diagonal) & (distance <= self.high * diagonal)
+        if not inside.any():
+            raise ValueError(f'band [{self.low}, {self.high}] holds no DCT coefficient of a {height}x{width} picture')
+        return inside.float()[None, None]
+
+
+_TINY = torch.finfo(torch.float32).tiny
+NORMS = {'Linf': Linf, 'L2': L2}
+QUANTIZE = ('nearest', 'floor', 'none')
+
+
+def project(constraint, picture: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor, clamp: bool = True,
+            rounds: int = 10) -> torch.Tensor:
+    """A picture near ``picture`` that is inside the ball around ``lq`` and, with ``clamp``, inside [0, 1].
+
+    Neither step undoes the other: clamping brings values nearer to ``lq``. For a :class:`Band` the steps are
+    repeated ``rounds`` times in turn with one into the band, each taken 1.7 times as far as it should go, which
+    converges several times faster than plain alternating projection.
+    """
+    for _ in range(rounds if isinstance(constraint, Band) else 0):
+        delta = picture - lq
+        delta = constraint.project(delta + 1.7 * (constraint.within(delta) - delta), radius)
+        picture = (lq + delta).clamp(0, 1) if clamp else lq + delta
+    picture = lq + constraint.project(picture - lq, radius)
+    return picture.clamp(0, 1) if clamp else picture
+
+
+def settle(constraint: Band, picture: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
+           clamp: bool = True) -> torch.Tensor:
+    """:func:`project` until less than ``leak`` of the energy of each perturbation lies outside the band.
+
+    A picture that leaves no room for such a perturbation, black and white noise for example, is returned as it was.
+    """
+    for _ in range(25):
+        picture = project(constraint, picture, lq, radius, clamp, rounds=20)
+        done = constraint.outside(picture - lq) < constraint.leak
+        if done.all():
+            break
+    return torch.where(done, picture, lq)
+
+
+def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
+             rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
+    """Round to 8 bit without leaving the L-inf ball of ``radius``, in [0, 1] units, around ``lq``."""
+    # The tolerance keeps 12.0000004 / 255 a level of the ball that ends at 12.
+    low = ((lq - radius) * 255 - 1e-3).ceil()
+    high = ((lq + radius) * 255 + 1e-3).floor()
+    rounded = torch.minimum(torch.maximum(rounding(attacked * 255), low), high).clamp(0, 255) / 255
+    # A ball of less than a level around a value between two levels holds no 8-bit value at all.
+    return torch.where(low > high, lq, rounded)
+
+
+def to_8_bit_inside(constraint, attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
+                    rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
+    """Round to 8 bit without leaving the ball of another norm.
+
+    Rounding can lengthen a perturbation; it is then shortened, by bisection, until its rounded form fits. A picture
+    with values between levels, of which no rounded form fits, is returned as it was.
+    """
+    def rounded(share):
+        return rounding((lq + share * (attacked - lq)) * 255).clamp(0, 255) / 255
+
+    def fits(picture):
+        return constraint.size(picture - lq) <= radius * (1 + 1e-4)
+
+    low, high = torch.zeros_like(radius + lq[:, :1, :1, :1]), torch.ones_like(radius + lq[:, :1, :1, :1])
+    best = torch.where(fits(rounded(low)), rounded(low), lq)
+    for share in [high] + [None] * 12:
+        share = (low + high) / 2 if share is None else share
+        candidate = rounded(share)
+        inside = fits(candidate)
+        best = torch.where(inside, candidate, best)
+        low, high = torch.where(inside, share, low), torch.where(inside, high, share)
+    return best

@@ -1,0 +1,174 @@
+"""One call of an attack: the network as the attack sees it, the pictures, and where they may go."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import nn
+
+from rsr_basicsr.attacks import constraints
+from rsr_basicsr.inference import defenses, tile_within, upscale
+
+Generators = Union[None, torch.Generator, Sequence[torch.Generator]]
+GATES = ('straight_through', 'always', 'never')
+PRECISIONS = ('fp32', 'bf16')
+
+
+class Problem:
+    """What an attack works on: it asks for the damage or the gradient of pictures, and puts them back in the ball.
+
+    Args:
+        attack: whose settings count (see :class:`rsr_basicsr.attacks.Attack`).
+        model: maps (B, C, H, W) to (B, C, sH, sW) in [0, 1].
+        lq: clean pictures, (B, C, H, W) in [0, 1].
+        radius: of the ball around each, (B, 1, 1, 1) or a scalar tensor, in [0, 1] units.
+        generators: one for the batch or one a sample; None takes torch's own.
+    """
+
+    def __init__(self, attack, model: nn.Module, lq: torch.Tensor, radius: torch.Tensor, generators: Generators = None):
+        self.model, self.lq, self.radius = model, lq, radius
+        self.objective, self.constraint = attack.objective, attack.constraint
+        self.clamp, self.quantize = attack.clamp, attack.quantize
+        self.draws, self.overlap, self.half = attack.draws, attack.overlap, attack.precision == 'bf16'
+        self.generators = generators
+        self.tile = attack.tile if attack.memory is None else tile_within(model, lq, attack.memory, attack.overlap)
+        self.reference = None
+
+    def refer_to(self, target: Optional[torch.Tensor]) -> None:
+        """Take what outputs are compared with: from the target, or from the network's output for the clean picture."""
+        self.reference = self.objective.reference(self.output, self.lq, target).detach()
+
+    def output(self, x: torch.Tensor) -> torch.Tensor:
+        """What the network makes of ``x``."""
+        if not self.half:
+            return upscale(self.model, x, tile=self.tile, overlap=self.overlap)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            channels_last = x.contiguous(memory_format=torch.channels_last)
+            return upscale(self.model, channels_last, tile=self.tile, overlap=self.overlap).to(x.dtype)
+
+    def damage(self, x: torch.Tensor) -> torch.Tensor:
+        """Damage of each sample, (B,), the mean over the draws."""
+        with torch.no_grad():
+            return sum(self._score(x) for _ in range(self.draws)) / self.draws
+
+    def gradient(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Gradient of the damage with respect to ``x``, and the damage of each sample, (B,): means over the draws."""
+        x = x.detach().requires_grad_()
+        gradient, damage = 0, 0
+        for _ in range(self.draws):
+            score = self._score(x)
+            if not score.requires_grad:
+                raise ValueError(f'the output of {type(self.model).__name__} has no gradient with respect to the '
+                                 'picture; attack it by Square or Transfer, or wrap what has none in BPDA')
+            gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.draws
+            damage = damage + score.detach() / self.draws
+        return gradient, damage
+
+    def _score(self, x):
+        output = self.output(x)
+        if output.shape != self.reference.shape:
+            raise ValueError(f'the network makes {_shape(output)} of {_shape(x)}, but the target is '
+                             f'{_shape(self.reference)}')
+        return self.objective(output, self.reference)
+
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """The picture inside the ball and, with ``clamp``, inside [0, 1]."""
+        return constraints.project(self.constraint, x, self.lq, self.radius, self.clamp)
+
+    def settle(self, x: torch.Tensor) -> torch.Tensor:
+        """The last projection of an attack, which takes its time where there is a band to keep to."""
+        if isinstance(self.constraint, constraints.Band):
+            return constraints.settle(self.constraint, x, self.lq, self.radius, self.clamp)
+        return x
+
+    def quantized(self, x: torch.Tensor) -> torch.Tensor:
+        """The pictures as ``quantize`` wants them."""
+        if self.quantize == 'none':
+            return x
+        rounding = torch.round if self.quantize == 'nearest' else torch.floor
+        to_8_bit = constraints.to_8_bit if isinstance(self.constraint, constraints.Linf) else \
+            functools.partial(constraints.to_8_bit_inside, self.constraint)
+        return to_8_bit(x, self.lq, self.radius, rounding)
+
+    def rand(self, *shape: int) -> torch.Tensor:
+        """Uniform numbers in [0, 1), (B, *shape)."""
+        kind = {'dtype': torch.float32, 'device': self.lq.device}
+        if self.generators is None:
+            return torch.rand(len(self.lq), *shape, **kind).to(self.lq.dtype)
+        if isinstance(self.generators, torch.Generator):
+            return _rand((len(self.lq), *shape), self.generators).to(self.lq)
+        return torch.cat([_rand((1, *shape), own) for own in self.generators]).to(self.lq)
+
+    def signs(self, *shape: int) -> torch.Tensor:
+        """Random signs, (B, *shape)."""
+        return (self.rand(*shape) < 0.5).to(self.lq.dtype) * 2 - 1
+
+    def near(self, size) -> torch.Tensor:
+        """A random picture inside the ball of radius ``size``, in [0, 1] units, and inside the problem's own."""
+        if isinstance(size, float) and size == 0:
+            return self.lq
+        size = torch.as_tensor(size, dtype=self.lq.dtype, device=self.lq.device)
+        return self.project(self.lq + self.constraint.random(2 * self.rand(*self.lq.shape[1:]) - 1, size))
+
+
+def _rand(shape, generator):
+    return torch.rand(shape, generator=generator, device=generator.device)
+
+
+def _shape(x):
+    return 'x'.join(map(str, x.shape))
+
+
+def worse(best, candidate: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+    """Sample by sample the more damaging of two results: the damage, (B,), and whatever belongs to it, (B, ...)."""
+    if best is None:
+        return tuple(candidate)
+    better = (candidate[0] > best[0]) | best[0].isnan()
+    return tuple(torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in zip(candidate, best))
+
+
+@contextlib.contextmanager
+def untouched(model):
+    """Within the block no parameter asks for a gradient, and at its end every buffer is as it was.
+
+    Autograd keeps less for the way back of a network whose parameters need none. Buffers are those that a pass
+    in training mode writes to, such as the running statistics of a batch norm.
+    """
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
+    written = {id(b): b for module in modules if module.training for b in module.buffers(recurse=False)}
+    saved = [(buffer, buffer.detach().clone()) for buffer in written.values()]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        with torch.no_grad():
+            for buffer, before in saved:
+                buffer.copy_(before)
+
+
+@contextlib.contextmanager
+def gate_set(model, gate: Optional[str]):
+    """Within the block the gates of a defended network are as an attack wants to see them.
+
+    Args:
+        gate: ``always`` or ``never`` masks whatever the classifier says; ``straight_through`` leaves the decision to
+            it and gives it a gradient; None leaves everything as it is.
+
+    Raises:
+        ValueError: the network has no defence.
+    """
+    found: List[nn.Module] = defenses(model) if gate is not None else []
+    if gate is not None and not found:
+        raise ValueError(f'gate: {gate} is for defended networks, {type(model).__name__} has no gate; leave it out')
+    with contextlib.ExitStack() as stack:
+        for defense in found:
+            stack.enter_context(defense.straight_through() if gate == 'straight_through'
+                                else defense.forced(gate == 'always'))
+        yield
