@@ -28,12 +28,16 @@ EXTRAS_REQUIRE = {
     'benchmark': [
         'torch-dct',  # the transform of the published code, which ours is timed against
     ],
+    'lpips': [
+        'lpips',  # the perceptual distance, by its authors
+    ],
     'test': [
         'pytest',
         'pytest-timeout',  # a hanging data loader or process group must fail, not block
         'scipy',  # the independent reference for the DCT
         'onnxruntime',  # runs exported networks
         'onnxscript',  # torch.onnx.export needs it
+        'lpips',
     ],
 }
 

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import platform
 import re
 import shutil
@@ -22,7 +20,6 @@ import basicsr
 import cv2
 import torch
 import yaml
-from basicsr.archs import build_network
 
 from rsr_basicsr.attacks import IFGSM
 from rsr_basicsr.benchmark.evaluate import evaluate
@@ -31,7 +28,7 @@ from rsr_basicsr.benchmark.report import write_report
 from rsr_basicsr.benchmark.table import Row, format_table, summarize
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.errors import OptionsError, RSRError
-from rsr_basicsr.weights import WEIGHTS, fetch, load_state
+from rsr_basicsr.weights import WEIGHTS, fetch, load_network
 
 OPTIONS = Path(__file__).parents[1] / 'options' / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
 WEIGHTS_NAME = 'realesr-animevideov3'
@@ -125,9 +122,10 @@ def _train(folder, iterations):
 
 
 def _attack(folder, options, weights, pictures) -> List[Result]:
+    trained = folder / 'experiments' / options['name'] / 'models' / 'net_g_latest.pth'
     networks = {
-        UNDEFENDED: _load(WEIGHTS[WEIGHTS_NAME].network, weights),
-        DEFENDED: _load(options['network_g'], folder / 'experiments' / options['name'] / 'models' / 'net_g_latest.pth'),
+        UNDEFENDED: load_network({**WEIGHTS[WEIGHTS_NAME].network, 'weights': weights}),
+        DEFENDED: load_network({**options['network_g'], 'weights': trained}),
     }
     attacks = [IFGSM(eps=eps, steps=10, objective='stability', quantize='nearest') for eps in EPS]
     results = []
@@ -136,14 +134,6 @@ def _attack(folder, options, weights, pictures) -> List[Result]:
             print(f'      {label}: ' + (f'eps {batch[0].eps:g}' if batch[0].eps else 'clean'), flush=True)
             results += batch
     return results
-
-
-def _load(network, path):
-    # BasicSR prints to stdout when it finds an architecture under its suffixed name.
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-        net = build_network(network)
-    net.load_state_dict(load_state(path))
-    return net.eval()
 
 
 def _verdict(rows: List[Row]) -> List[str]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
 
 import torch
+from basicsr.archs import build_network
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
@@ -293,6 +294,27 @@ def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = No
         if not torch.isfinite(tensor).all():
             raise WeightsError(f'{path} holds NaN or infinite values in {name}; take an earlier or a fresh file')
     return dict(state)
+
+
+def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
+    """Build a network and fill it.
+
+    Args:
+        options: ``type`` and arguments as in BasicSR's ``network_g``, and ``weights``, the file.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        WeightsError: as :func:`load_state` does.
+    """
+    options = dict(options)
+    path = options.pop('weights')
+    # BasicSR prints to stdout when it finds an architecture under its suffixed name.
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        net = build_network(options)
+    net.load_state_dict(load_state(path))
+    return net.eval()
 
 
 def entries(path: Union[str, Path]) -> List[str]:

@@ -10,11 +10,11 @@ makes runs slower, never faster. The targets stand in brackets. Takes about 7 mi
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
 
 import argparse
-import time
 
 import torch
 from basicsr.archs import build_network
 from basicsr.losses import build_loss
+from timing import describe, fastest
 
 from rsr_basicsr.archs import RandomFrequencyMask
 from rsr_basicsr.losses.component_loss import region_maps
@@ -34,9 +34,7 @@ def main():
     parser.add_argument('--device', type=torch.device, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='by default all')
     args = parser.parse_args()
-    on_gpu = args.device.type == 'cuda'
-    name = torch.cuda.get_device_name(args.device) if on_gpu else f'{torch.get_num_threads()} threads'
-    print(f'torch {torch.__version__}, {args.device} ({name}), float32')
+    print(f'{describe(args.device)}, float32')
     for section in args.only:
         SECTIONS[section](args.device)
 
@@ -121,25 +119,6 @@ def time_regions(device):
 
 
 SECTIONS = {'mask': time_mask, 'forward': time_forward, 'regions': time_regions}
-
-
-def fastest(sides, times, device):
-    """The shortest time in seconds of each function, all called in turn."""
-    best = [float('inf')] * len(sides)
-    for run in range(times + 1):
-        for index, side in enumerate(sides):
-            _finish(device)
-            started = time.perf_counter()
-            side()
-            _finish(device)
-            if run:  # the first one fills caches
-                best[index] = min(best[index], time.perf_counter() - started)
-    return best
-
-
-def _finish(device):
-    if device.type == 'cuda':
-        torch.cuda.synchronize(device)
 
 
 if __name__ == '__main__':

@@ -2,12 +2,15 @@
 
 import rsr_basicsr  # noqa: F401  isort: skip
 
+from pathlib import Path
+
+import cv2
 import pytest
 import torch
-from basicsr.archs import build_network
+from skimage import data
 
 from rsr_basicsr.errors import WeightsError
-from rsr_basicsr.weights import WEIGHTS, fetch, load_state
+from rsr_basicsr.weights import WEIGHTS, fetch, load_network
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +30,17 @@ def real_weights():
 @pytest.fixture(scope='session')
 def real_network(real_weights):
     """realesr-animevideov3 as released, x4, evaluation mode."""
-    net = build_network(WEIGHTS['realesr-animevideov3'].network)
-    net.load_state_dict(load_state(real_weights))
-    return net.eval()
+    return load_network({**WEIGHTS['realesr-animevideov3'].network, 'weights': real_weights})
+
+
+@pytest.fixture(scope='session')
+def photo():
+    """A photo reduced to 64x64, 8 bit, as (1, 3, 64, 64) in [0, 1]."""
+    reduced = cv2.resize(data.astronaut()[:256, 100:356], (64, 64), interpolation=cv2.INTER_AREA)
+    return torch.from_numpy(reduced).permute(2, 0, 1)[None].float() / 255
+
+
+@pytest.fixture(scope='session')
+def shared():
+    """Folder of data and weights that are no part of the package; it need not be there."""
+    return Path(__file__).parents[2] / 'shared'

@@ -1,11 +1,16 @@
-"""What docs/method.md says is where it says, and its options are options."""
+"""What docs/method.md says is where it says, its options are options, and code in the documents runs."""
 
 import re
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 import yaml
+from torch import nn
 
+from networks import DefendedGain, Gain
+from rsr_basicsr import attacks
 from rsr_basicsr.options.blocks import ATTACK, DEFENSE, TRAIN
 from rsr_basicsr.options.schema import parse_block, parse_open
 
@@ -48,3 +53,31 @@ def test_published_ways_are_options():
             parse_block({'type': 'IFGSM', 'eps': 8, 'steps': 3, **values}, ATTACK, block)
         else:
             parse_block({'type': 'IFGSM', 'eps': 8, 'steps': 3, **option}, ATTACK, 'attack')
+
+
+def code(path, title):
+    section = (ROOT / path).read_text(encoding='utf-8').split(f'## {title}')[1].split('\n## ')[0]
+    return re.findall(r'```python\n(.*?)```', section, flags=re.DOTALL)
+
+
+SNIPPETS = [('docs/attacks.md', title) for title in ('Attacks that know the defence', 'Is it robust', 'Arguments of')]
+
+
+@pytest.mark.parametrize('path, title', [*SNIPPETS, ('README.md', 'Attack your own network')])
+def test_code_in_the_documents_runs(path, title, tmp_path, monkeypatch, capsys, photo):
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite('photo.png', (photo[0, :, :12, :12] * 255).permute(1, 2, 0).numpy())
+    known = {'net': DefendedGain().eval(), 'lq': torch.rand(1, 3, 8, 8), 'another_net': nn.Upsample(None, 2),
+             'MyNetwork': Gain, **{name: getattr(attacks, name) for name in attacks.__all__}}
+    snippets = code(path, title)
+    assert snippets
+    for snippet in snippets:
+        exec(snippet, known)  # noqa: S102  our own documents
+    if path == 'README.md':
+        noise, attack = map(float, re.findall(r'moves by (\S+) dB', capsys.readouterr().out))
+        assert attack <= noise
+
+
+def test_first_example_of_the_attacks():
+    (snippet,) = re.findall(r'```python\n(.*?)```', (ROOT / 'docs/attacks.md').read_text().split('\n## ')[0], re.DOTALL)
+    exec(snippet, {'net': Gain(), 'lq': torch.rand(1, 3, 8, 8), 'gt': torch.rand(1, 3, 16, 16)})

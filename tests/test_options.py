@@ -1,5 +1,6 @@
 """Options: what is refused, with which words; what is coerced; the committed files."""
 
+import copy
 import os
 import re
 import subprocess
@@ -48,7 +49,7 @@ WRONG = {
     'attack:epz': (4, "attack: unknown key 'epz'; did you mean 'eps'?"),
     'attack:eps': ('8/255', 'attack.eps: this is in 1/255 units already; write 8'),
     'attack:steps': (0, 'attack.steps: expected a whole number of at least 1, got 0'),
-    'attack:type': ('FGM', 'attack.type: expected one of IFGSM, PGD'),
+    'attack:type': ('FGM', 'attack.type: expected one of FGSM, IFGSM, MIFGSM, PGD, APGD'),
     'attack:mode': ('half', 'attack.mode: expected one of paired, mixed, alternating'),
     'attack:share': (1.5, 'attack.share: expected a number above 0 and at most 1, got 1.5'),
     'attack:quantize': (True, 'attack.quantize: expected one of nearest, floor, none, got True'),
@@ -160,6 +161,50 @@ def test_good_options_pass_and_numbers_are_coerced(opt):
     check_options(opt)
     assert opt['attack']['eps'] == [2.0, 8.0] and opt['attack']['steps'] == 3 and opt['attack']['step_size'] == 1.0
     assert opt['train']['classifier_opt'] == {'type': 'ClassifierLoss'}
+
+
+def set_attack(opt, real_weights, **attack):
+    opt['attack'] = {'eps': 4, **attack}
+    source = {'type': 'SRVGGNetCompact', 'num_conv': 16, 'weights': str(real_weights)}
+    for block in (opt['attack'], *opt['attack'].get('attacks', ())):
+        if block['type'] == 'Transfer':
+            block['source'] = {**source, **block.get('source', {})}
+
+
+ATTACK_BLOCKS = [
+    dict(type='FGSM'), dict(type='MIFGSM', steps='2', decay='0.9'), dict(type='APGD', steps=2, norm='L2'),
+    dict(type='BandLimited', steps=2, band=['0', '0.43']), dict(type='Universal', steps=2, size=16),
+    dict(type='Square', queries=3), dict(type='RandomNoise'), dict(type='DetectorAware', steps=2, weights=[0, '1']),
+    dict(type='PGD', steps=2, gate='straight_through', draws=2, objective='stability'),
+    dict(type='Transfer', steps=2), dict(type='WorstOf', attacks=[{'type': 'PGD', 'steps': 2}, {'type': 'Transfer'}])]
+
+
+@pytest.mark.parametrize('attack', ATTACK_BLOCKS, ids=str)
+def test_every_attack_can_be_asked_for(opt, attack, real_weights):
+    set_attack(opt, real_weights, **copy.deepcopy(attack))
+    check_options(opt)
+    assert opt['attack']['quantize'] == 'nearest'
+
+
+@pytest.mark.parametrize('attack, message', [
+    (dict(type='FGSM', steps=2), "attack: FGSM has no 'steps'"),
+    (dict(type='APGD'), "attack: the key 'steps' is missing"),
+    (dict(type='PGD', steps=2, objective='target'), 'attack.objective: expected one of'),
+    (dict(type='PGD', steps=2, decay=1), "attack: PGD has no 'decay'"),
+    (dict(type='BandLimited', steps=2, band=[0.5, 0.2]), 'attack.band: expected [low, high] with low <= high'),
+    (dict(type='WorstOf', attacks=[]), 'attack.attacks: expected a list in brackets, got []'),
+    (dict(type='WorstOf', attacks=[{'type': 'PGD', 'stepz': 2}]),
+     "an attack inside the attack: unknown key 'stepz'; did you mean 'steps'?"),
+    (dict(type='Transfer', source={'weights': 'gone.pth'}), 'attack.source.weights: no such file, got'),
+    (dict(type='Transfer', source={'num_conv': 4}), 'attack.source.weights: '),
+    (dict(type='Transfer', source={'type': 'RRDBNett'}), "attack.source.type: 'RRDBNett' is not registered"),
+    (dict(type='Transfer', source={'num_convs': 16}), "attack.source: unknown key 'num_convs'"),
+], ids=str)
+def test_wrong_attacks_are_named(opt, attack, message, real_weights):
+    set_attack(opt, real_weights, **copy.deepcopy(attack))
+    with pytest.raises(OptionsError) as error:
+        check_options(opt)
+    assert message in str(error.value) and '\n' not in str(error.value)
 
 
 def test_a_plain_file_needs_two_blocks_and_two_names_only(opt):
@@ -311,7 +356,8 @@ def test_every_key_is_documented():
             for key in (rule if isinstance(rule, dict) else [None])]
     keys += [*blocks.TRAIN, *blocks.VAL, f'optim_classifier: {", ".join(OPTIM_CLASSIFIER)}',
              f'classifier_opt: {", ".join(CLASSIFIER_OPT)}']
-    assert [key for key in keys if f' `{key}` ' not in rows] == []
+    documented = {key for row in rows for key in re.findall('`([^`]+)`', row)}
+    assert [key for key in keys if key not in documented] == []
 
 
 @pytest.mark.parametrize('val, sentence', [

@@ -1,5 +1,6 @@
 """BasicSR's own trainer with every defended model class, on the CPU, from the options files that users get."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from rsr_basicsr.cli import main
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.models import DefendedSRModel
 from rsr_basicsr.weights import load_state
+from test_options import ATTACK_BLOCKS, set_attack
 
 TRAINED = sorted((OPTIONS / 'train').glob('*.yml')) + sorted((OPTIONS / 'finetune').glob('*.yml'))
 
@@ -124,6 +126,16 @@ def model(pairs, photos):
     model = DefendedSRModel(opt)
     model.feed_data({'lq': torch.rand(4, 3, 16, 16).mul(255).round() / 255, 'gt': torch.rand(4, 3, 64, 64)})
     return model
+
+
+@pytest.mark.parametrize('attack', ATTACK_BLOCKS, ids=str)
+def test_every_attack_trains(attack, pairs, tmp_path, monkeypatch, photos, real_weights):
+    opt = paired_options(pairs, photos=photos, iterations=2)
+    set_attack(opt, real_weights, **copy.deepcopy(attack))
+    models = train(opt, tmp_path, monkeypatch) / 'models'
+    state = load_state(models / 'net_g_2.pth')
+    assert all(value.isfinite().all() for value in state.values())
+    assert not any('source' in key or 'attack' in key for key in state)
 
 
 def test_paired_appends_attacked_twins(model):

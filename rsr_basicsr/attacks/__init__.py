@@ -3,8 +3,9 @@
 They know nothing of BasicSR, and of a defence only that its gate can be forced.
 """
 
-import difflib
-from typing import Mapping
+from typing import Callable, Mapping, Optional
+
+from torch import nn
 
 from rsr_basicsr.attacks.adaptive import BPDA, DetectorAware, Evasion
 from rsr_basicsr.attacks.alarms import Measurement, masking_alarms, measure
@@ -20,11 +21,15 @@ ATTACKS = {attack.__name__: attack for attack in (
     FGSM, IFGSM, MIFGSM, PGD, APGD, BandLimited, DetectorAware, Universal, Square, RandomNoise, Transfer, WorstOf)}
 
 
-def build_attack(options: Mapping) -> Attack:
+def build_attack(options: Mapping, load_network: Optional[Callable[[Mapping], nn.Module]] = None) -> Attack:
     """The attack of an options block: ``type`` and the keyword arguments of that class.
 
     The blocks inside a block, ``attack`` of Transfer and each of ``attacks`` of WorstOf, take from the outer one
     what they do not say themselves.
+
+    Args:
+        options: the block.
+        load_network: makes a network of the block ``source`` of Transfer, which may also be a network already.
 
     Raises:
         ValueError: there is no attack of that type, it has no such argument, or the value is out of range.
@@ -33,33 +38,8 @@ def build_attack(options: Mapping) -> Attack:
     name = options.pop('type', None)
     if name not in ATTACKS:
         raise ValueError(f'attack type must be one of {", ".join(ATTACKS)}, got {name!r}')
-    if name == 'WorstOf':
-        shared = {key: options.pop(key) for key in list(options) if key not in WorstOf.parameters()}
-        if not isinstance(options.get('attacks'), (list, tuple)):
-            raise ValueError('WorstOf needs attacks, a list of attack blocks')
-        options['attacks'] = [_nested(block, {**shared, **_objective(options)}) for block in options['attacks']]
-    elif name == 'Transfer':
-        shared = {key: options.pop(key) for key in list(options) if key not in ('source', 'attack')}
-        options = {'source': options.get('source'), 'attack': _nested(options.get('attack') or {}, shared)}
-    known = ATTACKS[name].parameters()
-    for key in options:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(f'{name} has no {key!r}; '
-                             + (f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'))
-    return ATTACKS[name](**options)
 
-
-def _nested(block, shared):
-    if isinstance(block, Attack):
-        return block
-    block = {'type': 'PGD', **block}
-    taken = ATTACKS[block['type']].parameters() if block['type'] in ATTACKS else ()
-    return build_attack({**{key: value for key, value in shared.items() if key in taken}, **block})
-
-
-def _objective(options):
-    return {'objective': options['objective']} if 'objective' in options else {}
+    return ATTACKS[name].from_options(options, load_network)
 
 
 __all__ = [

@@ -6,14 +6,13 @@ The rest of what they know is an argument of every attack: ``gate`` (straight-th
 
 from __future__ import annotations
 
-import math
 from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
 
 from rsr_basicsr.attacks.base import check_pictures
-from rsr_basicsr.attacks.gradient import PGD
+from rsr_basicsr.attacks.gradient import PGD, to_unit
 from rsr_basicsr.attacks.problem import Problem, worse
 from rsr_basicsr.inference import defenses
 
@@ -36,10 +35,10 @@ class Evasion(NamedTuple):
 class DetectorAware(PGD):
     """PGD on the damage minus a weight times the detector's logit, for several weights (Carlini and Wagner 2017).
 
-    The damage counts in dB, ``10 log10``, so that a weight means the same for all pictures and radii: the dB that the
-    attack gives for a unit of the logit. The logit counts as long as the picture is detected, and a margin longer. Of
-    all pictures met, as they are after ``quantize``, the most damaging one that is not detected is the result; where
-    there is none, the most damaging of all.
+    Both gradients are scaled to an L1 norm of 1 first, so that a weight means the same for any picture, radius and
+    detector. The logit counts as long as the picture is detected, and a margin longer. Of all pictures met, as they
+    are after ``quantize``, the most damaging one that is not detected is the result; where there is none, the most
+    damaging of all.
 
     Args:
         weights: what lambda goes through; each weight costs a whole PGD.
@@ -82,14 +81,13 @@ class DetectorAware(PGD):
         """One PGD: the damage, (B,), and the pictures of every step."""
         attacked, state = self.start(problem), {}
         for _ in range(self.steps):
-            gradient, damage = problem.gradient(attacked)
+            gradient, damage = problem.uphill(attacked)
             yield damage, attacked
             x = attacked.detach().requires_grad_()
             caution = (detector(x) + self.margin).clamp(min=0)
             of_detector, = torch.autograd.grad(caution.sum(), x)
-            # The gradient of 10 log10(damage); the damage of an objective that is minimised is below zero.
-            in_db = 10 / math.log(10) * gradient / damage.abs().clamp_min(1e-12).view(-1, 1, 1, 1)
-            attacked = problem.project(attacked + self.step(in_db - weight * of_detector, problem, state))
+            uphill = to_unit(gradient) - weight * to_unit(of_detector)
+            attacked = problem.project(attacked + self.step(uphill, problem, state))
         yield problem.damage(attacked), attacked
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import zlib
-from typing import Dict, Optional, Tuple, Union
+from typing import Callable, Dict, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -127,9 +128,15 @@ class Attack:
     def _results(self, model, lq, target, radius, generator):
         with untouched(model), torch.enable_grad():
             problem = Problem(self, model, lq, radius, generator)
-            problem.refer_to(target)
+            if self.asks_for_damage:
+                problem.refer_to(target)
             with gate_set(model, self.gate):
                 return self.search(problem)
+
+    @property
+    def asks_for_damage(self) -> bool:
+        """Whether the attack uses the network at all."""
+        return True
 
     def search(self, problem: Problem) -> Tuple[torch.Tensor, ...]:
         """The most damaging pictures of all restarts, sample by sample."""
@@ -157,13 +164,29 @@ class Attack:
                 return found  # nothing is handed on to the next parent
         return found
 
-    def but(self, **changes) -> 'Attack':
+    @classmethod
+    def from_options(cls, options: Mapping, load_network: Optional[Callable[[Mapping], nn.Module]] = None) -> Attack:
+        """The attack of the keyword arguments in an options block; see :func:`rsr_basicsr.attacks.build_attack`.
+
+        Raises:
+            ValueError: the attack has no such argument, or the value is out of range.
+        """
+        known = cls.parameters()
+        for key in options:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                raise ValueError(f'{cls.__name__} has no {key!r}; '
+                                 + (f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'))
+        return cls(**options)
+
+    def but(self, **changes) -> Attack:
         """The same attack with some arguments changed."""
         return type(self)(**{**{name: getattr(self, name) for name in self.parameters()}, **changes})
 
     def __repr__(self) -> str:
+        always = ('eps', 'steps', 'queries', 'band', 'objective')
         shown = {name: getattr(self, name) for name, parameter in self.parameters().items()
-                 if name in ('eps', 'steps', 'objective') or not _same(getattr(self, name), parameter.default)}
+                 if name in always or not _same(getattr(self, name), parameter.default)}
         shown = {'eps': shown.pop('eps'), **shown}  # what is asked for first
         return f'{type(self).__name__}({", ".join(f"{name}={_brief(value)}" for name, value in shown.items())})'
 
@@ -197,7 +220,7 @@ class GradientAttack(Attack):
         attacked = self.start(problem)
         best, state = None, {}
         for _ in range(self.steps):
-            gradient, damage = problem.gradient(attacked)
+            gradient, damage = problem.uphill(attacked)
             if self.keep_best:
                 best = worse(best, (damage, attacked))
             attacked = problem.project(attacked + self.step(gradient, problem, state))

@@ -67,9 +67,13 @@ class RandomNoise(Attack):
 
     uses = 'nothing'
 
+    @property
+    def asks_for_damage(self):
+        return self.restarts > 1
+
     def run(self, problem):
         noise = problem.signs(*problem.lq.shape[1:]) if self.norm == 'Linf' else \
             problem.rand(*problem.lq.shape[1:]) * 2 - 1
         attacked = problem.project(problem.lq + problem.constraint.random(noise, problem.radius))
-        damage = problem.damage(attacked) if self.restarts > 1 else problem.lq.new_zeros(len(attacked))
+        damage = problem.damage(attacked) if self.asks_for_damage else problem.lq.new_zeros(len(attacked))
         return damage, attacked

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Union
+from typing import Mapping, Optional, Sequence, Union
 
 import torch
 from torch import nn
@@ -32,6 +32,15 @@ class Transfer(Attack):
             raise ValueError(f'Transfer: {", ".join(common)} belong to the attack that is given')
         self.source, self.attack = source, PGD(**common) if attack is None else attack
         self.eps, self.objective = self.attack.eps, self.attack.objective
+
+    @classmethod
+    def from_options(cls, options, load_network=None):
+        """``source``: a network, or a block for ``load_network``; ``attack``: a block; the rest is for the attack."""
+        shared = dict(options)
+        source, attack = shared.pop('source', None), shared.pop('attack', None)
+        if isinstance(source, Mapping) and load_network is not None:
+            source = load_network(source)
+        return cls(source=source, attack=_inner(attack or {}, shared, load_network))
 
     def results(self, model, lq, target=None, *, eps=None, generator=None):
         """Attack the source, whatever the model. A target that is the model's own output only is not handed on."""
@@ -74,11 +83,19 @@ class WorstOf(Attack):
         self.judge = Attack(eps=self.eps, objective=objective or attacks[0].objective, draws=draws, tile=tile,
                             overlap=overlap)
         self.objective = self.judge.objective
-        meanings = {(o.needs_target, o.needs_ground_truth) for o in (self.objective, *(a.objective for a in attacks))}
-        if len(meanings) > 1:
+        objectives = [self.objective, *(attack.objective for attack in attacks)]
+        if len({(objective.needs_target, objective.needs_ground_truth) for objective in objectives}) > 1:
             raise ValueError('worst_of: the target would mean different things to '
-                             + ' and '.join(sorted({str(attack.objective) for attack in attacks} | {str(self.objective)})))
+                             + ' and '.join(sorted(set(map(str, objectives)))))
         self.uses = min((attack.uses for attack in attacks), key=('gradients', 'queries', 'nothing').index)
+
+    @classmethod
+    def from_options(cls, options, load_network=None):
+        """``attacks``: a list of blocks; what is no argument of the class, and the objective, is for all of them."""
+        own = {key: value for key, value in options.items() if key in cls.parameters()}
+        shared = {key: value for key, value in options.items() if key not in own or key == 'objective'}
+        own['attacks'] = [_inner(block, shared, load_network) for block in own.get('attacks') or ()]
+        return cls(**own)
 
     def results(self, model, lq, target=None, *, eps=None, generator=None):
         """The attacked pictures, the damage of each, (B,), and the index of the attack that made it, (B,)."""
@@ -104,3 +121,13 @@ class WorstOf(Attack):
 def worst_of(attacks: Sequence[Attack], **options) -> WorstOf:
     """The attack that tries all of ``attacks`` and keeps the worst for each picture; see :class:`WorstOf`."""
     return WorstOf(attacks=list(attacks), **options)
+
+
+def _inner(block, shared, load_network):
+    """The attack of a block inside a block, which takes of the outer one what it knows and does not say itself."""
+    from rsr_basicsr.attacks import ATTACKS, build_attack  # which know the classes of this file
+    if isinstance(block, Attack):
+        return block
+    block = {'type': 'PGD', **block}
+    taken = ATTACKS[block['type']].parameters() if block['type'] in ATTACKS else ()
+    return build_attack({**{key: value for key, value in shared.items() if key in taken}, **block}, load_network)

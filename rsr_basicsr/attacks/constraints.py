@@ -103,6 +103,7 @@ class Band:
 
 
 _TINY = torch.finfo(torch.float32).tiny
+_NOTHING = 1e-3 / 255  # a perturbation that no stored picture can hold
 NORMS = {'Linf': Linf, 'L2': L2}
 QUANTIZE = ('nearest', 'floor', 'none')
 
@@ -131,10 +132,12 @@ def settle(constraint: Band, picture: torch.Tensor, lq: torch.Tensor, radius: to
     """
     for _ in range(25):
         picture = project(constraint, picture, lq, radius, clamp, rounds=20)
-        done = constraint.outside(picture - lq) < constraint.leak
-        if done.all():
+        delta = picture - lq
+        gone = constraint.size(delta) < _NOTHING
+        done = constraint.outside(delta) < constraint.leak
+        if (done | gone).all():
             break
-    return torch.where(done, picture, lq)
+    return torch.where(done & ~gone, picture, lq)
 
 
 def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,

@@ -36,6 +36,7 @@ class Problem:
         self.generators = generators
         self.tile = attack.tile if attack.memory is None else tile_within(model, lq, attack.memory, attack.overlap)
         self.reference = None
+        self.sound = torch.ones((), dtype=torch.bool, device=lq.device)  # nothing was not a number so far
 
     def refer_to(self, target: Optional[torch.Tensor]) -> None:
         """Take what outputs are compared with: from the target, or from the network's output for the clean picture."""
@@ -52,7 +53,9 @@ class Problem:
     def damage(self, x: torch.Tensor) -> torch.Tensor:
         """Damage of each sample, (B,), the mean over the draws."""
         with torch.no_grad():
-            return sum(self._score(x) for _ in range(self.draws)) / self.draws
+            damage = sum(self._score(x) for _ in range(self.draws)) / self.draws
+        self.sound = self.sound & damage.isfinite().all()
+        return damage
 
     def gradient(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """Gradient of the damage with respect to ``x``, and the damage of each sample, (B,): means over the draws."""
@@ -65,7 +68,17 @@ class Problem:
                                  'picture; attack it by Square or Transfer, or wrap what has none in BPDA')
             gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.draws
             damage = damage + score.detach() / self.draws
+        self.sound = self.sound & gradient.isfinite().all() & damage.isfinite().all()
         return gradient, damage
+
+    def uphill(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+        """:meth:`gradient`, but random where that of a sample is zero throughout.
+
+        It is on a plateau, such as the one around a clean picture whose change gets lost in the rounding of a codec.
+        """
+        gradient, damage = self.gradient(x)
+        flat = (gradient == 0).all(dim=3, keepdim=True).all(dim=2, keepdim=True).all(dim=1, keepdim=True)
+        return torch.where(flat, self.signs(*x.shape[1:]), gradient), damage
 
     def _score(self, x):
         output = self.output(x)
@@ -85,7 +98,8 @@ class Problem:
         return x
 
     def quantized(self, x: torch.Tensor) -> torch.Tensor:
-        """The pictures as ``quantize`` wants them."""
+        """The pictures as ``quantize`` wants them; not a number if anything on the way was not."""
+        x = torch.where(self.sound, x, torch.nan)
         if self.quantize == 'none':
             return x
         rounding = torch.round if self.quantize == 'nearest' else torch.floor

@@ -6,6 +6,7 @@ from typing import Iterable, List, Optional
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from rsr_basicsr.attacks.base import GradientAttack, check_pictures, expect_at_least
 from rsr_basicsr.attacks.problem import Generators, Problem, gate_set, untouched
@@ -19,7 +20,7 @@ class Universal(GradientAttack):
 
     Args:
         size: height and width of the perturbation in pixels.
-        steps: passes over the pictures; the step is ``2.5 eps`` divided by the number of all gradient steps.
+        steps: passes over the pictures, each a step along the sign of the gradient of all; ``step_size`` as in PGD.
         perturbation: one that was found before, (1, C, size, size), as a share of eps.
     """
 
@@ -59,22 +60,26 @@ class Universal(GradientAttack):
                 self.perturbation = self._find(problems)
         return self
 
+    @property
+    def asks_for_damage(self):
+        return self.perturbation is None
+
     def search(self, problem):
         found = self._find([problem]) if self.perturbation is None else self.perturbation
         return problem.quantized(self._applied(found, problem)),
 
     def _find(self, problems: List[Problem]):
-        first = problems[0].lq
-        start = 1.0 if self.random_start is None else self.random_start / max(self.eps, 1e-6)
-        found = (2 * problems[0].rand(first.shape[1], self.size, self.size)[:1] - 1) * min(start, 1.0)
-        share = 2.5 / (self.steps * len(problems)) if self.step_size is None else self.step_size / max(self.eps, 1e-6)
+        first, eps = problems[0].lq, max(self.eps, 1e-6)
+        start = 1.0 if self.random_start is None else min(self.random_start / eps, 1.0)
+        share = 2.5 / self.steps if self.step_size is None else self.step_size / eps
+        found = (2 * problems[0].rand(first.shape[1], self.size, self.size)[:1] - 1) * start
         for _ in range(self.steps):
+            uphill = 0
             for problem in problems:
-                found = found.detach().requires_grad_()
-                gradient, _ = problem.gradient(self._applied(found, problem))
-                uphill, = torch.autograd.grad(self._spread(found, problem.lq), found, gradient.sum(0, keepdim=True))
-                found = (found + share * uphill.sign()).clamp(-1, 1)
-        return found.detach()
+                gradient, _ = problem.uphill(self._applied(found, problem))
+                uphill = uphill + self._gathered(gradient)
+            found = (found + share * problems[0].constraint.steepest(uphill)).clamp(-1, 1)
+        return found
 
     def _applied(self, perturbation, problem):
         return problem.project(problem.lq + problem.radius * self._spread(perturbation.to(problem.lq), problem.lq))
@@ -82,3 +87,9 @@ class Universal(GradientAttack):
     def _spread(self, perturbation, lq):
         (height, width), size = lq.shape[-2:], self.size
         return perturbation.repeat(1, 1, -(-height // size), -(-width // size))[..., :height, :width]
+
+    def _gathered(self, gradient):
+        """What a gradient with respect to the pictures is with respect to the perturbation: the sum over its tiles."""
+        (height, width), size = gradient.shape[-2:], self.size
+        total = F.pad(gradient.sum(0, keepdim=True), (0, -width % size, 0, -height % size))
+        return total.unflatten(-1, (-1, size)).unflatten(-3, (-1, size)).sum(dim=(-4, -2))

@@ -16,6 +16,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.inference import OVERLAP, upscale
+from rsr_basicsr.weights import load_network
 
 
 class AttackAugmentation:
@@ -43,7 +44,8 @@ class AttackAugmentation:
         self.attack_share = options.pop('share')
         eps = options['eps']
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
-        self.attack = build_attack({**options, 'eps': max(self.eps_range)})
+        self.attack = build_attack({**options, 'eps': max(self.eps_range)},
+                                   lambda source: load_network(source).to(self.device))
         self.cri_classifier = build_loss(self.opt['train']['classifier_opt']).to(self.device)
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:
@@ -139,7 +141,7 @@ class AttackAugmentation:
             with torch.no_grad(), net.defense.forced(False):
                 target = net(lq)
         with net.defense.forced(True):
-            attacked = self.attack(net, lq, target, eps=eps)
+            attacked = self.attack.perturb(net, lq, target, eps=eps)
         self.stopwatch.stop()
         return attacked
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from rsr_basicsr.archs.defended_arch import DECISIONS, GATES
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
+from rsr_basicsr.attacks.constraints import NORMS
+from rsr_basicsr.attacks.problem import GATES as ATTACK_GATES
+from rsr_basicsr.attacks.problem import PRECISIONS
 from rsr_basicsr.inference import OVERLAP
 from rsr_basicsr.options.schema import (
     Key,
+    block,
     boolean,
     distance,
     either,
@@ -15,10 +19,12 @@ from rsr_basicsr.options.schema import (
     existing_file,
     integer,
     interval,
+    list_of,
     names,
     number,
     one_of,
     pair,
+    parse_block,
 )
 
 ATTACK_MODES = ('paired', 'mixed', 'alternating')
@@ -41,19 +47,57 @@ DEFENSE = {
     'seed': Key(integer(0)),
 }
 
-#: ``attack:`` at the top level
-ATTACK = {
-    'type': Key(one_of(tuple(ATTACKS)), required=True),
-    'eps': Key(either(eps, interval(eps)), required=True),  # 1/255; [low, high] is drawn from for each sample
-    'steps': Key(integer(1), required=True),
+#: What any attack takes, wherever its block stands; which type takes what is the business of ``build_attack``
+_ANY_ATTACK = {
+    'steps': Key(integer(1)),
     'step_size': Key(distance),  # 1/255
     'random_start': Key(distance),  # 1/255
     'restarts': Key(integer(1)),
     'keep_best': Key(boolean),
-    'objective': Key(one_of(tuple(OBJECTIVES)), default='ground_truth_l1'),
+    'norm': Key(one_of(tuple(NORMS))),
+    'clamp': Key(boolean),
+    'gate': Key(one_of(ATTACK_GATES)),
+    'draws': Key(integer(1)),
+    'tile': Key(integer(1)),  # pixels of the input
+    'memory': Key(number(0, above=True)),  # GiB
+    'overlap': Key(integer(0)),  # pixels of the input
+    'precision': Key(one_of(PRECISIONS)),
+    'seed': Key(integer(0)),
+    'decay': Key(number(0)),
+    'momentum': Key(number(0, 1)),
+    'rho': Key(number(0, 1)),
+    'band': Key(interval(number(0, 1))),  # share of the diagonal of the DCT
+    'weights': Key(list_of(number(0))),  # dB for a unit of the logit
+    'margin': Key(number(0)),
+    'size': Key(integer(1)),  # pixels of the input
+    'queries': Key(integer(2)),
+    'area': Key(number(0, 1, above=True)),  # share of the picture
+}
+_OBJECTIVES = tuple(name for name in OBJECTIVES if name != 'target')  # which a training has none for
+
+
+def _attack_block(value):
+    return parse_block(value, {
+        'type': Key(one_of(tuple(ATTACKS))), 'eps': Key(eps), 'objective': Key(one_of(_OBJECTIVES)),
+        'quantize': Key(one_of(QUANTIZE)), **_ANY_ATTACK, **_OTHERS}, 'an attack inside the attack')
+
+
+#: What attacks are made of that consist of others
+_OTHERS = {
+    'source': Key(block),  # as network_g, and weights
+    'attack': Key(_attack_block),
+    'attacks': Key(list_of(_attack_block)),
+}
+
+#: ``attack:`` at the top level
+ATTACK = {
+    'type': Key(one_of(tuple(ATTACKS)), required=True),
+    'eps': Key(either(eps, interval(eps)), required=True),  # 1/255; [low, high] is drawn from for each sample
+    'objective': Key(one_of(_OBJECTIVES), default='ground_truth_l1'),
     # The classifier must not learn to tell 8-bit pictures from others.
     'quantize': Key(one_of(QUANTIZE), default='nearest'),
-    'clamp': Key(boolean),
+    **_ANY_ATTACK,
+    **_OTHERS,
     'mode': Key(one_of(ATTACK_MODES), default='paired'),
     'share': Key(number(0, 1, above=True), default=0.5),  # of the batch, in mode mixed
 }

@@ -15,14 +15,24 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.attacks import build_attack
+from rsr_basicsr.attacks import ATTACKS, build_attack
 from rsr_basicsr.compat import newest_state
 from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import host
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, OPTIM_CLASSIFIER, TRAIN, VAL
-from rsr_basicsr.options.networks import check_network, check_tiles, check_weights
-from rsr_basicsr.options.schema import Key, block, check_call, nearest, parse_block, parse_open, registered, text
+from rsr_basicsr.options.networks import check_network, check_source, check_tiles, check_weights
+from rsr_basicsr.options.schema import (
+    Key,
+    block,
+    check_call,
+    integer,
+    nearest,
+    parse_block,
+    parse_open,
+    registered,
+    text,
+)
 from rsr_basicsr.weights import entries
 
 #: Where a misspelt or misplaced key of ours would be ignored in silence.
@@ -184,9 +194,11 @@ def _check_attack(opt, model):
     if not issubclass(network, DefenseMixin):
         raise OptionsError(f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
                            f'Defended{network.__name__}')
+    attack = {key: value for key, value in opt['attack'].items() if key not in ('mode', 'share')}
+    if 'steps' in ATTACKS[attack['type']].parameters():
+        parse_open(attack, {'steps': Key(integer(1), required=True)}, 'attack')  # each one costs as much as training
     try:
-        attack = {key: value for key, value in opt['attack'].items() if key not in ('mode', 'share')}
-        build_attack({**attack, 'eps': 1})
+        build_attack({**attack, 'eps': 1}, check_source)
     except ValueError as error:
         raise OptionsError(f'attack: {error}') from None
     parse_open(train, TRAIN, 'train')

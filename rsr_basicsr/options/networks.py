@@ -11,7 +11,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.options.blocks import DEFENSE
-from rsr_basicsr.options.schema import check_call, parse_block, registered
+from rsr_basicsr.options.schema import Key, check_call, existing_file, parse_block, parse_open, registered, text
 from rsr_basicsr.weights import WEIGHTS, entries, load_state
 
 _PROBE = 16  # pixels
@@ -34,6 +34,19 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
                 _check_scale(net, opt.get('scale'))
     except Exception as error:  # whatever a constructor makes of wrong arguments
         raise OptionsError(f'{name}: {cls.__name__} cannot be built so: {in_one_line(error)}') from error
+    return net
+
+
+def check_source(options: dict) -> torch.nn.Module:
+    """Check the network that a transfer attack starts from, given in one block with its ``weights``, and return it."""
+    where, options = 'attack.source', dict(options)
+    parse_open(options, {'type': Key(text, required=True), 'weights': Key(existing_file, required=True)}, where)
+    path = options.pop('weights')
+    net = check_network({where: options}, where)
+    try:
+        _check_fit(net, load_state(path), f'{where}.weights: {path}')
+    except WeightsError as error:
+        raise OptionsError(f'{where}.weights: {error}') from None
     return net
 
 

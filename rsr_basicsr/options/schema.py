@@ -181,6 +181,16 @@ def interval(parse: Callable[[Any], float]) -> Callable[[Any], list]:
     return parse_both
 
 
+def list_of(parse: Callable[[Any], Any]) -> Callable[[Any], list]:
+    """A list of at least one value, each parsed alike."""
+    def parse_each(value):
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ValueError('expected a list in brackets')
+        return [parse(entry) for entry in value]
+
+    return parse_each
+
+
 def either(parse: Callable[[Any], Any], parse_list: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """A list parsed by one rule, anything else by another."""
     return lambda value: (parse_list if isinstance(value, (list, tuple)) else parse)(value)
