@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from networks import Affine, Along, DefendedGain, Dense
 from rsr_basicsr import attacks as suite
@@ -26,6 +27,7 @@ from rsr_basicsr.attacks import (
     build_attack,
     worst_of,
 )
+from rsr_basicsr.attacks.memory import InputGradientOnly
 from rsr_basicsr.attacks.objectives import build_objective
 from rsr_basicsr.attacks.problem import Problem
 
@@ -352,3 +354,44 @@ def test_along_and_dense_are_what_they_say():
     x = torch.rand(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
     gradient, = torch.autograd.grad(Along()(net(x), direction).sum(), x)
     torch.testing.assert_close(gradient, net.gradient(direction))
+
+
+CONVOLUTIONS = [dict(padding=1), dict(stride=2, padding=(1, 0)), dict(dilation=2, groups=3), dict(padding='same'),
+                dict(padding=1, padding_mode='reflect'), dict(bias=False)]
+
+
+@pytest.mark.parametrize('options', CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_convolutions_that_forget_their_input_have_its_gradient(options, layout):
+    layer = nn.Conv2d(3, 6, 3, **options).requires_grad_(False)
+    x = torch.rand(2, 3, 9, 10).contiguous(memory_format=layout).requires_grad_()
+    expected, = torch.autograd.grad(layer(x).square().sum(), x)
+    kept = []
+    with InputGradientOnly(), torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: [kept.append(tensor), tensor][1], lambda tensor: tensor):
+        output = layer(x)
+    assert torch.equal(torch.autograd.grad(output.square().sum(), x)[0], expected)
+    if 'padding_mode' not in options and options.get('padding') != 'same':
+        assert all(tensor.shape == layer.weight.shape for tensor in kept if tensor.dim() == 4)
+    with InputGradientOnly():  # where the weights learn, nothing changes
+        layer.requires_grad_(True)(x).sum().backward()
+    assert layer.weight.grad.abs().max() > 0
+
+
+def test_bf16_is_near_fp32(real_network, photo):
+    photo = photo[..., :24, :24]
+    problems = [Problem(PGD(precision=precision), real_network, photo, torch.tensor(4 / 255))
+                for precision in ('fp32', 'bf16')]
+    gradients = []
+    for problem in problems:
+        problem.refer_to(torch.zeros(1, 3, 96, 96))
+        gradients.append(problem.gradient(photo)[0])
+    assert gradients[1].dtype == torch.float32 and not torch.equal(*gradients)
+    assert F.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.99
+
+
+def test_compiled_networks_are_attacked_alike(photo):
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Tanh())
+    compiled = torch.compile(net, backend='eager')
+    first, second = (PGD(eps=4, steps=2, seed=1)(n, photo[..., :8, :8]) for n in (net, compiled))
+    torch.testing.assert_close(first, second)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.attacks import constraints
+from rsr_basicsr.attacks.memory import Sparing
 from rsr_basicsr.inference import defenses, tile_within, upscale
 
 Generators = Union[None, torch.Generator, Sequence[torch.Generator]]
@@ -29,12 +30,12 @@ class Problem:
     """
 
     def __init__(self, attack, model: nn.Module, lq: torch.Tensor, radius: torch.Tensor, generators: Generators = None):
-        self.model, self.lq, self.radius = model, lq, radius
+        self.model, self.network, self.lq, self.radius = model, Sparing(model), lq, radius
         self.objective, self.constraint = attack.objective, attack.constraint
         self.clamp, self.quantize = attack.clamp, attack.quantize
         self.draws, self.overlap, self.half = attack.draws, attack.overlap, attack.precision == 'bf16'
         self.generators = generators
-        self.tile = attack.tile if attack.memory is None else tile_within(model, lq, attack.memory, attack.overlap)
+        self.tile = attack.tile if attack.memory is None else tile_within(self.network, lq, attack.memory, attack.overlap)
         self.reference = None
         self.sound = torch.ones((), dtype=torch.bool, device=lq.device)  # nothing was not a number so far
 
@@ -45,10 +46,10 @@ class Problem:
     def output(self, x: torch.Tensor) -> torch.Tensor:
         """What the network makes of ``x``."""
         if not self.half:
-            return upscale(self.model, x, tile=self.tile, overlap=self.overlap)
+            return upscale(self.network, x, tile=self.tile, overlap=self.overlap)
         with torch.autocast(x.device.type, torch.bfloat16):
             channels_last = x.contiguous(memory_format=torch.channels_last)
-            return upscale(self.model, channels_last, tile=self.tile, overlap=self.overlap).to(x.dtype)
+            return upscale(self.network, channels_last, tile=self.tile, overlap=self.overlap).to(x.dtype)
 
     def damage(self, x: torch.Tensor) -> torch.Tensor:
         """Damage of each sample, (B,), the mean over the draws."""
