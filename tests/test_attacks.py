@@ -387,7 +387,7 @@ def test_bf16_is_near_fp32(real_network, photo):
         problem.refer_to(torch.zeros(1, 3, 96, 96))
         gradients.append(problem.gradient(photo)[0])
     assert gradients[1].dtype == torch.float32 and not torch.equal(*gradients)
-    assert F.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.99
+    assert F.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.9
 
 
 def test_compiled_networks_are_attacked_alike(photo):

@@ -35,7 +35,9 @@ class Problem:
         self.clamp, self.quantize = attack.clamp, attack.quantize
         self.draws, self.overlap, self.half = attack.draws, attack.overlap, attack.precision == 'bf16'
         self.generators = generators
-        self.tile = attack.tile if attack.memory is None else tile_within(self.network, lq, attack.memory, attack.overlap)
+        self.tile = attack.tile
+        if attack.memory is not None:
+            self.tile = tile_within(self.network, lq, attack.memory, attack.overlap)
         self.reference = None
         self.sound = torch.ones((), dtype=torch.bool, device=lq.device)  # nothing was not a number so far
 
