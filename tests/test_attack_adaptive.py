@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from networks import Along, DefendedGain, Gain, Rounding
 from rsr_basicsr import defend
 from rsr_basicsr.attacks import (
+    APGD,
     BPDA,
     FGSM,
     IFGSM,
@@ -17,6 +18,7 @@ from rsr_basicsr.attacks import (
     RandomNoise,
     Square,
     Transfer,
+    Universal,
     masking_alarms,
     measure,
     worst_of,
@@ -113,7 +115,7 @@ class Brighter(nn.Module):
 
 def test_detector_aware_reaches_what_can_be_reached_undetected():
     lq, ones = torch.full((2, 3, 8, 8), 0.5), torch.ones(2, 3, 8, 8)
-    attack = DetectorAware(eps=8, steps=20, detector=brightness(0.5 + 0.5 / 255), gate=None, objective=Along())
+    attack = DetectorAware(eps=8, steps=20, detector=brightness(0.5 + 0.5 / 255), objective=Along())
     found = attack.evade(Brighter(), lq, ones)
     # The best of all is + eps on the left; it can go undetected if the right is dark enough.
     left, right = (found.undetected - lq)[..., :4] * 255, (found.undetected - lq)[..., 4:] * 255
@@ -128,7 +130,7 @@ def test_detector_aware_reaches_what_can_be_reached_undetected():
 def test_detector_aware_says_where_it_did_not_get_past():
     lq, ones = torch.full((2, 3, 8, 8), 0.5), torch.ones(2, 3, 8, 8)
     lq[1] = 0.2
-    attack = DetectorAware(eps=4, steps=5, detector=brightness(0.3), gate=None, objective=Along())
+    attack = DetectorAware(eps=4, steps=5, detector=brightness(0.3), objective=Along())
     found = attack.evade(Brighter(), lq, ones)
     assert found.evaded.tolist() == [False, True]
     assert torch.equal(found.undetected[0], lq[0])
@@ -139,7 +141,7 @@ def test_detector_aware_says_where_it_did_not_get_past():
 def test_detection_is_that_of_the_8_bit_picture():
     lq, ones = torch.full((1, 3, 8, 8), 128 / 255), torch.ones(1, 3, 8, 8)
     limit = brightness(128 / 255 + 0.4 / 255)
-    attack = DetectorAware(eps=3, steps=20, detector=limit, gate=None, objective=Along(), quantize='nearest')
+    attack = DetectorAware(eps=3, steps=20, detector=limit, objective=Along(), quantize='nearest')
     found = attack.evade(Brighter(), lq, ones)
     assert found.evaded.all() and (limit(found.undetected) <= 0).all()
     torch.testing.assert_close(found.undetected * 255, (found.undetected * 255).round())
@@ -156,7 +158,7 @@ def test_detector_aware_against_the_classifier_of_a_network(photo):
     found = DetectorAware(eps=4, steps=5).evade(net, photo)
     assert found.evaded.all() and not net.defense.attacked(found.undetected).any()
     with pytest.raises(ValueError, match='Gain has no detector'):
-        DetectorAware(steps=1, gate=None)(Gain(), photo)
+        DetectorAware(steps=1)(Gain(), photo)
 
 
 @pytest.mark.parametrize('threshold', [0.3, 0.9])
@@ -245,7 +247,7 @@ MEASURED = [Measurement(PGD(eps=2, steps=10), 1.0, 0.0), Measurement(PGD(eps=4, 
 @pytest.mark.parametrize('index, changed, sentence', [
     (0, Measurement(PGD(eps=2, steps=10), 1.0, 0.4), '40% of the gradient is exactly zero'),
     (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'does not do more damage with eps 4 than with 2'),
-    (2, Measurement(PGD(eps=4, steps=50), 3.0, 0.0), 'does not do more damage with steps 50 than with 10'),
+    (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'does not do more damage with steps 50 than with 10'),
     (3, Measurement(Square(eps=4), 4.0), 'Square(eps=4, queries=1000, objective=Stability()) asks for no gradient and '
                                          'does 14% more damage than the best attack that does, PGD(eps=4, steps=50'),
     (4, Measurement(Transfer(source=nn.Identity(), eps=4), 3.6), 'Transfer(source=Identity'),
@@ -256,9 +258,30 @@ def test_each_alarm_by_itself(index, changed, sentence):
     assert len(alarms) == 1 and sentence in alarms[0]
 
 
-def test_other_eps_and_objectives_are_not_compared():
+def test_what_cannot_be_compared_is_not():
     assert masking_alarms([Measurement(PGD(eps=2), 1.0, 0.0), Measurement(Square(eps=4), 9.0),
-                           Measurement(Square(eps=2, objective='ground_truth'), 9.0)]) == []
+                           Measurement(Square(eps=2, objective='ground_truth'), 9.0),
+                           Measurement(RandomNoise(eps=2, norm='L2'), 9.0)]) == []
+
+
+def test_no_growth_counts_only_where_there_was_more_to_find():
+    flat = [Measurement(PGD(eps=4, steps=10), 3.0, 0.0), Measurement(PGD(eps=4, steps=50), 3.0, 0.0)]
+    assert masking_alarms(flat) == []
+    stronger = Measurement(APGD(eps=4), 4.0, 0.0)
+    assert ['with steps 50 than with 10' in alarm for alarm in masking_alarms([*flat, stronger])] == [True]
+
+
+def test_universal_can_be_measured(photo):
+    found = measure(Universal(eps=4, steps=3, size=16), honest(), photo[..., :32, :32])
+    assert found.damage > 0 and found.zero_gradient < 0.1
+
+
+def test_detectors_are_checked(photo):
+    ones = torch.ones_like(photo)
+    for detector, message in ((lambda x: x.mean(), 'one logit a picture'), (lambda x: torch.zeros(len(x)), 'gradient')):
+        with pytest.raises(ValueError, match=message):
+            DetectorAware(steps=1, detector=detector, objective=Along())(Brighter(), torch.cat([photo] * 2)[..., :8],
+                                                                         torch.cat([ones] * 2)[..., :8])
 
 
 def test_worst_of_measures_the_network_as_it_is_deployed(photo):

@@ -73,6 +73,19 @@ def test_universal_optimum_of_a_linear_network(linear):
     torch.testing.assert_close(attack(Affine(torch.ones(1)), new), new + 8 / 255 * tiled.to(new), atol=1e-9, rtol=0)
 
 
+def test_a_flat_picture_does_not_drown_the_others_in_a_universal_perturbation():
+    class OnlyBright(torch.nn.Module):
+        def forward(self, x):
+            return 1e-4 * x * (x.mean(dim=(1, 2, 3), keepdim=True) > 0.4).detach()
+
+    lq = torch.stack([torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.5)])
+    attack = Universal(eps=4, size=8, objective=Along()).fit(OnlyBright(), [lq], [torch.ones_like(lq)])
+    assert torch.equal(attack.perturbation, torch.ones(1, 3, 8, 8))
+    with pytest.raises(ValueError, match='the perturbation has 3 channels, the pictures 1'):
+        attack(OnlyBright(), lq[:, :1])
+    assert Universal(perturbation=attack.perturbation).size == 8 and len(repr(attack)) < 200
+
+
 def test_square_comes_near_the_optimum_of_a_linear_network(linear):
     net, lq, direction, gradient = linear
     delta = Square(eps=8, queries=1500, objective=Along())(net, lq, direction) - lq

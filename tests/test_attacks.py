@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from networks import Affine, Along, DefendedGain, Dense
 from rsr_basicsr import attacks as suite
@@ -215,14 +216,24 @@ WRONG = [
     (dict(type='PGD', norm='L1'), "norm must be one of Linf, L2, got 'L1'"),
     (dict(type='Square', norm='L2'), "norm must be one of Linf, got 'L2'"),
     (dict(type='PGD', gate='on'), 'gate must be one of straight_through, always, never'),
-    (dict(type='PGD', draws=0), 'expected draws >= 1, got 0'), (dict(type='PGD', seed=-1), 'expected seed >= 0'),
+    (dict(type='PGD', draws=0), 'expected draws >= 1, a whole number, got 0'),
+    (dict(type='PGD', seed=-1), 'expected seed >= 0'),
     (dict(type='PGD', tile=8, memory=1), 'tile: 8 and memory: 1 exclude each other'),
     (dict(type='PGD', memory=0), 'expected memory > 0, got 0'), (dict(type='PGD', precision='fp8'), 'fp32, bf16'),
     (dict(type='PGD', random_start=0), 'no gradient at the clean picture'),
     (dict(type='BandLimited', band=[0.5, 0.4]), r'0 <= low < high <= 1, got \[0.5, 0.4\]'),
-    (dict(type='Square', queries=1), 'queries >= 2'), (dict(type='Square', area=0), 'area above 0'),
+    (dict(type='Square', queries=1), 'queries >= 2'), (dict(type='Square', area=0), 'area > 0 and <= 1, got 0'),
     (dict(type='MIFGSM', decay=-1), 'decay >= 0'), (dict(type='Universal', size=0), 'size >= 1'),
-    (dict(type='DetectorAware', weights=[]), 'expected weights'), (dict(type='Transfer'), 'Transfer needs source'),
+    (dict(type='DetectorAware', weights=[]), 'expected weights'), (dict(type='PGD', eps='8'), "got '8'"),
+    (dict(type='PGD', steps=2.5), 'a whole number, got 2.5'), (dict(type='PGD', clamp='no'), "true or false, got 'no'"),
+    (dict(type='APGD', rho=-3), 'rho >= 0 and <= 1, got -3'), (dict(type='PGD', objective=['a']), 'objective must be'),
+    (dict(type='BandLimited', band=0.4), r'band as \[low, high\], got 0.4'), (dict(type=['PGD']), "got \\['PGD'\\]"),
+    (dict(type='APGD', step_size=3), "APGD has no 'step_size'"), (dict(type='WorstOf', attacks=['PGD']), "got 'PGD'"),
+    (dict(type='WorstOf', stepz=3, attacks=[{'type': 'PGD'}]), "no attack inside has 'stepz'; did you mean 'steps'"),
+    (dict(type='WorstOf', momentum=0.5, attacks=[{'type': 'PGD'}]), "no attack inside has 'momentum'"),
+    (dict(type='Transfer', epz=2, source=nn.Identity()), "did you mean 'eps'"),
+    ('PGD', "an attack block, .* got 'PGD'"),
+    (dict(type='Transfer'), 'Transfer needs source'),
     (dict(type='WorstOf'), 'at least one attack'), (dict(type='WorstOf', attacks=[{'type': 'PG'}]), "got 'PG'"),
     (dict(type='WorstOf', attacks=[{'objective': name} for name in ('stability', 'ground_truth')]), 'mean different'),
 ]
@@ -235,10 +246,11 @@ def test_wrong_options_are_refused(options, message):
 
 
 @pytest.mark.parametrize('lq, target, message', [
-    (torch.zeros(3, 8, 8), None, r'lq as a float batch \(B, C, H, W\) in \[0, 1\], got torch.float32 \(3, 8, 8\)'),
+    (torch.zeros(3, 8, 8), None, r'lq as a tensor of floats \(B, C, H, W\) in \[0, 1\], got torch.float32 \(3, 8, 8\)'),
     (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), None, 'got torch.uint8'),
-    (torch.full((1, 3, 8, 8), 255.0), None, 'values from 255 to 255; divide 8-bit pictures by 255'),
+    (torch.full((1, 3, 8, 8), 255.0), None, 'values from 255 to 255; clamp them, or divide 8-bit'),
     (torch.full((1, 3, 8, 8), torch.nan), None, 'lq holds values that are not numbers'),
+    (torch.zeros(0, 3, 8, 8), None, r'lq is empty: \(0, 3, 8, 8\)'), (np.zeros((1, 3, 8, 8)), None, 'got float64'),
     (torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8), 'as many targets as pictures, got 1 for 2'),
     (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16), 'makes 1x3x8x8 of 1x3x8x8, but the target is 1x3x16x16'),
 ])
@@ -261,6 +273,102 @@ def test_a_broken_network_is_named(attack, net):
         pytest.skip('it asks for no gradient')
     with pytest.raises(ValueError, match=f'gradient of {type(net).__name__} is not a number'):
         attack(net, torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize('eps', [torch.tensor([-4.0, 2.0]), torch.tensor([600.0, 2.0]), torch.ones(3), 4.0], ids=str)
+def test_wrong_radii_are_refused(eps):
+    with pytest.raises(ValueError, match='expected eps (as a tensor with a number for each of 2|in 1/255 units)'):
+        PGD(steps=1)(nn.Identity(), torch.rand(2, 3, 8, 8), eps=eps)
+
+
+def test_wrong_number_of_generators_is_refused():
+    with pytest.raises(ValueError, match='one generator a picture, got 1 for 2'):
+        PGD(steps=1)(nn.Identity(), torch.rand(2, 3, 8, 8), generator=[torch.Generator()])
+
+
+def test_constructors_refuse_what_the_attack_does_not_have():
+    for wrong in (lambda: FGSM(steps=3), lambda: Universal(seed=1), lambda: PGD(decay=1)):
+        with pytest.raises(ValueError, match='has no'):
+            wrong()
+
+
+def test_a_network_of_several_outputs_is_named():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(ValueError, match=r'expected pictures \(B, C, H, W\) from Two, got tuple'):
+        PGD(steps=1)(Two(), torch.rand(1, 3, 8, 8))
+
+
+def test_inference_mode_is_named():
+    with torch.inference_mode(), pytest.raises(ValueError, match='outside torch.inference_mode'):
+        PGD(steps=1)(nn.Identity(), torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize('attack', [PGD(eps=4, steps=2), Square(eps=4, queries=3)], ids=repr)
+def test_networks_that_write_to_their_input(attack):
+    net, lq = nn.Sequential(nn.Hardtanh(0.3, 0.7, inplace=True), Dense(height=8, width=8)), torch.rand(2, 3, 8, 8)
+    before = lq.clone()
+    assert (attack(net, lq) - before).abs().max() <= 4 / 255 + 1e-6
+    assert torch.equal(lq, before)
+
+
+class Counter(nn.Module):
+    """Counts its passes in buffers, one replaced and one written to."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('replaced', torch.zeros(()))
+        self.register_buffer('written', torch.zeros(()))
+
+    def forward(self, x):
+        self.replaced = self.replaced + 1
+        self.written += 1
+        return 2 * x
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_buffers_stay(training):
+    net = Counter().train(training)
+    PGD(steps=2)(net, torch.rand(1, 3, 8, 8))
+    assert net.replaced == net.written == 0 and 'replaced' in net.state_dict()
+
+
+@pytest.mark.parametrize('attack', [IFGSM(eps=4), APGD(eps=4, steps=3), PGD(eps=4, norm='L2')], ids=repr)
+def test_half_precision_pictures_stay_in_the_ball(attack):
+    lq = torch.rand(2, 3, 8, 8).half()
+    attacked = attack(nn.Upsample(scale_factor=2).half(), lq)
+    delta = attacked.double() - lq.double()
+    size = delta.square().flatten(1).mean(1).sqrt().max() if attack.norm == 'L2' else delta.abs().max()
+    assert attacked.dtype == torch.float16 and size * 255 <= 4 + 0.07  # half of the step between two such numbers
+
+
+def test_a_broken_picture_breaks_no_other():
+    lq = torch.rand(2, 3, 8, 8)
+    lq[1, 0, 0, 0] = torch.nan
+    attacked = PGD(eps=4, steps=2).perturb(Affine(torch.ones(1, 3, 1, 1)), lq)
+    assert attacked[0].isfinite().all() and not attacked[1].isfinite().any()
+
+
+def test_networks_that_checkpoint_by_themselves():
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)
+    lq = torch.rand(1, 3, 9, 9)
+    first, second = (PGD(eps=4, steps=2, seed=1)(kind(*layers), lq) for kind in (nn.Sequential, Checkpointed))
+    assert torch.equal(first, second)
+
+
+def test_seeded_worst_of_is_repeatable(photo):
+    net = DefendedGain(defense={'gate': 'always'}).eval()
+    attack = worst_of([RandomNoise(eps=4), PGD(eps=4, steps=2), PGD(eps=4, steps=1, seed=2)], seed=1)
+    batch = torch.cat([photo, photo.flip(-1)])[..., :16, :16]
+    for first, second in zip(attack.results(net, batch), attack.results(net, batch)):
+        assert torch.equal(first, second)
+    assert torch.equal(attack(net, batch[1:])[0], attack(net, batch)[1])
 
 
 def test_a_network_without_a_gradient_is_named():
@@ -300,6 +408,19 @@ def test_blocks_inside_blocks_take_what_they_do_not_say():
     transfer = build_attack({'type': 'Transfer', 'eps': 4, 'attack': {'type': 'MIFGSM'}, 'source': {'type': 'Net'}},
                             load_network=lambda block: nn.Conv2d(3, 3, 1) if block == {'type': 'Net'} else None)
     assert repr(transfer) == 'Transfer(source=Conv2d, attack=MIFGSM(eps=4, steps=10, objective=Stability()))'
+
+
+def test_radius_and_settings_reach_every_block():
+    deep = build_attack({'type': 'WorstOf', 'eps': 2, 'steps': 3, 'tile': 8, 'attacks': [
+        {'type': 'WorstOf', 'attacks': [{'type': 'FGSM'}]}, {'type': 'Transfer', 'source': nn.Identity()},
+        {'type': 'Transfer', 'source': nn.Identity(), 'attack': {'type': 'WorstOf', 'attacks': [{}]}},
+        {'type': 'PGD'}]})
+    inner = [deep.attacks[0].attacks[0], deep.attacks[1].attack, deep.attacks[2].attack.attacks[0], deep.attacks[3]]
+    assert [attack.eps for attack in inner] == [2] * 4 and [attack.tile for attack in (deep, *inner)] == [8] * 5
+    assert [attack.steps for attack in inner] == [1, 3, 3, 3]
+    changed = deep.but(draws=5, gate='always')
+    assert changed.draws == changed.attacks[3].draws == 5
+    assert changed.attacks[3].gate == 'always' and changed.attacks[1].attack.gate is None
 
 
 def test_names_of_the_package():
@@ -372,7 +493,7 @@ def test_convolutions_that_forget_their_input_have_its_gradient(options, layout)
         output = layer(x)
     assert torch.equal(torch.autograd.grad(output.square().sum(), x)[0], expected)
     if 'padding_mode' not in options and options.get('padding') != 'same':
-        assert all(tensor.shape == layer.weight.shape for tensor in kept if tensor.dim() == 4)
+        assert sum(tensor.untyped_storage().nbytes() for tensor in kept) == (layer.weight.numel() + 1) * 4
     with InputGradientOnly():  # where the weights learn, nothing changes
         layer.requires_grad_(True)(x).sum().backward()
     assert layer.weight.grad.abs().max() > 0

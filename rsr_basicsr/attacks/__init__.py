@@ -34,9 +34,11 @@ def build_attack(options: Mapping, load_network: Optional[Callable[[Mapping], nn
     Raises:
         ValueError: there is no attack of that type, it has no such argument, or the value is out of range.
     """
+    if not isinstance(options, Mapping):
+        raise ValueError(f'expected an attack block, with type and arguments, got {options!r}')
     options = dict(options)
     name = options.pop('type', None)
-    if name not in ATTACKS:
+    if not isinstance(name, str) or name not in ATTACKS:
         raise ValueError(f'attack type must be one of {", ".join(ATTACKS)}, got {name!r}')
 
     return ATTACKS[name].from_options(options, load_network)

@@ -11,7 +11,7 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks.base import check_pictures
+from rsr_basicsr.attacks.checks import check_pictures, check_radius, expect
 from rsr_basicsr.attacks.gradient import PGD, to_unit
 from rsr_basicsr.attacks.problem import Problem, worse
 from rsr_basicsr.inference import defenses
@@ -45,27 +45,32 @@ class DetectorAware(PGD):
         margin: in units of the logit, how far past the detector's threshold the attack goes on to care for it.
         detector: maps pictures to a logit a sample, (B,), above 0 where they are taken for attacked; None is the
             network's own classifier, with its threshold.
-        gate: as for every attack; by default ``never``, which is what the network does with an undetected picture.
+        gate: as for every attack, but None is ``never`` where there is a gate, which is what the network does with an
+            undetected picture.
     """
 
     fixed = ('keep_best',)
 
     def __init__(self, *, weights: Sequence[float] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), margin: float = 0.5,
-                 detector: Optional[Callable[[torch.Tensor], torch.Tensor]] = None, gate: Optional[str] = 'never',
-                 **common):
-        super().__init__(gate=gate, **common)
-        self.weights, self.margin, self.detector = tuple(weights), margin, detector
-        if not self.weights or min(self.weights) < 0:
-            raise ValueError(f'expected weights of at least 0, got {list(self.weights)}')
+                 detector: Optional[Callable[[torch.Tensor], torch.Tensor]] = None, **common):
+        super().__init__(**common)
+        if not isinstance(weights, (list, tuple)) or not weights:
+            raise ValueError(f'expected weights as a list of numbers, got {weights!r}')
+        self.weights = tuple(expect('weights', weight, 0) for weight in weights)
+        self.margin, self.detector = expect('margin', margin, 0), detector
+
+    def gate_for(self, model):
+        return self.gate or ('never' if defenses(model) else None)
 
     def evade(self, model, lq, target=None, *, eps=None, generator=None) -> Evasion:
         """As the call of an attack, but returns the undetected and the overall worst, and where there is which."""
         check_pictures(lq, target)
+        check_radius(eps, lq)
         chosen, overall, evaded = self.results(model, lq, target, eps=eps, generator=generator)
         return Evasion(torch.where(evaded.view(-1, 1, 1, 1), chosen, lq), overall, evaded)
 
     def search(self, problem):
-        detector = self.detector or own_detector(problem.model)
+        detector = _checked(self.detector or own_detector(problem.model))
         undetected = overall = None
         for weight in self.weights * self.restarts:
             for damage, attacked in self._climb(problem, detector, weight):
@@ -75,7 +80,7 @@ class DetectorAware(PGD):
                 undetected = worse(undetected, (damage.masked_fill(detected, -torch.inf), attacked))
         evaded = undetected[0] > -torch.inf
         chosen = torch.where(evaded.view(-1, 1, 1, 1), undetected[1], overall[1])
-        return problem.quantized(chosen), problem.quantized(overall[1]), evaded
+        return problem.finished(chosen), problem.finished(overall[1]), evaded
 
     def _climb(self, problem: Problem, detector, weight) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
         """One PGD: the damage, (B,), and the pictures of every step."""
@@ -85,6 +90,8 @@ class DetectorAware(PGD):
             yield damage, attacked
             x = attacked.detach().requires_grad_()
             caution = (detector(x) + self.margin).clamp(min=0)
+            if not caution.requires_grad:
+                raise ValueError('the detector has no gradient with respect to the picture; wrap what has none in BPDA')
             of_detector, = torch.autograd.grad(caution.sum(), x)
             uphill = to_unit(gradient) - weight * to_unit(of_detector)
             attacked = problem.project(attacked + self.step(uphill, problem, state))
@@ -101,6 +108,16 @@ def own_detector(model) -> Callable[[torch.Tensor], torch.Tensor]:
     if not found:
         raise ValueError(f'{type(model).__name__} has no detector; DetectorAware needs a defended network, or detector')
     return found[0].logit
+
+
+def _checked(detector):
+    def one_a_picture(x):
+        logit = detector(x.clone())
+        if logit.numel() != len(x):
+            raise ValueError(f'expected one logit a picture from the detector, got {tuple(logit.shape)} for {len(x)}')
+        return logit.reshape(len(x))
+
+    return one_a_picture
 
 
 class BPDA(nn.Module):

@@ -9,8 +9,8 @@ from typing import Iterable, List, Optional
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks.base import Attack, GradientAttack, check_pictures
-from rsr_basicsr.attacks.problem import Problem, gate_set, untouched
+from rsr_basicsr.attacks.base import MEASURED, Attack, GradientAttack
+from rsr_basicsr.attacks.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,15 @@ class Measurement:
 def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
             generator: Optional[torch.Generator] = None) -> Measurement:
     """Attack pictures, and measure what :func:`masking_alarms` wants to know; arguments as in the attack's call."""
-    check_pictures(lq, target)
     attacked = attack(model, lq, target, generator=generator)
-    judge = Attack(eps=attack.eps, objective=attack.objective, draws=getattr(attack, 'draws', 1),
-                   tile=getattr(attack, 'tile', None), memory=getattr(attack, 'memory', None))
-    radius = lq.new_tensor(attack.eps / 255).view(1, 1, 1, 1)
-    with untouched(model), torch.enable_grad():
-        problem = Problem(judge, model, lq, radius)
-        problem.refer_to(target)
+    radius = attack.radius(lq)
+    judge = Attack(**{name: getattr(attack, name) for name in ('eps', *MEASURED)})
+    with Problem.of(judge, model, lq, target, radius) as problem:
         damage = problem.damage(attacked).mean().item()
-        if not isinstance(attack, GradientAttack):
-            return Measurement(attack, damage)
-        problem = Problem(attack, model, lq, radius, generator)
-        problem.refer_to(target)
-        with gate_set(model, attack.gate):
-            gradient, _ = problem.gradient(attack.start(problem))
+    if not isinstance(attack, GradientAttack):
+        return Measurement(attack, damage)
+    with Problem.of(attack, model, lq, target, radius, generator) as problem:
+        gradient, _ = problem.gradient(attack.start(problem))
     return Measurement(attack, damage, (gradient == 0).float().mean().item())
 
 
@@ -64,7 +58,7 @@ def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.
     """
     measurements = list(measurements)
     return [*_without_gradient(measurements, zeros), *_weaker_than_blind(measurements, tolerance),
-            *_without_growth(measurements, 'steps', tolerance=1e-3), *_without_growth(measurements, 'eps', tolerance)]
+            *_without_growth_by_steps(measurements, tolerance), *_without_growth_by_eps(measurements, tolerance)]
 
 
 def _without_gradient(measurements, zeros):
@@ -75,34 +69,64 @@ def _without_gradient(measurements, zeros):
 
 def _weaker_than_blind(measurements, tolerance):
     """Attacks that see less must not do more."""
-    for group in _grouped(measurements, lambda m: (m.attack.eps, str(m.attack.objective))):
+    for group in _grouped(measurements, _comparable):
         white, blind = ([m for m in group if (m.attack.uses == 'gradients') is sees] for sees in (True, False))
         if not white or not blind:
             continue
         best = max(white, key=lambda m: m.damage)
         for m in blind:
-            if m.damage > best.damage + tolerance * abs(best.damage):
+            if _exceeds(m, best, tolerance):
                 yield (f'{m.attack} asks for no gradient and does {_by(m, best)} more damage than the best attack '
                        f'that does, {best.attack}')
 
 
-def _without_growth(measurements, name, tolerance):
-    """The same attack with more of something must do more."""
-    able = [m for m in measurements if name in getattr(type(m.attack), 'parameters', dict)()]
+def _without_growth_by_steps(measurements, tolerance):
+    """More steps must not do less, nor the same where another attack shows that there is more to be done."""
+    worst = {key: max(group, key=lambda m: m.damage) for key, group in _keyed(measurements, _comparable).items()}
+    for less, more in _neighbours(measurements, 'steps'):
+        converged = not _exceeds(worst[_comparable(more)], more, tolerance)
+        if _exceeds(less, more, tolerance) or not _exceeds(more, less, 1e-3) and not converged:
+            yield _no_more(less, more, 'steps')
+
+
+def _without_growth_by_eps(measurements, tolerance):
+    for less, more in _neighbours(measurements, 'eps'):
+        if not _exceeds(more, less, tolerance):
+            yield _no_more(less, more, 'eps')
+
+
+def _no_more(less, more, name):
+    return (f'{more.attack} does not do more damage with {name} {getattr(more.attack, name)} than with '
+            f'{getattr(less.attack, name)}')
+
+
+def _neighbours(measurements, name):
+    """Pairs of measurements of the same attack with less and with more of something."""
+    able = [m for m in measurements if hasattr(m.attack, name) and name in m.attack.parameters()]
     for group in _grouped(able, lambda m: repr(m.attack.but(**{name: 1}))):
         group.sort(key=lambda m: getattr(m.attack, name))
         for less, more in zip(group, group[1:]):
-            if getattr(less.attack, name) < getattr(more.attack, name) and \
-                    more.damage <= less.damage + tolerance * abs(less.damage):
-                yield (f'{more.attack} does not do more damage with {name} {getattr(more.attack, name)} than with '
-                       f'{getattr(less.attack, name)}')
+            if getattr(less.attack, name) < getattr(more.attack, name):
+                yield less, more
 
 
-def _grouped(measurements, key):
+def _comparable(m):
+    return m.attack.eps, m.attack.norm, str(m.attack.objective)
+
+
+def _keyed(measurements, key):
     groups = defaultdict(list)
     for measurement in measurements:
         groups[key(measurement)].append(measurement)
-    return groups.values()
+    return groups
+
+
+def _grouped(measurements, key):
+    return _keyed(measurements, key).values()
+
+
+def _exceeds(more, less, tolerance):
+    return more.damage > less.damage + tolerance * abs(less.damage)
 
 
 def _by(more, less):

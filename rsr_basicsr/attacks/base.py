@@ -10,10 +10,14 @@ from typing import Callable, Dict, Mapping, Optional, Tuple, Union
 import torch
 from torch import nn
 
+from rsr_basicsr.attacks.checks import check_pictures, check_radius, expect, expect_bool, expect_one_of
 from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
-from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, gate_set, untouched, worse
+from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, worse
 from rsr_basicsr.inference import OVERLAP
+
+#: By what the damage of an attack is measured
+MEASURED = ('objective', 'draws', 'tile', 'memory', 'overlap', 'precision')
 
 
 class Attack:
@@ -55,20 +59,30 @@ class Attack:
     norms: Tuple[str, ...] = tuple(NORMS)
     fixed: Tuple[str, ...] = ()  # arguments of a parent class that this one does not take
 
+    def __new__(cls, **arguments):
+        known = cls.parameters()
+        for name in arguments:
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, n=1)
+                raise ValueError(f'{cls.__name__} has no {name!r}; '
+                                 + (f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'))
+        return super().__new__(cls)
+
     def __init__(self, *, eps: float = 8, norm: str = 'Linf', objective: Union[str, Objective] = 'stability',
                  restarts: int = 1, quantize: str = 'none', clamp: bool = True, gate: Optional[str] = None,
                  draws: int = 1, tile: Optional[int] = None, memory: Optional[float] = None, overlap: int = OVERLAP,
                  precision: str = 'fp32', seed: Optional[int] = None):
-        if not 0 <= eps <= 255:
-            raise ValueError(f'expected eps in 1/255 units, 0 to 255, got {eps}')
+        expect('eps in 1/255 units', eps, 0, 255)
         for name, value, known in (('norm', norm, self.norms), ('quantize', quantize, QUANTIZE),
                                    ('gate', gate, (*GATES, None)), ('precision', precision, PRECISIONS)):
-            if value not in known:
-                raise ValueError(f'{name} must be one of {", ".join(filter(None, known))}, got {value!r}')
-        expect_at_least(1, restarts=restarts, draws=draws, tile=tile)
-        expect_at_least(0, overlap=overlap, seed=seed)
-        if memory is not None and not memory > 0:
-            raise ValueError(f'expected memory > 0, got {memory}')
+            expect_one_of(name, value, known)
+        for name, value in (('restarts', restarts), ('draws', draws)):
+            expect(name, value, 1, whole=True)
+        expect('tile', tile, 1, whole=True, optional=True)
+        expect('memory', memory, 0, above=True, optional=True)
+        expect('overlap', overlap, 0, whole=True)
+        expect('seed', seed, 0, whole=True, optional=True)
+        expect_bool('clamp', clamp)
         if tile is not None and memory is not None:
             raise ValueError(f'tile: {tile} and memory: {memory} exclude each other; memory chooses the tile')
         if quantize != 'none' and not clamp:
@@ -97,6 +111,7 @@ class Attack:
             ValueError: the pictures, the target, the network's output or its gradient are not what they should be.
         """
         check_pictures(lq, target)
+        check_radius(eps, lq)
         attacked = self.perturb(model, lq, target, eps=eps, generator=generator)
         if not attacked.isfinite().all():
             raise ValueError(f'the output or the gradient of {type(model).__name__} is not a number; '
@@ -110,28 +125,32 @@ class Attack:
     def results(self, model, lq, target=None, *, eps=None, generator=None) -> Tuple[torch.Tensor, ...]:
         """What :meth:`search` finds: the attacked pictures first, then whatever else it reports of each sample."""
         lq = lq.detach()
-        radius = (lq.new_tensor(self.eps) if eps is None else eps.to(lq)).reshape(-1, 1, 1, 1) / 255
         if self.seed is None:
-            return self._results(model, lq, target, radius, generator)
+            return self._results(model, lq, target, eps, generator)
         if generator is not None:
             raise ValueError(f'seed: {self.seed} and a generator exclude each other')
-        targets = [None] * len(lq) if target is None else target.split(1)
-        samples = zip(lq.split(1), targets, radius.expand(len(lq), 1, 1, 1).split(1))
+        samples = zip(lq.split(1), *([None] * len(lq) if x is None else x.split(1) for x in (target, eps)))
         return tuple(map(torch.cat, zip(*(self._seeded(model, *sample) for sample in samples))))
 
-    def _seeded(self, model, lq, target, radius):
+    def _seeded(self, model, lq, target, eps):
         seed = zlib.crc32((lq * 255).round().to('cpu', torch.uint8).numpy().tobytes(), self.seed)
         with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
             torch.manual_seed(seed)
-            return self._results(model, lq, target, radius, torch.Generator().manual_seed(seed))
+            return self._results(model, lq, target, eps, torch.Generator().manual_seed(seed))
 
-    def _results(self, model, lq, target, radius, generator):
-        with untouched(model), torch.enable_grad():
-            problem = Problem(self, model, lq, radius, generator)
-            if self.asks_for_damage:
-                problem.refer_to(target)
-            with gate_set(model, self.gate):
-                return self.search(problem)
+    def _results(self, model, lq, target, eps, generator):
+        with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
+            return self.search(problem)
+
+    def radius(self, lq: torch.Tensor, eps: Optional[torch.Tensor] = None) -> torch.Tensor:
+        """Radius of the ball in [0, 1] units, one for all or one a sample: (1, 1, 1, 1) or (B, 1, 1, 1)."""
+        eps = torch.tensor(float(self.eps)) if eps is None else eps
+        kind = torch.promote_types(lq.dtype, torch.float32)
+        return eps.to(lq.device, kind).reshape(-1, 1, 1, 1) / 255
+
+    def gate_for(self, model) -> Optional[str]:
+        """How the attack sees the gate of that network."""
+        return self.gate
 
     @property
     def asks_for_damage(self) -> bool:
@@ -143,7 +162,7 @@ class Attack:
         worst = None
         for _ in range(self.restarts):
             worst = worse(worst, self.run(problem))
-        return problem.quantized(worst[1]),
+        return problem.finished(worst[1]),
 
     def run(self, problem: Problem) -> Tuple[torch.Tensor, torch.Tensor]:
         """One start: the damage of each sample, (B,), and the attacked pictures, inside the constraint."""
@@ -171,12 +190,6 @@ class Attack:
         Raises:
             ValueError: the attack has no such argument, or the value is out of range.
         """
-        known = cls.parameters()
-        for key in options:
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                raise ValueError(f'{cls.__name__} has no {key!r}; '
-                                 + (f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'))
         return cls(**options)
 
     def but(self, **changes) -> Attack:
@@ -207,10 +220,10 @@ class GradientAttack(Attack):
     def __init__(self, *, steps: int = 10, step_size: Optional[float] = None, random_start: Optional[float] = None,
                  keep_best: bool = False, **common):
         super().__init__(**common)
-        expect_at_least(1, steps=steps)
-        expect_at_least(0, random_start=random_start)
-        if step_size is not None and not step_size > 0:
-            raise ValueError(f'expected step_size > 0, got {step_size}')
+        expect('steps', steps, 1, whole=True)
+        expect('random_start', random_start, 0, 255, optional=True)
+        expect('step_size', step_size, 0, above=True, optional=True)
+        expect_bool('keep_best', keep_best)
         if random_start == 0 and self.objective.needs_random_start:
             raise ValueError(f'{self.objective} has no gradient at the clean picture; it needs random_start > 0')
         self.steps, self.step_size, self.random_start = steps, step_size, random_start
@@ -224,7 +237,6 @@ class GradientAttack(Attack):
             if self.keep_best:
                 best = worse(best, (damage, attacked))
             attacked = problem.project(attacked + self.step(gradient, problem, state))
-        attacked = problem.settle(attacked)
         if not self.keep_best:
             return damage, attacked
         return worse(best, (problem.damage(attacked), attacked))
@@ -246,38 +258,11 @@ class GradientAttack(Attack):
         raise NotImplementedError
 
 
-def expect_at_least(least: int, **values) -> None:
-    """Raise a ValueError that names the first value below ``least``; None is none."""
-    for name, value in values.items():
-        if value is not None and not value >= least:
-            raise ValueError(f'expected {name} >= {least}, got {value}')
-
-
-def check_pictures(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
-    """Refuse what is not a batch of pictures in [0, 1].
-
-    Raises:
-        ValueError: one sentence with what was given.
-    """
-    for name, pictures in (('lq', lq), ('target', target)):
-        if pictures is None:
-            continue
-        if pictures.dim() != 4 or not pictures.is_floating_point():
-            raise ValueError(f'expected {name} as a float batch (B, C, H, W) in [0, 1], got {pictures.dtype} '
-                             f'{tuple(pictures.shape)}')
-        if not pictures.isfinite().all():
-            raise ValueError(f'{name} holds values that are not numbers')
-    if len(lq) == 0 or target is not None and len(target) != len(lq):
-        raise ValueError(f'expected as many targets as pictures, got {0 if target is None else len(target)} for '
-                         f'{len(lq)}')
-    if lq.min() < 0 or lq.max() > 1:
-        raise ValueError(f'expected lq in [0, 1], got values from {lq.min():g} to {lq.max():g}; divide 8-bit pictures '
-                         'by 255')
-
-
 def _same(value, default):
     return value is default or isinstance(value, (int, float, str, tuple)) and value == default
 
 
 def _brief(value):
+    if isinstance(value, torch.Tensor):
+        return f'tensor of {"x".join(map(str, value.shape))}'
     return type(value).__name__ if isinstance(value, nn.Module) else repr(value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from rsr_basicsr.attacks.base import Attack, expect_at_least
+from rsr_basicsr.attacks.base import Attack
+from rsr_basicsr.attacks.checks import expect
 from rsr_basicsr.attacks.problem import worse
 
 
@@ -26,10 +27,7 @@ class Square(Attack):
 
     def __init__(self, *, queries: int = 1000, area: float = 0.3, **common):
         super().__init__(**common)
-        expect_at_least(2, queries=queries)
-        if not 0 < area <= 1:
-            raise ValueError(f'expected area above 0, at most 1, got {area}')
-        self.queries, self.area = queries, area
+        self.queries, self.area = expect('queries', queries, 2, whole=True), expect('area', area, 0, 1, above=True)
 
     def run(self, problem):
         channels, height, width = problem.lq.shape[1:]

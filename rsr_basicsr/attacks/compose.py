@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional, Sequence, Union
+import difflib
+from typing import Mapping, Optional, Sequence
 
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks.base import Attack
+from rsr_basicsr.attacks.base import MEASURED, Attack
 from rsr_basicsr.attacks.gradient import PGD
-from rsr_basicsr.attacks.objectives import Objective
-from rsr_basicsr.attacks.problem import Problem, untouched, worse
-from rsr_basicsr.inference import OVERLAP
+from rsr_basicsr.attacks.problem import Problem, worse
 
 
 class Transfer(Attack):
@@ -31,7 +30,15 @@ class Transfer(Attack):
         if attack is not None and common:
             raise ValueError(f'Transfer: {", ".join(common)} belong to the attack that is given')
         self.source, self.attack = source, PGD(**common) if attack is None else attack
-        self.eps, self.objective = self.attack.eps, self.attack.objective
+        # What others ask an attack for.
+        self.eps, self.norm, self.seed = self.attack.eps, self.attack.norm, self.attack.seed
+        for name in MEASURED:
+            setattr(self, name, getattr(self.attack, name))
+
+    @classmethod
+    def parameters(cls):
+        own = super().parameters()
+        return {'source': own['source'], 'attack': own['attack'], **PGD.parameters()}
 
     @classmethod
     def from_options(cls, options, load_network=None):
@@ -40,10 +47,12 @@ class Transfer(Attack):
         source, attack = shared.pop('source', None), shared.pop('attack', None)
         if isinstance(source, Mapping) and load_network is not None:
             source = load_network(source)
-        return cls(source=source, attack=_inner(attack or {}, shared, load_network))
+        attack = {} if attack is None else attack
+        _refuse_unknown(cls, shared, [attack])
+        return cls(source=source, attack=_inner(attack, shared, load_network))
 
     def results(self, model, lq, target=None, *, eps=None, generator=None):
-        """Attack the source, whatever the model. A target that is the model's own output only is not handed on."""
+        """Attack the source, whatever the model. A target that is the model's own output is not handed on."""
         target = target if self.objective.needs_target else None
         modes = {module: module.training for module in self.source.modules()}
         self.source.eval()
@@ -54,7 +63,8 @@ class Transfer(Attack):
                 module.training = training
 
     def but(self, **changes):
-        return Transfer(source=self.source, attack=self.attack.but(**changes))
+        source, attack = changes.pop('source', self.source), changes.pop('attack', self.attack)
+        return Transfer(source=source, attack=attack.but(**changes))
 
     def __repr__(self) -> str:
         return f'Transfer(source={type(self.source).__name__}, attack={self.attack})'
@@ -67,22 +77,25 @@ class WorstOf(Attack):
 
     Args:
         attacks: what is tried; each keeps its own settings.
-        objective: measures the damage; None is the objective of the first attack.
-        draws: passes of which the damage is the mean, for a network that draws at random.
-        tile, overlap: of these passes.
+        seed: of all that the network and the attacks draw, but for attacks that have a seed of their own.
+        measured: ``objective``, ``draws``, ``tile``, ``memory``, ``overlap`` and ``precision`` of the damage; by
+            default what the first attack has.
 
     Raises:
         ValueError: there is no attack, or the target would mean different things to them.
     """
 
-    def __init__(self, *, attacks: Sequence[Attack], objective: Union[None, str, Objective] = None, draws: int = 1,
-                 tile: Optional[int] = None, overlap: int = OVERLAP):
+    fixed = ('eps', 'norm', 'restarts', 'quantize', 'clamp', 'gate')
+
+    def __init__(self, *, attacks: Sequence[Attack], seed: Optional[int] = None, **measured):
         if not attacks:
             raise ValueError('worst_of needs at least one attack')
-        self.attacks, self.eps = tuple(attacks), max(attack.eps for attack in attacks)
-        self.judge = Attack(eps=self.eps, objective=objective or attacks[0].objective, draws=draws, tile=tile,
-                            overlap=overlap)
-        self.objective = self.judge.objective
+        settings = {name: getattr(attacks[0], name) for name in MEASURED}
+        if 'tile' in measured or 'memory' in measured:
+            settings.update(tile=None, memory=None)  # the one excludes the other
+        super().__init__(eps=max(attack.eps for attack in attacks), norm=attacks[0].norm, seed=seed,
+                         **{**settings, **measured})
+        self.attacks = tuple(attacks)
         objectives = [self.objective, *(attack.objective for attack in attacks)]
         if len({(objective.needs_target, objective.needs_ground_truth) for objective in objectives}) > 1:
             raise ValueError('worst_of: the target would mean different things to '
@@ -91,28 +104,31 @@ class WorstOf(Attack):
 
     @classmethod
     def from_options(cls, options, load_network=None):
-        """``attacks``: a list of blocks; what is no argument of the class, and the objective, is for all of them."""
+        """``attacks``: a list of blocks, which take of the others what they know and do not say themselves."""
         own = {key: value for key, value in options.items() if key in cls.parameters()}
-        shared = {key: value for key, value in options.items() if key not in own or key == 'objective'}
-        own['attacks'] = [_inner(block, shared, load_network) for block in own.get('attacks') or ()]
-        return cls(**own)
+        blocks = own.pop('attacks', None) or ()
+        shared = {key: value for key, value in options.items() if key not in ('attacks', 'seed')}
+        _refuse_unknown(cls, [key for key in shared if key not in own], blocks)
+        return cls(attacks=[_inner(block, shared, load_network) for block in blocks], **own)
 
-    def results(self, model, lq, target=None, *, eps=None, generator=None):
-        """The attacked pictures, the damage of each, (B,), and the index of the attack that made it, (B,)."""
-        with untouched(model):
-            judged = Problem(self.judge, model, lq, lq.new_tensor(self.eps / 255))
-            judged.refer_to(target)
+    def _results(self, model, lq, target, eps, generator):
         worst = None
-        for index, attack in enumerate(self.attacks):
-            attacked = attack.results(model, lq, target, eps=eps, generator=generator)[0]
-            with untouched(model):
-                damage = judged.damage(attacked)
-            worst = worse(worst, (damage, attacked, torch.full_like(damage, index, dtype=torch.long)))
-        return worst[1], worst[0], worst[2]
+        with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
+            for index, attack in enumerate(self.attacks):
+                attacked = attack.results(model, lq, target, eps=eps,
+                                          generator=generator if attack.seed is None else None)[0]
+                damage = problem.damage(attacked.to(problem.lq))
+                worst = worse(worst, (damage, attacked, torch.full_like(damage, index, dtype=torch.long)))
+            damage, attacked, which = worst
+            return problem.finished(attacked), damage, which
 
     def but(self, **changes):
-        return WorstOf(attacks=[attack.but(**changes) for attack in self.attacks], objective=self.objective,
-                       draws=self.judge.draws, tile=self.judge.tile, overlap=self.judge.overlap)
+        own = {**{name: getattr(self, name) for name in (*MEASURED, 'seed')},
+               **{name: value for name, value in changes.items() if name in self.parameters()}}
+        attacks = own.pop('attacks', self.attacks)
+        inner = [attack.but(**{name: value for name, value in changes.items() if _concerns(attack, name)})
+                 for attack in attacks]
+        return WorstOf(attacks=inner, **own)
 
     def __repr__(self) -> str:
         return f'worst_of([{", ".join(map(repr, self.attacks))}])'
@@ -123,11 +139,43 @@ def worst_of(attacks: Sequence[Attack], **options) -> WorstOf:
     return WorstOf(attacks=list(attacks), **options)
 
 
+def _concerns(attack, name):
+    """Whether a change of all attacks concerns one of them."""
+    if name in ('attacks', 'seed') or name == 'gate' and attack.uses == 'nothing':
+        return False  # a gate is that of the network under attack, not of the source of a transfer
+    return isinstance(attack, WorstOf) or name in attack.parameters()
+
+
+def _accepted(block):
+    """The arguments that an attack block takes, with those of the blocks inside."""
+    from rsr_basicsr.attacks import ATTACKS  # which knows the classes of this file
+    if isinstance(block, Attack):
+        return set()
+    if not isinstance(block, Mapping):
+        raise ValueError(f'expected an attack block, with type and arguments, got {block!r}')
+    kind = block.get('type', 'PGD')
+    cls = ATTACKS.get(kind) if isinstance(kind, str) else None
+    if cls is Transfer:
+        return _accepted(block.get('attack') or {})
+    if cls is WorstOf:
+        return set(MEASURED).union(*map(_accepted, block.get('attacks') or ()))
+    return set(cls.parameters()) if cls else set()
+
+
 def _inner(block, shared, load_network):
     """The attack of a block inside a block, which takes of the outer one what it knows and does not say itself."""
-    from rsr_basicsr.attacks import ATTACKS, build_attack  # which know the classes of this file
+    from rsr_basicsr.attacks import build_attack
     if isinstance(block, Attack):
         return block
-    block = {'type': 'PGD', **block}
-    taken = ATTACKS[block['type']].parameters() if block['type'] in ATTACKS else ()
-    return build_attack({**{key: value for key, value in shared.items() if key in taken}, **block}, load_network)
+    taken = _accepted(block)
+    return build_attack({'type': 'PGD', **{key: value for key, value in shared.items() if key in taken}, **block},
+                        load_network)
+
+
+def _refuse_unknown(cls, names, blocks):
+    known = set().union(*map(_accepted, blocks))
+    for name in names:
+        if name not in known and blocks:
+            close = difflib.get_close_matches(str(name), sorted(known), n=1)
+            raise ValueError(f'{cls.__name__}: no attack inside has {name!r}'
+                             + (f'; did you mean {close[0]!r}?' if close else ''))

@@ -130,11 +130,14 @@ def settle(constraint: Band, picture: torch.Tensor, lq: torch.Tensor, radius: to
 
     A picture that leaves no room for such a perturbation, black and white noise for example, is returned as it was.
     """
+    done = torch.zeros_like(lq[:, :1, :1, :1], dtype=torch.bool)
+    gone = done
     for _ in range(25):
-        picture = project(constraint, picture, lq, radius, clamp, rounds=20)
+        # What is done stays: the result of a picture must not depend on the others.
+        picture = torch.where(done | gone, picture, project(constraint, picture, lq, radius, clamp, rounds=20))
         delta = picture - lq
         gone = constraint.size(delta) < _NOTHING
-        done = constraint.outside(delta) < constraint.leak
+        done = constraint.outside(delta) < constraint.leak / 2
         if (done | gone).all():
             break
     return torch.where(done & ~gone, picture, lq)

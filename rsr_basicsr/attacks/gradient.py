@@ -8,6 +8,7 @@ from typing import Sequence
 import torch
 
 from rsr_basicsr.attacks.base import GradientAttack
+from rsr_basicsr.attacks.checks import expect
 from rsr_basicsr.attacks.constraints import Band
 from rsr_basicsr.attacks.problem import worse
 
@@ -56,9 +57,7 @@ class MIFGSM(IFGSM):
 
     def __init__(self, *, decay: float = 1.0, **common):
         super().__init__(**common)
-        if not decay >= 0:
-            raise ValueError(f'expected decay >= 0, got {decay}')
-        self.decay = decay
+        self.decay = expect('decay', decay, 0)
 
     def step(self, gradient, problem, state):
         state['sum'] = self.decay * state.get('sum', 0) + to_unit(gradient)
@@ -92,7 +91,9 @@ class BandLimited(PGD):
 
     def __init__(self, *, band: Sequence[float] = (0.0, 0.43), **common):
         super().__init__(**common)
-        low, high = band
+        if not isinstance(band, (list, tuple)) or len(band) != 2:
+            raise ValueError(f'expected band as [low, high], got {band!r}')
+        low, high = (expect('band', end, 0, 1) for end in band)
         self.band, self.constraint = (low, high), Band(self.constraint, low, high)
 
 
@@ -110,7 +111,7 @@ class APGD(GradientAttack):
 
     def __init__(self, *, steps: int = 50, momentum: float = 0.75, rho: float = 0.75, **common):
         super().__init__(steps=steps, keep_best=True, **common)
-        self.momentum, self.rho = momentum, rho
+        self.momentum, self.rho = expect('momentum', momentum, 0, 1), expect('rho', rho, 0, 1)
 
     def start_radius(self, radius):
         return _START * radius if self.random_start is None else self.random_start / 255
@@ -126,8 +127,6 @@ class APGD(GradientAttack):
             ahead = problem.project(x + length * problem.constraint.steepest(gradient))
             weight = 1.0 if step == 1 else self.momentum
             moved = problem.project(x + weight * (ahead - x) + (1 - weight) * (x - previous))
-            if step == self.steps:
-                moved = problem.settle(moved)
             previous, x, before = x, moved, damage
             gradient, damage = problem.uphill(x) if step < self.steps else (gradient, problem.damage(x))
             best = worse(best, (damage, x, gradient))

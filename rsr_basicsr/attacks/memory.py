@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ class InputGradientOnly(TorchFunctionMode):
 
 def _forgets(input, weight, bias=None, stride=1, padding=0, *args, **kwargs):
     return torch.is_grad_enabled() and input.requires_grad and not weight.requires_grad \
-        and not isinstance(padding, str) and not (bias is not None and bias.requires_grad) and input.dim() == 4
+        and not isinstance(padding, str) and not (bias is not None and bias.requires_grad) and input.dim() == 4 \
+        and not weight.is_complex()
 
 
 def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -40,24 +42,25 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, weight, bias, stride, padding, dilation, groups):
         output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        ctx.save_for_backward(weight)
-        ctx.settings, ctx.stub = (stride, padding, dilation), input.new_empty(0)
-        ctx.shape, ctx.layout, ctx.groups = input.shape, _memory_format(input), groups
+        # One number in the shape of the input: checkpointing, which may run the convolution a second time outside of
+        # the block, then meets tensors of the same number and shape.
+        ctx.save_for_backward(input.new_zeros(1).expand(input.shape), weight)
+        ctx.settings, ctx.layout, ctx.groups = (stride, padding, dilation), _memory_format(input), groups
         return output
 
     @staticmethod
     def backward(ctx, gradient):
-        weight, = ctx.saved_tensors
+        input, weight = ctx.saved_tensors
         # Of the input only size and layout are looked at. Under autocast the convolution ran in a lower precision.
-        stand_in = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
+        stand_in = torch.empty(input.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
         result = torch.ops.aten.convolution_backward(
             gradient, stand_in, weight.to(gradient.dtype), None, *ctx.settings, False, (0, 0), ctx.groups,
             (True, False, False))[0]
-        return result.to(ctx.stub.dtype), None, None, None, None, None, None
+        return result.to(input.dtype), None, None, None, None, None, None
 
 
 def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value) * (2 if len(value) == 1 else 1)
+    return (int(value),) * 2 if isinstance(value, numbers.Integral) else tuple(value) * (2 if len(value) == 1 else 1)
 
 
 def _memory_format(x):

@@ -110,6 +110,6 @@ def build_objective(objective) -> Objective:
     """The objective of that name, or the one given."""
     if isinstance(objective, Objective):
         return objective
-    if objective not in OBJECTIVES:
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
         raise ValueError(f'objective must be one of {", ".join(OBJECTIVES)}, got {objective!r}')
     return OBJECTIVES[objective]()

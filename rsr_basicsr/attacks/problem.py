@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -32,32 +31,58 @@ class Problem:
     def __init__(self, attack, model: nn.Module, lq: torch.Tensor, radius: torch.Tensor, generators: Generators = None):
         self.model, self.network, self.lq, self.radius = model, Sparing(model), lq, radius
         self.objective, self.constraint = attack.objective, attack.constraint
-        self.clamp, self.quantize = attack.clamp, attack.quantize
+        self.clamp, self.quantize, self.kind = attack.clamp, attack.quantize, lq.dtype
         self.draws, self.overlap, self.half = attack.draws, attack.overlap, attack.precision == 'bf16'
+        if isinstance(generators, (list, tuple)) and len(generators) != len(lq):
+            raise ValueError(f'expected one generator a picture, got {len(generators)} for {len(lq)}')
         self.generators = generators
-        self.tile = attack.tile
-        if attack.memory is not None:
-            self.tile = tile_within(self.network, lq, attack.memory, attack.overlap)
-        self.reference = None
-        self.sound = torch.ones((), dtype=torch.bool, device=lq.device)  # nothing was not a number so far
+        self.tile, self.reference = attack.tile, None
+        self.sound = torch.ones(len(lq), dtype=torch.bool, device=lq.device)  # no value was not a number so far
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor], radius: torch.Tensor,
+           generators: Generators = None) -> Iterator[Problem]:
+        """A problem with its reference, and in the block the network as the attack may use it.
+
+        Computes in float32 for pictures of less, which cannot tell all 256 levels apart.
+        """
+        kind = lq.dtype
+        lq, radius = (x if kind == torch.float64 else x.float() for x in (lq, radius))
+        with untouched(model), torch.enable_grad():
+            problem = cls(attack, model, lq, radius, generators)
+            problem.kind = kind
+            gate = attack.gate_for(model)
+            if attack.memory is not None:
+                with gate_set(model, gate):
+                    problem.tile = tile_within(problem.network, lq, attack.memory, attack.overlap)
+            if attack.asks_for_damage:
+                problem.refer_to(target)
+            with gate_set(model, gate):
+                yield problem
 
     def refer_to(self, target: Optional[torch.Tensor]) -> None:
         """Take what outputs are compared with: from the target, or from the network's output for the clean picture."""
+        if target is not None:
+            target = target.to(self.lq)
         self.reference = self.objective.reference(self.output, self.lq, target).detach()
 
     def output(self, x: torch.Tensor) -> torch.Tensor:
         """What the network makes of ``x``."""
-        if not self.half:
-            return upscale(self.network, x, tile=self.tile, overlap=self.overlap)
-        with torch.autocast(x.device.type, torch.bfloat16):
-            channels_last = x.contiguous(memory_format=torch.channels_last)
-            return upscale(self.network, channels_last, tile=self.tile, overlap=self.overlap).to(x.dtype)
+        # A copy: networks that begin with an in-place module write to what they are given.
+        x = x.to(self.kind, copy=True, memory_format=torch.channels_last if self.half else torch.preserve_format)
+        with torch.autocast(x.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
+            output = upscale(self.network, x, tile=self.tile, overlap=self.overlap)
+        if not isinstance(output, torch.Tensor) or output.dim() != 4:
+            raise ValueError(f'expected pictures (B, C, H, W) from {type(self.model).__name__}, got '
+                             f'{tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__}')
+        return output.to(self.lq.dtype)
 
     def damage(self, x: torch.Tensor) -> torch.Tensor:
         """Damage of each sample, (B,), the mean over the draws."""
         with torch.no_grad():
             damage = sum(self._score(x) for _ in range(self.draws)) / self.draws
-        self.sound = self.sound & damage.isfinite().all()
+        self.sound = self.sound & damage.isfinite()
         return damage
 
     def gradient(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -71,7 +96,7 @@ class Problem:
                                  'picture; attack it by Square or Transfer, or wrap what has none in BPDA')
             gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.draws
             damage = damage + score.detach() / self.draws
-        self.sound = self.sound & gradient.isfinite().all() & damage.isfinite().all()
+        self.sound = self.sound & gradient.isfinite().flatten(1).all(1) & damage.isfinite()
         return gradient, damage
 
     def uphill(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +105,12 @@ class Problem:
         It is on a plateau, such as the one around a clean picture whose change gets lost in the rounding of a codec.
         """
         gradient, damage = self.gradient(x)
-        flat = (gradient == 0).all(dim=3, keepdim=True).all(dim=2, keepdim=True).all(dim=1, keepdim=True)
-        return torch.where(flat, self.signs(*x.shape[1:]), gradient), damage
+        return self.off_plateaus(gradient), damage
+
+    def off_plateaus(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Random signs in the place of each gradient that is zero throughout."""
+        flat = (gradient == 0).flatten(1).all(1).view(-1, 1, 1, 1)
+        return torch.where(flat, self.signs(*gradient.shape[1:])[:len(gradient)], gradient)
 
     def _score(self, x):
         output = self.output(x)
@@ -94,21 +123,21 @@ class Problem:
         """The picture inside the ball and, with ``clamp``, inside [0, 1]."""
         return constraints.project(self.constraint, x, self.lq, self.radius, self.clamp)
 
-    def settle(self, x: torch.Tensor) -> torch.Tensor:
-        """The last projection of an attack, which takes its time where there is a band to keep to."""
+    def finished(self, x: torch.Tensor) -> torch.Tensor:
+        """Attacked pictures as they are handed out: kept to the band, ``quantize`` done, not a number if unsound."""
         if isinstance(self.constraint, constraints.Band):
-            return constraints.settle(self.constraint, x, self.lq, self.radius, self.clamp)
-        return x
+            x = constraints.settle(self.constraint, x, self.lq, self.radius, self.clamp)
+        return torch.where(self.sound.view(-1, 1, 1, 1), self.quantized(x), torch.nan).to(self.kind)
 
     def quantized(self, x: torch.Tensor) -> torch.Tensor:
-        """The pictures as ``quantize`` wants them; not a number if anything on the way was not."""
-        x = torch.where(self.sound, x, torch.nan)
+        """The pictures as ``quantize`` wants them."""
         if self.quantize == 'none':
             return x
         rounding = torch.round if self.quantize == 'nearest' else torch.floor
-        to_8_bit = constraints.to_8_bit if isinstance(self.constraint, constraints.Linf) else \
-            functools.partial(constraints.to_8_bit_inside, self.constraint)
-        return to_8_bit(x, self.lq, self.radius, rounding)
+        ball = getattr(self.constraint, 'ball', self.constraint)
+        if isinstance(ball, constraints.Linf):
+            return constraints.to_8_bit(x, self.lq, self.radius, rounding)
+        return constraints.to_8_bit_inside(ball, x, self.lq, self.radius, rounding)
 
     def rand(self, *shape: int) -> torch.Tensor:
         """Uniform numbers in [0, 1), (B, *shape)."""
@@ -151,13 +180,13 @@ def worse(best, candidate: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
 def untouched(model):
     """Within the block no parameter asks for a gradient, and at its end every buffer is as it was.
 
-    Autograd keeps less for the way back of a network whose parameters need none. Buffers are those that a pass
-    in training mode writes to, such as the running statistics of a batch norm.
+    Autograd keeps less for the way back of a network whose parameters need none. Buffers are
+    what a pass writes to, such as the running statistics of a batch norm.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
-    written = {id(b): b for module in modules if module.training for b in module.buffers(recurse=False)}
-    saved = [(buffer, buffer.detach().clone()) for buffer in written.values()]
+    buffers = [(module, name, buffer, buffer.detach().clone()) for module in modules
+               for name, buffer in module.named_buffers(recurse=False)]
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
@@ -166,8 +195,9 @@ def untouched(model):
         for parameter in trainable:
             parameter.requires_grad_(True)
         with torch.no_grad():
-            for buffer, before in saved:
+            for module, name, buffer, before in buffers:
                 buffer.copy_(before)
+                setattr(module, name, buffer)  # some networks replace theirs
 
 
 @contextlib.contextmanager

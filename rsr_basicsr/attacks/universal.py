@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Iterable, List, Optional
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rsr_basicsr.attacks.base import GradientAttack, check_pictures, expect_at_least
-from rsr_basicsr.attacks.problem import Generators, Problem, gate_set, untouched
+from rsr_basicsr.attacks.base import GradientAttack
+from rsr_basicsr.attacks.checks import check_pictures, expect
+from rsr_basicsr.attacks.problem import Generators, Problem
 
 
 class Universal(GradientAttack):
@@ -29,8 +31,12 @@ class Universal(GradientAttack):
 
     def __init__(self, *, size: int = 64, steps: int = 20, perturbation: Optional[torch.Tensor] = None, **common):
         super().__init__(steps=steps, **common)
-        expect_at_least(1, size=size)
-        self.size, self.perturbation = size, perturbation
+        expect('size', size, 1, whole=True)
+        if perturbation is not None and (perturbation.dim() != 4 or len(perturbation) != 1
+                                         or perturbation.shape[2] != perturbation.shape[3]):
+            raise ValueError(f'expected perturbation as (1, C, size, size), got {tuple(perturbation.shape)}')
+        self.size = size if perturbation is None else perturbation.shape[-1]
+        self.perturbation = perturbation
 
     def fit(self, model: nn.Module, batches: Iterable[torch.Tensor],
             targets: Optional[Iterable[torch.Tensor]] = None, *, generator: Generators = None) -> Universal:
@@ -50,14 +56,17 @@ class Universal(GradientAttack):
         if not batches or len(batches) != len(targets):
             raise ValueError(f'expected as many batches of targets as of pictures, got {len(targets)} for '
                              f'{len(batches)}')
-        with untouched(model), torch.enable_grad():
+        self.perturbation = None
+        with contextlib.ExitStack() as stack:
             problems = []
             for lq, target in zip(batches, targets):
                 check_pictures(lq, target)
-                problems.append(Problem(self, model, lq.detach(), lq.new_tensor(self.eps / 255), generator))
-                problems[-1].refer_to(target)
-            with gate_set(model, self.gate):
-                self.perturbation = self._find(problems)
+                problems.append(stack.enter_context(Problem.of(
+                    self, model, lq.detach(), target, self.radius(lq), generator)))
+            found = self._find(problems)
+            if not all(problem.sound.all() for problem in problems):
+                raise ValueError(f'the output or the gradient of {type(model).__name__} is not a number')
+        self.perturbation = found
         return self
 
     @property
@@ -66,20 +75,27 @@ class Universal(GradientAttack):
 
     def search(self, problem):
         found = self._find([problem]) if self.perturbation is None else self.perturbation
-        return problem.quantized(self._applied(found, problem)),
+        if found.shape[1] != problem.lq.shape[1]:
+            raise ValueError(f'the perturbation has {found.shape[1]} channels, the pictures {problem.lq.shape[1]}')
+        return problem.finished(self._applied(found, problem)),
+
+    def start(self, problem):
+        return self._applied(self._random(problem), problem)
 
     def _find(self, problems: List[Problem]):
-        first, eps = problems[0].lq, max(self.eps, 1e-6)
-        start = 1.0 if self.random_start is None else min(self.random_start / eps, 1.0)
-        share = 2.5 / self.steps if self.step_size is None else self.step_size / eps
-        found = (2 * problems[0].rand(first.shape[1], self.size, self.size)[:1] - 1) * start
+        share = 2.5 / self.steps if self.step_size is None else self.step_size / max(self.eps, 1e-6)
+        found = self._random(problems[0])
         for _ in range(self.steps):
             uphill = 0
             for problem in problems:
-                gradient, _ = problem.uphill(self._applied(found, problem))
+                gradient, _ = problem.gradient(self._applied(found, problem))
                 uphill = uphill + self._gathered(gradient)
-            found = (found + share * problems[0].constraint.steepest(uphill)).clamp(-1, 1)
+            found = (found + share * problems[0].off_plateaus(uphill).sign()).clamp(-1, 1)
         return found
+
+    def _random(self, problem):
+        start = 1.0 if self.random_start is None else min(self.random_start / max(self.eps, 1e-6), 1.0)
+        return (2 * problem.rand(problem.lq.shape[1], self.size, self.size)[:1] - 1) * start
 
     def _applied(self, perturbation, problem):
         return problem.project(problem.lq + problem.radius * self._spread(perturbation.to(problem.lq), problem.lq))

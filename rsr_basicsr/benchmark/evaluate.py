@@ -59,7 +59,9 @@ def evaluate(label: str, net: nn.Module, pictures: Dict[str, Dict[str, np.ndarra
 
 
 def _knowing_the_gate(net, attack):
-    return [attack, attack.but(gate='always'), attack.but(gate='never')] if _decides(net) else [attack]
+    if not _decides(net) or attack.uses != 'gradients':
+        return [attack]
+    return [attack, attack.but(gate='always'), attack.but(gate='never')]
 
 
 def _flagged(net, inputs):

@@ -67,7 +67,7 @@ _ANY_ATTACK = {
     'momentum': Key(number(0, 1)),
     'rho': Key(number(0, 1)),
     'band': Key(interval(number(0, 1))),  # share of the diagonal of the DCT
-    'weights': Key(list_of(number(0))),  # dB for a unit of the logit
+    'weights': Key(list_of(number(0))),  # of the detector's gradient against that of the damage
     'margin': Key(number(0)),
     'size': Key(integer(1)),  # pixels of the input
     'queries': Key(integer(2)),
@@ -78,7 +78,7 @@ _OBJECTIVES = tuple(name for name in OBJECTIVES if name != 'target')  # which a 
 
 def _attack_block(value):
     return parse_block(value, {
-        'type': Key(one_of(tuple(ATTACKS))), 'eps': Key(eps), 'objective': Key(one_of(_OBJECTIVES)),
+        'type': Key(one_of(tuple(ATTACKS))), 'objective': Key(one_of(_OBJECTIVES)),  # eps is that of the training
         'quantize': Key(one_of(QUANTIZE)), **_ANY_ATTACK, **_OTHERS}, 'an attack inside the attack')
 
 

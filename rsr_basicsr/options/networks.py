@@ -38,13 +38,17 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
 
 
 def check_source(options: dict) -> torch.nn.Module:
-    """Check the network that a transfer attack starts from, given in one block with its ``weights``, and return it."""
-    where, options = 'attack.source', dict(options)
+    """Check the network that a transfer attack starts from, given in one block with its ``weights``, and return it.
+
+    Values are put into their final types, in place.
+    """
+    where = 'attack.source'
     parse_open(options, {'type': Key(text, required=True), 'weights': Key(existing_file, required=True)}, where)
-    path = options.pop('weights')
-    net = check_network({where: options}, where)
+    network = {key: value for key, value in options.items() if key != 'weights'}
+    net = check_network({where: network}, where)
+    options.update(network)
     try:
-        _check_fit(net, load_state(path), f'{where}.weights: {path}')
+        _check_fit(net, load_state(options['weights']), f'{where}.weights: {options["weights"]}')
     except WeightsError as error:
         raise OptionsError(f'{where}.weights: {error}') from None
     return net

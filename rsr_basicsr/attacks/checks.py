@@ -1,0 +1,81 @@
+"""What attacks refuse, in one sentence each."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Optional
+
+import torch
+
+
+def expect(name: str, value, low: float, high: float = float('inf'), *, whole: bool = False, above: bool = False,
+           optional: bool = False):
+    """The value, if it is a number in [low, high] ((low, high] with ``above``), or None with ``optional``.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value is None and optional:
+        return value
+    kind = numbers.Integral if whole else numbers.Real
+    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high or above and value == low:
+        raise ValueError(f'expected {name} {">" if above else ">="} {low:g}' + (f' and <= {high:g}' if high < 1e9 else '')
+                         + (', a whole number' if whole else '') + f', got {value!r}')
+    return value
+
+
+def expect_one_of(name: str, value, known) -> None:
+    """Raise a ValueError if ``value`` is none of the words ``known``."""
+    if not isinstance(value, (str, type(None))) or value not in known:
+        raise ValueError(f'{name} must be one of {", ".join(filter(None, known))}, got {value!r}')
+
+
+def expect_bool(name: str, value) -> bool:
+    """The value, if it is true or false.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f'expected {name} to be true or false, got {value!r}')
+    return value
+
+
+def check_pictures(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
+    """Refuse what is not a batch of pictures in [0, 1].
+
+    Raises:
+        ValueError: one sentence with what was given.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError('attacks need gradients: call them outside torch.inference_mode()')
+    for name, pictures in (('lq', lq), ('target', target)):
+        if pictures is None and name == 'target':
+            continue
+        if not isinstance(pictures, torch.Tensor) or pictures.dim() != 4 or not pictures.is_floating_point():
+            given = f'{pictures.dtype} {tuple(pictures.shape)}' if hasattr(pictures, 'shape') else repr(pictures)
+            raise ValueError(f'expected {name} as a tensor of floats (B, C, H, W) in [0, 1], got {given}')
+        if pictures.numel() == 0:
+            raise ValueError(f'{name} is empty: {tuple(pictures.shape)}')
+        if not pictures.isfinite().all():
+            raise ValueError(f'{name} holds values that are not numbers')
+    if target is not None and len(target) != len(lq):
+        raise ValueError(f'expected as many targets as pictures, got {len(target)} for {len(lq)}')
+    if lq.min() < 0 or lq.max() > 1:
+        raise ValueError(f'expected lq in [0, 1], got values from {lq.min():.9g} to {lq.max():.9g}; clamp them, or '
+                         'divide 8-bit pictures by 255')
+
+
+def check_radius(eps: Optional[torch.Tensor], lq: torch.Tensor) -> None:
+    """Refuse radii that are not one for each picture, in 1/255 units.
+
+    Raises:
+        ValueError: one sentence with what was given.
+    """
+    if eps is None:
+        return
+    if not isinstance(eps, torch.Tensor) or eps.shape != lq.shape[:1]:
+        given = tuple(eps.shape) if isinstance(eps, torch.Tensor) else repr(eps)
+        raise ValueError(f'expected eps as a tensor with a number for each of {len(lq)} pictures, got {given}')
+    if not ((eps >= 0) & (eps <= 255)).all():
+        raise ValueError(f'expected eps in 1/255 units, 0 to 255, got {eps.tolist()}')
