@@ -180,7 +180,7 @@ def compare_strength(device):
             with torch.no_grad():
                 error = (net(attacked).clamp(0, 1) - clean).square().flatten(1).mean(1)
             figures.append(-10 * error.log10().mean().item())
-        name = re.sub(r'eps=8, |, objective=Stability\(\)', '', repr(attack))
+        name = re.sub(r'eps=8(, )?|(, )?objective=Stability\(\)', '', repr(attack))
         print(f'{name:<49}' + ''.join(f'{figure:8.1f}' for figure in figures)
               + f'{time.perf_counter() - started:9.0f}')
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr import defend
-from rsr_basicsr.attacks import IFGSM
+from rsr_basicsr.attacks import IFGSM, PGD, RandomNoise, Transfer, worst_of
 from rsr_basicsr.benchmark.evaluate import CROP_BORDER, evaluate
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.metrics import calculate_stability
@@ -55,6 +55,21 @@ def test_defended_network_reports_the_gate(pictures):
     clean, attacked = evaluate('defended', net, pictures, [IFGSM(eps=4, steps=2, quantize='nearest')])
     assert [r.detected for r in clean + attacked] == [False] * 4
     assert all(r.eps == 4 and r.stability < 60 for r in attacked)
+
+
+def test_attacks_that_know_no_gate_are_run_once(pictures):
+    net = defend(Nearest)().eval()
+    attacks = [Transfer(source=Nearest(), eps=4, steps=1), RandomNoise(eps=4), worst_of([
+        PGD(eps=4, steps=1), Transfer(source=Nearest(), eps=4, steps=1)])]
+    _, *attacked = evaluate('defended', net, pictures, attacks)
+    assert len(attacked) == 3 and all(result.stability < 60 for batch in attacked for result in batch)
+
+
+def test_the_ground_truth_is_the_target_of_attacks_that_ask_for_it(pictures):
+    _, attacked = evaluate('nearest', Nearest(), pictures, [
+        PGD(eps=8, steps=10, objective='ground_truth', quantize='nearest')])
+    clean, = [batch for batch in evaluate('nearest', Nearest(), pictures, [])]
+    assert all(worse.psnr < better.psnr for worse, better in zip(attacked, clean))
 
 
 def test_worst_gate_is_kept(pictures):

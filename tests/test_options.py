@@ -186,7 +186,18 @@ def test_every_attack_can_be_asked_for(opt, attack, real_weights):
     assert opt['attack']['quantize'] == 'nearest'
 
 
+def test_values_of_a_source_are_coerced(opt, real_weights, monkeypatch):
+    monkeypatch.setenv('HOME', str(real_weights.parent))
+    set_attack(opt, f'~/{real_weights.name}', type='Transfer', steps=2,
+               source={'type': 'DefendedSRVGGNetCompact', 'defense': {'draws': '2'}})
+    check_options(opt)
+    source = opt['attack']['source']
+    assert source['defense']['draws'] == 2 and source['weights'] == str(real_weights)
+
+
 @pytest.mark.parametrize('attack, message', [
+    (dict(type='WorstOf', steps=2, decay=1, attacks=[{'type': 'PGD'}]), "WorstOf: no attack inside has 'decay'"),
+    (dict(type='WorstOf', attacks=[{'type': 'PGD', 'eps': 2}]), "an attack inside the attack: unknown key 'eps'"),
     (dict(type='FGSM', steps=2), "attack: FGSM has no 'steps'"),
     (dict(type='APGD'), "attack: the key 'steps' is missing"),
     (dict(type='PGD', steps=2, objective='target'), 'attack.objective: expected one of'),

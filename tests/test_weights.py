@@ -443,6 +443,19 @@ def test_load_state_runs_no_code(write, tmp_path):
 
 # the command line
 
+def test_load_network(tmp_path):
+    options = dict(type='SRVGGNetCompact', num_feat=4, num_conv=1, upscale=2)
+    net = SRVGGNetCompact(num_feat=4, num_conv=1, upscale=2)
+    torch.save({'params': {f'module.{key}': value for key, value in net.state_dict().items()}}, tmp_path / 'net.pth')
+    loaded = weights.load_network({**options, 'weights': tmp_path / 'net.pth'})
+    assert not loaded.training and torch.equal(loaded.body[0].weight, net.body[0].weight)
+    with pytest.raises(WeightsError, match='net.pth holds weights of another network: .*body.0.weight') as error:
+        weights.load_network({**options, 'num_feat': 5, 'weights': tmp_path / 'net.pth'})
+    assert '\n' not in str(error.value)
+    with pytest.raises(WeightsError, match='SRVGGNetCompact has no weights; name their file'):
+        weights.load_network(options)
+
+
 def test_command_prints_only_the_paths(server, entry, tmp_path, capfd):
     entry(url=server.url)
     assert main(['weights', NAME, '-o', str(tmp_path)]) == 0

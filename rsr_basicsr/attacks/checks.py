@@ -19,8 +19,9 @@ def expect(name: str, value, low: float, high: float = float('inf'), *, whole: b
         return value
     kind = numbers.Integral if whole else numbers.Real
     if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high or above and value == low:
-        raise ValueError(f'expected {name} {">" if above else ">="} {low:g}' + (f' and <= {high:g}' if high < 1e9 else '')
-                         + (', a whole number' if whole else '') + f', got {value!r}')
+        upper = f' and <= {high:g}' if high < float('inf') else ''
+        raise ValueError(f'expected {name} {">" if above else ">="} {low:g}{upper}'
+                         f'{", a whole number" if whole else ""}, got {value!r}')
     return value
 
 

@@ -68,7 +68,7 @@ class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2018): random start, step ``2.5 eps / steps``.
 
     The start is within a twentieth of the ball, not the whole ball: super-resolution networks smooth random noise
-    away, and from such a picture gradients lead to a third to a half of the damage at eps 4 and 8.
+    away, and from such a picture gradients lead to about two thirds of the damage at eps 4 and 8.
     """
 
     def step_length(self, radius):
