@@ -167,7 +167,7 @@ def set_attack(opt, real_weights, **attack):
     opt['attack'] = {'eps': 4, **attack}
     source = {'type': 'SRVGGNetCompact', 'num_conv': 16, 'weights': str(real_weights)}
     for block in (opt['attack'], *opt['attack'].get('attacks', ())):
-        if block['type'] == 'Transfer':
+        if block.get('type') == 'Transfer':
             block['source'] = {**source, **block.get('source', {})}
 
 
@@ -176,7 +176,8 @@ ATTACK_BLOCKS = [
     dict(type='BandLimited', steps=2, band=['0', '0.43']), dict(type='Universal', steps=2, size=16),
     dict(type='Square', queries=3), dict(type='RandomNoise'), dict(type='DetectorAware', steps=2, weights=[0, '1']),
     dict(type='PGD', steps=2, gate='straight_through', draws=2, objective='stability'),
-    dict(type='Transfer', steps=2), dict(type='WorstOf', attacks=[{'type': 'PGD', 'steps': 2}, {'type': 'Transfer'}])]
+    dict(type='Transfer', steps=2), dict(type='Transfer', attack={'type': 'MIFGSM', 'steps': 2}),
+    dict(type='WorstOf', steps=2, attacks=[{'type': 'PGD', 'steps': 1}, {'type': 'Transfer'}])]
 
 
 @pytest.mark.parametrize('attack', ATTACK_BLOCKS, ids=str)
@@ -200,16 +201,18 @@ def test_values_of_a_source_are_coerced(opt, real_weights, monkeypatch):
     (dict(type='WorstOf', attacks=[{'type': 'PGD', 'eps': 2}]), "an attack inside the attack: unknown key 'eps'"),
     (dict(type='FGSM', steps=2), "attack: FGSM has no 'steps'"),
     (dict(type='APGD'), "attack: the key 'steps' is missing"),
+    (dict(type='Transfer', attack={'type': 'MIFGSM'}), "attack: the key 'steps' is missing"),
+    (dict(type='WorstOf', attacks=[{'type': 'FGSM'}, {'restarts': 2}]), "attack: the key 'steps' is missing"),
     (dict(type='PGD', steps=2, objective='target'), 'attack.objective: expected one of'),
     (dict(type='PGD', steps=2, decay=1), "attack: PGD has no 'decay'"),
     (dict(type='BandLimited', steps=2, band=[0.5, 0.2]), 'attack.band: expected [low, high] with low <= high'),
     (dict(type='WorstOf', attacks=[]), 'attack.attacks: expected a list in brackets, got []'),
     (dict(type='WorstOf', attacks=[{'type': 'PGD', 'stepz': 2}]),
      "an attack inside the attack: unknown key 'stepz'; did you mean 'steps'?"),
-    (dict(type='Transfer', source={'weights': 'gone.pth'}), 'attack.source.weights: no such file, got'),
-    (dict(type='Transfer', source={'num_conv': 4}), 'attack.source.weights: '),
-    (dict(type='Transfer', source={'type': 'RRDBNett'}), "attack.source.type: 'RRDBNett' is not registered"),
-    (dict(type='Transfer', source={'num_convs': 16}), "attack.source: unknown key 'num_convs'"),
+    (dict(type='Transfer', steps=2, source={'weights': 'gone.pth'}), 'attack.source.weights: no such file, got'),
+    (dict(type='Transfer', steps=2, source={'num_conv': 4}), 'attack.source.weights: '),
+    (dict(type='Transfer', steps=2, source={'type': 'RRDBNett'}), "attack.source.type: 'RRDBNett' is not registered"),
+    (dict(type='Transfer', steps=2, source={'num_convs': 16}), "attack.source: unknown key 'num_convs'"),
 ], ids=str)
 def test_wrong_attacks_are_named(opt, attack, message, real_weights):
     set_attack(opt, real_weights, **copy.deepcopy(attack))

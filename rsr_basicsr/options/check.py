@@ -26,7 +26,6 @@ from rsr_basicsr.options.schema import (
     Key,
     block,
     check_call,
-    integer,
     nearest,
     parse_block,
     parse_open,
@@ -195,8 +194,8 @@ def _check_attack(opt, model):
         raise OptionsError(f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
                            f'Defended{network.__name__}')
     attack = {key: value for key, value in opt['attack'].items() if key not in ('mode', 'share')}
-    if 'steps' in ATTACKS[attack['type']].parameters():
-        parse_open(attack, {'steps': Key(integer(1), required=True)}, 'attack')  # each one costs as much as training
+    if not _knows_its_steps(attack):  # each of them costs about as much as the training itself
+        raise OptionsError("attack: the key 'steps' is missing")
     try:
         build_attack({**attack, 'eps': 1}, check_source)
     except ValueError as error:
@@ -204,6 +203,16 @@ def _check_attack(opt, model):
     parse_open(train, TRAIN, 'train')
     train['optim_classifier'] = parse_block(train.get('optim_classifier'), OPTIM_CLASSIFIER, 'train.optim_classifier')
     train['classifier_opt'] = parse_block(train.get('classifier_opt'), CLASSIFIER_OPT, 'train.classifier_opt')
+
+
+def _knows_its_steps(attack, given=False):
+    """Whether each attack of a block, inside it too, is told its number of steps if it takes one."""
+    given = given or 'steps' in attack
+    if attack['type'] == 'Transfer':
+        return _knows_its_steps({'type': 'PGD', **attack.get('attack', {})}, given)
+    if attack['type'] == 'WorstOf':
+        return all(_knows_its_steps({'type': 'PGD', **inner}, given) for inner in attack.get('attacks', ()))
+    return given or 'steps' not in ATTACKS[attack['type']].parameters()
 
 
 def _check_resume(opt):
