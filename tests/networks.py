@@ -1,4 +1,4 @@
-"""Networks of which is known what an attack can do to them."""
+"""Networks and objectives of which is known what an attack can do to them."""
 
 import torch
 from torch import nn
@@ -44,6 +44,15 @@ class Along(Objective):
 
     def __call__(self, output, reference):
         return (output * reference).flatten(1).sum(1)
+
+
+class Valley(Objective):
+    """Damage that peaks 3/255 above the reference, so that a step of 8/255 from there overshoots."""
+
+    needs_target = True
+
+    def __call__(self, output, reference):
+        return -(output - reference - 3 / 255).square().flatten(1).sum(1)
 
 
 class Rounding(nn.Module):

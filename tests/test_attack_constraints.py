@@ -10,11 +10,11 @@ import scipy.fft
 import torch
 from torch import nn
 
+from networks import Valley
 from rsr_basicsr import defend
 from rsr_basicsr.attacks import APGD, IFGSM, PGD, BandLimited, RandomNoise, to_8_bit
 from rsr_basicsr.attacks.constraints import L2, Band, Linf, settle, to_8_bit_inside
 from rsr_basicsr.inference import tile_within, upscale
-from test_attacks import Valley
 from test_inference import Reach
 
 RADIUS = torch.tensor(8 / 255)

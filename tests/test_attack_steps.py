@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from networks import Affine, Along, Dense
+from networks import Affine, Along, Dense, Valley
 from rsr_basicsr.attacks import (
     APGD,
     FGSM,
@@ -110,7 +110,6 @@ def test_apgd_looks_where_the_paper_does():
 
 
 def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over():
-    from test_attacks import Valley
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
     error = {attack: ((attack(net, lq, lq) - lq) * 255 - 3).abs().mean() for attack in (
         APGD(eps=8, steps=60, objective=Valley()), PGD(eps=8, steps=60, step_size=16, objective=Valley()))}
