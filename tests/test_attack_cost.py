@@ -1,6 +1,5 @@
 """What attacks cost: passes as the documents say, memory, precision."""
 
-
 import re
 from pathlib import Path
 
@@ -11,10 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from networks import DefendedGain
-from rsr_basicsr.attacks import (
-    ATTACKS,
-    PGD,
-)
+from rsr_basicsr.attacks import ATTACKS, PGD
 from rsr_basicsr.attacks.memory import InputGradientOnly
 from rsr_basicsr.attacks.problem import Problem
 

@@ -1,7 +1,5 @@
 """What attacks are asked for: arguments, options blocks, pictures and networks that are not what they should be."""
 
-
-
 import numpy as np
 import pytest
 import torch
@@ -9,17 +7,7 @@ from torch import nn
 
 from networks import Affine
 from rsr_basicsr import attacks as suite
-from rsr_basicsr.attacks import (
-    APGD,
-    FGSM,
-    IFGSM,
-    PGD,
-    DetectorAware,
-    Square,
-    Universal,
-    build_attack,
-    worst_of,
-)
+from rsr_basicsr.attacks import APGD, FGSM, IFGSM, PGD, DetectorAware, Square, Universal, build_attack, worst_of
 from rsr_basicsr.attacks.objectives import build_objective
 from test_attacks import QUICK
 

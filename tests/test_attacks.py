@@ -1,7 +1,5 @@
 """What all attacks share: invariants, repeatability, batches, objectives."""
 
-
-
 import numpy as np
 import pytest
 import torch
