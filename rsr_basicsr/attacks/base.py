@@ -251,10 +251,18 @@ class GradientAttack(Attack):
 
     def step_length(self, radius):
         """Length of a step in [0, 1] units, a number or one a sample (B, 1, 1, 1)."""
-        raise NotImplementedError
+        return self.own_step(radius) if self.step_size is None else self.step_size / 255
 
     def start_radius(self, radius):
         """Radius of the random start in [0, 1] units, a number or one a sample (B, 1, 1, 1)."""
+        return self.own_start(radius) if self.random_start is None else self.random_start / 255
+
+    def own_step(self, radius):
+        """The attack's own rule for :meth:`step_length`."""
+        raise NotImplementedError
+
+    def own_start(self, radius):
+        """The attack's own rule for :meth:`start_radius`."""
         raise NotImplementedError
 
 

@@ -10,6 +10,7 @@ from typing import Callable
 
 import torch
 
+from rsr_basicsr.constants import constant_tensor
 from rsr_basicsr.frequency import dct2, filter_dct, radial_distance
 
 
@@ -94,12 +95,17 @@ class Band:
         return (energy * (1 - self._mask(delta))).sum(dim=(1, 2, 3), keepdim=True) / total.clamp_min(_TINY)
 
     def _mask(self, delta):
-        height, width = delta.shape[-2:]
-        diagonal, distance = math.hypot(height, width), radial_distance(height, width, delta.device)
-        inside = (distance >= self.low * diagonal) & (distance <= self.high * diagonal)
-        if not inside.any():
-            raise ValueError(f'band [{self.low}, {self.high}] holds no DCT coefficient of a {height}x{width} picture')
-        return inside.float()[None, None]
+        return _band(self.low, self.high, *delta.shape[-2:], delta.device)
+
+
+@constant_tensor(maxsize=16)
+def _band(low, high, height, width, device):
+    """1 where a DCT coefficient lies in the band, float32 (1, 1, H, W). Asked for several times a step, so it is kept."""
+    diagonal, distance = math.hypot(height, width), radial_distance(height, width, device)
+    inside = (distance >= low * diagonal) & (distance <= high * diagonal)
+    if not inside.any():
+        raise ValueError(f'band [{low}, {high}] holds no DCT coefficient of a {height}x{width} picture')
+    return inside.float()[None, None]
 
 
 _TINY = torch.finfo(torch.float32).tiny

@@ -22,12 +22,10 @@ class IFGSM(GradientAttack):
     then it is within half a step.
     """
 
-    def step_length(self, radius):
-        return radius / self.steps if self.step_size is None else self.step_size / 255
+    def own_step(self, radius):
+        return radius / self.steps
 
-    def start_radius(self, radius):
-        if self.random_start is not None:
-            return self.random_start / 255
+    def own_start(self, radius):
         return self.step_length(radius) / 2 if self.objective.needs_random_start else 0.0
 
 
@@ -39,12 +37,10 @@ class FGSM(IFGSM):
     def __init__(self, **common):
         super().__init__(steps=1, **common)
 
-    def step_length(self, radius):
+    def own_step(self, radius):
         return radius + self.start_radius(radius)  # so that the random start does not keep it from the border
 
-    def start_radius(self, radius):
-        if self.random_start is not None:
-            return self.random_start / 255
+    def own_start(self, radius):
         return radius / 10 if self.objective.needs_random_start else 0.0
 
 
@@ -71,11 +67,11 @@ class PGD(GradientAttack):
     away, and from such a picture gradients lead to about two thirds of the damage at eps 4 and 8.
     """
 
-    def step_length(self, radius):
-        return 2.5 * radius / self.steps if self.step_size is None else self.step_size / 255
+    def own_step(self, radius):
+        return 2.5 * radius / self.steps
 
-    def start_radius(self, radius):
-        return _START * radius if self.random_start is None else self.random_start / 255
+    def own_start(self, radius):
+        return _START * radius
 
 
 class BandLimited(PGD):
@@ -113,8 +109,8 @@ class APGD(GradientAttack):
         super().__init__(steps=steps, keep_best=True, **common)
         self.momentum, self.rho = expect('momentum', momentum, 0, 1), expect('rho', rho, 0, 1)
 
-    def start_radius(self, radius):
-        return _START * radius if self.random_start is None else self.random_start / 255
+    def own_start(self, radius):
+        return _START * radius
 
     def run(self, problem):
         looks = self.looks(self.steps)

@@ -21,6 +21,7 @@ class Objective:
     needs_random_start = False  # where the gradient at the clean picture is zero
     needs_target = False  # the caller must give the attack's ``target``
     needs_ground_truth = False  # and it is the ground truth
+    target_is = 'what the output is compared with'
 
     def reference(self, model: Network, lq: torch.Tensor, target: Optional[torch.Tensor]) -> torch.Tensor:
         """What outputs are compared with; ``target`` is what the caller gave the attack.
@@ -34,8 +35,6 @@ class Objective:
             raise ValueError(f'{self} needs target: {self.target_is}')
         with torch.no_grad():
             return model(lq)
-
-    target_is = 'what the output is compared with'
 
     def __call__(self, output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         """Damage of each sample, shape (B,), for outputs and references of shape (B, C, sH, sW)."""

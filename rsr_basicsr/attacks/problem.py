@@ -180,8 +180,8 @@ def worse(best, candidate: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
 def untouched(model):
     """Within the block no parameter asks for a gradient, and at its end every buffer is as it was.
 
-    Autograd keeps less for the way back of a network whose parameters need none. Buffers are
-    what a pass writes to, such as the running statistics of a batch norm.
+    Autograd keeps less for the way back of a network whose parameters need none. Buffers are what
+    a pass writes to, such as the running statistics of a batch norm.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
