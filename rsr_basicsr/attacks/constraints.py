@@ -100,7 +100,7 @@ class Band:
 
 @constant_tensor(maxsize=16)
 def _band(low, high, height, width, device):
-    """1 where a DCT coefficient lies in the band, float32 (1, 1, H, W). Asked for several times a step, so it is kept."""
+    """1 where a DCT coefficient lies in the band, float32 (1, 1, H, W). Kept: it is asked for several times a step."""
     diagonal, distance = math.hypot(height, width), radial_distance(height, width, device)
     inside = (distance >= low * diagonal) & (distance <= high * diagonal)
     if not inside.any():
