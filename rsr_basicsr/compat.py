@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os.path as osp
+import importlib
+import importlib.util
+import logging
 import sys
 import types
-from typing import Optional
 
 import torch
 import yaml
+
+_logger = logging.getLogger(__name__)
 
 
 def before_import() -> None:
@@ -27,7 +30,8 @@ def after_import() -> None:
     _read_options_safely()
     _train_real_esrgan_on_cpu()
     _blur_any_memory_layout()
-    _resume_on_cpu()
+    _resume_what_is_whole()
+    _distribute_on_cpu()
 
 
 def _alias_functional_tensor():
@@ -55,14 +59,34 @@ def _read_options_safely():
     options.ordered_yaml = lambda: (yaml.SafeLoader, yaml.SafeDumper)
 
 
+@functools.lru_cache(maxsize=None)
+def real_esrgan_packages() -> tuple:
+    """The packages that have Real-ESRGAN's model classes: BasicSR, and ``realesrgan`` behind it where it is installed.
+
+    The latter registers them under the bare names, and is then what ``model_type: RealESRGANModel`` means.
+    """
+    if importlib.util.find_spec('realesrgan') is None:
+        return 'basicsr',
+    try:
+        importlib.import_module('realesrgan.models')
+    except ImportError as error:
+        _logger.warning("the package realesrgan cannot be imported (%s); BasicSR's classes serve instead", error)
+        return 'basicsr',
+    return 'basicsr', 'realesrgan'
+
+
+def _real_esrgan_modules():
+    return [importlib.import_module(f'{package}.models.{name}_model')
+            for package in real_esrgan_packages() for name in ('realesrgan', 'realesrnet')]
+
+
 def _train_real_esrgan_on_cpu():
     """``RealESRGANModel`` and ``RealESRNetModel`` call ``.cuda()`` for the JPEG simulator, the sharpener and the pool.
 
     Without a GPU, or with ``num_gpu: 0`` on a machine that has one, those calls must follow the model's device.
     """
-    from basicsr.models.realesrgan_model import RealESRGANModel
-    from basicsr.models.realesrnet_model import RealESRNetModel
-    for cls in (RealESRGANModel, RealESRNetModel):
+    for module in _real_esrgan_modules():
+        cls = getattr(module, 'RealESRGANModel', None) or module.RealESRNetModel
         for method in ('__init__', '_dequeue_and_enqueue'):
             original = getattr(cls, method)
             if not hasattr(original, 'rsr_mended'):
@@ -97,8 +121,7 @@ def _cuda_means_cpu():
 
 def _blur_any_memory_layout():
     """``filter2D`` calls ``view`` on pictures that the CPU's ``interpolate`` may return with channels last."""
-    from basicsr.models import realesrgan_model, realesrnet_model
-    for module in (realesrgan_model, realesrnet_model):
+    for module in _real_esrgan_modules():
         if not hasattr(module.filter2D, 'rsr_mended'):
             module.filter2D = _contiguous_first(module.filter2D)
 
@@ -112,28 +135,58 @@ def _contiguous_first(function):
     return mended
 
 
-def _resume_on_cpu():
-    """``load_resume_state`` asks CUDA for its current device, so that resuming fails without a GPU."""
+def _resume_what_is_whole():
+    """``load_resume_state`` asks CUDA for its current device, takes the newest file whether it is whole or not, and
+    reads it with all that pickle can do; the sampler begins the epoch of a resumed run anew.
+    """
     from basicsr import train
-    if not torch.cuda.is_available():
-        train.load_resume_state = _load_resume_state_on_cpu
+
+    from rsr_basicsr import checkpoints
+    train.load_resume_state = checkpoints.load_resume_state
+    train.EnlargedSampler = checkpoints.ResumingSampler
 
 
-def _load_resume_state_on_cpu(opt):
-    from basicsr.utils import check_resume
-    path = opt['path'].get('resume_state')
-    if opt['auto_resume']:
-        path = opt['path']['resume_state'] = newest_state(opt['path']['training_states'])
-    if not path:
-        return None
-    state = torch.load(path, map_location='cpu', weights_only=True)
-    check_resume(opt, state['iter'])
-    return state
+def _distribute_on_cpu():
+    """``init_dist`` assumes NCCL and a GPU, and ``model_to_device`` a GPU; gloo does the same on CPUs."""
+    from basicsr.models.base_model import BaseModel
+    from basicsr.utils import options
+    if not hasattr(options.init_dist, 'rsr_mended'):
+        options.init_dist = _init_gloo_without_gpu(options.init_dist)
+    if not hasattr(BaseModel.model_to_device, 'rsr_mended'):
+        BaseModel.model_to_device = _wrap_on_cpu(BaseModel.model_to_device)
 
 
-def newest_state(folder: str) -> Optional[str]:
-    """Path of the training state with the highest iteration, as ``--auto_resume`` takes it; None without one."""
-    from basicsr.utils import scandir
-    states = scandir(folder, suffix='.state') if osp.isdir(folder) else []
-    newest = max((int(osp.splitext(name)[0]) for name in states), default=None)
-    return None if newest is None else osp.join(folder, f'{newest}.state')
+def _init_gloo_without_gpu(init_dist):
+    @functools.wraps(init_dist)
+    def mended(launcher, backend='nccl', **kwargs):
+        if torch.cuda.is_available():
+            # Both kinds of tensors: num_gpu may be 0 on a machine that has a GPU.
+            return init_dist(launcher, backend='cpu:gloo,cuda:nccl' if backend == 'nccl' else backend, **kwargs)
+        with _one_pretended_gpu():
+            return init_dist(launcher, backend='gloo', **kwargs)
+
+    mended.rsr_mended = True
+    return mended
+
+
+@contextlib.contextmanager
+def _one_pretended_gpu():
+    """Within the block, CUDA says that it has one device, and takes any choice of it."""
+    originals = torch.cuda.device_count, torch.cuda.set_device
+    torch.cuda.device_count, torch.cuda.set_device = lambda: 1, lambda device: None
+    try:
+        yield
+    finally:
+        torch.cuda.device_count, torch.cuda.set_device = originals
+
+
+def _wrap_on_cpu(model_to_device):
+    @functools.wraps(model_to_device)
+    def mended(self, net):
+        if not self.opt['dist'] or self.device.type != 'cpu':
+            return model_to_device(self, net)
+        unused = self.opt.get('find_unused_parameters', False)
+        return torch.nn.parallel.DistributedDataParallel(net.to(self.device), find_unused_parameters=unused)
+
+    mended.rsr_mended = True
+    return mended

@@ -9,6 +9,8 @@ import os
 import sys
 from typing import List
 
+from torch import distributed as dist
+
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options import check_options, read_options
 
@@ -26,13 +28,26 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     Raises:
         OptionsError: before anything is built or written.
     """
-    if args.launcher != 'none':
-        raise OptionsError(f'--launcher {args.launcher}: several processes are not supported yet; start without it')
+    _check_launcher(args.launcher, stage)
     import_plugins(args.imports)
     read_options(args.opt, stage)
     module = importlib.import_module(f'basicsr.{stage}')
-    with _argv([f'rsr {stage}', *_basicsr_flags(args)]), _checked_options(module, args):
+    with _argv([f'rsr {stage}', *_basicsr_flags(args)]), _checked_options(module, args), _folders_made_first(module):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _check_launcher(launcher, stage):
+    """Processes that do not know of each other would write into the same folder."""
+    variable = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}.get(launcher)
+    if variable is not None and variable not in os.environ:
+        start = (f'torchrun --nproc_per_node=N -m rsr_basicsr.{stage} -opt FILE --launcher pytorch'
+                 if launcher == 'pytorch' else f'srun python -m rsr_basicsr.{stage} -opt FILE --launcher slurm')
+        raise OptionsError(f'--launcher {launcher}: {variable} is not set; start with: {start}')
+    if launcher == 'none' and os.environ.get('WORLD_SIZE', '1') != '1':
+        raise OptionsError(f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not know of each other; '
+                           'add --launcher pytorch')
 
 
 def import_plugins(names: List[str]) -> None:
@@ -52,7 +67,8 @@ def import_plugins(names: List[str]) -> None:
 
 def _basicsr_flags(args):
     """The command line for BasicSR, which parses it again."""
-    flags = [f'--{name}' for name in ('auto_resume', 'debug') if getattr(args, name)]
+    flags = ['--launcher', args.launcher]
+    flags += [f'--{name}' for name in ('auto_resume', 'debug') if getattr(args, name)]
     return ['-opt', args.opt, *flags, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
 
 
@@ -63,6 +79,23 @@ def _argv(argv):
         yield
     finally:
         sys.argv = previous
+
+
+@contextlib.contextmanager
+def _folders_made_first(module):
+    """The first process renames a folder that is in the way; no other may write into it before."""
+    make_exp_dirs = module.make_exp_dirs
+
+    def make_and_wait(opt):
+        make_exp_dirs(opt)
+        if opt['dist']:
+            dist.barrier()
+
+    module.make_exp_dirs = make_and_wait
+    try:
+        yield
+    finally:
+        module.make_exp_dirs = make_exp_dirs
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ OPTIONS = Path(__file__).parents[1] / 'options' / 'quickstart' / 'finetune_defen
 WEIGHTS_NAME = 'realesr-animevideov3'
 EPS = (2, 4, 8)
 UNDEFENDED, DEFENDED = 'undefended', 'defended'
-_PROGRESS = re.compile(r'iter:\s*([\d,]+), .*l1_clean: (\S+) l1_attacked: (\S+)')
+_PROGRESS = re.compile(r'iter:\s*([\d,]+), .*l_clean: (\S+) l_attacked: (\S+)')
 
 
 def main() -> int:

@@ -285,7 +285,7 @@ def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = No
     Raises:
         WeightsError: the file is missing, damaged, wants to run code, holds no tensors or values that are not finite.
     """
-    content = _read(path)
+    content = read_file(path)
     state = _pick(path, content, key)
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(
@@ -330,11 +330,16 @@ def entries(path: Union[str, Path]) -> List[str]:
     Raises:
         WeightsError: as :func:`load_state` does for a file that cannot be read.
     """
-    content = _read(path)
+    content = read_file(path)
     return list(map(str, content)) if isinstance(content, dict) else []
 
 
-def _read(path: Union[str, Path]) -> Any:
+def read_file(path: Union[str, Path]) -> Any:
+    """What ``torch.save`` wrote, on the CPU; code in the file is never run.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or wants to run code.
+    """
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as error:

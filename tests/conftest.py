@@ -9,6 +9,7 @@ import pytest
 import torch
 from skimage import data
 
+from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.errors import WeightsError
 from rsr_basicsr.weights import WEIGHTS, fetch, load_network
 
@@ -44,3 +45,20 @@ def photo():
 def shared():
     """Folder of data and weights that are no part of the package; it need not be there."""
     return Path(__file__).parents[2] / 'shared'
+
+
+@pytest.fixture(scope='session')
+def photos(tmp_path_factory):
+    """Folder of photos to train on, with pairs of the evaluation photos inside."""
+    folder = tmp_path_factory.mktemp('photos')
+    write_training_photos(folder)
+    write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def pairs(tmp_path_factory):
+    """Folder of five pairs, ``gt`` 64x64 and ``lq`` 16x16."""
+    folder = tmp_path_factory.mktemp('pairs')
+    write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
+    return folder

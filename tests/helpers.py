@@ -6,6 +6,8 @@ from pathlib import Path
 
 import yaml
 
+from rsr_basicsr.cli import main
+
 OPTIONS = Path(__file__).parents[1] / 'options'
 SMALL_NETWORKS = {
     'SRVGGNetCompact': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4),
@@ -57,3 +59,28 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
     opt['train'].pop('perceptual_opt', None)  # its VGG weights would have to be downloaded
     opt['logger'].update(print_freq=1, save_checkpoint_freq=2, use_tb_logger=False)
     return opt
+
+
+def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNetCompact', iterations=4, photos=None):
+    """Options for training on pairs from disk, without random degradations.
+
+    Args:
+        pairs: folder with the folders ``gt`` and ``lq``.
+        photos: as of :func:`shrink`.
+    """
+    opt = shrink(read('finetune/finetune_defended_general_x4v3.yml'), photos, iterations)
+    opt.update(name='paired', model_type=model_type)
+    opt['datasets'] = {'train': dict(
+        name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'),
+        io_backend={'type': 'disk'}, gt_size=64, use_hflip=False, use_rot=False, num_worker_per_gpu=0,
+        batch_size_per_gpu=2, dataset_enlarge_ratio=10)}
+    opt['network_g']['type'] = network
+    return opt
+
+
+def train(opt: dict, folder: Path, monkeypatch, *flags: str) -> Path:
+    """Run ``rsr train`` in this process, in a folder, and return that of the experiment."""
+    monkeypatch.chdir(folder)
+    file = write(opt, folder / 'options.yml')
+    assert main(['train', '-opt', str(file), *flags]) == 0
+    return folder / 'experiments' / opt['name']

@@ -10,12 +10,11 @@ from basicsr.models.realesrnet_model import RealESRNetModel
 from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
-from rsr_basicsr import compat
-
 REGISTERED = {
     ARCH_REGISTRY: ['RandomFrequencyMask', 'FrequencyClassifier', 'DefendedRRDBNet', 'DefendedSRVGGNetCompact',
                     'DefendedMSRResNet'],
-    MODEL_REGISTRY: ['DefendedSRModel', 'DefendedRealESRNetModel', 'DefendedRealESRGANModel'],
+    MODEL_REGISTRY: ['DefendedSRModel', 'DefendedRealESRNetModel', 'DefendedRealESRGANModel', 'DefendedSRGANModel',
+                     'DefendedESRGANModel', 'DefendedSwinIRModel', 'DefendedCDCModel'],
     LOSS_REGISTRY: ['ClassifierLoss'],
     METRIC_REGISTRY: ['calculate_stability'],
 }
@@ -64,13 +63,3 @@ def test_cuda_calls_are_put_back_after_an_error():
     with pytest.raises(KeyError):
         RealESRNetModel({'num_gpu': 0})
     assert (torch.Tensor.cuda, torch.nn.Module.cuda) == before
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='a machine with a GPU resumes as BasicSR does')
-def test_auto_resume_takes_the_newest_state(tmp_path):
-    for iteration in (999, 1000):
-        torch.save({'iter': iteration}, tmp_path / f'{iteration}.state')
-    opt = {'auto_resume': True, 'network_g': {}, 'path': {
-        'training_states': str(tmp_path), 'models': 'models', 'param_key_g': 'params_ema'}}
-    assert compat._load_resume_state_on_cpu(opt)['iter'] == 1000
-    assert opt['path']['pretrain_network_g'].endswith('net_g_1000.pth') and opt['path']['param_key_g'] == 'params'

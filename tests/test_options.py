@@ -143,7 +143,7 @@ def test_several_gpus_are_refused_before_anything_is_written(opt, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     opt['num_gpu'] = 2
     opt['queue_size'] = 4
-    with pytest.raises(OptionsError, match='defended networks run on one GPU so far; write num_gpu: 1'):
+    with pytest.raises(OptionsError, match='torchrun --nproc_per_node=N .* write num_gpu: 1'):
         check_options(opt)
 
 
@@ -360,7 +360,10 @@ def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch, capsys):
         assert main([*command, f'--force_yml={wrong}']) == 2
         assert '--force_yml: cannot be applied' in capsys.readouterr().err
     assert main([*command, '--launcher', 'pytorch']) == 2
-    assert 'several processes are not supported yet' in capsys.readouterr().err
+    assert 'RANK is not set; start with: torchrun' in capsys.readouterr().err
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    assert main(command) == 2
+    assert 'WORLD_SIZE is 2, but the processes would not know of each other' in capsys.readouterr().err
 
 
 def test_every_key_is_documented():

@@ -58,6 +58,7 @@ class Attack:
     uses = 'gradients'
     norms: Tuple[str, ...] = tuple(NORMS)
     fixed: Tuple[str, ...] = ()  # arguments of a parent class that this one does not take
+    takes_start = False  # whether it can begin at a perturbation that the caller gives
 
     def __new__(cls, **arguments):
         known = cls.parameters()
@@ -118,28 +119,34 @@ class Attack:
                              'a network in half precision needs precision: bf16')
         return attacked
 
-    def perturb(self, model, lq, target=None, *, eps=None, generator=None) -> torch.Tensor:
-        """:meth:`__call__` without the checks, which make the host wait for the device."""
-        return self.results(model, lq, target, eps=eps, generator=generator)[0]
+    def perturb(self, model, lq, target=None, *, eps=None, generator=None, start=None) -> torch.Tensor:
+        """:meth:`__call__` without the checks, which make the host wait for the device.
 
-    def results(self, model, lq, target=None, *, eps=None, generator=None) -> Tuple[torch.Tensor, ...]:
+        Args:
+            start: perturbations to begin at instead of the attack's own start, (B, C, H, W); only of attacks with
+                ``takes_start``.
+        """
+        return self.results(model, lq, target, eps=eps, generator=generator, start=start)[0]
+
+    def results(self, model, lq, target=None, *, eps=None, generator=None, start=None) -> Tuple[torch.Tensor, ...]:
         """What :meth:`search` finds: the attacked pictures first, then whatever else it reports of each sample."""
         lq = lq.detach()
         if self.seed is None:
-            return self._results(model, lq, target, eps, generator)
+            return self._results(model, lq, target, eps, generator, start)
         if generator is not None:
             raise ValueError(f'seed: {self.seed} and a generator exclude each other')
-        samples = zip(lq.split(1), *([None] * len(lq) if x is None else x.split(1) for x in (target, eps)))
+        samples = zip(lq.split(1), *([None] * len(lq) if x is None else x.split(1) for x in (target, eps, start)))
         return tuple(map(torch.cat, zip(*(self._seeded(model, *sample) for sample in samples))))
 
-    def _seeded(self, model, lq, target, eps):
+    def _seeded(self, model, lq, target, eps, start):
         seed = zlib.crc32((lq * 255).round().to('cpu', torch.uint8).numpy().tobytes(), self.seed)
         with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
             torch.manual_seed(seed)
-            return self._results(model, lq, target, eps, torch.Generator().manual_seed(seed))
+            return self._results(model, lq, target, eps, torch.Generator().manual_seed(seed), start)
 
-    def _results(self, model, lq, target, eps, generator):
+    def _results(self, model, lq, target, eps, generator, start=None):
         with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
+            problem.start = start
             return self.search(problem)
 
     def radius(self, lq: torch.Tensor, eps: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -217,6 +224,8 @@ class GradientAttack(Attack):
             Restarts always do.
     """
 
+    takes_start = True
+
     def __init__(self, *, steps: int = 10, step_size: Optional[float] = None, random_start: Optional[float] = None,
                  keep_best: bool = False, **common):
         super().__init__(**common)
@@ -242,7 +251,10 @@ class GradientAttack(Attack):
         return worse(best, (problem.damage(attacked), attacked))
 
     def start(self, problem: Problem) -> torch.Tensor:
-        """Where the loop begins."""
+        """Where the loop begins: where the caller wants the first one to, and by the attack's own rule."""
+        if problem.start is not None:
+            start, problem.start = problem.start, None
+            return problem.project(problem.lq + start.to(problem.lq))
         return problem.near(self.start_radius(problem.radius))
 
     def step(self, gradient: torch.Tensor, problem: Problem, state: dict) -> torch.Tensor:

@@ -51,13 +51,13 @@ class Transfer(Attack):
         _refuse_unknown(cls, shared, [attack])
         return cls(source=source, attack=_inner(attack, shared, load_network))
 
-    def results(self, model, lq, target=None, *, eps=None, generator=None):
+    def results(self, model, lq, target=None, *, eps=None, generator=None, start=None):
         """Attack the source, whatever the model. A target that is the model's own output is not handed on."""
         target = target if self.objective.needs_target else None
         modes = {module: module.training for module in self.source.modules()}
         self.source.eval()
         try:
-            return self.attack.results(self.source, lq, target, eps=eps, generator=generator)[:1]
+            return self.attack.results(self.source, lq, target, eps=eps, generator=generator, start=start)[:1]
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -111,7 +111,7 @@ class WorstOf(Attack):
         _refuse_unknown(cls, [key for key in shared if key not in own], blocks)
         return cls(attacks=[_inner(block, shared, load_network) for block in blocks], **own)
 
-    def _results(self, model, lq, target, eps, generator):
+    def _results(self, model, lq, target, eps, generator, start=None):
         worst = None
         with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
             for index, attack in enumerate(self.attacks):

@@ -37,6 +37,7 @@ class Problem:
             raise ValueError(f'expected one generator a picture, got {len(generators)} for {len(lq)}')
         self.generators = generators
         self.tile, self.reference = attack.tile, None
+        self.start: Optional[torch.Tensor] = None  # a perturbation (B, C, H, W) that the caller wants to begin at
         self.sound = torch.ones(len(lq), dtype=torch.bool, device=lq.device)  # no value was not a number so far
 
     @classmethod

@@ -27,6 +27,7 @@ class Universal(GradientAttack):
     """
 
     fixed = ('restarts', 'keep_best', 'seed')
+    takes_start = False  # its own is not one a picture
     norms = ('Linf',)
 
     def __init__(self, *, size: int = 64, steps: int = 20, perturbation: Optional[torch.Tensor] = None, **common):

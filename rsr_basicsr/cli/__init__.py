@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Optional, Sequence
 
@@ -24,6 +25,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         return _COMMANDS[args.command].run(args)
     except RSRError as error:
+        # Once a machine: the other processes of a launcher have read the same options.
+        if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) != '0':
+            return error.exit_code
         print(f'rsr {args.command}: {error}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

@@ -1,8 +1,17 @@
 """BasicSR's models with attack augmentation, in BasicSR's model registry."""
 
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
-from rsr_basicsr.models.cdc_model import CDCModel, DefendedCDCModel
-from rsr_basicsr.models.defended_model import DefendedRealESRGANModel, DefendedRealESRNetModel, DefendedSRModel
+from rsr_basicsr.models.cdc_model import CDCModel
+from rsr_basicsr.models.defended_model import (
+    DefendedCDCModel,
+    DefendedESRGANModel,
+    DefendedRealESRGANModel,
+    DefendedRealESRNetModel,
+    DefendedSRGANModel,
+    DefendedSRModel,
+    DefendedSwinIRModel,
+    defend_model,
+)
 
-__all__ = ['AttackAugmentation', 'CDCModel', 'DefendedCDCModel', 'DefendedRealESRGANModel', 'DefendedRealESRNetModel',
-           'DefendedSRModel']
+__all__ = ['AttackAugmentation', 'CDCModel', 'DefendedCDCModel', 'DefendedESRGANModel', 'DefendedRealESRGANModel',
+           'DefendedRealESRNetModel', 'DefendedSRGANModel', 'DefendedSRModel', 'DefendedSwinIRModel', 'defend_model']

@@ -4,49 +4,80 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections import OrderedDict
-from typing import Iterator, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
 from basicsr.losses import build_loss
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parallel import DataParallel
 
-from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.archs.defended_arch import Decision, DefenseMixin
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.inference import OVERLAP, upscale
+from rsr_basicsr.models.robust_validation import RobustValidation
+from rsr_basicsr.models.running_means import RunningMeans, Stopwatch
 from rsr_basicsr.weights import load_network
 
+#: Keys of the block ``attack`` that are the training's, not the attack's
+SCHEDULE = ('mode', 'share', 'masked', 'every', 'warmup', 'warm_start')
 
-class AttackAugmentation:
+
+USE_TORCHRUN = ('start one process a GPU with: torchrun --nproc_per_node=N -m rsr_basicsr.train -opt FILE --launcher '
+                'pytorch; or write num_gpu: 1')
+
+
+class Batch(NamedTuple):
+    """What the network sees of a batch in one training step.
+
+    Args:
+        labels: (B,) bool, True where the picture is attacked.
+        decision: which pictures are masked.
+    """
+
+    labels: torch.Tensor
+    decision: Decision
+
+
+class AttackAugmentation(RobustValidation):
     """Mixin in front of a BasicSR model class: attacks the batch, then calls the class's own training step.
 
     The batch is attacked at the start of ``optimize_parameters``: after Real-ESRGAN's degradations and training
     pair pool, which therefore never hold a stale adversarial sample. The step then sees clean and attacked pictures
     with the gate forced by their labels (Yue et al. 2021), and the classifier learns the same labels by
-    its own loss and optimizer.
+    its own loss and optimizer. The attack works on the bare network with gradients of the input only, and the
+    classifier's loss joins the step's own way back: however many processes train, gradients are reduced as often as
+    without an attack.
 
-    Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus ``mode`` and ``share``),
-    ``train: train_classifier``, ``optim_classifier`` and ``classifier_opt``, and ``val: tile`` and ``tile_overlap``;
-    :mod:`rsr_basicsr.options` has the schema.
+    Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus :data:`SCHEDULE`),
+    ``train: train_classifier``, ``target``, ``optim_classifier`` and ``classifier_opt``, and those of
+    :class:`RobustValidation`; :mod:`rsr_basicsr.options` has the schema.
 
     Nothing here makes the host wait for the device: what it logs stays there until it is printed.
     """
 
-    #: Attributes of the model that hold one target a picture, besides ``lq``.
-    target_names: Tuple[str, ...] = ('gt',)
+    #: Attributes of BasicSR's models that hold one target a picture, where the model has them.
+    target_names: Tuple[str, ...] = ('gt', 'gt_usm')
+
+    def model_to_device(self, net):
+        if isinstance(net, DefenseMixin) and self.opt['is_train'] and not self._trains_classifier:
+            net.defense.classifier.requires_grad_(False)  # or several processes would wait for its gradients
+        return super().model_to_device(net)
 
     def init_training_settings(self):
         self._check_network()
         options = dict(self.opt['attack'])
-        self.attack_mode = options.pop('mode')
-        self.attack_share = options.pop('share')
+        schedule = {name: options.pop(name) for name in SCHEDULE if name in options}
+        self.attack_mode, self.attack_share = schedule.get('mode', 'paired'), schedule.get('share', 0.5)
+        self.attack_masked, self.attack_every = schedule.get('masked', 1.0), schedule.get('every', 1)
+        self.attack_warmup, self.warm_start = schedule.get('warmup', 0), schedule.get('warm_start', False)
         eps = options['eps']
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
         self.attack = build_attack({**options, 'eps': max(self.eps_range)},
                                    lambda source: load_network(source).to(self.device))
+        self.perturbation: Optional[torch.Tensor] = None
         self.cri_classifier = build_loss(self.opt['train']['classifier_opt']).to(self.device)
+        self.means = RunningMeans(('l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share',
+                                   'attack_eps', 't_attack'))
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:
             # Both classifiers were filled at random; the average must start from the one that is trained.
@@ -62,17 +93,20 @@ class AttackAugmentation:
         """The adversarial sample classifier of the network in training."""
         return self.bare_net.defense.classifier
 
+    @property
+    def _trains_classifier(self):
+        return self.opt['train'].get('train_classifier', True)
+
     def _networks(self):
         """The network in training and its moving average, which Real-ESRGAN's artifact loss also asks."""
         return [self.bare_net] + ([self.net_g_ema] if hasattr(self, 'net_g_ema') else [])
 
     def _check_network(self):
-        if isinstance(self.net_g, (DataParallel, DistributedDataParallel)):
-            raise OptionsError('attack augmentation trains on one GPU or on the CPU so far; set num_gpu to 1 or 0 and '
-                               'start without --launcher')
-        if not isinstance(self.net_g, DefenseMixin):
+        if isinstance(self.net_g, DataParallel):
+            raise OptionsError(f'num_gpu: {self.opt["num_gpu"]} without a launcher; {USE_TORCHRUN}')
+        if not isinstance(self.bare_net, DefenseMixin):
             raise OptionsError(f'model_type {type(self).__name__} needs a defended network_g; write type: '
-                               f'Defended{type(self.net_g).__name__}')
+                               f'Defended{type(self.bare_net).__name__}')
 
     def setup_optimizers(self):
         """Move the classifier out of the generator's optimizer into its own."""
@@ -82,89 +116,169 @@ class AttackAugmentation:
         for group in self.optimizer_g.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in own]
         self.optimizer_classifier = None
-        if not train_opt.get('train_classifier', True):
+        if not self._trains_classifier:
             return
         optim_opt = dict(train_opt['optim_classifier'])
         self.optimizer_classifier = self.get_optimizer(optim_opt.pop('type'), self.classifier.parameters(), **optim_opt)
         self.optimizers.append(self.optimizer_classifier)
 
     def optimize_parameters(self, current_iter):
-        seen, self.stopwatch = [], None
-        for labels in self.attacked_batches():
+        if self.opt['train'].get('target') == 'pretrained':
+            self._take_pretrained_target()
+        attacks = current_iter % self.attack_every == 0
+        lessons = (2 if self.attack_mode == 'alternating' else 1) if attacks else 0
+        if self.optimizer_classifier is not None:
+            self.optimizer_classifier.zero_grad()
+        for batch in self.attacked_batches(current_iter) if attacks else [self._clean_batch()]:
             with contextlib.ExitStack() as stack:
                 for net in self._networks():
-                    stack.enter_context(net.defense.forced(labels))
+                    stack.enter_context(net.defense.forced(batch.decision))
+                stack.enter_context(self._lesson(batch.labels, 1 / lessons if lessons else 0))
                 super().optimize_parameters(current_iter)
-            with torch.no_grad():
-                seen.append((self.lq, labels, (self.output - self.attack_target()).abs().flatten(1).mean(1)))
-        lq, labels, error = map(torch.cat, zip(*seen))
-        self.log_dict.update(self.optimize_classifier(lq, labels))
-        # Of no samples, such as the clean ones with share: 1, the mean is nan.
-        for name, mine in (('l1_clean', ~labels), ('l1_attacked', labels)):
-            self.log_dict[name] = error.where(mine, 0).sum() / mine.sum()
-        self.log_dict['t_attack'] = self.stopwatch.seconds() if self.stopwatch else 0.0
+            self._note(batch.labels)
+        if self.optimizer_classifier is not None and attacks:
+            self.optimizer_classifier.step()
 
-    def attacked_batches(self) -> Iterator[torch.Tensor]:
-        """Put one batch after the other in place for a training step, and yield its labels: bool, True where attacked.
+    def _clean_batch(self):
+        return Batch(torch.zeros(len(self.lq), dtype=torch.bool, device=self.lq.device), False)
+
+    def attacked_batches(self, current_iter: int) -> Iterator[Batch]:
+        """Put one batch after the other in place for a training step, and yield what is what in it.
 
         ``paired``: one batch, each sample clean and attacked. ``mixed``: one batch, a share of the samples attacked.
         ``alternating``: the clean batch, then the same attacked, against the network as the first step left it.
         """
-        batch = self.lq.shape[0]
-        labels = torch.zeros(batch, dtype=torch.bool, device=self.lq.device)
+        clean = self._clean_batch()
+        size = len(self.lq)
         if self.attack_mode == 'alternating':
-            yield labels
-            self.lq = self.attack_pictures(self.lq, self.attack_target())
-            yield ~labels
+            yield clean
+            self.lq, decision = self.attack_pictures(self.lq, self.attack_target(), current_iter)
+            yield Batch(~clean.labels, decision)
         elif self.attack_mode == 'paired':
-            self.lq = torch.cat([self.lq, self.attack_pictures(self.lq, self.attack_target())])
-            for name in self.target_names:
+            attacked, decision = self.attack_pictures(self.lq, self.attack_target(), current_iter)
+            self.lq = torch.cat([self.lq, attacked])
+            for name in self._targets():
                 setattr(self, name, getattr(self, name).repeat(2, 1, 1, 1))
-            yield torch.cat([labels, ~labels])
+            labels = torch.cat([clean.labels, ~clean.labels])
+            yield Batch(labels, torch.cat([clean.labels, self._for_each(decision, size)]))
         else:
             # Rounded at random, so that the share holds on average in the smallest batch too.
-            count = int(self.attack_share * batch + random.random())
-            chosen = torch.randperm(batch, device=self.lq.device)[:count]
-            if count:
-                attacked = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen])
-                self.lq = self.lq.index_copy(0, chosen, attacked)
-                labels[chosen] = True
-            yield labels
+            count = _rounded_at_random(self.attack_share * size)
+            if not count:
+                yield clean
+                return
+            chosen = torch.randperm(size, device=self.lq.device)[:count]
+            attacked, decision = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen], current_iter)
+            self.lq = self.lq.index_copy(0, chosen, attacked)
+            labels, masked = clean.labels.clone(), clean.labels.clone()
+            labels[chosen] = True
+            masked[chosen] = self._for_each(decision, count)
+            yield Batch(labels, masked)
 
-    def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Attack through the masks, each sample with a radius of its own where ``attack: eps`` is a range."""
-        self.stopwatch = _Stopwatch(lq.device)
+    def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor,
+                        current_iter: int) -> Tuple[torch.Tensor, Union[bool, torch.Tensor]]:
+        """Attack pictures as the network will see them, each with a radius of its own where ``attack: eps`` is a range.
+
+        Returns:
+            The attacked pictures, and which of them pass the masks: the share ``attack: masked``.
+        """
+        stopwatch = Stopwatch(lq.device)
+        size, net = len(lq), self.bare_net
         low, high = self.eps_range
-        eps = low + (high - low) * torch.rand(lq.shape[0], device=lq.device)
-        net = self.bare_net
+        eps = low + (high - low) * torch.rand(size, device=lq.device)
+        if current_iter < self.attack_warmup:
+            eps = eps * (current_iter / self.attack_warmup)
+        decision: Decision = True
+        if self.attack_masked < 1:
+            decision = torch.arange(size, device=lq.device) < _rounded_at_random(self.attack_masked * size)
         if not self.attack.objective.needs_ground_truth:
             with torch.no_grad(), net.defense.forced(False):
                 target = net(lq)
-        with net.defense.forced(True):
-            attacked = self.attack.perturb(net, lq, target, eps=eps)
-        self.stopwatch.stop()
-        return attacked
+        start = self._last_perturbation(lq) if self.warm_start else None
+        with net.defense.forced(decision):
+            attacked = self.attack.perturb(net, lq, target, eps=eps, start=start)
+        if self.warm_start:
+            self.perturbation = attacked - lq
+        self.means.add_times(t_attack=stopwatch.stopped())
+        self.means.add('attack_eps', eps)
+        return attacked, decision
+
+    def _last_perturbation(self, lq):
+        """The perturbations of the last batch, as often as it takes (Shafahi et al. 2019); None for other sizes."""
+        last = self.perturbation
+        if last is None or last.shape[1:] != lq.shape[1:]:
+            return None
+        return last[torch.arange(len(lq), device=lq.device) % len(last)]
+
+    def _for_each(self, decision, size):
+        return torch.full((size,), decision, device=self.lq.device) if isinstance(decision, bool) else decision
+
+    def _targets(self):
+        return [name for name in self.target_names if hasattr(self, name)]
 
     def attack_target(self) -> torch.Tensor:
-        """The pictures that the training loss compares with."""
-        return self.gt
+        """The pictures that the pixel loss compares with."""
+        # As RealESRGANModel chooses; other models have no gt_usm.
+        return self.gt_usm if hasattr(self, 'gt_usm') and self.opt.get('l1_gt_usm') is not False else self.gt
 
-    def optimize_classifier(self, lq: torch.Tensor, labels: torch.Tensor) -> OrderedDict:
-        """One step of the classifier on the pictures that the network has just seen.
+    @torch.no_grad()
+    def _take_pretrained_target(self):
+        """Train towards what the network made of the clean pictures before the training, instead of the ground truth.
 
-        With ``train_classifier: false`` its loss and accuracy are logged all the same, as in the published code.
+        Every loss of the step then has it as its target: fine-tuning keeps the look of the weights.
         """
+        target = self.start_net(self.lq).clamp(0, 1)
+        for name in self._targets():
+            setattr(self, name, target)
+
+    @contextlib.contextmanager
+    def _lesson(self, labels, weight):
+        """Within the block, a backward pass from the network's output gives the classifier its gradient too."""
         classes = labels.long()  # class 1 is attacked
-        with torch.set_grad_enabled(self.optimizer_classifier is not None):
-            logits = self.classifier(lq)
-            loss = self.cri_classifier(logits, classes)
-        if self.optimizer_classifier is not None:
-            self.optimizer_classifier.zero_grad()
-            loss.backward()
-            self.optimizer_classifier.step()
-            self.optimizer_classifier.zero_grad()
-        accuracy = (logits.argmax(dim=1) == classes).float().mean()
-        return OrderedDict(l_classifier=loss.detach(), classifier_acc=accuracy)
+        given = []
+
+        def attach(module, args, output):
+            if given:
+                return None  # one lesson is enough for a model that asks the network twice
+            with torch.set_grad_enabled(self.optimizer_classifier is not None):
+                logits = self.classifier(args[0])
+                loss = self.cri_classifier(logits, classes)
+            given.append((logits.detach(), loss.detach()))
+            if self.optimizer_classifier is None:
+                return None
+            if isinstance(output, torch.Tensor):
+                return _Attached.apply(output, weight * loss)
+            return type(output)(*output[:-1], _Attached.apply(output[-1], weight * loss))
+
+        handle = self.bare_net.register_forward_hook(attach)
+        try:
+            yield
+        finally:
+            handle.remove()
+        if weight:
+            (logits, loss), = given
+            self.means.add('l_classifier', loss)
+            self.means.add('classifier_acc', logits.argmax(dim=1) == classes)
+
+    @torch.no_grad()
+    def _note(self, labels):
+        error = (self.output - self.attack_target()).abs().flatten(1).mean(1)
+        self.means.add('l_clean', error, ~labels)
+        self.means.add('l_attacked', error, labels)
+        self.means.add('attacked_share', labels)
+
+    def get_current_log(self):
+        """BasicSR's losses of this step, and ours: means over all steps and processes since the last call."""
+        return OrderedDict({**super().get_current_log(), **self.means.take(distributed=self.opt['dist'])})
+
+    def more_state(self) -> Dict[str, Any]:
+        last = None if self.perturbation is None else self.perturbation.cpu()
+        return {**super().more_state(), 'perturbation': last}
+
+    def restore_more_state(self, mine):
+        super().restore_more_state(mine)
+        last = mine.get('perturbation')
+        self.perturbation = None if last is None else last.to(self.device)
 
     def resume_training(self, resume_state):
         """Restore optimizers and schedulers.
@@ -177,37 +291,20 @@ class AttackAugmentation:
                                f'make {len(self.optimizers)}; train: train_classifier must be as it was')
         super().resume_training(resume_state)
 
-    def test(self):
-        """Upscale ``lq`` into ``output``, in tiles where ``val: tile`` is set."""
-        val_opt = self.opt.get('val') or {}
-        if not val_opt.get('tile'):
-            super().test()
-            return
-        net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.net_g
-        training = net.training
-        net.eval()
-        with torch.no_grad():
-            self.output = upscale(net, self.lq, tile=val_opt['tile'], overlap=val_opt.get('tile_overlap', OVERLAP))
-        net.train(training and net is self.net_g)
+
+class _Attached(torch.autograd.Function):
+    """A picture as it is, with a loss that gets a gradient of 1 when the picture gets its own."""
+
+    @staticmethod
+    def forward(ctx, picture, loss):
+        ctx.one = torch.ones_like(loss)
+        return picture.view_as(picture)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, ctx.one
 
 
-class _Stopwatch:
-    """Time between its making and ``stop``, measured on the device without waiting for it."""
-
-    def __init__(self, device):
-        self.on_gpu = device.type == 'cuda'
-        self.started, self.stopped = self._now(), None
-
-    def stop(self):
-        self.stopped = self._now()
-
-    def seconds(self):
-        """To be asked when the host has waited for the device anyway, as it has behind BasicSR's own step."""
-        return self.started.elapsed_time(self.stopped) / 1000 if self.on_gpu else self.stopped - self.started
-
-    def _now(self):
-        if not self.on_gpu:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+def _rounded_at_random(number):
+    """The whole number below or above, by chance, so that the mean is kept."""
+    return int(number + random.random())

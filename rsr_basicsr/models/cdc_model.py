@@ -3,8 +3,6 @@
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
 
-from rsr_basicsr.models.attack_augmentation import AttackAugmentation
-
 
 @MODEL_REGISTRY.register()
 class CDCModel(SRModel):
@@ -18,8 +16,3 @@ class CDCModel(SRModel):
         finally:
             net.returns_components = False
         self.output = self.output.fused
-
-
-@MODEL_REGISTRY.register()
-class DefendedCDCModel(AttackAugmentation, CDCModel):
-    """CDCModel with attack augmentation. The attack works on the fused picture."""

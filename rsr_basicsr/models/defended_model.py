@@ -1,28 +1,61 @@
-"""BasicSR's and Real-ESRGAN's models with attack augmentation."""
+"""``defend_model(cls)``: gives a super-resolution trainer of BasicSR attack augmentation; and what registers so."""
 
-from basicsr.models.realesrgan_model import RealESRGANModel
-from basicsr.models.realesrnet_model import RealESRNetModel
+from __future__ import annotations
+
+import importlib
+from typing import Type
+
+from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.models.sr_model import SRModel
+from basicsr.models.srgan_model import SRGANModel
+from basicsr.models.swinir_model import SwinIRModel
+from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import MODEL_REGISTRY
 
+from rsr_basicsr.compat import real_esrgan_packages
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+from rsr_basicsr.models.cdc_model import CDCModel
 
 
-@MODEL_REGISTRY.register()
-class DefendedSRModel(AttackAugmentation, SRModel):
-    """SRModel with attack augmentation: pairs of low- and high-resolution pictures, pixel and perceptual loss."""
+def defend_model(cls: Type[SRModel]) -> Type[SRModel]:
+    """Make the defended twin ``Defended<cls>`` of a model class: the trainer's twin of :func:`rsr_basicsr.defend`.
+
+    Its training step is that of ``cls``, on pictures that :class:`AttackAugmentation` has attacked. It is not
+    registered; ``MODEL_REGISTRY.register(defend_model(MyModel))`` does that.
+
+    Args:
+        cls: SRModel or a class derived from it: ``lq`` and ``gt`` are batches of pictures, ``net_g`` is trained.
+
+    Raises:
+        TypeError: ``cls`` is defended already, or does not train on single pictures.
+    """
+    if issubclass(cls, AttackAugmentation):
+        raise TypeError(f'{cls.__name__} is defended already')
+    if not issubclass(cls, SRModel) or issubclass(cls, VideoBaseModel):
+        raise TypeError(f"{cls.__name__} is not a trainer of single pictures; BasicSR's are derived from SRModel")
+    return type(f'Defended{cls.__name__}', (AttackAugmentation, cls), {
+        '__doc__': f'{cls.__name__} with attack augmentation; see rsr_basicsr.defend_model.',
+        '__module__': __name__,
+    })
 
 
-@MODEL_REGISTRY.register()
-class DefendedRealESRNetModel(AttackAugmentation, RealESRNetModel):
-    """RealESRNetModel with attack augmentation: second-order degradations on the fly, pixel loss."""
+def _registered(cls, suffix=None):
+    return MODEL_REGISTRY.register(suffix=suffix)(defend_model(cls))
 
 
-@MODEL_REGISTRY.register()
-class DefendedRealESRGANModel(AttackAugmentation, RealESRGANModel):
-    """RealESRGANModel with attack augmentation: second-order degradations on the fly, GAN training."""
+def _registered_real_esrgan(name):
+    """The twin of what ``model_type: <name>`` means here; BasicSR's own may stand beside it, with its suffix."""
+    *others, chosen = [getattr(importlib.import_module(f'{package}.models.{name.lower()[:-len("model")]}_model'), name)
+                       for package in real_esrgan_packages()]
+    for other in others:
+        _registered(other, 'basicsr')
+    return _registered(chosen)
 
-    target_names = ('gt', 'gt_usm')
 
-    def attack_target(self):
-        return self.gt if self.opt['l1_gt_usm'] is False else self.gt_usm
+DefendedSRModel = _registered(SRModel)
+DefendedSRGANModel = _registered(SRGANModel)
+DefendedESRGANModel = _registered(ESRGANModel)
+DefendedSwinIRModel = _registered(SwinIRModel)
+DefendedCDCModel = _registered(CDCModel)
+DefendedRealESRNetModel = _registered_real_esrgan('RealESRNetModel')
+DefendedRealESRGANModel = _registered_real_esrgan('RealESRGANModel')

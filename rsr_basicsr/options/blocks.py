@@ -28,6 +28,7 @@ from rsr_basicsr.options.schema import (
 )
 
 ATTACK_MODES = ('paired', 'mixed', 'alternating')
+TARGETS = ('ground_truth', 'pretrained')
 
 #: ``network_g: defense:``
 DEFENSE = {
@@ -100,17 +101,35 @@ ATTACK = {
     **_OTHERS,
     'mode': Key(one_of(ATTACK_MODES), default='paired'),
     'share': Key(number(0, 1, above=True), default=0.5),  # of the batch, in mode mixed
+    'masked': Key(number(0, 1), default=1.0),  # share of the attacked samples that pass through the masks
+    'every': Key(integer(1), default=1),  # iterations
+    'warmup': Key(integer(0), default=0),  # iterations
+    'warm_start': Key(boolean, default=False),
 }
 
 #: Of ``train:``, beside the blocks below
 TRAIN = {
     'train_classifier': Key(boolean, default=True),
+    'target': Key(one_of(TARGETS), default='ground_truth'),
+}
+
+#: ``val: attack:``
+VAL_ATTACK = {
+    'type': Key(one_of(tuple(ATTACKS)), required=True),
+    'eps': Key(eps, required=True),  # 1/255
+    'objective': Key(one_of(_OBJECTIVES), default='stability'),
+    'quantize': Key(one_of(QUANTIZE), default='nearest'),
+    **_ANY_ATTACK,
+    **_OTHERS,
 }
 
 #: Of ``val:``
 VAL = {
     'tile': Key(integer(1)),  # pixels of the input
     'tile_overlap': Key(integer(0), default=OVERLAP),
+    'attack': Key(lambda value: parse_block(value, VAL_ATTACK, 'val.attack')),
+    'panel_freq': Key(integer(1)),  # iterations
+    'guard': Key(number(0)),  # dB
 }
 
 #: ``train: optim_classifier:``

@@ -9,16 +9,14 @@ from typing import Mapping
 import torch
 import yaml
 from basicsr.models import lr_scheduler
-from basicsr.models.realesrgan_model import RealESRGANModel
-from basicsr.models.realesrnet_model import RealESRNetModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import ATTACKS, build_attack
-from rsr_basicsr.compat import newest_state
+from rsr_basicsr.checkpoints import newest_whole_state
 from rsr_basicsr.errors import OptionsError, WeightsError
-from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+from rsr_basicsr.models.attack_augmentation import SCHEDULE, USE_TORCHRUN, AttackAugmentation
 from rsr_basicsr.options import host
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, OPTIM_CLASSIFIER, TRAIN, VAL
 from rsr_basicsr.options.networks import check_network, check_source, check_tiles, check_weights
@@ -35,8 +33,8 @@ from rsr_basicsr.options.schema import (
 from rsr_basicsr.weights import entries
 
 #: Where a misspelt or misplaced key of ours would be ignored in silence.
-_OURS = {'': ('attack', 'defense'), 'train': ('train_classifier', 'optim_classifier', 'classifier_opt'),
-         'val': ('tile', 'tile_overlap')}
+_OURS = {'': ('attack', 'defense'), 'train': ('train_classifier', 'target', 'optim_classifier', 'classifier_opt'),
+         'val': ('tile', 'tile_overlap', 'attack', 'panel_freq', 'guard')}
 
 
 def read_options(path: str, stage: str) -> dict:
@@ -90,14 +88,17 @@ def check_options(opt: dict) -> None:
         _check_dataset(dataset, f'datasets.{phase}')
     for name, metric in ((opt.get('val') or {}).get('metrics') or {}).items():
         _check_arguments(METRIC_REGISTRY, metric, f'val.metrics.{name}', given=2)
-    _check_tiles(opt, model)
+    _check_validation(opt, model)
     if opt['is_train']:
         _check_training(opt, model)
     networks = {name: check_network(opt, name) for name in opt if name.startswith('network_')}
     _check_devices(opt, networks['network_g'])
     if issubclass(model, AttackAugmentation) and (opt.get('val') or {}).get('tile'):
         check_tiles(networks['network_g'], opt['val']['tile'], opt['val']['tile_overlap'])
+    _keep_start(opt)
     resumed = _check_resume(opt)
+    if resumed:
+        _check_start(opt)
     for name, net in networks.items():
         if not resumed:  # BasicSR then puts the resumed run's own files in the place of the pretrained ones
             check_weights(opt, name, net)
@@ -113,20 +114,58 @@ def _check_strays(opt):
         raise OptionsError('defense: this block belongs into network_g')
 
 
-def _check_tiles(opt, model):
+def _check_validation(opt, model):
     if opt.get('val') is None or not issubclass(model, AttackAugmentation):
         return
+    val = opt['val']
     for theirs, ours in (('tile_size', 'tile'), ('tile_pad', 'tile_overlap')):  # Real-ESRGAN's names
-        if theirs in opt['val']:
+        if theirs in val:
             raise OptionsError(f'val: unknown key {theirs!r}; did you mean {ours!r}?')
-    parse_open(opt['val'], VAL, 'val')
+    parse_open(val, VAL, 'val')
+    types = [metric.get('type') for metric in (val.get('metrics') or {}).values()]
+    if 'attack' in val:
+        _check_buildable(val['attack'], 'val.attack')
+        if not types:
+            raise OptionsError('val.attack: there are no val.metrics to measure the attacked pictures by')
+    if 'guard' in val and opt['is_train']:
+        if 'calculate_psnr' not in types:
+            raise OptionsError('val.guard: it watches the first of val.metrics of type calculate_psnr, and there is '
+                               'none')
+        if opt['path'].get('pretrain_network_g') is None:
+            raise OptionsError('val.guard: it compares with the weights that the training begins with; name them in '
+                               'path.pretrain_network_g')
+    if opt['is_train'] and val.get('panel_freq', 0) % val['val_freq']:
+        raise OptionsError(f'val.panel_freq: {val["panel_freq"]} is not a multiple of val_freq, {val["val_freq"]}; '
+                           'panels are made when the validation runs')
 
 
 def _check_devices(opt, net):
     if opt['num_gpu'] > 0 and not torch.cuda.is_available():
         raise OptionsError(f'num_gpu: {opt["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
-    if isinstance(net, DefenseMixin) and opt['num_gpu'] > 1:
-        raise OptionsError(f'num_gpu: {opt["num_gpu"]}, but defended networks run on one GPU so far; write num_gpu: 1')
+    if isinstance(net, DefenseMixin) and opt['num_gpu'] > 1 and not opt.get('dist'):
+        raise OptionsError(f'num_gpu: {opt["num_gpu"]} without a launcher; {USE_TORCHRUN}')
+
+
+def _keep_start(opt):
+    """Note the weights that a training begins with, since BasicSR replaces their path when it resumes."""
+    path = opt['path'].get('pretrain_network_g')
+    if not opt['is_train'] or path is None:
+        if opt['is_train'] and opt['train'].get('target') == 'pretrained':
+            raise OptionsError("train.target: pretrained needs the weights whose output is the target; name them in "
+                               'path.pretrain_network_g')
+        return
+    opt['train']['start'] = {'weights': osp.expanduser(path), 'key': opt['path'].get('param_key_g', 'params'),
+                             'strict': opt['path'].get('strict_load_g', True)}
+
+
+def _check_start(opt):
+    """Whether the weights that the resumed training began with are still there; not every option needs them."""
+    start = opt['train'].get('start')
+    if start is not None and not osp.isfile(start['weights']):
+        if opt['train'].get('target') == 'pretrained':
+            raise OptionsError(f'path.pretrain_network_g: no such file: {start["weights"]}; train.target: pretrained '
+                               'needs it in a resumed training too')
+        del opt['train']['start']
 
 
 def _check_dataset(dataset, where):
@@ -171,10 +210,12 @@ def _check_host_model(opt, model):
     if issubclass(model, SRGANModel):
         parse_open(opt, {'network_d': Key(block, required=True)}, '')
         parse_open(opt['train'], {'optim_d': Key(block, required=True), 'gan_opt': Key(block, required=True)}, 'train')
-    if issubclass(model, (RealESRNetModel, RealESRGANModel)) and opt.get('high_order_degradation', True):
+    # By name, since the package realesrgan has classes of its own.
+    kinds = {cls.__name__ for cls in model.__mro__} & {'RealESRNetModel', 'RealESRGANModel'}
+    if kinds and opt.get('high_order_degradation', True):
         parse_open(opt, host.DEGRADATIONS, '')
-        parse_open(opt, host.USM_OF_GAN if issubclass(model, RealESRGANModel) else host.USM_OF_NET, '')
-        batch = opt['datasets']['train']['batch_size_per_gpu'] * max(1, opt['num_gpu'])
+        parse_open(opt, host.USM_OF_GAN if 'RealESRGANModel' in kinds else host.USM_OF_NET, '')
+        batch = opt['datasets']['train']['batch_size_per_gpu'] * (1 if opt.get('dist') else max(1, opt['num_gpu']))
         if opt.get('queue_size', 180) % batch:
             raise OptionsError(f'queue_size: {opt.get("queue_size", 180)} is not a multiple of the batch size {batch}')
 
@@ -193,16 +234,21 @@ def _check_attack(opt, model):
     if not issubclass(network, DefenseMixin):
         raise OptionsError(f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
                            f'Defended{network.__name__}')
-    attack = {key: value for key, value in opt['attack'].items() if key not in ('mode', 'share')}
-    if not _knows_its_steps(attack):  # each of them costs about as much as the training itself
-        raise OptionsError("attack: the key 'steps' is missing")
-    try:
-        build_attack({**attack, 'eps': 1}, check_source)
-    except ValueError as error:
-        raise OptionsError(f'attack: {error}') from None
+    _check_buildable({key: value for key, value in opt['attack'].items() if key not in SCHEDULE}, 'attack')
+    if opt['attack']['warm_start'] and not ATTACKS[opt['attack']['type']].takes_start:
+        raise OptionsError(f'attack.warm_start: {opt["attack"]["type"]} has a start of its own; leave it out')
     parse_open(train, TRAIN, 'train')
     train['optim_classifier'] = parse_block(train.get('optim_classifier'), OPTIM_CLASSIFIER, 'train.optim_classifier')
     train['classifier_opt'] = parse_block(train.get('classifier_opt'), CLASSIFIER_OPT, 'train.classifier_opt')
+
+
+def _check_buildable(attack, where):
+    if not _knows_its_steps(attack):  # each of them costs about as much as the training itself
+        raise OptionsError(f"{where}: the key 'steps' is missing")
+    try:
+        build_attack({**attack, 'eps': 1}, check_source)
+    except ValueError as error:
+        raise OptionsError(f'{where}: {error}') from None
 
 
 def _knows_its_steps(attack, given=False):
@@ -220,7 +266,9 @@ def _check_resume(opt):
     if not opt['is_train']:
         return False
     if opt.get('auto_resume'):
-        return newest_state(opt['path'].get('training_states', '')) is not None
+        # Found once, since it takes reading every file of a checkpoint.
+        opt['path']['resume_state'], opt['auto_resume'] = newest_whole_state(opt), False
+        return opt['path']['resume_state'] is not None
     state = opt['path'].get('resume_state')
     if state is None:
         return False

@@ -1,0 +1,252 @@
+"""Training states that survive: written whole or not at all, checked before they are used, with the random streams.
+
+BasicSR writes its files in place, so that a run that is killed while it saves leaves half a file; and a resumed run
+starts its epoch and its random numbers anew. What is here serves the models (saving) and the trainer (resuming).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import os.path as osp
+import random
+import shutil
+import tempfile
+import zipfile
+from typing import Any, Dict, Iterator, List, Mapping, Optional
+
+import numpy as np
+import torch
+from basicsr.data.data_sampler import EnlargedSampler
+from basicsr.utils import check_resume, get_root_logger
+from basicsr.utils.dist_util import get_dist_info
+from torch import distributed as dist
+
+from rsr_basicsr.errors import WeightsError, in_one_line
+from rsr_basicsr.weights import read_file
+
+#: The entry of a training state that holds what BasicSR does not keep
+EXTRAS = 'rsr_basicsr'
+
+_UNFINISHED = '.saving-'
+_logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def written_whole(paths: Dict[str, str]) -> Iterator[None]:
+    """Within the block checkpoints are written aside; at its end they take their places, the training state last.
+
+    A state that can be seen therefore has its networks beside it. A file that is not whole, such as on a full disk,
+    leaves what was there before.
+
+    Args:
+        paths: ``path`` of BasicSR's options, whose ``models`` and ``training_states`` point elsewhere in the block.
+
+    Raises:
+        OSError: the files cannot be moved.
+    """
+    places = {name: paths[name] for name in ('models', 'training_states')}
+    root = osp.dirname(places['models'])
+    for left in os.listdir(root):
+        if left.startswith(_UNFINISHED):  # by a run that was killed
+            shutil.rmtree(osp.join(root, left), ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as aside:
+        for name in places:
+            paths[name] = osp.join(aside, name)
+            os.mkdir(paths[name])
+        try:
+            yield
+        finally:
+            paths.update(places)
+        files = [(osp.join(aside, name, file), osp.join(place, file)) for name, place in places.items()
+                 for file in sorted(os.listdir(osp.join(aside, name)))]
+        broken = [osp.basename(written) for written, _ in files if not zipfile.is_zipfile(written)]
+        if broken:
+            raise OSError(f'{", ".join(broken)} was not written to its end')
+        for written, place in files:
+            _flush(written)
+            os.replace(written, place)
+        for place in places.values():
+            _flush(place)
+
+
+def _flush(path):
+    """Have a file, or the names in a folder, on the disk before anything that relies on it is."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def newest_whole_state(opt: Mapping[str, Any]) -> Optional[str]:
+    """Path of the newest training state that can be read to its end, networks included; None without one.
+
+    Says which newer ones it skips, and why. With several processes the first one chooses for all.
+
+    Args:
+        opt: options as BasicSR's ``parse_options`` returns them.
+    """
+    chosen: List[Optional[str]] = [_newest_whole_state(opt) if get_dist_info()[0] == 0 else None]
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def _newest_whole_state(opt):
+    folder = opt['path'].get('training_states', '')
+    states = [name for name in os.listdir(folder) if name.endswith('.state')] if osp.isdir(folder) else []
+    numbers = sorted((int(name[:-len('.state')]) for name in states if name[:-len('.state')].isdigit()), reverse=True)
+    for number in numbers:
+        state = osp.join(folder, f'{number}.state')
+        try:
+            _read_checkpoint(opt, state, number)
+        except WeightsError as error:
+            _logger.warning('--auto_resume skips the training state of iteration %d: %s', number, error)
+        else:
+            return state
+    if numbers:
+        _logger.warning('--auto_resume finds no training state that is whole; the training starts anew')
+    return None
+
+
+def _read_checkpoint(opt, state, number):
+    content = read_file(state)
+    if not isinstance(content, dict) or content.get('iter') != number:
+        raise WeightsError(f'{state} is not the training state of iteration {number}')
+    for network in opt:
+        if network.startswith('network_') and network not in (opt['path'].get('ignore_resume_networks') or ()):
+            # Not load_state's check for finite values: a training that has diverged is whole, and says so itself.
+            read_file(osp.join(opt['path']['models'], f'net_{network[len("network_"):]}_{number}.pth'))
+
+
+def load_resume_state(opt: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    """What BasicSR's function of this name does, on any device and without running code from the file.
+
+    It also tells the sampler of the training pictures where to go on.
+    """
+    path = newest_whole_state(opt) if opt['auto_resume'] else opt['path'].get('resume_state')
+    ResumingSampler.resumed = None
+    if not path:
+        return None
+    opt['path']['resume_state'] = path
+    state = read_file(path)
+    check_resume(opt, state['iter'])
+    train = opt['datasets']['train']
+    batch = train['batch_size_per_gpu'] * (1 if opt.get('dist') else max(1, opt['num_gpu']))
+    ResumingSampler.resumed = _Resumed(state, batch)
+    return state
+
+
+class _Resumed:
+    """Where a training was when its state was written."""
+
+    def __init__(self, state, batch):
+        self.epoch, self.iteration, self.batch = state['epoch'], state['iter'], batch
+        self.random_states = state.get(EXTRAS, {}).get('random', [])
+
+    def samples_seen(self, samples: int) -> int:
+        """Number of samples of the epoch, of ``samples``, that the training has seen."""
+        batches = self.iteration - self.epoch * (samples // self.batch)
+        return min(max(batches * self.batch, 0), samples)
+
+    def go_on(self):
+        """Continue the random streams of this process."""
+        rank, world = get_dist_info()
+        if len(self.random_states) == world:
+            set_random_state(self.random_states[rank])
+
+
+class ResumingSampler(EnlargedSampler):
+    """EnlargedSampler that, in the epoch in which a training was resumed, leaves out what it has seen of it.
+
+    BasicSR would begin the epoch anew: with large data sets, a run that is resumed often sees the first pictures of
+    its order again and again. The random streams of the process continue from here too, since this is the last
+    thing between a resumed run and its first picture.
+    """
+
+    #: Where the run of this process goes on. BasicSR hands its sampler no options.
+    resumed: Optional[_Resumed] = None
+
+    def __iter__(self):
+        indices = list(super().__iter__())
+        if self.resumed is not None and self.resumed.epoch == self.epoch:
+            self.resumed.go_on()
+            indices = indices[self.resumed.samples_seen(len(indices)):]
+        return iter(indices)
+
+
+def random_state() -> Dict[str, Any]:
+    """States of all random number generators of this process, as plain values and tensors."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state = {'python': random.getstate(), 'numpy': [name, keys.tolist(), position, has_gauss, cached],
+             'torch': torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state['cuda'] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what :func:`random_state` returned."""
+    random.setstate(state['python'])
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
+
+
+@contextlib.contextmanager
+def random_streams_kept() -> Iterator[None]:
+    """At the end of the block all random streams go on as if it had not been there."""
+    before = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)
+
+
+class WholeCheckpoints:
+    """Mixin in front of a BasicSR model class: saves by :func:`written_whole`, random streams included."""
+
+    def more_state(self) -> Dict[str, Any]:
+        """What this process adds to the training state; plain values and tensors."""
+        return {'random': random_state()}
+
+    def restore_more_state(self, mine: Mapping[str, Any]) -> None:
+        """Take back what :meth:`more_state` of this process returned; the random streams are the sampler's business."""
+
+    def save(self, epoch, current_iter):
+        """Save networks and training state; where that fails, the last ones stay and the training goes on."""
+        mine = self.more_state()
+        self._states = [mine]
+        if self.opt['dist']:
+            self._states = [None] * self.opt['world_size']
+            dist.all_gather_object(self._states, mine)
+        if self.opt['rank'] != 0:
+            return
+        try:
+            with written_whole(self.opt['path']):
+                super().save(epoch, current_iter)
+        except (OSError, WeightsError) as error:
+            get_root_logger().error(f'The checkpoint of iteration {current_iter} could not be written, the last one '
+                                    f'stays: {in_one_line(error)}')
+
+    def save_training_state(self, epoch, current_iter):
+        super().save_training_state(epoch, current_iter)
+        path = osp.join(self.opt['path']['training_states'], f'{current_iter}.state')
+        if osp.isfile(path):  # BasicSR writes none at the end of a training
+            content = read_file(path)
+            content[EXTRAS] = {key: [state[key] for state in self._states] for key in self._states[0]}
+            written = io.BytesIO()  # torch.save onto a full disk ends in an error of its own, which names no cause
+            torch.save(content, written)
+            with open(path, 'wb') as file:
+                file.write(written.getvalue())
+
+    def resume_training(self, resume_state):
+        super().resume_training(resume_state)
+        extras = resume_state.get(EXTRAS, {})
+        if extras and len(extras['random']) == self.opt['world_size']:
+            self.restore_more_state({key: states[self.opt['rank']] for key, states in extras.items()})

@@ -1,0 +1,254 @@
+"""Validation of clean and attacked pictures, shared among the processes, beside what the weights did at the start."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os.path as osp
+from typing import Any, Dict, List, Mapping, Optional
+
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import get_root_logger, imwrite, tensor2img
+from torch import distributed as dist
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+from torchvision.utils import make_grid
+
+from rsr_basicsr.attacks import build_attack
+from rsr_basicsr.checkpoints import WholeCheckpoints, random_streams_kept
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.inference import OVERLAP, upscale
+from rsr_basicsr.metrics import calculate_stability
+from rsr_basicsr.weights import load_network
+
+
+class RobustValidation(WholeCheckpoints):
+    """Mixin in front of a BasicSR model class: validates as the class does, then under an attack.
+
+    The metrics of the attacked pictures, and their stability, are logged under the name of the data set followed by
+    ``_attacked``. With ``path: pretrain_network_g``, the network as it was before the training is validated first, as
+    iteration 0: what the training gains and costs can be seen. Pictures are shared among the processes. Validation
+    leaves the random streams of the training alone.
+
+    Options: ``val: attack``, ``tile``, ``tile_overlap``, ``panel_freq``, ``guard``; :mod:`rsr_basicsr.options` has the
+    schema.
+    """
+
+    def validation(self, dataloader, current_iter, tb_logger, save_img=False):
+        """Validate on the pictures of a data set; to be called by every process.
+
+        Args:
+            dataloader: of BasicSR, one picture a batch.
+            current_iter: the iteration; in a test the name of the run.
+            tb_logger: TensorBoard's writer, or None.
+            save_img: write the outputs.
+        """
+        name = dataloader.dataset.opt['name']
+        with random_streams_kept():
+            if self._can_compare and name not in self._clean_psnr_at_start:
+                self._validate_start(dataloader, tb_logger)
+            self._validate(dataloader, current_iter, tb_logger, save_img)
+
+    @property
+    def _val(self) -> Mapping[str, Any]:
+        return self.opt.get('val') or {}
+
+    @property
+    def _clean_psnr_at_start(self) -> Dict[str, Optional[float]]:
+        """By data set, what the network that the training began with reached on clean pictures."""
+        return self.__dict__.setdefault('_psnr_at_start', {})
+
+    @property
+    def _can_compare(self):
+        wanted = self._val.get('attack') is not None or self._val.get('guard') is not None
+        return self.opt['is_train'] and wanted and self.opt['train'].get('start') is not None
+
+    @property
+    def start_net(self) -> nn.Module:
+        """The network as it was before the training, without gradients; plain weights without the masks."""
+        if 'net_start' not in self.__dict__:
+            start = self.opt['train']['start']
+            net = build_network(self.opt['network_g']).to(self.device)
+            self.load_network(net, start['weights'], start['strict'], start['key'])
+            if not net.loaded_defense:
+                net.defense.gate = 'never'
+            self.__dict__['net_start'] = net.eval().requires_grad_(False)
+        return self.__dict__['net_start']
+
+    def _validate_start(self, dataloader, tb_logger):
+        trained = {name: getattr(self, name) for name in ('net_g', 'net_g_ema') if hasattr(self, name)}
+        get_root_logger().info('Validation of the network before the training, as iteration 0:')
+        try:
+            for name in trained:
+                setattr(self, name, self.start_net)
+            self._validate(dataloader, 0, tb_logger, save_img=False)
+        finally:
+            for name, net in trained.items():
+                setattr(self, name, net)
+        self.start_net.eval()  # BasicSR puts the network it has tested into training mode
+
+    def _validate(self, dataloader, current_iter, tb_logger, save_img):
+        dataset = dataloader.dataset
+        name = dataset.opt['name']
+        rank, world = self.opt['rank'], self.opt['world_size']
+        mine = list(range(rank, len(dataset), world))
+        self._validated = len(mine)
+        # A process without a picture takes one that does not count: BasicSR's loop needs one.
+        share = Subset(dataset, mine or [0])
+        panel_freq = self._val.get('panel_freq')
+        self._panel = [] if panel_freq and rank == 0 and (
+            not self.opt['is_train'] or current_iter % panel_freq == 0) else None
+        passes = [False, True] if self._val.get('attack') is not None else [False]
+        for attacked in passes:
+            self._attack_of_validation = self._build_attack() if attacked else None
+            self._stability: List[float] = []
+            share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
+            loader = DataLoader(share, batch_size=1, num_workers=0)
+            with self._quiet(rank):
+                self.nondist_validation(loader, current_iter, tb_logger,
+                                        save_img and not (attacked and self.opt['is_train']) and bool(mine))
+        self._attack_of_validation = None
+        if self._panel:
+            self._write_panel(name, current_iter, tb_logger)
+
+    def _build_attack(self):
+        return build_attack(dict(self._val['attack']), lambda source: load_network(source).to(self.device))
+
+    @contextlib.contextmanager
+    def _quiet(self, rank):
+        """One process shows a progress bar."""
+        shown = self._val.get('pbar')
+        if rank:
+            self.opt['val']['pbar'] = False
+        try:
+            yield
+        finally:
+            if rank:
+                self.opt['val']['pbar'] = shown
+
+    def test(self):
+        """Upscale ``lq`` into ``output``, in tiles where ``val: tile`` is set; within an attacked validation, attack
+        ``lq`` first.
+        """
+        self._upscale()
+        if getattr(self, '_attack_of_validation', None) is None:
+            self._remember('input', self.lq)
+            self._remember('output', self.output)
+            return
+        clean = self.output
+        self.lq = self._attacked(self.lq, clean)
+        self._upscale()
+        border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 4)
+        self._stability.append(calculate_stability(tensor2img(self.output), tensor2img(clean), border))
+        self._remember('attacked input', self.lq)
+        self._remember('attacked output', self.output)
+
+    def _upscale(self):
+        if not self._val.get('tile'):
+            super().test()
+            return
+        net = self._tested_net
+        training = net.training
+        net.eval()
+        with torch.no_grad():
+            self.output = upscale(net, self.lq, tile=self._val['tile'], overlap=self._val.get('tile_overlap', OVERLAP))
+        net.train(training and not hasattr(self, 'net_g_ema'))
+
+    @property
+    def _tested_net(self):
+        return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+
+    def _attacked(self, lq, clean):
+        attack, net = self._attack_of_validation, self._tested_net
+        if attack.objective.needs_ground_truth and not hasattr(self, 'gt'):
+            raise OptionsError(f'val.attack.objective: {self._val["attack"]["objective"]} needs a ground truth, which '
+                               'this data set does not have; write stability')
+        if self._val.get('tile') and attack.tile is None and attack.memory is None and 'tile' in attack.parameters():
+            attack = attack.but(tile=self._val['tile'], overlap=self._val.get('tile_overlap', OVERLAP))
+        window = self.opt['network_g'].get('window_size')
+        training = net.training
+        net.eval()
+        try:
+            target = self.gt if attack.objective.needs_ground_truth else clean
+            return attack(net if window is None else _Padded(net, window), lq, target)
+        finally:
+            net.train(training)
+
+    def _remember(self, what, pictures):
+        """Keep the first picture of a validation for the panel."""
+        if getattr(self, '_panel', None) is not None and what not in [name for name, _ in self._panel]:
+            self._panel.append((what, pictures[:1].detach().float().cpu().clamp(0, 1)))
+
+    def _write_panel(self, name, current_iter, tb_logger):
+        pictures = dict(self._panel)
+        size = pictures['output'].shape[-2:]
+        row = [F.interpolate(picture, size=size, mode='nearest') for _, picture in self._panel]
+        grid = make_grid(torch.cat(row), nrow=math.ceil(len(row) / 2), padding=4, pad_value=1)
+        imwrite(tensor2img(grid), osp.join(self.opt['path']['visualization'], 'panel', f'{name}_{current_iter}.png'))
+        if tb_logger:
+            tb_logger.add_image(f'panel/{name}', grid, current_iter)
+
+    def _update_best_metric_result(self, dataset_name, metric, val, current_iter):
+        """Takes the mean over this process's pictures, which becomes that over all."""
+        self.metric_results[metric] = val = self._mean_of_all(val)
+        super()._update_best_metric_result(dataset_name, metric, val, current_iter)
+
+    def _mean_of_all(self, mean):
+        if not self.opt['dist']:
+            return mean
+        total = torch.tensor([mean * self._validated if self._validated else 0, self._validated],
+                             dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return (total[0] / total[1]).item()
+
+    def _log_validation_metric_values(self, current_iter, dataset_name, tb_logger):
+        own = {}
+        if self._attack_of_validation is not None:
+            own['stability'] = sum(self._stability) / len(self._stability)
+            self.metric_results.update(own)
+            best = self.best_metric_results[dataset_name]
+            best.setdefault('stability', dict(better='higher', val=float('-inf'), iter=-1))
+            self._update_best_metric_result(dataset_name, 'stability', own['stability'], current_iter)
+        super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
+        for name in own:
+            del self.metric_results[name]
+        if self._attack_of_validation is None and self.opt['is_train']:
+            self._guard(current_iter, dataset_name)
+
+    def _guard(self, current_iter, dataset_name):
+        """Warn where a training costs clean pictures more than it may."""
+        metrics, limit = self._val['metrics'], self._val.get('guard')
+        metric = next((name for name, metric in metrics.items() if metric['type'] == 'calculate_psnr'), None)
+        psnr = None if metric is None else self.metric_results[metric]
+        if current_iter == 0:
+            self._clean_psnr_at_start[dataset_name] = psnr
+        before = self._clean_psnr_at_start.get(dataset_name)
+        if limit is not None and before is not None and psnr < before - limit:
+            get_root_logger().warning(
+                f'Validation {dataset_name}: clean PSNR {psnr:.2f} dB is {before - psnr:.2f} dB below the '
+                f'{before:.2f} dB of the weights that the training began with (val.guard: {limit:g}); lower the '
+                'learning rate, attack: share or eps, or train towards the weights\' own output (train: target: '
+                'pretrained)')
+
+    def more_state(self):
+        return {**super().more_state(), 'psnr_at_start': dict(self._clean_psnr_at_start)}
+
+    def restore_more_state(self, mine):
+        super().restore_more_state(mine)
+        self._clean_psnr_at_start.update(mine.get('psnr_at_start', {}))
+
+
+class _Padded(nn.Module):
+    """A network that takes windows of one size, for pictures of any: padded as SwinIRModel pads them to test."""
+
+    def __init__(self, net, window):
+        super().__init__()
+        self.net, self.window = net, window
+
+    def forward(self, x):
+        height, width = x.shape[-2:]
+        output = self.net(F.pad(x, (0, -width % self.window, 0, -height % self.window), 'reflect'))
+        scale = output.shape[-1] // (width + -width % self.window)
+        return output[..., :height * scale, :width * scale]

@@ -1,0 +1,203 @@
+"""Checkpoints: written whole, checked before use, and a resumed training goes on where it was."""
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import paired_options, train, write
+from rsr_basicsr import checkpoints
+from rsr_basicsr.checkpoints import ResumingSampler, newest_whole_state, random_state, set_random_state, written_whole
+from rsr_basicsr.cli import main
+from rsr_basicsr.weights import load_state
+
+
+def train_more(opt, iterations, folder, monkeypatch, *flags):
+    opt['train']['total_iter'] = iterations
+    return train(opt, folder, monkeypatch, *flags)
+
+
+def everything(folder, iteration):
+    state = torch.load(folder / 'training_states' / f'{iteration}.state', weights_only=True)
+    networks = {key: load_state(folder / 'models' / f'net_g_{iteration}.pth', key) for key in ('params', 'params_ema')}
+    return state, networks
+
+
+@pytest.mark.parametrize('iterations', [2, 3], ids=['within an epoch', 'at its end'])
+def test_a_resumed_training_is_the_one_that_went_on(iterations, pairs, photos, tmp_path, monkeypatch):
+    # Five pairs in batches of two with a ratio of 1.2 are epochs of three iterations. Everything random is in it: the
+    # crops, the flips, the share that is attacked, eps, the start of the attack, the masks, the validation.
+    opt = paired_options(pairs, photos=photos)
+    opt['datasets']['train'].update(dataset_enlarge_ratio=1.2, use_hflip=True, use_rot=True, gt_size=48)
+    opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
+                                  dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
+    opt['val'] = {'val_freq': iterations, 'save_img': False, 'attack': {'type': 'PGD', 'eps': 8, 'steps': 1},
+                  'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
+    opt['attack'] = {'type': 'PGD', 'eps': [1, 8], 'steps': 1, 'mode': 'mixed', 'share': 0.7, 'warm_start': True}
+    opt['logger']['save_checkpoint_freq'] = iterations
+    (tmp_path / 'straight').mkdir()
+    (tmp_path / 'resumed').mkdir()
+    expected, networks = everything(train_more(opt, 2 * iterations, tmp_path / 'straight', monkeypatch), 2 * iterations)
+
+    train_more(opt, iterations, tmp_path / 'resumed', monkeypatch)
+    for generator in (torch.manual_seed, random.seed, np.random.seed):
+        generator(99)  # what the process has been at does not matter
+    found, others = everything(
+        train_more(opt, 2 * iterations, tmp_path / 'resumed', monkeypatch, '--auto_resume'), 2 * iterations)
+    for key, state in networks.items():
+        assert all(torch.equal(value, others[key][name]) for name, value in state.items()), key
+    assert found['iter'] == 2 * iterations
+    for ours, theirs in zip(found['optimizers'], expected['optimizers']):
+        for index, entries in theirs['state'].items():
+            assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(ours['state'][index][name]))
+                       for name, value in entries.items())
+    ours, theirs = found['rsr_basicsr']['random'][0], expected['rsr_basicsr']['random'][0]
+    assert torch.equal(ours.pop('torch'), theirs.pop('torch')) and ours == theirs
+    assert torch.equal(found['rsr_basicsr']['perturbation'][0], expected['rsr_basicsr']['perturbation'][0])
+
+
+def test_random_streams_go_on(tmp_path):
+    torch.save(random_state(), tmp_path / 'state')
+    state = torch.load(tmp_path / 'state', weights_only=True)
+
+    def draw():
+        return random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()
+
+    first = draw()
+    set_random_state(state)
+    assert draw() == first
+
+
+def test_sampler_leaves_out_what_the_epoch_has_seen(monkeypatch):
+    def order(epoch):
+        sampler = ResumingSampler(range(10), num_replicas=2, rank=1, ratio=2)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    whole = order(3)
+    assert sorted(whole + list(ResumingSampler(range(10), 2, 0, 2))) != whole and len(whole) == 10
+    # Ten samples a process in batches of three: three iterations an epoch.
+    monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed({'epoch': 3, 'iter': 10}, 3))
+    assert order(3) == whole[3:] and len(order(4)) == 10
+    monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed({'epoch': 3, 'iter': 99}, 3))
+    assert order(3) == []
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Options of a run with whole checkpoints of the iterations 2, 10 and 9."""
+    opt = {'network_g': {}, 'network_d': {}, 'path': {name: str(tmp_path / name) for name in (
+        'models', 'training_states')}}
+    for folder in opt['path'].values():
+        Path(folder).mkdir()
+    for iteration in (2, 10, 9):
+        with written_whole(opt['path']):
+            save(opt, iteration)
+    return opt
+
+
+def save(opt, iteration):
+    for label in ('g', 'd'):
+        torch.save({'params': {'a': torch.zeros(9999)}}, Path(opt['path']['models']) / f'net_{label}_{iteration}.pth')
+    torch.save({'iter': iteration}, Path(opt['path']['training_states']) / f'{iteration}.state')
+
+
+def halve(path):
+    path = Path(path)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+
+
+def test_the_newest_whole_state_is_taken(saved, tmp_path, caplog):
+    states, models = (Path(saved['path'][name]) for name in ('training_states', 'models'))
+    assert newest_whole_state(saved) == str(states / '10.state') and not caplog.records
+    halve(models / 'net_d_10.pth')
+    assert newest_whole_state(saved) == str(states / '9.state')
+    assert re.search('skips the training state of iteration 10: .*net_d_10.pth is damaged', caplog.text)
+    halve(states / '9.state')
+    assert newest_whole_state(saved) == str(states / '2.state')
+    (models / 'net_g_2.pth').unlink()
+    assert newest_whole_state(saved) is None and 'finds no training state that is whole' in caplog.text
+
+
+def test_a_state_that_would_run_code_is_skipped(saved, tmp_path, caplog):
+    class Malicious:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / 'ran',)
+
+    torch.save({'iter': 10, 'x': Malicious()}, Path(saved['path']['training_states']) / '10.state')
+    assert newest_whole_state(saved).endswith('9.state') and not (tmp_path / 'ran').exists()
+    assert 'wants to run' in caplog.text
+
+
+@pytest.mark.parametrize('broken', ['net_g_10.pth', '10.state'])
+def test_half_a_file_replaces_nothing(broken, saved, tmp_path):
+    places = dict(saved['path'])
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    with pytest.raises(OSError, match=f'{broken} was not written to its end'), written_whole(saved['path']):
+        save(saved, 10)
+        halve(next(tmp_path.glob(f'.saving-*/*/{broken}')))
+    assert saved['path'] == places
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+
+
+def test_what_a_killed_run_left_is_cleared_away(saved, tmp_path):
+    code = ('import sys, time; from rsr_basicsr.checkpoints import written_whole; '
+            'with_ = written_whole({"models": sys.argv[1] + "/models", "training_states": sys.argv[1] + '
+            '"/training_states"}); with_.__enter__(); print("in", flush=True); time.sleep(60)')
+    with subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b'in\n'
+        process.send_signal(signal.SIGKILL)
+    assert list(tmp_path.glob('.saving-*'))
+    with written_whole(saved['path']):
+        save(saved, 11)
+    assert not list(tmp_path.glob('.saving-*')) and newest_whole_state(saved).endswith('11.state')
+
+
+def test_a_full_disk_costs_one_checkpoint_and_not_the_training(pairs, photos, tmp_path, monkeypatch, caplog):
+    opt = paired_options(pairs, photos=photos)
+    replace = checkpoints.os.replace
+    monkeypatch.setattr(checkpoints.os, 'replace', lambda a, b: replace(a, b) if '_2.' not in a else no_space())
+    folder = train_more(opt, 4, tmp_path, monkeypatch)
+    assert sorted(path.name for path in folder.glob('*/*.*')) == ['4.state', 'net_g_4.pth', 'net_g_latest.pth']
+
+
+def no_space():
+    raise OSError(28, 'No space left on device')
+
+
+@pytest.mark.timeout(300)
+def test_killed_at_any_moment_it_goes_on(pairs, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    opt = paired_options(pairs, photos=photos, iterations=400)
+    opt['logger'].update(save_checkpoint_freq=1, print_freq=50)
+    write(opt, tmp_path / 'options.yml')
+    states, least = tmp_path / 'experiments' / opt['name'] / 'training_states', 0
+    for wait in (0.0, 0.3, 0.7):
+        process = subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml', '--auto_resume'],
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        while process.poll() is None and newest(states) <= least:
+            time.sleep(0.05)
+        time.sleep(wait)
+        process.kill()
+        output = process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL, output
+        found = re.search(r'Resuming training from epoch: \d+, iter: (\d+)', output)
+        assert (int(found[1]) if found else 0) == least, output
+        least = newest(states)
+    opt['train']['total_iter'] = least + 2
+    write(opt, tmp_path / 'options.yml')
+    assert main(['train', '-opt', 'options.yml', '--auto_resume']) == 0
+    assert newest(states) == least + 2 and not list(tmp_path.rglob('*_archived_*'))
+    shutil.rmtree(tmp_path / 'experiments')
+
+
+def newest(states):
+    return max((int(path.stem) for path in states.glob('*.state')), default=0)
