@@ -185,7 +185,9 @@ class AttackAugmentation(RobustValidation):
         stopwatch = Stopwatch(lq.device)
         size, net = len(lq), self.bare_net
         low, high = self.eps_range
-        eps = low + (high - low) * torch.rand(size, device=lq.device)
+        eps = torch.full((size,), float(low), device=lq.device)
+        if high > low:
+            eps = eps + (high - low) * torch.rand(size, device=lq.device)
         if current_iter < self.attack_warmup:
             eps = eps * (current_iter / self.attack_warmup)
         decision: Decision = True

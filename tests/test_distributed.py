@@ -1,0 +1,229 @@
+"""Several processes: gloo on the CPU, started by torchrun or slurm's variables, as a user starts them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from helpers import paired_options, write
+
+#: Imported by the processes of a test by ``--import``: the same random numbers in every process and at every step,
+#: and a record of losses and of what goes over the wire.
+WITNESS = '''
+import json, os, random
+import torch
+from torch import distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import MessageLogger
+
+steps, model, counts = [], [None], {'buckets': 0, 'all_reduce': 0}
+
+def reduce_and_count(state, bucket):
+    counts['buckets'] += 1
+    return allreduce_hook(None, bucket)
+
+wrap = DistributedDataParallel.__init__
+def wrap_and_watch(self, *args, **kwargs):
+    wrap(self, *args, **kwargs)
+    self.register_comm_hook(None, reduce_and_count)
+DistributedDataParallel.__init__ = wrap_and_watch
+
+all_reduce = dist.all_reduce
+def all_reduce_and_count(*args, **kwargs):
+    counts['all_reduce'] += 1
+    return all_reduce(*args, **kwargs)
+dist.all_reduce = all_reduce_and_count
+
+feed = SRModel.feed_data
+def feed_seeded(self, data):
+    feed(self, data)
+    model[0] = self
+    if self.is_train:
+        torch.manual_seed(1000 + len(steps))
+SRModel.feed_data = feed_seeded
+
+def note(self, log):
+    net = model[0].net_g
+    steps.append({**{name: value for name, value in log.items() if name != 'lrs'}, **counts,
+                  'weights': float(sum(p.detach().double().abs().sum() for p in net.parameters()))})
+    counts.update(buckets=0, all_reduce=0)
+    rank = os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0'))
+    with open(f'witness_{rank}.json', 'w') as file:
+        json.dump(steps, file)
+    show(self, log)
+show, MessageLogger.__call__ = MessageLogger.__call__, note
+'''
+
+
+def options(pairs, photos, batch, iterations=10, **changes):
+    """Pairs without random crops or flips: the same global batch, however it is shared among the processes."""
+    opt = paired_options(pairs, photos=photos, iterations=iterations)
+    opt['datasets']['train'].update(batch_size_per_gpu=batch, dataset_enlarge_ratio=40)
+    # A seeded attack depends on the picture alone, and so do masks that are drawn once a batch on the step.
+    opt['attack'] = {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'mode': 'paired', 'seed': 0}
+    opt['network_g']['defense'] = {'mask': {'per_sample': False}}
+    opt['logger']['save_checkpoint_freq'] = iterations
+    opt.update(changes)
+    return opt
+
+
+def start(opt, folder, *command, environment=(), module='rsr_basicsr.train', flags=('--launcher', 'pytorch')):
+    folder.mkdir(exist_ok=True)
+    (folder / 'witness.py').write_text(WITNESS)
+    file = write(opt, folder / 'options.yml')
+    environment = {**os.environ, 'OMP_NUM_THREADS': '1', **dict(environment)}
+    return subprocess.run([*command, '-m', module, '-opt', str(file), '--import', 'witness', *flags], cwd=folder,
+                          env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def torchrun(opt, folder, processes=2, **more):
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+    return start(opt, folder, *command, **more)
+
+
+def witness(folder, rank=0):
+    return json.loads((folder / f'witness_{rank}.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def both(pairs, photos, tmp_path_factory):
+    """Folder of a training of ten steps by two processes, ``two``, and of the same by one, ``one``."""
+    folder = tmp_path_factory.mktemp('both')
+    run = torchrun(options(pairs, photos, batch=2), folder / 'two')
+    assert run.returncode == 0, run.stdout
+    run = start(options(pairs, photos, batch=4), folder / 'one', sys.executable, flags=())
+    assert run.returncode == 0, run.stdout
+    return folder
+
+
+def test_two_processes_train_as_one_with_the_same_global_batch(both):
+    one, two = witness(both / 'one'), witness(both / 'two')
+    assert len(one) == len(two) == 10
+    for name in ('l_pix', 'l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share', 'attack_eps'):
+        for step, (alone, shared) in enumerate(zip(one, two)):
+            assert abs(alone[name] - shared[name]) < 1e-4, (step, name)
+    assert abs(one[-1]['weights'] / two[-1]['weights'] - 1) < 1e-5
+    # The network has moved by more than that, and both processes have the same one.
+    assert abs(one[0]['weights'] / one[-1]['weights'] - 1) > 1e-3
+    assert two[-1]['weights'] == witness(both / 'two', rank=1)[-1]['weights']
+
+
+def test_the_attack_adds_nothing_to_what_goes_over_the_wire(both, pairs, photos, tmp_path):
+    clean = options(pairs, photos, batch=2, iterations=3)
+    clean['attack']['every'] = 100
+    run = torchrun(clean, tmp_path)
+    assert run.returncode == 0, run.stdout
+    attacked = [(step['buckets'], step['all_reduce']) for step in witness(both / 'two')]
+    without = [(step['buckets'], step['all_reduce']) for step in witness(tmp_path)]
+    assert 'l_attacked' not in witness(tmp_path)[-1]
+    assert attacked[1:] == 9 * without[1:2] and without[1][0] > 0  # the first step finds out how to fill the buckets
+    # Nor does the plain network send less than the defended one, but for the bucket of the classifier.
+    plain = options(pairs, photos, batch=2, iterations=3, model_type='SRModel')
+    plain['network_g'] = {key: value for key, value in plain['network_g'].items() if key != 'defense'}
+    plain['network_g']['type'] = 'SRVGGNetCompact'
+    del plain['attack'], plain['train']['classifier_opt'], plain['train']['optim_classifier']
+    run = torchrun(plain, tmp_path / 'plain')
+    assert run.returncode == 0, run.stdout
+    assert attacked[-1][0] <= witness(tmp_path / 'plain')[-1]['buckets'] + 1
+
+
+@pytest.mark.parametrize('model_type, changes', [
+    ('DefendedSRModel', {'mode': 'mixed', 'share': 0.3, 'every': 2, 'warm_start': True, 'type': 'PGD'}),
+    ('DefendedSRModel', {'mode': 'alternating'}),
+    ('DefendedSRModel', {'train_classifier': False}),
+    ('DefendedSRGANModel', {}),
+], ids=str)
+def test_every_way_of_training_is_distributed(model_type, changes, pairs, photos, tmp_path):
+    opt = options(pairs, photos, batch=2, iterations=4, model_type=model_type)
+    changes = dict(changes)
+    if 'train_classifier' in changes:
+        opt['train']['train_classifier'] = changes.pop('train_classifier')
+    opt['attack'].update(changes)
+    if model_type == 'DefendedSRGANModel':
+        opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 8}
+        opt['train'].update(optim_d={'type': 'Adam', 'lr': 1e-4}, net_d_iters=2,
+                            gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1})
+    run = torchrun(opt, tmp_path)
+    assert run.returncode == 0, run.stdout
+    assert len(witness(tmp_path)) == 4
+    # The random streams of both processes are in the state, and they differ.
+    state = torch.load(tmp_path / 'experiments/paired/training_states/4.state', weights_only=True)
+    first, second = state['rsr_basicsr']['random']
+    assert first['python'] != second['python']
+    opt['train']['total_iter'] = 5
+    run = torchrun(opt, tmp_path, flags=('--launcher', 'pytorch', '--auto_resume'))
+    assert run.returncode == 0 and 'Resuming training from epoch: 0, iter: 4' in run.stdout, run.stdout
+
+
+def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
+    # Five pictures for two processes, and then two for three.
+    found = {}
+    for processes in (1, 2):
+        opt = options(pairs, photos, batch=4 // processes, iterations=2)
+        opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
+                                      dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
+        opt['network_g']['defense']['seed'] = 0
+        opt['val'] = {'val_freq': 2, 'save_img': True, 'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'seed': 0},
+                      'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
+                                  'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}
+        folder = tmp_path / str(processes)
+        run = torchrun(opt, folder, processes)
+        assert run.returncode == 0, run.stdout
+        found[processes] = re.findall(r'Validation pairs(\w*)|# (\w+): ([\d.]+)', run.stdout)
+        assert len({path.parent.name for path in folder.rglob('visualization/*/*.png')}) == 5
+    assert [entry[:2] for entry in found[1]] == [entry[:2] for entry in found[2]]
+    assert [name for _, name, _ in found[1] if name][:5] == ['psnr', 'ssim', 'psnr', 'ssim', 'stability']
+    for alone, shared in zip(found[1], found[2]):
+        assert not alone[2] or abs(float(alone[2]) - float(shared[2])) < 2e-3, (alone, shared)
+
+    for file in sorted((pairs / 'gt').iterdir())[:2]:
+        for kind in ('gt', 'lq'):
+            (tmp_path / 'few' / kind).mkdir(parents=True, exist_ok=True)
+            (tmp_path / 'few' / kind / file.name).write_bytes((pairs / kind / file.name).read_bytes())
+    test = {key: opt[key] for key in ('scale', 'num_gpu', 'manual_seed', 'network_g', 'model_type')}
+    test.update(name='tested', val={**opt['val'], 'suffix': None}, path={
+        'pretrain_network_g': str(folder / 'experiments/paired/models/net_g_2.pth'), 'param_key_g': 'params_ema'})
+    test['datasets'] = {'test_1': {**opt['datasets']['val'], 'dataroot_gt': str(tmp_path / 'few/gt'),
+                                   'dataroot_lq': str(tmp_path / 'few/lq')}}
+    results = []
+    for processes in (1, 3):
+        run = torchrun(test, tmp_path / f'test{processes}', processes, module='rsr_basicsr.test')
+        assert run.returncode == 0, run.stdout
+        results.append(re.findall(r'# (\w+): ([\d.]+)', run.stdout))
+        pictures = (tmp_path / f'test{processes}/results/tested/visualization').rglob('*.png')
+        assert len(list(pictures)) == 4  # clean and attacked
+    assert results[0] == results[1] and len(results[0]) == 5
+
+
+def test_slurm_starts_it_too(pairs, photos, tmp_path):
+    # What srun gives its tasks, and what BasicSR asks scontrol for.
+    (tmp_path / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
+    (tmp_path / 'scontrol').chmod(0o755)
+    opt = options(pairs, photos, batch=2, iterations=2)
+    opt['dist_params'] = {'backend': 'nccl', 'port': 29611}
+    file = write(opt, tmp_path / 'options.yml')
+    (tmp_path / 'witness.py').write_text(WITNESS)
+    processes = [subprocess.Popen(
+        [sys.executable, '-m', 'rsr_basicsr.train', '-opt', str(file), '--launcher', 'slurm', '--import', 'witness'],
+        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
+            **os.environ, 'SLURM_PROCID': str(rank), 'SLURM_NTASKS': '2', 'SLURM_NODELIST': 'here',
+            'SLURM_LOCALID': str(rank), 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1'})
+        for rank in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)
+    assert witness(tmp_path, 0)[-1]['weights'] == witness(tmp_path, 1)[-1]['weights']
+
+
+def test_wrong_options_are_said_once(pairs, photos, tmp_path):
+    opt = options(pairs, photos, batch=2)
+    opt['attack']['stepz'] = 1
+    run = torchrun(opt, tmp_path)
+    assert run.returncode != 0
+    assert run.stdout.count("attack: unknown key 'stepz'; did you mean 'steps'?") == 1
+    assert not (tmp_path / 'experiments').exists()
