@@ -15,7 +15,7 @@ import random
 import shutil
 import tempfile
 import zipfile
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def written_whole(paths: Dict[str, str]) -> Iterator[None]:
+def written_whole(paths: Dict[str, str], networks: Sequence[str] = ()) -> Iterator[None]:
     """Within the block checkpoints are written aside; at its end they take their places, the training state last.
 
     A state that can be seen therefore has its networks beside it. A file that is not whole, such as on a full disk,
@@ -43,9 +43,10 @@ def written_whole(paths: Dict[str, str]) -> Iterator[None]:
 
     Args:
         paths: ``path`` of BasicSR's options, whose ``models`` and ``training_states`` point elsewhere in the block.
+        networks: labels such as ``net_g`` of the networks that a training state needs beside it.
 
     Raises:
-        OSError: the files cannot be moved.
+        OSError: a file is missing or not whole, or the files cannot be moved.
     """
     places = {name: paths[name] for name in ('models', 'training_states')}
     root = osp.dirname(places['models'])
@@ -60,15 +61,18 @@ def written_whole(paths: Dict[str, str]) -> Iterator[None]:
             yield
         finally:
             paths.update(places)
-        files = [(osp.join(aside, name, file), osp.join(place, file)) for name, place in places.items()
-                 for file in sorted(os.listdir(osp.join(aside, name)))]
-        broken = [osp.basename(written) for written, _ in files if not zipfile.is_zipfile(written)]
+        written = {name: sorted(os.listdir(osp.join(aside, name))) for name in places}
+        broken = [file for name, files in written.items() for file in files
+                  if not zipfile.is_zipfile(osp.join(aside, name, file))]
+        # BasicSR goes on where it could not write a network.
+        wanted = [f'{label}_{osp.splitext(state)[0]}.pth' for state in written['training_states'] for label in networks]
+        broken += [file for file in wanted if file not in written['models']]
         if broken:
             raise OSError(f'{", ".join(broken)} was not written to its end')
-        for written, place in files:
-            _flush(written)
-            os.replace(written, place)
-        for place in places.values():
+        for name, place in places.items():
+            for file in written[name]:
+                _flush(osp.join(aside, name, file))
+                os.replace(osp.join(aside, name, file), osp.join(place, file))
             _flush(place)
 
 
@@ -102,7 +106,7 @@ def _newest_whole_state(opt):
     for number in numbers:
         state = osp.join(folder, f'{number}.state')
         try:
-            _read_checkpoint(opt, state, number)
+            check_checkpoint(opt, state)
         except WeightsError as error:
             _logger.warning('--auto_resume skips the training state of iteration %d: %s', number, error)
         else:
@@ -112,14 +116,24 @@ def _newest_whole_state(opt):
     return None
 
 
-def _read_checkpoint(opt, state, number):
+def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
+    """Read a training state, and the networks that BasicSR will take with it, to their ends.
+
+    Raises:
+        WeightsError: one of the files is missing, damaged, or wants to run code.
+    """
     content = read_file(state)
-    if not isinstance(content, dict) or content.get('iter') != number:
-        raise WeightsError(f'{state} is not the training state of iteration {number}')
-    for network in opt:
-        if network.startswith('network_') and network not in (opt['path'].get('ignore_resume_networks') or ()):
-            # Not load_state's check for finite values: a training that has diverged is whole, and says so itself.
-            read_file(osp.join(opt['path']['models'], f'net_{network[len("network_"):]}_{number}.pth'))
+    if not isinstance(content, dict) or not isinstance(content.get('iter'), int):
+        raise WeightsError(f'{state} is not a training state')
+    for label in network_labels(opt):
+        # Not load_state's check for finite values: a training that has diverged is whole, and says so itself.
+        read_file(osp.join(opt['path']['models'], f'{label}_{content["iter"]}.pth'))
+
+
+def network_labels(opt: Mapping[str, Any]) -> List[str]:
+    """Labels such as ``net_g`` of the networks that are saved with a training state and taken back."""
+    ignored = opt['path'].get('ignore_resume_networks') or ()
+    return [f'net_{key[len("network_"):]}' for key in opt if key.startswith('network_') and key not in ignored]
 
 
 def load_resume_state(opt: Dict[str, Any]) -> Optional[Dict[str, Any]]:
@@ -144,13 +158,18 @@ class _Resumed:
     """Where a training was when its state was written."""
 
     def __init__(self, state, batch):
-        self.epoch, self.iteration, self.batch = state['epoch'], state['iter'], batch
+        self.state, self.batch = state, batch
         self.random_states = state.get(EXTRAS, {}).get('random', [])
+        self.seen = 0
 
-    def samples_seen(self, samples: int) -> int:
-        """Number of samples of the epoch, of ``samples``, that the training has seen."""
-        batches = self.iteration - self.epoch * (samples // self.batch)
-        return min(max(batches * self.batch, 0), samples)
+    def settle(self, samples: int) -> None:
+        """Find the epoch of the iteration, now that a process has this number of samples an epoch.
+
+        BasicSR goes by the epochs of the run before, which are others with another number of processes.
+        """
+        batches = max(samples // self.batch, 1)
+        self.state['epoch'] = max(self.state['iter'] - 1, 0) // batches
+        self.seen = (self.state['iter'] - self.state['epoch'] * batches) * self.batch
 
     def go_on(self):
         """Continue the random streams of this process."""
@@ -170,11 +189,16 @@ class ResumingSampler(EnlargedSampler):
     #: Where the run of this process goes on. BasicSR hands its sampler no options.
     resumed: Optional[_Resumed] = None
 
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.resumed is not None:
+            self.resumed.settle(self.num_samples)
+
     def __iter__(self):
         indices = list(super().__iter__())
-        if self.resumed is not None and self.resumed.epoch == self.epoch:
+        if self.resumed is not None and self.resumed.state['epoch'] == self.epoch:
             self.resumed.go_on()
-            indices = indices[self.resumed.samples_seen(len(indices)):]
+            indices = indices[self.resumed.seen:]
         return iter(indices)
 
 
@@ -183,7 +207,7 @@ def random_state() -> Dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state()
     state = {'python': random.getstate(), 'numpy': [name, keys.tolist(), position, has_gauss, cached],
              'torch': torch.get_rng_state()}
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state()
     return state
 
@@ -194,7 +218,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     name, keys, *rest = state['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(state['torch'])
-    if 'cuda' in state and torch.cuda.is_available():
+    if 'cuda' in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state['cuda'])
 
 
@@ -228,9 +252,12 @@ class WholeCheckpoints:
         if self.opt['rank'] != 0:
             return
         try:
-            with written_whole(self.opt['path']):
+            with written_whole(self.opt['path'], network_labels(self.opt)):
                 super().save(epoch, current_iter)
         except (OSError, WeightsError) as error:
+            if current_iter == -1:
+                raise WeightsError(f'the trained networks could not be written: {in_one_line(error)}; make room and go '
+                                   'on with --auto_resume') from error
             get_root_logger().error(f'The checkpoint of iteration {current_iter} could not be written, the last one '
                                     f'stays: {in_one_line(error)}')
 

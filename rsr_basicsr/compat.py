@@ -69,7 +69,7 @@ def real_esrgan_packages() -> tuple:
         return 'basicsr',
     try:
         importlib.import_module('realesrgan.models')
-    except ImportError as error:
+    except Exception as error:  # whatever an installation that does not fit the others makes of it
         _logger.warning("the package realesrgan cannot be imported (%s); BasicSR's classes serve instead", error)
         return 'basicsr',
     return 'basicsr', 'realesrgan'

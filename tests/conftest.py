@@ -52,7 +52,8 @@ def photos(tmp_path_factory):
     """Folder of photos to train on, with pairs of the evaluation photos inside."""
     folder = tmp_path_factory.mktemp('photos')
     write_training_photos(folder)
-    write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
+    names = write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
+    (folder / 'pairs.txt').write_text(''.join(f'{name}.png, {name}.png\n' for name in names))
     return folder
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import yaml
+from basicsr.utils import logger
 
 from rsr_basicsr.cli import main
 
@@ -14,6 +16,8 @@ SMALL_NETWORKS = {
     'RRDBNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, num_grow_ch=4, scale=4),
     'CDC': dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_hourglass=2, scale=4),
     'MSRResNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, upscale=4),
+    'SwinIR': dict(in_chans=3, upscale=4, img_size=16, window_size=8, img_range=1., depths=[2], embed_dim=8,
+                   num_heads=[2], mlp_ratio=1, upsampler='pixelshuffle'),
 }
 
 
@@ -41,13 +45,16 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
         opt['gt_usm'] = False  # a 51x51 blur of 400x400 pictures, seconds on a CPU
     opt['datasets']['train'].update(gt_size=64, batch_size_per_gpu=2, num_worker_per_gpu=0, dataset_enlarge_ratio=4)
     for dataset in opt['datasets'].values():
-        paired = dataset['type'] == 'PairedImageDataset'
+        paired = 'Paired' in dataset['type']
         for key, value in {'dataroot_gt': photos / 'gt' if paired else photos, 'dataroot_lq': photos / 'lq',
-                           'meta_info': photos / 'meta_info.txt'}.items():
+                           'meta_info': photos / ('pairs.txt' if paired else 'meta_info.txt')}.items():
             if key in dataset:
                 dataset[key] = str(value)
     if 'val' in opt:
-        opt['val']['val_freq'] = 2
+        opt['val'].update({key: 2 for key in ('val_freq', 'panel_freq') if key in opt['val']})
+        opt['val'].pop('guard', None)  # which compares with pretrained weights
+    if 'warmup' in opt.get('attack', {}):
+        opt['attack']['warmup'] = 2
     network = opt['network_g']
     kind = network['type'].replace('Defended', '')
     small = {'type': network['type'], **SMALL_NETWORKS[kind]}
@@ -56,6 +63,8 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
         opt['network_d']['num_feat'] = 8
     opt['path'] = {'strict_load_g': True}
     opt['train'].update(total_iter=iterations, warmup_iter=-1)
+    if 'periods' in opt['train']['scheduler']:
+        opt['train']['scheduler']['periods'] = [iterations] * 4
     opt['train'].pop('perceptual_opt', None)  # its VGG weights would have to be downloaded
     opt['logger'].update(print_freq=1, save_checkpoint_freq=2, use_tb_logger=False)
     return opt
@@ -70,6 +79,8 @@ def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNe
     """
     opt = shrink(read('finetune/finetune_defended_general_x4v3.yml'), photos, iterations)
     opt.update(name='paired', model_type=model_type)
+    opt['attack'].update(masked=1, warmup=0)
+    del opt['val']
     opt['datasets'] = {'train': dict(
         name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'),
         io_backend={'type': 'disk'}, gt_size=64, use_hflip=False, use_rot=False, num_worker_per_gpu=0,
@@ -80,6 +91,9 @@ def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNe
 
 def train(opt: dict, folder: Path, monkeypatch, *flags: str) -> Path:
     """Run ``rsr train`` in this process, in a folder, and return that of the experiment."""
+    # BasicSR opens one log file a process; each run here shall have its own.
+    logger.initialized_logger.clear()
+    logging.getLogger('basicsr').handlers.clear()
     monkeypatch.chdir(folder)
     file = write(opt, folder / 'options.yml')
     assert main(['train', '-opt', str(file), *flags]) == 0

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from basicsr.archs import build_network
 
-from helpers import paired_options, train, write
+from helpers import SMALL_NETWORKS, paired_options, train, write
 from rsr_basicsr import checkpoints
 from rsr_basicsr.checkpoints import ResumingSampler, newest_whole_state, random_state, set_random_state, written_whole
 from rsr_basicsr.cli import main
@@ -31,8 +32,9 @@ def everything(folder, iteration):
     return state, networks
 
 
-@pytest.mark.parametrize('iterations', [2, 3], ids=['within an epoch', 'at its end'])
-def test_a_resumed_training_is_the_one_that_went_on(iterations, pairs, photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize('iterations, target', [(2, 'pretrained'), (3, 'ground_truth')],
+                         ids=['within an epoch', 'at its end'])
+def test_a_resumed_training_is_the_one_that_went_on(iterations, target, pairs, photos, tmp_path, monkeypatch):
     # Five pairs in batches of two with a ratio of 1.2 are epochs of three iterations. Everything random is in it: the
     # crops, the flips, the share that is attacked, eps, the start of the attack, the masks, the validation.
     opt = paired_options(pairs, photos=photos)
@@ -43,6 +45,10 @@ def test_a_resumed_training_is_the_one_that_went_on(iterations, pairs, photos, t
                   'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
     opt['attack'] = {'type': 'PGD', 'eps': [1, 8], 'steps': 1, 'mode': 'mixed', 'share': 0.7, 'warm_start': True}
     opt['logger']['save_checkpoint_freq'] = iterations
+    plain = build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']})
+    torch.save({'params': plain.state_dict()}, tmp_path / 'start.pth')
+    opt['path']['pretrain_network_g'] = str(tmp_path / 'start.pth')
+    opt['train']['target'] = target
     (tmp_path / 'straight').mkdir()
     (tmp_path / 'resumed').mkdir()
     expected, networks = everything(train_more(opt, 2 * iterations, tmp_path / 'straight', monkeypatch), 2 * iterations)
@@ -83,12 +89,14 @@ def test_sampler_leaves_out_what_the_epoch_has_seen(monkeypatch):
         return list(sampler)
 
     whole = order(3)
-    assert sorted(whole + list(ResumingSampler(range(10), 2, 0, 2))) != whole and len(whole) == 10
-    # Ten samples a process in batches of three: three iterations an epoch.
-    monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed({'epoch': 3, 'iter': 10}, 3))
-    assert order(3) == whole[3:] and len(order(4)) == 10
-    monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed({'epoch': 3, 'iter': 99}, 3))
-    assert order(3) == []
+    # Ten samples a process in batches of three: three iterations an epoch, whatever epoch the state speaks of.
+    state = {'epoch': 99, 'iter': 10}
+    monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed(state, 3))
+    assert order(3) == whole[3:] and len(order(4)) == 10 and state['epoch'] == 3
+    # At the end of an epoch nothing is left of it, and the next one begins with all.
+    state = {'epoch': 0, 'iter': 12}
+    monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed(state, 3))
+    assert order(3) == whole[9:] and state['epoch'] == 3 and len(order(4)) == 10
 
 
 @pytest.fixture
@@ -137,13 +145,14 @@ def test_a_state_that_would_run_code_is_skipped(saved, tmp_path, caplog):
     assert 'wants to run' in caplog.text
 
 
-@pytest.mark.parametrize('broken', ['net_g_10.pth', '10.state'])
-def test_half_a_file_replaces_nothing(broken, saved, tmp_path):
+@pytest.mark.parametrize('broken, damage', [('net_g_10.pth', 'half'), ('net_g_10.pth', 'gone'), ('10.state', 'half')])
+def test_half_a_checkpoint_replaces_nothing(broken, damage, saved, tmp_path):
     places = dict(saved['path'])
     before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
-    with pytest.raises(OSError, match=f'{broken} was not written to its end'), written_whole(saved['path']):
+    with pytest.raises(OSError, match=f'{broken} was not written'), written_whole(saved['path'], ['net_g', 'net_d']):
         save(saved, 10)
-        halve(next(tmp_path.glob(f'.saving-*/*/{broken}')))
+        written = next(tmp_path.glob(f'.saving-*/*/{broken}'))
+        halve(written) if damage == 'half' else written.unlink()
     assert saved['path'] == places
     assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
 
@@ -167,6 +176,27 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_training(pairs, photos, tm
     monkeypatch.setattr(checkpoints.os, 'replace', lambda a, b: replace(a, b) if '_2.' not in a else no_space())
     folder = train_more(opt, 4, tmp_path, monkeypatch)
     assert sorted(path.name for path in folder.glob('*/*.*')) == ['4.state', 'net_g_4.pth', 'net_g_latest.pth']
+
+
+def test_a_training_that_leaves_nothing_behind_fails(pairs, photos, tmp_path, monkeypatch, capsys):
+    opt = paired_options(pairs, photos=photos, iterations=2)
+    replace = checkpoints.os.replace
+    monkeypatch.setattr(checkpoints.os, 'replace', lambda a, b: replace(a, b) if 'latest' not in a else no_space())
+    monkeypatch.chdir(tmp_path)
+    assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 1
+    assert 'could not be written: [Errno 28] No space left on device; make room' in capsys.readouterr().err
+
+
+def test_a_state_that_is_named_is_checked_with_its_networks(pairs, photos, tmp_path, monkeypatch, capsys):
+    opt = paired_options(pairs, photos=photos, iterations=2)
+    folder = train_more(opt, 2, tmp_path, monkeypatch)
+    opt['path']['resume_state'] = str(folder / 'training_states/2.state')
+    opt['name'] = 'another'
+    assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2
+    assert re.search('path.resume_state: .*another/models/net_g_2.pth does not exist', capsys.readouterr().err)
+    halve(opt['path']['resume_state'])
+    assert main(['train', '-opt', 'options.yml']) == 2
+    assert re.search('path.resume_state: .*2.state is damaged', capsys.readouterr().err)
 
 
 def no_space():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -79,7 +80,7 @@ def start(opt, folder, *command, environment=(), module='rsr_basicsr.train', fla
     file = write(opt, folder / 'options.yml')
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', **dict(environment)}
     return subprocess.run([*command, '-m', module, '-opt', str(file), '--import', 'witness', *flags], cwd=folder,
-                          env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                          env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
 
 
 def torchrun(opt, folder, processes=2, **more):
@@ -133,18 +134,15 @@ def test_the_attack_adds_nothing_to_what_goes_over_the_wire(both, pairs, photos,
     assert attacked[-1][0] <= witness(tmp_path / 'plain')[-1]['buckets'] + 1
 
 
-@pytest.mark.parametrize('model_type, changes', [
-    ('DefendedSRModel', {'mode': 'mixed', 'share': 0.3, 'every': 2, 'warm_start': True, 'type': 'PGD'}),
-    ('DefendedSRModel', {'mode': 'alternating'}),
-    ('DefendedSRModel', {'train_classifier': False}),
-    ('DefendedSRGANModel', {}),
+@pytest.mark.parametrize('model_type, train_classifier, attack', [
+    ('DefendedSRModel', True, {'mode': 'mixed', 'share': 0.3, 'every': 2, 'warm_start': True, 'type': 'PGD'}),
+    ('DefendedSRModel', False, {'mode': 'alternating'}),
+    ('DefendedSRGANModel', True, {}),
 ], ids=str)
-def test_every_way_of_training_is_distributed(model_type, changes, pairs, photos, tmp_path):
+def test_every_way_of_training_is_distributed(model_type, train_classifier, attack, pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2, iterations=4, model_type=model_type)
-    changes = dict(changes)
-    if 'train_classifier' in changes:
-        opt['train']['train_classifier'] = changes.pop('train_classifier')
-    opt['attack'].update(changes)
+    opt['train']['train_classifier'] = train_classifier
+    opt['attack'].update(attack)
     if model_type == 'DefendedSRGANModel':
         opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 8}
         opt['train'].update(optim_d={'type': 'Adam', 'lr': 1e-4}, net_d_iters=2,
@@ -152,13 +150,20 @@ def test_every_way_of_training_is_distributed(model_type, changes, pairs, photos
     run = torchrun(opt, tmp_path)
     assert run.returncode == 0, run.stdout
     assert len(witness(tmp_path)) == 4
-    # The random streams of both processes are in the state, and they differ.
+    assert witness(tmp_path)[-1]['weights'] == witness(tmp_path, rank=1)[-1]['weights']
+    if attack.get('mode') != 'mixed':
+        return
+    # The random streams of both processes are in the state, they differ, and they are taken back.
     state = torch.load(tmp_path / 'experiments/paired/training_states/4.state', weights_only=True)
     first, second = state['rsr_basicsr']['random']
     assert first['python'] != second['python']
-    opt['train']['total_iter'] = 5
+    opt['train']['total_iter'] = 6
     run = torchrun(opt, tmp_path, flags=('--launcher', 'pytorch', '--auto_resume'))
     assert run.returncode == 0 and 'Resuming training from epoch: 0, iter: 4' in run.stdout, run.stdout
+    # And by one process, for which an epoch has twice the iterations.
+    opt['train']['total_iter'] = 7
+    run = start(opt, tmp_path, sys.executable, flags=('--auto_resume',))
+    assert run.returncode == 0 and re.search('iter: +7,', run.stdout), run.stdout
 
 
 def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
@@ -173,7 +178,7 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
                       'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
                                   'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}
         folder = tmp_path / str(processes)
-        run = torchrun(opt, folder, processes)
+        run = (torchrun(opt, folder) if processes == 2 else start(opt, folder, sys.executable, flags=()))
         assert run.returncode == 0, run.stdout
         found[processes] = re.findall(r'Validation pairs(\w*)|# (\w+): ([\d.]+)', run.stdout)
         assert len({path.parent.name for path in folder.rglob('visualization/*/*.png')}) == 5
@@ -193,7 +198,9 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
                                    'dataroot_lq': str(tmp_path / 'few/lq')}}
     results = []
     for processes in (1, 3):
-        run = torchrun(test, tmp_path / f'test{processes}', processes, module='rsr_basicsr.test')
+        folder = tmp_path / f'test{processes}'
+        run = (torchrun(test, folder, processes, module='rsr_basicsr.test') if processes > 1
+               else start(test, folder, sys.executable, module='rsr_basicsr.test', flags=()))
         assert run.returncode == 0, run.stdout
         results.append(re.findall(r'# (\w+): ([\d.]+)', run.stdout))
         pictures = (tmp_path / f'test{processes}/results/tested/visualization').rglob('*.png')
@@ -201,12 +208,18 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
     assert results[0] == results[1] and len(results[0]) == 5
 
 
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
+
+
 def test_slurm_starts_it_too(pairs, photos, tmp_path):
     # What srun gives its tasks, and what BasicSR asks scontrol for.
     (tmp_path / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
     (tmp_path / 'scontrol').chmod(0o755)
     opt = options(pairs, photos, batch=2, iterations=2)
-    opt['dist_params'] = {'backend': 'nccl', 'port': 29611}
+    opt['dist_params'] = {'backend': 'nccl', 'port': free_port()}
     file = write(opt, tmp_path / 'options.yml')
     (tmp_path / 'witness.py').write_text(WITNESS)
     processes = [subprocess.Popen(

@@ -7,15 +7,17 @@ import sys
 
 import pytest
 import torch
+import torchvision
 import yaml
-from basicsr.archs import build_network
+from basicsr.archs import build_network, vgg_arch
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from basicsr.models.base_model import BaseModel
 from basicsr.models.sr_model import SRModel
+from basicsr.models.video_base_model import VideoBaseModel
 
-from helpers import OPTIONS, paired_options, read, shrink, train, write
+from helpers import OPTIONS, SMALL_NETWORKS, paired_options, read, shrink, train, write
 from rsr_basicsr.cli import main
-from rsr_basicsr.models import DefendedSRModel
+from rsr_basicsr.models import AttackAugmentation, DefendedSRModel, defend_model
 from rsr_basicsr.weights import load_state
 from test_options import ATTACK_BLOCKS, set_attack
 
@@ -29,10 +31,22 @@ def run_command(folder, *arguments):
 
 @pytest.mark.parametrize('file', TRAINED, ids=lambda file: file.stem)
 def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypatch):
-    opt = shrink(read(file.relative_to(OPTIONS)), photos, iterations=2)
+    real = read(file.relative_to(OPTIONS))
+    guard, pretrained = real.get('val', {}).get('guard'), real['path'].get('pretrain_network_g')
+    opt = shrink(real, photos, iterations=2)
+    if pretrained:
+        kind = opt['network_g']['type'].replace('Defended', '')
+        torch.save({'params': build_network({'type': kind, **SMALL_NETWORKS[kind]}).state_dict()}, tmp_path / 'w.pth')
+        opt['path']['pretrain_network_g'] = str(tmp_path / 'w.pth')
+        opt['val']['guard'] = guard
     models = train(opt, tmp_path, monkeypatch) / 'models'
     first = load_state(models / 'net_g_2.pth')
     assert 'defense.classifier.body.0.weight' in first
+
+    log = next(models.parent.glob('*.log')).read_text()
+    if pretrained:  # before the training, at its second iteration and at its end
+        assert len(re.findall(r'Validation Set14\n', log)) == len(re.findall(r'Validation Set14_attacked\n', log)) == 3
+        assert len(re.findall('# stability: ', log)) == 3 and 'as iteration 0' in log
 
     opt['train']['total_iter'] = 4
     resumed = []
@@ -195,6 +209,30 @@ def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
         model.get_current_log()
 
 
+def test_a_model_that_asks_the_network_twice_still_teaches(pairs, photos):
+    class Asks(SRModel):
+        def optimize_parameters(self, current_iter):
+            with torch.no_grad():
+                self.net_g(self.lq)
+            super().optimize_parameters(current_iter)
+
+    opt = paired_options(pairs, photos=photos)
+    opt.update(is_train=True, dist=False, rank=0, world_size=1)
+    model = defend_model(Asks)(opt)
+    assert type(model).__name__ == 'DefendedAsks'
+    before = [p.clone() for p in model.classifier.parameters()]
+    model.feed_data({'lq': torch.rand(2, 3, 16, 16), 'gt': torch.rand(2, 3, 64, 64)})
+    model.optimize_parameters(1)
+    assert not any(torch.equal(a, b) for a, b in zip(before, model.classifier.parameters()))
+
+
+@pytest.mark.parametrize('cls, reason', [(DefendedSRModel, 'defended already'), (VideoBaseModel, 'single pictures'),
+                                         (BaseModel, 'single pictures')])
+def test_not_every_trainer_can_be_defended(cls, reason):
+    with pytest.raises(TypeError, match=reason):
+        defend_model(cls)
+
+
 def test_a_classifier_can_be_left_as_it_is(pairs, photos, tmp_path, monkeypatch, capsys):
     opt = paired_options(pairs, photos=photos, iterations=2)
     opt['train']['train_classifier'] = False
@@ -249,6 +287,126 @@ def test_third_party_architecture_trains(pairs, photos, tmp_path, monkeypatch, c
     assert (tmp_path / 'experiments' / 'paired' / 'models' / 'net_g_2.pth').is_file()
     assert main(['train', '-opt', 'options.yml', '--import', 'nowhere']) == 2
     assert "--import nowhere: No module named 'nowhere'" in capsys.readouterr().err
+
+
+def test_warmup_and_every(model):
+    model.attack_warmup, model.attack_every, model.eps_range = 4, 2, (8, 8)
+    model.attack.quantize, batch = 'none', (model.lq, model.gt)
+    for iteration, eps in ((1, None), (2, 4), (3, None), (4, 8), (6, 8)):
+        model.lq, model.gt = batch
+        model.optimize_parameters(iteration)
+        log = model.get_current_log()
+        assert log.get('attack_eps') == eps and ('l_attacked' in log) == ('l_classifier' in log) == (eps is not None)
+        if eps:
+            change = (model.lq[batch[0].shape[0]:] - batch[0]).abs().amax() * 255 if model.attack_mode == 'paired' \
+                else (model.lq - batch[0]).abs().amax() * 255
+            assert eps * 0.99 < change < eps * 1.01
+
+
+def test_a_share_of_the_attacked_pictures_passes_the_masks(model):
+    model.attack_mode, model.attack_masked = 'paired', 0.5
+    seen = []
+    decide = model.net_g.defense.decide
+    model.net_g.defense.decide = lambda x: [seen.append(decide(x)), seen[-1]][1]
+    labels, decision = next(model.attacked_batches(1))
+    assert labels.sum() == 4 and decision.sum() == 2 and not (decision & ~labels).any()
+    # The attack saw what the training step will see of each picture.
+    assert seen and all(torch.equal(each, decision[4:]) for each in seen)
+    model.attack_masked = 0
+    model.lq, model.gt = model.lq[:4], model.gt[:4]
+    labels, decision = next(model.attacked_batches(1))
+    assert labels.sum() == 4 and not decision.any()
+
+
+def test_an_attack_can_begin_where_the_last_one_ended(model, monkeypatch):
+    model.attack_mode, model.warm_start, batch = 'paired', True, (model.lq, model.gt)
+    starts = []
+    perturb = model.attack.perturb
+    monkeypatch.setattr(model.attack, 'perturb', lambda *args, start, **more: [
+        starts.append(start), perturb(*args, start=start, **more)][1])
+    next(model.attacked_batches(1))
+    first = model.lq[4:] - batch[0]
+    assert starts == [None] and torch.equal(model.perturbation, first)
+    model.lq, model.gt = (torch.cat([part, part[:2]]) for part in batch)  # a batch of another size
+    next(model.attacked_batches(2))
+    assert torch.equal(starts[1], torch.cat([first, first[:2]]))
+    model.lq, model.gt = batch[0][..., :12, :12], batch[1][..., :48, :48]
+    next(model.attacked_batches(3))
+    assert starts[2] is None
+
+
+def test_pretrained_output_as_the_target(pairs, photos, tmp_path):
+    opt = paired_options(pairs, photos=photos)
+    opt.update(is_train=True, dist=False, rank=0, world_size=1)
+    plain = build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']})
+    torch.save({'params': plain.state_dict()}, tmp_path / 'w.pth')
+    opt['path'].update(pretrain_network_g=str(tmp_path / 'w.pth'))
+    opt['train'].update(target='pretrained', start=dict(weights=str(tmp_path / 'w.pth'), key='params', strict=True))
+    opt['attack']['mode'] = 'paired'
+    model = DefendedSRModel(opt)
+    lq = torch.rand(2, 3, 16, 16)
+    for iteration in (1, 2):  # the target stays where it was when the network has moved on
+        model.feed_data({'lq': lq, 'gt': torch.rand(2, 3, 64, 64)})
+        model.optimize_parameters(iteration)
+        with torch.no_grad():
+            torch.testing.assert_close(model.gt, plain(lq).clamp(0, 1).repeat(2, 1, 1, 1))
+    assert not torch.equal(model.net_g.body[0].weight, plain.body[0].weight)
+    assert not any(parameter.requires_grad for parameter in model.start_net.parameters())
+
+
+def test_real_esrgans_gan_step_with_a_local_vgg_file(photos, tmp_path, monkeypatch):
+    def vgg19(pretrained=False):
+        net = torchvision.models.VGG(torchvision.models.vgg19().features, num_classes=1)
+        net.classifier = torch.nn.Identity()
+        return net
+
+    # The layers that the loss reads are the real ones; the classifier of ImageNet would be 500 MB more.
+    features = torchvision.models.vgg19().features
+    monkeypatch.setattr(torchvision.models, 'vgg19', lambda: type('Net', (), {'features': features}))
+    monkeypatch.setattr(vgg_arch.vgg, 'vgg19', vgg19)
+    (tmp_path / 'experiments/pretrained_models').mkdir(parents=True)
+    torch.save(vgg19().state_dict(), tmp_path / vgg_arch.VGG_PRETRAIN_PATH)
+    real = read('finetune/finetune_defended_realesrgan_x4plus.yml')
+    perceptual = real['train']['perceptual_opt']
+    opt = shrink(real, photos, iterations=2)
+    opt['train']['perceptual_opt'] = perceptual
+    opt.update(queue_size=2, l1_gt_usm=False)
+    del opt['val']
+    seen = []
+    attack = AttackAugmentation.attack_pictures
+
+    def watched(self, *args):
+        # Attacks pass neither the discriminator nor its spectral norm, and leave no gradient anywhere.
+        before = {key: value.clone() for key, value in self.net_d.state_dict().items()}
+        gradients = [p.grad for p in self.net_d.parameters()]
+        result = attack(self, *args)
+        assert all(torch.equal(value, before[key]) for key, value in self.net_d.state_dict().items())
+        assert all(p.grad is g for p, g in zip(self.net_d.parameters(), gradients))
+        seen.append(any('weight_u' in key for key in before))
+        return result
+
+    monkeypatch.setattr(AttackAugmentation, 'attack_pictures', watched)
+    folder = train(opt, tmp_path, monkeypatch)
+    log = next(folder.glob('*.log')).read_text()
+    for name in ('l_g_pix', 'l_g_percep', 'l_g_gan', 'l_d_real', 'l_d_fake', 'l_attacked'):
+        assert re.search(rf'iter: +2,.* {name}: [\d.e+-]+ ', log), name
+    assert seen == [True, True]
+
+
+def test_the_average_has_the_same_gate_and_masks_and_follows_the_classifier(model):
+    model.ema_decay = 0.5
+    ema = model.net_g_ema
+    assert ema.points == model.net_g.points and ema.defense.gate == model.net_g.defense.gate
+    before = {name: p.clone() for name, p in ema.named_parameters()}
+    trained = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
+    model.attack_mode = 'mixed'
+    model.optimize_parameters(1)
+    model.optimize_parameters(2)
+    moved = {name for name, p in ema.named_parameters() if not torch.equal(p, before[name])}
+    assert {name for name in before if not torch.equal(trained[name], dict(model.net_g.named_parameters())[name])} \
+        == moved and any(name.startswith('defense.classifier') for name in moved)
+    with ema.defense.forced(True), torch.no_grad():
+        assert not torch.equal(ema(model.lq), ema(model.lq))  # masks are drawn
 
 
 def test_attack_raises_the_loss_and_leaves_gradients_alone(model):

@@ -26,7 +26,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _COMMANDS[args.command].run(args)
     except RSRError as error:
         # Once a machine: the other processes of a launcher have read the same options.
-        if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) != '0':
+        launched = getattr(args, 'launcher', 'none') != 'none'
+        if launched and os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) != '0':
             return error.exit_code
         print(f'rsr {args.command}: {error}', file=sys.stderr)
         return error.exit_code

@@ -46,7 +46,7 @@ class AttackAugmentation(RobustValidation):
     with the gate forced by their labels (Yue et al. 2021), and the classifier learns the same labels by
     its own loss and optimizer. The attack works on the bare network with gradients of the input only, and the
     classifier's loss joins the step's own way back: however many processes train, gradients are reduced as often as
-    without an attack.
+    without an attack. (A step that leaves ``net_g`` out, as GANs with ``net_d_iters`` above 1 have, teaches nothing.)
 
     Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus :data:`SCHEDULE`),
     ``train: train_classifier``, ``target``, ``optim_classifier`` and ``classifier_opt``, and those of
@@ -54,9 +54,6 @@ class AttackAugmentation(RobustValidation):
 
     Nothing here makes the host wait for the device: what it logs stays there until it is printed.
     """
-
-    #: Attributes of BasicSR's models that hold one target a picture, where the model has them.
-    target_names: Tuple[str, ...] = ('gt', 'gt_usm')
 
     def model_to_device(self, net):
         if isinstance(net, DefenseMixin) and self.opt['is_train'] and not self._trains_classifier:
@@ -133,7 +130,8 @@ class AttackAugmentation(RobustValidation):
             with contextlib.ExitStack() as stack:
                 for net in self._networks():
                     stack.enter_context(net.defense.forced(batch.decision))
-                stack.enter_context(self._lesson(batch.labels, 1 / lessons if lessons else 0))
+                if lessons or self.opt['dist']:  # several processes wait for the gradient of every parameter
+                    stack.enter_context(self._lesson(batch.labels, 1 / lessons if lessons else 0))
                 super().optimize_parameters(current_iter)
             self._note(batch.labels)
         if self.optimizer_classifier is not None and attacks:
@@ -216,12 +214,13 @@ class AttackAugmentation(RobustValidation):
         return torch.full((size,), decision, device=self.lq.device) if isinstance(decision, bool) else decision
 
     def _targets(self):
-        return [name for name in self.target_names if hasattr(self, name)]
+        """Names of the attributes that hold one target a picture."""
+        # RealESRNetModel has a gt_usm too, but of the last picture it was validated with.
+        return ['gt', 'gt_usm'] if 'l1_gt_usm' in self.opt else ['gt']
 
     def attack_target(self) -> torch.Tensor:
         """The pictures that the pixel loss compares with."""
-        # As RealESRGANModel chooses; other models have no gt_usm.
-        return self.gt_usm if hasattr(self, 'gt_usm') and self.opt.get('l1_gt_usm') is not False else self.gt
+        return self.gt_usm if self.opt.get('l1_gt_usm') else self.gt
 
     @torch.no_grad()
     def _take_pretrained_target(self):
@@ -240,7 +239,7 @@ class AttackAugmentation(RobustValidation):
         given = []
 
         def attach(module, args, output):
-            if given:
+            if given or not torch.is_grad_enabled():
                 return None  # one lesson is enough for a model that asks the network twice
             with torch.set_grad_enabled(self.optimizer_classifier is not None):
                 logits = self.classifier(args[0])
@@ -250,15 +249,15 @@ class AttackAugmentation(RobustValidation):
                 return None
             if isinstance(output, torch.Tensor):
                 return _Attached.apply(output, weight * loss)
-            return type(output)(*output[:-1], _Attached.apply(output[-1], weight * loss))
+            parts = (*output[:-1], _Attached.apply(output[-1], weight * loss))
+            return type(output)(*parts) if hasattr(output, '_fields') else parts
 
         handle = self.bare_net.register_forward_hook(attach)
         try:
             yield
         finally:
             handle.remove()
-        if weight:
-            (logits, loss), = given
+        for logits, loss in given if weight else ():
             self.means.add('l_classifier', loss)
             self.means.add('classifier_acc', logits.argmax(dim=1) == classes)
 

@@ -69,8 +69,11 @@ class RobustValidation(WholeCheckpoints):
     def start_net(self) -> nn.Module:
         """The network as it was before the training, without gradients; plain weights without the masks."""
         if 'net_start' not in self.__dict__:
-            start = self.opt['train']['start']
-            net = build_network(self.opt['network_g']).to(self.device)
+            start = self.opt['train'].get('start')
+            if start is None:
+                raise OptionsError('train.target: pretrained needs options that were checked; start by rsr train')
+            with random_streams_kept():  # the training must draw the same numbers as if it had been there already
+                net = build_network(self.opt['network_g']).to(self.device)
             self.load_network(net, start['weights'], start['strict'], start['key'])
             if not net.loaded_defense:
                 net.defense.gate = 'never'
@@ -88,6 +91,8 @@ class RobustValidation(WholeCheckpoints):
             for name, net in trained.items():
                 setattr(self, name, net)
         self.start_net.eval()  # BasicSR puts the network it has tested into training mode
+        if self.opt['train'].get('target') != 'pretrained':
+            del self.__dict__['net_start']  # it has done its work
 
     def _validate(self, dataloader, current_iter, tb_logger, save_img):
         dataset = dataloader.dataset
@@ -104,6 +109,7 @@ class RobustValidation(WholeCheckpoints):
         for attacked in passes:
             self._attack_of_validation = self._build_attack() if attacked else None
             self._stability: List[float] = []
+            self.__dict__.pop('gt', None)  # of the training, where these pictures have none
             share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
             loader = DataLoader(share, batch_size=1, num_workers=0)
             with self._quiet(rank):
@@ -140,7 +146,7 @@ class RobustValidation(WholeCheckpoints):
         clean = self.output
         self.lq = self._attacked(self.lq, clean)
         self._upscale()
-        border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 4)
+        border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 0)
         self._stability.append(calculate_stability(tensor2img(self.output), tensor2img(clean), border))
         self._remember('attacked input', self.lq)
         self._remember('attacked output', self.output)
@@ -153,8 +159,12 @@ class RobustValidation(WholeCheckpoints):
         training = net.training
         net.eval()
         with torch.no_grad():
-            self.output = upscale(net, self.lq, tile=self._val['tile'], overlap=self._val.get('tile_overlap', OVERLAP))
+            self.output = upscale(self._for_any_size(net), self.lq, **self._tiles)
         net.train(training and not hasattr(self, 'net_g_ema'))
+
+    @property
+    def _tiles(self):
+        return {'tile': self._val['tile'], 'overlap': self._val.get('tile_overlap', OVERLAP)}
 
     @property
     def _tested_net(self):
@@ -166,15 +176,18 @@ class RobustValidation(WholeCheckpoints):
             raise OptionsError(f'val.attack.objective: {self._val["attack"]["objective"]} needs a ground truth, which '
                                'this data set does not have; write stability')
         if self._val.get('tile') and attack.tile is None and attack.memory is None and 'tile' in attack.parameters():
-            attack = attack.but(tile=self._val['tile'], overlap=self._val.get('tile_overlap', OVERLAP))
-        window = self.opt['network_g'].get('window_size')
+            attack = attack.but(**self._tiles)
         training = net.training
         net.eval()
         try:
             target = self.gt if attack.objective.needs_ground_truth else clean
-            return attack(net if window is None else _Padded(net, window), lq, target)
+            return attack(self._for_any_size(net), lq, target)
         finally:
             net.train(training)
+
+    def _for_any_size(self, net):
+        window = self.opt['network_g'].get('window_size')
+        return net if window is None else _Padded(net, window)
 
     def _remember(self, what, pictures):
         """Keep the first picture of a validation for the panel."""

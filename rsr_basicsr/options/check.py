@@ -14,7 +14,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTR
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import ATTACKS, build_attack
-from rsr_basicsr.checkpoints import newest_whole_state
+from rsr_basicsr.checkpoints import check_checkpoint, newest_whole_state
 from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, USE_TORCHRUN, AttackAugmentation
 from rsr_basicsr.options import host
@@ -30,7 +30,6 @@ from rsr_basicsr.options.schema import (
     registered,
     text,
 )
-from rsr_basicsr.weights import entries
 
 #: Where a misspelt or misplaced key of ours would be ignored in silence.
 _OURS = {'': ('attack', 'defense'), 'train': ('train_classifier', 'target', 'optim_classifier', 'classifier_opt'),
@@ -115,26 +114,35 @@ def _check_strays(opt):
 
 
 def _check_validation(opt, model):
-    if opt.get('val') is None or not issubclass(model, AttackAugmentation):
+    val = opt.get('val')
+    if val is None:
         return
-    val = opt['val']
+    if not issubclass(model, AttackAugmentation):
+        for key in _OURS['val']:
+            if val.get(key) is not None:
+                raise OptionsError(f'val.{key}: model_type {opt["model_type"]} does not know it; write model_type: '
+                                   f'Defended{model.__name__}')
+        return
     for theirs, ours in (('tile_size', 'tile'), ('tile_pad', 'tile_overlap')):  # Real-ESRGAN's names
         if theirs in val:
             raise OptionsError(f'val: unknown key {theirs!r}; did you mean {ours!r}?')
     parse_open(val, VAL, 'val')
     types = [metric.get('type') for metric in (val.get('metrics') or {}).values()]
-    if 'attack' in val:
+    if val.get('attack') is not None:
         _check_buildable(val['attack'], 'val.attack')
         if not types:
             raise OptionsError('val.attack: there are no val.metrics to measure the attacked pictures by')
-    if 'guard' in val and opt['is_train']:
+        if 'stability' in val['metrics']:
+            raise OptionsError('val.metrics: stability is measured under val.attack anyway; give yours another name')
+    if val.get('guard') is not None and opt['is_train']:
         if 'calculate_psnr' not in types:
             raise OptionsError('val.guard: it watches the first of val.metrics of type calculate_psnr, and there is '
                                'none')
         if opt['path'].get('pretrain_network_g') is None:
             raise OptionsError('val.guard: it compares with the weights that the training begins with; name them in '
                                'path.pretrain_network_g')
-    if opt['is_train'] and val.get('panel_freq', 0) % val['val_freq']:
+    # --debug has a val_freq of its own
+    if opt['is_train'] and 'debug' not in opt['name'] and (val.get('panel_freq') or 0) % val['val_freq']:
         raise OptionsError(f'val.panel_freq: {val["panel_freq"]} is not a multiple of val_freq, {val["val_freq"]}; '
                            'panels are made when the validation runs')
 
@@ -154,7 +162,9 @@ def _keep_start(opt):
             raise OptionsError("train.target: pretrained needs the weights whose output is the target; name them in "
                                'path.pretrain_network_g')
         return
-    opt['train']['start'] = {'weights': osp.expanduser(path), 'key': opt['path'].get('param_key_g', 'params'),
+    # BasicSR fills the moving average, which is what it validates, from params_ema where the file has it.
+    key = 'params_ema' if opt['train'].get('ema_decay', 0) else opt['path'].get('param_key_g', 'params')
+    opt['train']['start'] = {'weights': osp.expanduser(path), 'key': key,
                              'strict': opt['path'].get('strict_load_g', True)}
 
 
@@ -177,12 +187,24 @@ def _check_dataset(dataset, where):
         if dataset.get(key) is not None and not osp.isfile(dataset[key]):
             raise OptionsError(f'{where}.{key}: no such file: {dataset[key]}')
     if dataset.get('meta_info') is not None and dataset['io_backend']['type'] == 'disk':
-        with open(dataset['meta_info'], encoding='utf-8') as file:
-            listed = [line.strip().split(' ')[0] for line in file if line.strip()]
-        missing = next((p for p in listed if not osp.isfile(osp.join(dataset['dataroot_gt'], p))), None)
-        if missing is not None or not listed:
-            raise OptionsError(f'{where}.meta_info: {dataset["meta_info"]} lists '
-                               + (f'{missing}, which is not in {dataset["dataroot_gt"]}' if listed else 'no picture'))
+        _check_listed(dataset, where)
+
+
+def _check_listed(dataset, where):
+    """The pictures of a list are there: of ``name size`` the first word, of pairs ``gt, lq`` both."""
+    with open(dataset['meta_info'], encoding='utf-8') as file:
+        lines = [line.strip() for line in file if line.strip()]
+    if not lines:
+        raise OptionsError(f'{where}.meta_info: {dataset["meta_info"]} lists no picture')
+    paired = dataset.get('dataroot_lq') is not None and dataset['type'] == 'RealESRGANPairedDataset'
+    for line in lines:
+        names = line.split(', ') if paired else line.split(' ')[:1]
+        if paired and len(names) != 2:
+            raise OptionsError(f'{where}.meta_info: {dataset["meta_info"]} has the line {line!r}, expected "gt, lq"')
+        for folder, name in zip(('dataroot_gt', 'dataroot_lq'), names):
+            if not osp.isfile(osp.join(dataset[folder], name)):
+                raise OptionsError(f'{where}.meta_info: {dataset["meta_info"]} lists {name}, which is not in '
+                                   f'{dataset[folder]}')
 
 
 def _check_training(opt, model):
@@ -212,9 +234,12 @@ def _check_host_model(opt, model):
         parse_open(opt['train'], {'optim_d': Key(block, required=True), 'gan_opt': Key(block, required=True)}, 'train')
     # By name, since the package realesrgan has classes of its own.
     kinds = {cls.__name__ for cls in model.__mro__} & {'RealESRNetModel', 'RealESRGANModel'}
+    if 'RealESRGANModel' in kinds:
+        parse_open(opt, host.USM_OF_GAN, '')
     if kinds and opt.get('high_order_degradation', True):
         parse_open(opt, host.DEGRADATIONS, '')
-        parse_open(opt, host.USM_OF_GAN if 'RealESRGANModel' in kinds else host.USM_OF_NET, '')
+        if 'RealESRNetModel' in kinds:
+            parse_open(opt, host.USM_OF_NET, '')
         batch = opt['datasets']['train']['batch_size_per_gpu'] * (1 if opt.get('dist') else max(1, opt['num_gpu']))
         if opt.get('queue_size', 180) % batch:
             raise OptionsError(f'queue_size: {opt.get("queue_size", 180)} is not a multiple of the batch size {batch}')
@@ -223,7 +248,7 @@ def _check_host_model(opt, model):
 def _check_attack(opt, model):
     train = opt['train']
     if not issubclass(model, AttackAugmentation):
-        if 'attack' in opt:
+        if opt.get('attack') is not None:
             raise OptionsError(f'attack: model_type {opt["model_type"]} does not attack its pictures; write '
                                f'model_type: Defended{model.__name__}')
         return
@@ -275,10 +300,10 @@ def _check_resume(opt):
     if not osp.isfile(state):
         raise OptionsError(f'path.resume_state: no such file: {state}')
     try:
-        if 'iter' not in entries(state):
-            raise OptionsError(f'path.resume_state: {state} is not a training state')
+        check_checkpoint(opt, state)
     except WeightsError as error:
-        raise OptionsError(f'path.resume_state: {error}') from None
+        raise OptionsError(f'path.resume_state: {error} (BasicSR takes the networks of a state from '
+                           f'{opt["path"]["models"]})') from None
     return True
 
 

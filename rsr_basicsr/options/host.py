@@ -90,7 +90,8 @@ DATASET_OF_TYPE = {
         'blur_kernel_size': Key(integer(1), required=True), 'blur_kernel_size2': Key(integer(1), required=True),
         'final_sinc_prob': _PROBABILITY, **_BLUR, **{f'{key}2': rule for key, rule in _BLUR.items()},
     },
-    'PairedImageDataset': {**_FOLDERS, 'io_backend': Key(block, required=True)},
+    **{name: {**_FOLDERS, 'io_backend': Key(block, required=True)}
+       for name in ('PairedImageDataset', 'RealESRGANPairedDataset')},
 }
 PAIRED_TRAINING = {'gt_size': Key(integer(1), required=True), **_FLIPS}
 
@@ -136,7 +137,7 @@ def _check_dataset(dataset, where, phase):
     parse_open(dataset, kind, where)
     if phase == 'train':
         parse_open(dataset, LOADER, where)
-        if dataset['type'] == 'PairedImageDataset':
+        if dataset['type'] in ('PairedImageDataset', 'RealESRGANPairedDataset'):
             parse_open(dataset, PAIRED_TRAINING, where)
     if dataset.get('io_backend') is not None:
         parse_open(dataset['io_backend'], BACKEND, f'{where}.io_backend')

@@ -1,0 +1,278 @@
+"""What attack augmentation costs in a training step: time against the counted floor, memory, and where the rest goes.
+
+    python scripts/benchmark_training.py [--device cpu|cuda] [--only step memory count gan profile]
+
+All sides of a ratio are measured in turn in one run, on BasicSR's own training step with real model classes, and the
+fastest run of each counts. The floor is counted by torch's FlopCounterMode: the plain step's arithmetic plus that of
+the attack's passes. Peak memory on a CPU is that of a process of its own for each side, which Linux alone tells. The
+targets stand in brackets. Takes about 6 minutes on two CPU cores.
+"""
+
+import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
+
+import argparse
+import contextlib
+import copy
+import io
+import logging
+import resource
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+
+import torch
+import yaml
+from basicsr.archs import build_network
+from basicsr.utils.registry import MODEL_REGISTRY
+from timing import describe, fastest
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from rsr_basicsr.attacks import IFGSM
+from rsr_basicsr.options.schema import registered
+
+STEP, MEMORY = 1.05, 1.1  # at most: of the floor, of the plain step's peak
+GAN = {'one step, full batch': 1.2, 'two steps, half the batch': 1.3}  # at most, of the plain GAN step
+ADAM = {'type': 'Adam', 'lr': 1e-4}
+OPTIONS = Path(__file__).parents[1] / 'options'
+COUNTED = ('finetune/finetune_defended_realesrgan_x4plus.yml', 'train/train_defended_realesrnet_x4plus.yml',
+           'finetune/finetune_defended_general_x4v3.yml', 'train/train_defended_msrresnet_x4.yml',
+           'train/train_defended_swinir_x4.yml')
+CARDS, CARD_RESERVE = (6, 8, 12, 24), 1.5  # GiB
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--device', type=torch.device, default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='by default all')
+    parser.add_argument('--peak', choices=SIDES_OF_MEMORY, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    logging.disable(logging.INFO)  # BasicSR prints every network
+    if args.peak:
+        print(peak_of_this_process(args.peak))
+        return
+    print(describe(args.device))
+    for section in args.only:
+        SECTIONS[section](args.device)
+
+
+def build(device, kind='RealESRNetModel', attack=None, blocks=23):
+    """BasicSR's model for RRDBNet, defended where there is an attack."""
+    defended = 'Defended' if attack else ''
+    opt = {
+        'name': 'benchmark', 'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1, 'scale': 4,
+        'num_gpu': 0 if device.type == 'cpu' else 1, 'queue_size': 12, 'path': {}, 'l1_gt_usm': False,
+        'percep_gt_usm': False, 'gan_gt_usm': False, 'gt_usm': False,
+        'network_g': {'type': f'{defended}RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_block': blocks},
+        'train': {'optim_g': dict(ADAM), 'scheduler': {'type': 'MultiStepLR', 'milestones': [10**6]},
+                  'pixel_opt': {'type': 'L1Loss'}},
+    }
+    if attack:
+        opt['attack'] = {'type': 'IFGSM', 'eps': 8, 'mode': 'mixed', 'objective': 'ground_truth_l1', **attack}
+        opt['train'].update(optim_classifier=dict(ADAM), classifier_opt={'type': 'ClassifierLoss'})
+    if kind == 'RealESRGANModel':
+        opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 64}
+        opt['train'].update(optim_d=dict(ADAM), gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1})
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = registered(MODEL_REGISTRY, f'{defended}{kind}', 'model_type')(opt)
+    if kind == 'RealESRGANModel':
+        model.cri_perceptual = VGGLoss(device)
+    return model
+
+
+class VGGLoss(torch.nn.Module):
+    """BasicSR's perceptual loss with random weights, which cost the same and need no download."""
+
+    def __init__(self, device):
+        super().__init__()
+        from torchvision.models import vgg19
+        self.features = vgg19(weights=None).features[:35].to(device).requires_grad_(False)
+
+    def forward(self, x, gt):
+        return (self.features(x) - self.features(gt.detach())).abs().mean(), None
+
+
+def step(model, batch, size, device):
+    """A function that takes one training step, from the degraded pictures on."""
+    torch.manual_seed(0)
+    lq, gt = torch.rand(batch, 3, size, size, device=device), torch.rand(batch, 3, 4 * size, 4 * size, device=device)
+
+    def run():
+        model.lq, model.gt, model.gt_usm = lq, gt, gt
+        model.optimize_parameters(1)
+
+    return run
+
+
+def flops(function):
+    with FlopCounterMode(display=False) as counter:
+        function()
+    return counter.get_total_flops()
+
+
+def benchmark_step(device):
+    batch, size = (2, 32) if device.type == 'cpu' else (12, 64)
+    print(f'\nA step of RealESRNetModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}, every picture '
+          'attacked')
+    plain = build(device)
+    sides = {'plain': step(plain, batch, size, device)}
+    for steps in (1, 2):
+        sides[steps] = step(build(device, attack={'steps': steps, 'share': 1.0}), batch, size, device)
+    net = build_network({'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_block': 23}).to(device)
+    lq, gt = torch.rand(1, 3, 16, 16, device=device), torch.rand(1, 3, 64, 64, device=device)
+    attack_pass = flops(lambda: IFGSM(eps=8, steps=1, objective='ground_truth_l1')(net, lq, gt))
+    training_pass = flops(lambda: (net(lq) - gt).abs().mean().backward())
+    seconds = dict(zip(sides, fastest(list(sides.values()), 3, device)))
+    print(f'  plain: {seconds["plain"]:.3f} s')
+    for steps in (1, 2):
+        floor = 1 + steps * attack_pass / training_pass
+        ratio = seconds[steps] / seconds['plain']
+        print(f'  {steps} attack step(s): {seconds[steps]:.3f} s, {ratio:.2f} of the plain step; counted floor '
+              f'{floor:.2f}; {ratio / floor:.3f} of the floor [{STEP}]')
+
+
+SIDES_OF_MEMORY = {'plain': None, 'mixed': {'steps': 2, 'share': 0.5}}
+
+
+def benchmark_memory(device):
+    print('\nPeak memory of a step, two attack steps on half the batch, against the plain step')
+    if device.type == 'cpu':
+        peaks = {side: float(subprocess.run([sys.executable, __file__, '--peak', side], check=True, text=True,
+                                            stdout=subprocess.PIPE).stdout.split()[-1]) for side in SIDES_OF_MEMORY}
+    else:
+        peaks = {side: peak_on_gpu(side, device) for side in SIDES_OF_MEMORY}
+    print(f'  plain {peaks["plain"]:.2f} GiB, mixed {peaks["mixed"]:.2f} GiB: {peaks["mixed"] / peaks["plain"]:.3f} '
+          f'[{MEMORY}]')
+
+
+def peak_of_this_process(side):
+    device = torch.device('cpu')
+    run = step(build(device, attack=SIDES_OF_MEMORY[side]), 4, 32, device)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    run()  # Adam's moments are there from the second one on
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+def peak_on_gpu(side, device):
+    run = step(build(device, attack=SIDES_OF_MEMORY[side]), 12, 64, device)
+    run()
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all tensors that are alive within the block, and the most there were at a time."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage not in self.known:
+                    self.known.add(storage)
+                    size = storage.nbytes()
+                    self.now += size
+                    weakref.finalize(storage, self.free, size)
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def free(self, size):
+        self.now -= size
+
+
+def count_step(file, batch):
+    """Peak bytes of a training step with the networks, losses and attack of an options file, counted without a GPU.
+
+    On the device meta, where tensors have sizes and no values.
+    """
+    opt = yaml.safe_load((OPTIONS / file).read_text(encoding='utf-8'))
+    size = opt.get('gt_size', opt['datasets']['train'].get('gt_size')) // opt['scale']
+    opt.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=0, path={})
+    perceptual = opt['train'].pop('perceptual_opt', None)
+    opt['train'].setdefault('pixel_opt', {'type': 'L1Loss'})
+    with contextlib.redirect_stdout(io.StringIO()):
+        model = registered(MODEL_REGISTRY, opt['model_type'], 'model_type')(copy.deepcopy(opt))
+    meta = torch.device('meta')
+    nets = [name for name in ('net_g', 'net_g_ema', 'net_d') if hasattr(model, name)]
+    for name in nets:
+        setattr(model, name, getattr(model, name).to(meta))
+    if perceptual:
+        model.cri_perceptual = VGGLoss(meta)
+    model.optimizers.clear()
+    for name in ('optim_g', 'optim_d'):
+        if name in opt['train']:
+            model.opt['train'][name]['type'] = 'Adam'  # which BasicSR takes out when it reads it
+    model.opt['train']['optim_classifier']['type'] = 'Adam'
+    model.setup_optimizers()
+    model.reduce_loss_dict = lambda losses: losses  # which asks for values
+    run = step(model, batch, size, meta)
+    run()  # makes gradients and Adam's moments
+    still = sum(p.numel() * p.element_size() for name in nets for p in getattr(model, name).parameters())
+    trained = sum(p.numel() * p.element_size() for name in nets if name != 'net_g_ema'
+                  for p in getattr(model, name).parameters())
+    if perceptual:
+        still += sum(p.numel() * p.element_size() for p in model.cri_perceptual.parameters())
+    with LiveBytes() as live:
+        run()
+    return still + 3 * trained + live.peak  # gradients are freed and made anew: they are counted twice at most
+
+
+def benchmark_count(device):
+    print(f'\nMemory of a training step as the options files have it, counted; batch that fits into a card, of which '
+          f'{CARD_RESERVE:g} GiB are left to CUDA, the pair pool and the degradations')
+    for file in COUNTED:
+        one, two = (count_step(file, batch) / 2**30 for batch in (2, 4))
+        sample = (two - one) / 2
+        fixed = one - 2 * sample
+        fits = [max(0, int((card - CARD_RESERVE - fixed) / sample)) for card in CARDS]
+        print(f'  {file}: {fixed:.2f} GiB + {sample:.3f} GiB a sample; '
+              + ', '.join(f'{card} GB: {batch}' for card, batch in zip(CARDS, fits)))
+
+
+def gan_sides(device):
+    attacks = {'plain': None, 'one step, full batch': {'steps': 1, 'share': 1.0},
+               'two steps, half the batch': {'steps': 2, 'share': 0.5}}
+    half = {'precision': 'bf16'} if device.type == 'cuda' else {}
+    batch, size, blocks = (1, 32, 23) if device.type == 'cpu' else (12, 64, 23)
+    return (batch, size), {name: step(build(device, 'RealESRGANModel', attack and {**attack, **half}, blocks), batch,
+                                      size, device) for name, attack in attacks.items()}
+
+
+def benchmark_gan(device):
+    (batch, size), sides = gan_sides(device)
+    print(f'\nA step of RealESRGANModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}'
+          + (', attack in bf16' if device.type == 'cuda' else ' (the targets are for a GPU)'))
+    seconds = dict(zip(sides, fastest(list(sides.values()), 3, device)))
+    print(f'  plain: {seconds["plain"]:.3f} s')
+    for name, target in GAN.items():
+        print(f'  {name}: {seconds[name]:.3f} s, {seconds[name] / seconds["plain"]:.2f} of the plain step [{target}]')
+
+
+def profile(device):
+    from torch.profiler import ProfilerActivity
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == 'cuda' else [])
+    (batch, size), sides = gan_sides(device)
+    run = sides['two steps, half the batch']
+    run()
+    with torch.profiler.profile(activities=activities) as found:
+        run()
+    key = 'self_cuda_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
+    print(f'\nWhere the time of a GAN step goes, two attack steps on half the batch of {batch}, LQ {size}x{size}')
+    print(found.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=60))
+
+
+SECTIONS = {'step': benchmark_step, 'memory': benchmark_memory, 'count': benchmark_count,
+            'gan': benchmark_gan, 'profile': profile}
+
+if __name__ == '__main__':
+    main()
