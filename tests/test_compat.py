@@ -1,6 +1,7 @@
 """Life with the host: import orders, a second plugin beside us, the mends of BasicSR."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -47,6 +48,38 @@ def test_beside_the_realesrgan_package(order):
     run = python(f'import {order}\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
                  'print("RealESRGANModel" in M, "DefendedRealESRGANModel" in M)')
     assert run.returncode == 0 and run.stdout.split()[-2:] == ['True', 'True'], run.stderr
+
+
+def test_the_twins_are_of_the_classes_that_the_realesrgan_package_has(tmp_path):
+    # The real package is tried above where it is installed. This one has what matters: classes of its own, not
+    # derived from BasicSR's, under the bare names.
+    folder = tmp_path / 'realesrgan' / 'models'
+    folder.mkdir(parents=True)
+    (tmp_path / 'realesrgan' / '__init__.py').write_text('from .models import *\n')
+    for name, cls in (('realesrgan', 'RealESRGANModel'), ('realesrnet', 'RealESRNetModel')):
+        (folder / f'{name}_model.py').write_text(
+            'from basicsr.utils.img_process_util import filter2D\nfrom basicsr.utils.registry import MODEL_REGISTRY\n'
+            f'from basicsr.models.{name}_model import {cls} as host\n'
+            'from basicsr.models.sr_model import SRModel\nfrom basicsr.models.srgan_model import SRGANModel\n'
+            f'@MODEL_REGISTRY.register()\nclass {cls}({"SRGANModel" if "GAN" in cls else "SRModel"}):\n'
+            '    def __init__(self, opt):\n        super().__init__(opt)\n'
+            '    _dequeue_and_enqueue, feed_data = host._dequeue_and_enqueue, host.feed_data\n')
+    (folder / '__init__.py').write_text('from . import realesrgan_model, realesrnet_model\n')
+    code = ('import rsr_basicsr\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
+            'for name in ("RealESRGANModel", "RealESRNetModel"):\n'
+            '    print(*([c.__module__ for c in M.get(twin).__mro__ if c.__name__ == name]'
+            ' for twin in (f"Defended{name}", f"Defended{name}_basicsr")), M.get(name).__init__.rsr_mended)')
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                         env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    lines = run.stdout.splitlines()[-2:]
+    assert lines == [f"['realesrgan.models.{name}_model'] ['basicsr.models.{name}_model'] True"
+                     for name in ('realesrgan', 'realesrnet')], run.stdout + run.stderr
+    # One that cannot be imported is said, and BasicSR's classes serve.
+    (folder / '__init__.py').write_text('import no_such_module_of_theirs\n')
+    run = subprocess.run([sys.executable, '-c', 'import rsr_basicsr; print(rsr_basicsr.models.DefendedRealESRGANModel'
+                          '.__mro__[4].__module__)'], capture_output=True, text=True,
+                         env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    assert run.stdout.split() == ['basicsr.models.realesrgan_model'] and 'no_such_module_of_theirs' in run.stderr
 
 
 def test_options_are_read_without_running_code(tmp_path):

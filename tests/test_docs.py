@@ -61,9 +61,10 @@ def code(path, title):
 
 
 SNIPPETS = [('docs/attacks.md', title) for title in ('Attacks that know the defence', 'Is it robust', 'Arguments of')]
+SNIPPETS += [('docs/training.md', 'From weights and photos'), ('README.md', 'Attack your own network')]
 
 
-@pytest.mark.parametrize('path, title', [*SNIPPETS, ('README.md', 'Attack your own network')])
+@pytest.mark.parametrize('path, title', SNIPPETS)
 def test_code_in_the_documents_runs(path, title, tmp_path, monkeypatch, capsys, photo):
     monkeypatch.chdir(tmp_path)
     cv2.imwrite('photo.png', (photo[0, :, :12, :12] * 255).permute(1, 2, 0).numpy())
