@@ -79,7 +79,7 @@ def test_curves_begin_with_the_weights_and_are_what_they_say(opt, pairs, tmp_pat
     panel = cv2.imread(str(folder / 'visualization/panel/pairs_2.png'))
     assert panel.shape == (2 * 64 + 3 * 4, 2 * 64 + 3 * 4, 3)
     clean, attacked = panel[4:68, 4:68].astype(int), panel[72:136, 4:68].astype(int)
-    changes = [abs(clean - cv2.resize(cv2.imread(str(file)), (64, 64), 0, 0, cv2.INTER_NEAREST)).max()
+    changes = [abs(clean - cv2.resize(cv2.imread(str(file)), (64, 64), interpolation=cv2.INTER_NEAREST)).max()
                for file in (pairs / 'lq').iterdir()]  # the first one of them that the folder gives
     assert min(changes) <= 1 and 4 < abs(attacked - clean).max() <= 9
     # The outputs that are saved are those of the clean pictures.

@@ -234,7 +234,7 @@ class RobustValidation(WholeCheckpoints):
         """Warn where a training costs clean pictures more than it may."""
         metrics, limit = self._val['metrics'], self._val.get('guard')
         metric = next((name for name, metric in metrics.items() if metric['type'] == 'calculate_psnr'), None)
-        psnr = None if metric is None else self.metric_results[metric]
+        psnr = None if metric is None else float(self.metric_results[metric])  # a state holds no types of numpy
         if current_iter == 0:
             self._clean_psnr_at_start[dataset_name] = psnr
         before = self._clean_psnr_at_start.get(dataset_name)
