@@ -458,5 +458,6 @@ def test_tester_measures_a_defended_network(pairs, photos, tmp_path, monkeypatch
     run = run_command(tmp_path, 'rsr_basicsr.test', '-opt', str(write(opt, tmp_path / 'test.yml')))
     assert run.returncode == 0, run.stdout
     assert float(re.search(r'# psnr: ([\d.]+)', run.stdout)[1]) > 5
-    assert len(list((tmp_path / 'results' / 'tested' / 'visualization').rglob('*.png'))) == len(
-        list((pairs / 'gt').iterdir()))
+    assert float(re.search(r'# stability: ([\d.]+)', run.stdout)[1]) > 5
+    found = list((tmp_path / 'results' / 'tested' / 'visualization').rglob('*.png'))
+    assert len(found) == 2 * len(list((pairs / 'gt').iterdir()))  # clean and attacked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os.path as osp
 from typing import Any, Dict, List, Mapping, Optional
 
@@ -36,6 +35,17 @@ class RobustValidation(WholeCheckpoints):
     schema.
     """
 
+    def __init__(self, opt):
+        self._start_net: Optional[nn.Module] = None
+        #: By data set, what the network that the training began with reached on clean pictures.
+        self._clean_psnr_at_start: Dict[str, float] = {}
+        # Of the pass of the validation that is under way:
+        self._attack_of_validation = None
+        self._panel: Optional[Dict[str, torch.Tensor]] = None
+        self._stability: List[float] = []
+        self._validated = 0  # pictures
+        super().__init__(opt)
+
     def validation(self, dataloader, current_iter, tb_logger, save_img=False):
         """Validate on the pictures of a data set; to be called by every process.
 
@@ -56,11 +66,6 @@ class RobustValidation(WholeCheckpoints):
         return self.opt.get('val') or {}
 
     @property
-    def _clean_psnr_at_start(self) -> Dict[str, Optional[float]]:
-        """By data set, what the network that the training began with reached on clean pictures."""
-        return self.__dict__.setdefault('_psnr_at_start', {})
-
-    @property
     def _can_compare(self):
         wanted = self._val.get('attack') is not None or self._val.get('guard') is not None
         return self.opt['is_train'] and wanted and self.opt['train'].get('start') is not None
@@ -68,7 +73,7 @@ class RobustValidation(WholeCheckpoints):
     @property
     def start_net(self) -> nn.Module:
         """The network as it was before the training, without gradients; plain weights without the masks."""
-        if 'net_start' not in self.__dict__:
+        if self._start_net is None:
             start = self.opt['train'].get('start')
             if start is None:
                 raise OptionsError('train.target: pretrained needs options that were checked; start by rsr train')
@@ -77,8 +82,8 @@ class RobustValidation(WholeCheckpoints):
             self.load_network(net, start['weights'], start['strict'], start['key'])
             if not net.loaded_defense:
                 net.defense.gate = 'never'
-            self.__dict__['net_start'] = net.eval().requires_grad_(False)
-        return self.__dict__['net_start']
+            self._start_net = net.eval().requires_grad_(False)
+        return self._start_net
 
     def _validate_start(self, dataloader, tb_logger):
         trained = {name: getattr(self, name) for name in ('net_g', 'net_g_ema') if hasattr(self, name)}
@@ -92,7 +97,7 @@ class RobustValidation(WholeCheckpoints):
                 setattr(self, name, net)
         self.start_net.eval()  # BasicSR puts the network it has tested into training mode
         if self.opt['train'].get('target') != 'pretrained':
-            del self.__dict__['net_start']  # it has done its work
+            self._start_net = None  # it has done its work
 
     def _validate(self, dataloader, current_iter, tb_logger, save_img):
         dataset = dataloader.dataset
@@ -103,13 +108,14 @@ class RobustValidation(WholeCheckpoints):
         # A process without a picture takes one that does not count: BasicSR's loop needs one.
         share = Subset(dataset, mine or [0])
         panel_freq = self._val.get('panel_freq')
-        self._panel = [] if panel_freq and rank == 0 and (
-            not self.opt['is_train'] or current_iter % panel_freq == 0) else None
+        wanted = panel_freq and (not self.opt['is_train'] or current_iter % panel_freq == 0)
+        self._panel = {} if wanted and rank == 0 else None
         passes = [False, True] if self._val.get('attack') is not None else [False]
         for attacked in passes:
             self._attack_of_validation = self._build_attack() if attacked else None
-            self._stability: List[float] = []
-            self.__dict__.pop('gt', None)  # of the training, where these pictures have none
+            self._stability = []
+            if hasattr(self, 'gt'):
+                del self.gt  # of the training, where these pictures have none
             share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
             loader = DataLoader(share, batch_size=1, num_workers=0)
             with self._quiet(rank):
@@ -118,6 +124,7 @@ class RobustValidation(WholeCheckpoints):
         self._attack_of_validation = None
         if self._panel:
             self._write_panel(name, current_iter, tb_logger)
+        self._panel = None
 
     def _build_attack(self):
         return build_attack(dict(self._val['attack']), lambda source: load_network(source).to(self.device))
@@ -139,7 +146,7 @@ class RobustValidation(WholeCheckpoints):
         ``lq`` first.
         """
         self._upscale()
-        if getattr(self, '_attack_of_validation', None) is None:
+        if self._attack_of_validation is None:
             self._remember('input', self.lq)
             self._remember('output', self.output)
             return
@@ -191,14 +198,13 @@ class RobustValidation(WholeCheckpoints):
 
     def _remember(self, what, pictures):
         """Keep the first picture of a validation for the panel."""
-        if getattr(self, '_panel', None) is not None and what not in [name for name, _ in self._panel]:
-            self._panel.append((what, pictures[:1].detach().float().cpu().clamp(0, 1)))
+        if self._panel is not None:
+            self._panel.setdefault(what, pictures[:1].detach().float().cpu().clamp(0, 1))
 
     def _write_panel(self, name, current_iter, tb_logger):
-        pictures = dict(self._panel)
-        size = pictures['output'].shape[-2:]
-        row = [F.interpolate(picture, size=size, mode='nearest') for _, picture in self._panel]
-        grid = make_grid(torch.cat(row), nrow=math.ceil(len(row) / 2), padding=4, pad_value=1)
+        size = self._panel['output'].shape[-2:]
+        pictures = [F.interpolate(picture, size=size, mode='nearest') for picture in self._panel.values()]
+        grid = make_grid(torch.cat(pictures), nrow=2, padding=4, pad_value=1)
         imwrite(tensor2img(grid), osp.join(self.opt['path']['visualization'], 'panel', f'{name}_{current_iter}.png'))
         if tb_logger:
             tb_logger.add_image(f'panel/{name}', grid, current_iter)
