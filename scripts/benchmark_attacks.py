@@ -22,7 +22,7 @@ import cv2
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
-from timing import describe, fastest
+from timing import describe, fastest, peak_mib
 
 from rsr_basicsr.attacks import (
     APGD,
@@ -112,14 +112,7 @@ def peak_memory(name, side, device):
 def peak_of_this_process(name, side):
     problem = made(name, torch.device('cpu'))
     SIDES[side](*made('SRVGGNetCompact, 32 conv.', torch.device('cpu'), size=8))  # loads what is loaded once
-    Path('/proc/self/clear_refs').write_text('5')  # resets the peak
-    before = peak_kib()
-    SIDES[side](*problem)
-    return (peak_kib() - before) / 2**10
-
-
-def peak_kib():
-    return int(re.search(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())[1])
+    return peak_mib(lambda: SIDES[side](*problem))
 
 
 def time_precision(device):

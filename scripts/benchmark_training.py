@@ -15,7 +15,6 @@ import contextlib
 import copy
 import io
 import logging
-import resource
 import subprocess
 import sys
 import weakref
@@ -25,7 +24,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
-from timing import describe, fastest
+from timing import describe, fastest, peak_mib
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,14 +57,14 @@ def main():
         SECTIONS[section](args.device)
 
 
-def build(device, kind='RealESRNetModel', attack=None, blocks=23):
+def build(device, kind='RealESRNetModel', attack=None):
     """BasicSR's model for RRDBNet, defended where there is an attack."""
     defended = 'Defended' if attack else ''
     opt = {
         'name': 'benchmark', 'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1, 'scale': 4,
         'num_gpu': 0 if device.type == 'cpu' else 1, 'queue_size': 12, 'path': {}, 'l1_gt_usm': False,
         'percep_gt_usm': False, 'gan_gt_usm': False, 'gt_usm': False,
-        'network_g': {'type': f'{defended}RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_block': blocks},
+        'network_g': {'type': f'{defended}RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3},
         'train': {'optim_g': dict(ADAM), 'scheduler': {'type': 'MultiStepLR', 'milestones': [10**6]},
                   'pixel_opt': {'type': 'L1Loss'}},
     }
@@ -121,7 +120,7 @@ def benchmark_step(device):
     sides = {'plain': step(plain, batch, size, device)}
     for steps in (1, 2):
         sides[steps] = step(build(device, attack={'steps': steps, 'share': 1.0}), batch, size, device)
-    net = build_network({'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3, 'num_block': 23}).to(device)
+    net = build_network({'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}).to(device)
     lq, gt = torch.rand(1, 3, 16, 16, device=device), torch.rand(1, 3, 64, 64, device=device)
     attack_pass = flops(lambda: IFGSM(eps=8, steps=1, objective='ground_truth_l1')(net, lq, gt))
     training_pass = flops(lambda: (net(lq) - gt).abs().mean().backward())
@@ -150,11 +149,9 @@ def benchmark_memory(device):
 
 def peak_of_this_process(side):
     device = torch.device('cpu')
-    run = step(build(device, attack=SIDES_OF_MEMORY[side]), 4, 32, device)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run()
-    run()  # Adam's moments are there from the second one on
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    model = build(device, attack=SIDES_OF_MEMORY[side])
+    step(model, 2, 8, device)()  # gradients, Adam's moments, and what is loaded once
+    return peak_mib(step(model, 4, 32, device)) / 2**10
 
 
 def peak_on_gpu(side, device):
@@ -243,9 +240,9 @@ def gan_sides(device):
     attacks = {'plain': None, 'one step, full batch': {'steps': 1, 'share': 1.0},
                'two steps, half the batch': {'steps': 2, 'share': 0.5}}
     half = {'precision': 'bf16'} if device.type == 'cuda' else {}
-    batch, size, blocks = (1, 32, 23) if device.type == 'cpu' else (12, 64, 23)
-    return (batch, size), {name: step(build(device, 'RealESRGANModel', attack and {**attack, **half}, blocks), batch,
-                                      size, device) for name, attack in attacks.items()}
+    batch, size = (2, 32) if device.type == 'cpu' else (12, 64)
+    return (batch, size), {name: step(build(device, 'RealESRGANModel', attack and {**attack, **half}), batch, size,
+                                      device) for name, attack in attacks.items()}
 
 
 def benchmark_gan(device):

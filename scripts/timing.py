@@ -1,6 +1,8 @@
-"""What the benchmark scripts share: both sides of a ratio, timed in turn."""
+"""What the benchmark scripts share: both sides of a ratio, timed in turn, and peaks of memory."""
 
+import re
 import time
+from pathlib import Path
 
 import torch
 
@@ -28,3 +30,15 @@ def fastest(sides, times, device):
 def _finish(device):
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
+
+
+def peak_mib(function):
+    """Memory in MiB by which a call raises this process's peak, on Linux."""
+    Path('/proc/self/clear_refs').write_text('5')  # resets the peak
+    before = _peak_kib()
+    function()
+    return (_peak_kib() - before) / 2**10
+
+
+def _peak_kib():
+    return int(re.search(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())[1])
