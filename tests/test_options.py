@@ -14,20 +14,12 @@ from basicsr.archs import build_network
 from helpers import OPTIONS, read, shrink, write
 from rsr_basicsr.archs import FrequencyClassifier
 from rsr_basicsr.cli import main
-from rsr_basicsr.data import write_training_photos
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options import blocks, check_options, read_options
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, DEFENSE, OPTIM_CLASSIFIER
 from rsr_basicsr.options.schema import parse_block
 
 TRAIN = 'train/train_defended_realesrnet_x4plus.yml'
-
-
-@pytest.fixture(scope='module')
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('photos')
-    write_training_photos(folder)
-    return folder
 
 
 @pytest.fixture
@@ -50,6 +42,10 @@ WRONG = {
     'attack:eps': ('8/255', 'attack.eps: this is in 1/255 units already; write 8'),
     'attack:steps': (0, 'attack.steps: expected a whole number of at least 1, got 0'),
     'attack:type': ('FGM', 'attack.type: expected one of FGSM, IFGSM, MIFGSM, PGD, APGD'),
+    'attack:masked': (2, 'attack.masked: expected a number of at least 0 and at most 1, got 2'),
+    'attack:every': (0, 'attack.every: expected a whole number of at least 1, got 0'),
+    'attack:warm_start': (1, 'attack.warm_start: expected true or false'),
+    'train:target': ('teacher', 'train.target: expected one of ground_truth, pretrained'),
     'attack:mode': ('half', 'attack.mode: expected one of paired, mixed, alternating'),
     'attack:share': (1.5, 'attack.share: expected a number above 0 and at most 1, got 1.5'),
     'attack:quantize': (True, 'attack.quantize: expected one of nearest, floor, none, got True'),
@@ -131,12 +127,16 @@ def test_training_on_pairs_needs_no_pool(opt):
 
 
 def test_resuming_does_not_need_the_first_weights(opt, tmp_path):
-    opt['path'].update(pretrain_network_g='gone.pth', training_states=str(tmp_path))
+    opt['path'].update(pretrain_network_g='gone.pth', training_states=str(tmp_path), models=str(tmp_path))
     opt['auto_resume'] = True
     with pytest.raises(OptionsError, match='no such file: gone.pth'):
-        check_options(opt)
+        check_options(copy.deepcopy(opt))
     torch.save({'iter': 2}, tmp_path / '2.state')
+    with pytest.raises(OptionsError, match='no such file: gone.pth'):  # the state is not whole without its network
+        check_options(copy.deepcopy(opt))
+    torch.save({}, tmp_path / 'net_g_2.pth')
     check_options(opt)
+    assert opt['path']['resume_state'] == str(tmp_path / '2.state')
 
 
 def test_several_gpus_are_refused_before_anything_is_written(opt, monkeypatch):
@@ -256,6 +256,26 @@ def test_first_missing_picture_is_named(opt, tmp_path, photos):
     meta_info.write_text('rocket.png\nlost.png\n')
     opt['datasets']['train']['meta_info'] = str(meta_info)
     with pytest.raises(OptionsError, match='lists lost.png, which is not in'):
+        check_options(opt)
+
+
+@pytest.mark.parametrize('line, message', [
+    ('coffee_cup.png', 'has the line \'coffee_cup.png\', expected "gt, lq"'),
+    ('coffee_cup.png, lost.png', 'lists lost.png, which is not in'), ('', 'lists no picture')])
+def test_lists_of_pairs(line, message, photos, tmp_path):
+    opt = shrink(read('finetune/finetune_defended_realesrgan_x4plus_pairdata.yml'), photos)
+    opt.update(is_train=True, dist=False)
+    check_options(copy.deepcopy(opt))
+    (tmp_path / 'list.txt').write_text(f'{line}\n')
+    opt['datasets']['train']['meta_info'] = str(tmp_path / 'list.txt')
+    with pytest.raises(OptionsError) as error:
+        check_options(opt)
+    assert message in str(error.value)
+
+
+def test_warm_start_is_for_attacks_that_have_a_start(opt):
+    opt['attack'] = {'type': 'Square', 'eps': 8, 'queries': 3, 'warm_start': True}
+    with pytest.raises(OptionsError, match='attack.warm_start: Square has a start of its own'):
         check_options(opt)
 
 

@@ -118,7 +118,7 @@ def _check_validation(opt, model):
     if val is None:
         return
     if not issubclass(model, AttackAugmentation):
-        for key in _OURS['val']:
+        for key in ('attack', 'panel_freq', 'guard'):
             if val.get(key) is not None:
                 raise OptionsError(f'val.{key}: model_type {opt["model_type"]} does not know it; write model_type: '
                                    f'Defended{model.__name__}')
