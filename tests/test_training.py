@@ -44,6 +44,7 @@ def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypat
     assert 'defense.classifier.body.0.weight' in first
 
     log = next(models.parent.glob('*.log')).read_text()
+    assert 'Validation ' in log and ('attack' not in opt['val'] or '# stability: ' in log)
     if pretrained:  # before the training, at its second iteration and at its end
         assert len(re.findall(r'Validation Set14\n', log)) == len(re.findall(r'Validation Set14_attacked\n', log)) == 3
         assert len(re.findall('# stability: ', log)) == 3 and 'as iteration 0' in log
