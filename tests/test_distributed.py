@@ -167,35 +167,32 @@ def test_every_way_of_training_is_distributed(model_type, train_classifier, atta
 
 
 def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
-    # Five pictures for two processes, and then two for three.
-    found = {}
-    for processes in (1, 2):
-        opt = options(pairs, photos, batch=4 // processes, iterations=2)
-        opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
-                                      dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
-        opt['network_g']['defense']['seed'] = 0
-        opt['val'] = {'val_freq': 2, 'save_img': True, 'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'seed': 0},
-                      'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
-                                  'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}
-        folder = tmp_path / str(processes)
-        run = (torchrun(opt, folder) if processes == 2 else start(opt, folder, sys.executable, flags=()))
-        assert run.returncode == 0, run.stdout
-        found[processes] = re.findall(r'Validation pairs(\w*)|# (\w+): ([\d.]+)', run.stdout)
-        assert len({path.parent.name for path in folder.rglob('visualization/*/*.png')}) == 5
-    assert [entry[:2] for entry in found[1]] == [entry[:2] for entry in found[2]]
-    assert [name for _, name, _ in found[1] if name][:5] == ['psnr', 'ssim', 'psnr', 'ssim', 'stability']
-    for alone, shared in zip(found[1], found[2]):
-        assert not alone[2] or abs(float(alone[2]) - float(shared[2])) < 2e-3, (alone, shared)
+    opt = options(pairs, photos, batch=2, iterations=2)
+    opt['network_g']['defense']['seed'] = 0
+    pictures = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
+                    dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
+    opt['datasets']['val'] = pictures
+    opt['val'] = {'val_freq': 2, 'save_img': True, 'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'seed': 0},
+                  'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
+                              'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}
+    run = torchrun(opt, tmp_path / 'trained')
+    assert run.returncode == 0, run.stdout
+    trained = re.findall(r'# (\w+): ([\d.]+)', run.stdout)[-5:]
+    assert [name for name, _ in trained] == ['psnr', 'ssim', 'psnr', 'ssim', 'stability']
+    assert len({path.parent.name for path in tmp_path.rglob('visualization/*/*.png')}) == 5
 
+    # What two processes found of five pictures while they trained, one finds; and three, of two pictures as well.
+    few = tmp_path / 'few'
     for file in sorted((pairs / 'gt').iterdir())[:2]:
         for kind in ('gt', 'lq'):
-            (tmp_path / 'few' / kind).mkdir(parents=True, exist_ok=True)
-            (tmp_path / 'few' / kind / file.name).write_bytes((pairs / kind / file.name).read_bytes())
+            (few / kind).mkdir(parents=True, exist_ok=True)
+            (few / kind / file.name).write_bytes((pairs / kind / file.name).read_bytes())
     test = {key: opt[key] for key in ('scale', 'num_gpu', 'manual_seed', 'network_g', 'model_type')}
     test.update(name='tested', val={**opt['val'], 'suffix': None}, path={
-        'pretrain_network_g': str(folder / 'experiments/paired/models/net_g_2.pth'), 'param_key_g': 'params_ema'})
-    test['datasets'] = {'test_1': {**opt['datasets']['val'], 'dataroot_gt': str(tmp_path / 'few/gt'),
-                                   'dataroot_lq': str(tmp_path / 'few/lq')}}
+        'pretrain_network_g': str(tmp_path / 'trained/experiments/paired/models/net_g_latest.pth'),
+        'param_key_g': 'params_ema'})
+    test['datasets'] = {'test_1': pictures, 'test_2': {**pictures, 'name': 'few', 'dataroot_gt': str(few / 'gt'),
+                                                       'dataroot_lq': str(few / 'lq')}}
     results = []
     for processes in (1, 3):
         folder = tmp_path / f'test{processes}'
@@ -203,9 +200,12 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
                else start(test, folder, sys.executable, module='rsr_basicsr.test', flags=()))
         assert run.returncode == 0, run.stdout
         results.append(re.findall(r'# (\w+): ([\d.]+)', run.stdout))
-        pictures = (tmp_path / f'test{processes}/results/tested/visualization').rglob('*.png')
-        assert len(list(pictures)) == 4  # clean and attacked
-    assert results[0] == results[1] and len(results[0]) == 5
+        found = list((folder / 'results/tested/visualization').rglob('*.png'))
+        assert len(found) == 2 * (5 + 2)  # clean and attacked
+    assert results[0] == results[1] and len(results[0]) == 10
+    assert [name for name, _ in trained] == [name for name, _ in results[0][:5]]
+    for (_, ours), (_, theirs) in zip(trained, results[0]):
+        assert abs(float(ours) - float(theirs)) < 2e-3
 
 
 def free_port():
