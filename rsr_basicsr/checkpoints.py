@@ -125,13 +125,17 @@ def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
     content = read_file(state)
     if not isinstance(content, dict) or not isinstance(content.get('iter'), int):
         raise WeightsError(f'{state} is not a training state')
+    saved = content.get(EXTRAS, {}).get('networks', [('net_g',)])[0]
     for label in network_labels(opt):
-        # Not load_state's check for finite values: a training that has diverged is whole, and says so itself.
-        read_file(osp.join(opt['path']['models'], f'{label}_{content["iter"]}.pth'))
+        path = osp.join(opt['path']['models'], f'{label}_{content["iter"]}.pth')
+        # Options may name a network that the model does not have, such as the discriminator of another training.
+        if label in saved or osp.isfile(path):
+            # Not load_state's check for finite values: a training that has diverged is whole, and says so itself.
+            read_file(path)
 
 
 def network_labels(opt: Mapping[str, Any]) -> List[str]:
-    """Labels such as ``net_g`` of the networks that are saved with a training state and taken back."""
+    """Labels such as ``net_g`` of the networks that options name and that are taken back at a resume."""
     ignored = opt['path'].get('ignore_resume_networks') or ()
     return [f'net_{key[len("network_"):]}' for key in opt if key.startswith('network_') and key not in ignored]
 
@@ -237,7 +241,8 @@ class WholeCheckpoints:
 
     def more_state(self) -> Dict[str, Any]:
         """What this process adds to the training state; plain values and tensors."""
-        return {'random': random_state()}
+        return {'random': random_state(),
+                'networks': [label for label in network_labels(self.opt) if hasattr(self, label)]}
 
     def restore_more_state(self, mine: Mapping[str, Any]) -> None:
         """Take back what :meth:`more_state` of this process returned; the random streams are the sampler's business."""
@@ -252,7 +257,7 @@ class WholeCheckpoints:
         if self.opt['rank'] != 0:
             return
         try:
-            with written_whole(self.opt['path'], network_labels(self.opt)):
+            with written_whole(self.opt['path'], mine['networks']):
                 super().save(epoch, current_iter)
         except (OSError, WeightsError) as error:
             if current_iter == -1:

@@ -115,7 +115,8 @@ def saved(tmp_path):
 def save(opt, iteration):
     for label in ('g', 'd'):
         torch.save({'params': {'a': torch.zeros(9999)}}, Path(opt['path']['models']) / f'net_{label}_{iteration}.pth')
-    torch.save({'iter': iteration}, Path(opt['path']['training_states']) / f'{iteration}.state')
+    torch.save({'iter': iteration, 'rsr_basicsr': {'networks': [['net_g', 'net_d']]}},
+               Path(opt['path']['training_states']) / f'{iteration}.state')
 
 
 def halve(path):
@@ -197,6 +198,15 @@ def test_a_state_that_is_named_is_checked_with_its_networks(pairs, photos, tmp_p
     halve(opt['path']['resume_state'])
     assert main(['train', '-opt', 'options.yml']) == 2
     assert re.search('path.resume_state: .*2.state is damaged', capsys.readouterr().err)
+
+
+def test_a_network_that_the_model_does_not_have_is_not_missed(pairs, photos, tmp_path, monkeypatch):
+    opt = paired_options(pairs, photos=photos, iterations=2)
+    opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 8}  # left from a GAN
+    folder = train_more(opt, 2, tmp_path, monkeypatch)
+    assert not (folder / 'models/net_d_2.pth').exists()
+    train_more(opt, 4, tmp_path, monkeypatch, '--auto_resume')
+    assert (folder / 'training_states/4.state').is_file() and not list(tmp_path.rglob('*_archived_*'))
 
 
 def no_space():
