@@ -32,7 +32,9 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     import_plugins(args.imports)
     read_options(args.opt, stage)
     module = importlib.import_module(f'basicsr.{stage}')
-    with _argv([f'rsr {stage}', *_basicsr_flags(args)]), _checked_options(module, args), _folders_made_first(module):
+    with _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]), \
+            _replaced(module, 'parse_options', _checked(module.parse_options, args)), \
+            _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
@@ -73,35 +75,27 @@ def _basicsr_flags(args):
 
 
 @contextlib.contextmanager
-def _argv(argv):
-    previous, sys.argv = sys.argv, argv
+def _replaced(owner, name, value):
+    """Within the block an attribute of a module has another value."""
+    previous = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        sys.argv = previous
+        setattr(owner, name, previous)
 
 
-@contextlib.contextmanager
-def _folders_made_first(module):
+def _waited_for(make_exp_dirs):
     """The first process renames a folder that is in the way; no other may write into it before."""
-    make_exp_dirs = module.make_exp_dirs
-
     def make_and_wait(opt):
         make_exp_dirs(opt)
         if opt['dist']:
             dist.barrier()
 
-    module.make_exp_dirs = make_and_wait
-    try:
-        yield
-    finally:
-        module.make_exp_dirs = make_exp_dirs
+    return make_and_wait
 
 
-@contextlib.contextmanager
-def _checked_options(module, args):
-    parse_options = module.parse_options
-
+def _checked(parse_options, args):
     def parse_and_check(root_path, is_train=True):
         try:
             opt, basicsr_args = parse_options(root_path, is_train=is_train)
@@ -113,8 +107,4 @@ def _checked_options(module, args):
         check_options(opt)
         return opt, basicsr_args
 
-    module.parse_options = parse_and_check
-    try:
-        yield
-    finally:
-        module.parse_options = parse_options
+    return parse_and_check

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Dict, Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence
 
 import torch
 from torch import distributed as dist
@@ -21,22 +21,20 @@ class RunningMeans:
         self._start()
 
     def _start(self):
-        self._sums = {name: [] for name in self.names}
-        self._times = {name: [] for name in self.names}
+        self._sums: Dict[str, torch.Tensor] = {}  # total and count
+        self._times: Dict[str, List[Callable[[], float]]] = {}
 
     def add(self, name: str, values: torch.Tensor, mine: Optional[torch.Tensor] = None) -> None:
         """Add values of any shape; ``mine``, (B,) bool, tells which of them count."""
         values = values.detach().float().reshape(-1)
         count = torch.full_like(values[:1], values.numel())[0] if mine is None else mine.sum().to(values)
         total = (values if mine is None else values.where(mine, 0)).sum()
-        pair = torch.stack([total, count])
-        before = self._sums[name]
-        self._sums[name] = [before[0] + pair] if before else [pair]
+        self._sums[name] = self._sums.get(name, 0) + torch.stack([total, count])
 
     def add_times(self, **stopwatches: Callable[[], float]) -> None:
         """Add times that are read when they are asked for."""
         for name, read in stopwatches.items():
-            self._times[name].append(read)
+            self._times.setdefault(name, []).append(read)
 
     def take(self, distributed: bool = False) -> Dict[str, float]:
         """The means, of all processes in the first one, and begin anew. What had no values is left out.
@@ -52,10 +50,10 @@ class RunningMeans:
         return {name: total / count for name, (total, count) in zip(self.names, pairs.tolist()) if count}
 
     def _pair(self, name):
-        times = [read() for read in self._times[name]]
-        if times:
+        if name in self._times:
+            times = [read() for read in self._times[name]]
             return torch.tensor([sum(times), len(times)])
-        return self._sums[name][0] if self._sums[name] else torch.zeros(2)
+        return self._sums.get(name, torch.zeros(2))
 
 
 class Stopwatch:
