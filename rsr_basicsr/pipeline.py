@@ -37,6 +37,8 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
             _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
     if dist.is_available() and dist.is_initialized():
+        # A launcher ends all processes when one has trouble leaving; the first may still be saving.
+        dist.barrier()
         dist.destroy_process_group()
 
 
