@@ -21,6 +21,10 @@ class WeightsError(RSRError):
     """A weight file cannot be fetched, does not match its checksum, or does not hold what it should."""
 
 
+class PictureError(RSRError):
+    """A picture cannot be read, or is not one."""
+
+
 def in_one_line(error: BaseException) -> str:
     """What an error of somebody else's code says, on one line; its type where it says nothing."""
     return ' '.join(str(error).split()) or type(error).__name__

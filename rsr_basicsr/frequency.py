@@ -56,6 +56,16 @@ def filter_dct(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 @constant_tensor(maxsize=16)
+def dct_basis(n: int, device: torch.device = torch.device('cpu'), dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The basis pictures of the orthonormal DCT of blocks of n x n, (n * n, n, n), the constant one first.
+
+    It is cached: do not write to it.
+    """
+    matrix = _dct_matrix(n, device, dtype)
+    return torch.einsum('ia,jb->ijab', matrix, matrix).reshape(n * n, n, n)
+
+
+@constant_tensor(maxsize=16)
 def radial_distance(height: int, width: int, device: torch.device = torch.device('cpu')) -> torch.Tensor:
     """Index distance ``D(u, v) = sqrt(u^2 + v^2)`` of each DCT coefficient from the DC corner.
 

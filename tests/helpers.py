@@ -55,6 +55,11 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
         opt['val'].pop('guard', None)  # which compares with pretrained weights
     if 'warmup' in opt.get('attack', {}):
         opt['attack']['warmup'] = 2
+    if 'attack' in opt:
+        # An untrained classifier of the paper's learns along, which most options files leave to the built-in one.
+        opt['network_g']['defense']['classifier'] = {'type': 'paper', 'weights': 'untrained'}
+        opt['train'].update(optim_classifier={'type': 'Adam', 'lr': 1e-3}, classifier_opt={'type': 'ClassifierLoss'})
+        opt['train'].pop('train_classifier', None)
     network = opt['network_g']
     kind = network['type'].replace('Defended', '')
     small = {'type': network['type'], **SMALL_NETWORKS[kind]}

@@ -60,7 +60,7 @@ def test_forced_gates_are_those_of_a_network_that_does_so(gate, decision, photo)
 
 
 def test_straight_through_changes_the_attack_and_nothing_else(photo):
-    net = DefendedReach(defense={'seed': 1}).eval()
+    net = DefendedReach(defense={'seed': 1, 'classifier': {'type': 'paper', 'weights': 'untrained'}}).eval()
     with torch.no_grad():  # an undecided classifier
         net.defense.classifier.body[-1].weight *= 30
         net.defense.classifier.body[-1].bias += torch.tensor([1.0, 0.0]) * net.defense.logit(photo)
@@ -148,7 +148,8 @@ def test_detection_is_that_of_the_8_bit_picture():
 
 
 def test_detector_aware_against_the_classifier_of_a_network(photo):
-    net = DefendedGain(defense={'classifier': {'threshold': 0.5}}).eval()
+    untrained = {'type': 'paper', 'weights': 'untrained', 'threshold': 0.5}
+    net = DefendedGain(defense={'classifier': untrained}).eval()
     bias = net.defense.classifier.body[-1].bias
     clean, attacked = net.defense.classifier(photo)[0].detach()
     with torch.no_grad():

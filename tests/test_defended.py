@@ -64,8 +64,8 @@ def test_plain_weights_load_strictly(backbone):
 def test_a_damaged_file_does_not_load(backbone):
     net = build(backbone)
     without_one = dict(net.state_dict())
-    del without_one['defense.classifier.body.2.bias']
-    with pytest.raises(RuntimeError, match='defense.classifier.body.2.bias'):
+    del without_one['defense.classifier.head.4.bias']
+    with pytest.raises(RuntimeError, match='defense.classifier.head.4.bias'):
         net.load_state_dict(without_one)
     with pytest.raises(RuntimeError, match='Missing key'):
         net.load_state_dict({})
@@ -293,7 +293,8 @@ def test_gradients_and_attacks_inside_autocast(dtype):
 
 @pytest.mark.parametrize('threshold', [0.0, 1.0], ids=['shut', 'open'])
 def test_gradient_straight_through_the_gate(threshold):
-    net = defend(Identity)(defense={'seed': 0, 'classifier': {'threshold': threshold}}).eval().double()
+    undecided = {'type': 'paper', 'weights': 'untrained', 'threshold': threshold}
+    net = defend(Identity)(defense={'seed': 0, 'classifier': undecided}).eval().double()
     x = torch.rand(1, 3, 12, 12, dtype=torch.float64, requires_grad=True)
     v, direction = torch.randn_like(x), torch.randn_like(x)
     plain = net(x)
@@ -385,7 +386,8 @@ def test_presets_of_points():
 
 
 @pytest.mark.parametrize('wrong', [
-    {'decision': 'pixel'}, {'draws': 0}, {'seed': -1}, {'classifier': {'pool_by': 'width'}}])
+    {'decision': 'pixel'}, {'draws': 0}, {'seed': -1}, {'classifier': {'type': 'paper', 'pool_by': 'width'}},
+    {'classifier': {'type': 'spectrum'}}])
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match='must be'):
         build(RRDBNet, **wrong)

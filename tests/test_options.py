@@ -15,11 +15,14 @@ from helpers import OPTIONS, read, shrink, write
 from rsr_basicsr.archs import FrequencyClassifier
 from rsr_basicsr.cli import main
 from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options import blocks, check_options, read_options
-from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, DEFENSE, OPTIM_CLASSIFIER
+from rsr_basicsr.options import blocks, check_options, host, read_options
+from rsr_basicsr.options.adversarial_set import ADVERSARIAL_SET, check_adversarial_set
+from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, CLASSIFIER_TRAIN, DEFENSE, OPTIM_CLASSIFIER
 from rsr_basicsr.options.schema import parse_block
 
 TRAIN = 'train/train_defended_realesrnet_x4plus.yml'
+DETECTOR = OPTIONS / 'train' / 'train_frequency_classifier.yml'
+DEFENDED = sorted(file for file in OPTIONS.rglob('*.yml') if file.parent.name != 'adversarial_set' and file != DETECTOR)
 
 
 @pytest.fixture
@@ -66,7 +69,7 @@ WRONG = {
     'train:optim_classifier:lr': ('fast', "train.optim_classifier.lr: expected a number of at least 0, got 'fast'"),
     'queue_size': (5, 'queue_size: 5 is not a multiple of the batch size 2'),
     'name': ('../up', "name: expected a plain name, since it becomes a folder, got '../up'"),
-    'num_gpu': (-1, 'num_gpu: expected a whole number of at least 0 or auto, got -1'),
+    'num_gpu': (-1, 'num_gpu: expected a whole number of at least 0, or auto, got -1'),
 }
 
 
@@ -304,20 +307,22 @@ def test_weights_of_another_network_are_refused(opt, tmp_path):
 def test_classifier_weights_must_be_a_classifiers(opt, tmp_path):
     torch.save({'a': torch.zeros(1)}, tmp_path / 'c.pth')
     opt['network_g']['defense']['classifier']['weights'] = str(tmp_path / 'c.pth')
-    with pytest.raises(OptionsError, match='network_g: DefendedRRDBNet cannot be built so: .*FrequencyClassifier'):
+    with pytest.raises(OptionsError, match='network_g: DefendedRRDBNet cannot be built so: .*another classifier'):
         check_options(opt)
 
 
 @pytest.mark.parametrize('gate', ['classifier', 'soft'])
 def test_testing_with_an_untrained_classifier_is_refused(gate, opt, tmp_path, real_weights):
     opt.update(is_train=False, val={'save_img': False}, network_g={
-        'type': 'DefendedSRVGGNetCompact', 'num_in_ch': 3, 'num_out_ch': 3, 'defense': {'gate': gate}})
+        'type': 'DefendedSRVGGNetCompact', 'num_in_ch': 3, 'num_out_ch': 3,
+        'defense': {'gate': gate, 'classifier': {'type': 'paper', 'weights': 'untrained'}}})
     opt['path'] = {'pretrain_network_g': str(real_weights)}
     with pytest.raises(OptionsError, match='plain backbone without a trained classifier'):
         check_options(opt)
     torch.save(FrequencyClassifier().state_dict(), tmp_path / 'classifier.pth')
-    opt['network_g']['defense'] = {'classifier': {'weights': str(tmp_path / 'classifier.pth')}}
-    check_options(opt)
+    for classifier in ({'type': 'paper', 'weights': str(tmp_path / 'classifier.pth')}, {}):
+        opt['network_g']['defense'] = {'classifier': classifier}
+        check_options(opt)
 
 
 def test_gpu_that_is_not_there(opt, monkeypatch):
@@ -339,7 +344,7 @@ def test_unreadable_files(tmp_path, monkeypatch, text, message):
     assert not (tmp_path / 'ran').exists()
 
 
-@pytest.mark.parametrize('file', sorted(OPTIONS.rglob('*.yml')), ids=lambda file: file.name)
+@pytest.mark.parametrize('file', DEFENDED, ids=lambda file: file.name)
 def test_committed_files_hold_known_keys_only(file):
     opt = yaml.safe_load(file.read_text())
     parse_block(opt['network_g']['defense'], DEFENSE, 'defense')
@@ -347,6 +352,26 @@ def test_committed_files_hold_known_keys_only(file):
         parse_block(opt['attack'], ATTACK, 'attack')
     read = read_options(str(file), 'train' if 'train' in opt else 'test')
     assert read['network_g']['type'].startswith('Defended') and read['model_type'].startswith('Defended')
+
+
+@pytest.mark.parametrize('file', sorted((OPTIONS / 'adversarial_set').glob('*.yml')), ids=lambda file: file.name)
+def test_committed_sets_hold_what_their_check_takes(file, photos, tmp_path):
+    opt = yaml.safe_load(file.read_text())
+    for name, network in (opt.get('networks') or {}).items():  # the weights are not here
+        plain = {key: value for key, value in network.items() if key not in ('weights', 'share')}
+        network['weights'] = str(tmp_path / f'{name}.pth')
+        torch.save({'params': build_network(plain).state_dict()}, network['weights'])
+    opt['photos'] = [str(photos)]
+    parsed = check_adversarial_set(opt)
+    assert len(parsed['photos']) >= 11 and parsed['dataroot'] == f'datasets/detector/{file.stem}'
+
+
+def test_the_options_of_the_detector_name_the_committed_sets():
+    opt = yaml.safe_load(DETECTOR.read_text())
+    blocks = [*opt['datasets'].values(), *opt['train']['calibration']['datasets']]
+    named = [folder for block in blocks for folder in [block['dataroot'], *block.get('dataroot_extra', [])]]
+    assert {folder.split('/')[-1] for folder in named} == {
+        file.stem for file in (OPTIONS / 'adversarial_set').glob('*.yml')}
 
 
 def test_command_line_ends_in_one_sentence_and_code_2(tmp_path, capsys, monkeypatch):
@@ -391,8 +416,10 @@ def test_every_key_is_documented():
             if line.startswith('|')]
     keys = [f'{name}: {key}' if isinstance(rule, dict) else name for name, rule in {**ATTACK, **DEFENSE}.items()
             for key in (rule if isinstance(rule, dict) else [None])]
+    keys += [*ADVERSARIAL_SET, *host.DATASET_OF_TYPE['AdversarialSetDataset']]
     keys += [*blocks.TRAIN, *blocks.VAL, f'optim_classifier: {", ".join(OPTIM_CLASSIFIER)}',
              f'classifier_opt: {", ".join(CLASSIFIER_OPT)}']
+    keys += [key for key in CLASSIFIER_TRAIN if key != 'calibration']
     documented = {key for row in rows for key in re.findall('`([^`]+)`', row)}
     assert [key for key in keys if key not in documented] == []
 

@@ -7,8 +7,7 @@ backbone's own ``forward``; hooks mask the inputs of the submodules that the mas
 from __future__ import annotations
 
 import contextlib
-import math
-from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from basicsr.archs.edsr_arch import EDSR
@@ -21,14 +20,22 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from rsr_basicsr.archs.block_spectrum_classifier_arch import BlockSpectrumClassifier
 from rsr_basicsr.archs.cdc_arch import CDC
+from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier, log_odds
 from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
-from rsr_basicsr.weights import load_state
+from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 
 GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('picture', 'batch', 'tile')
 INPUT = 'input'
+
+#: By the name of ``defense: classifier: type``
+CLASSIFIERS: Dict[str, Type[SampleClassifier]] = {
+    'blocks': BlockSpectrumClassifier, 'residual': ResidualClassifier, 'paper': FrequencyClassifier}
+DEFAULT_CLASSIFIER = 'blocks'
+UNTRAINED = 'untrained'
 
 #: How much pictures are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.
 Decision = Union[bool, torch.Tensor]
@@ -64,13 +71,28 @@ class MaskPlace(NamedTuple):
     repeat: int = 1
 
 
+def build_classifier(options: Mapping[str, Any]) -> SampleClassifier:
+    """The classifier of a block ``type``, ``weights`` (``builtin``, ``untrained`` or a file) and arguments.
+
+    Raises:
+        ValueError: there is no such type.
+        WeightsError: the weights cannot be read, or are for another type.
+    """
+    options = dict(options)
+    kind, weights = options.pop('type', DEFAULT_CLASSIFIER), options.pop('weights', BUILTIN)
+    if kind not in CLASSIFIERS:
+        raise ValueError(f'classifier type must be one of {", ".join(CLASSIFIERS)}, got {kind!r}')
+    return CLASSIFIERS[kind](**options, weights=None if weights == UNTRAINED else weights)
+
+
 class Defense(nn.Module):
     """Masks, classifier and gate of one defended network; the options block ``network_g: defense:``.
 
     Args:
         mask: arguments of :class:`RandomFrequencyMask`.
-        classifier: ``threshold``: a picture counts as attacked when P(clean) is below it; ``pool_by``: as in
-            :class:`FrequencyClassifier`; ``weights``: a file with its state dict, None leaves it untrained.
+        classifier: ``type``: one of :data:`CLASSIFIERS`; ``weights``: ``builtin`` for those that come with the
+            package, ``untrained``, or a file with its state dict; ``threshold``: a picture counts as attacked when
+            P(clean) is below it, None for the one that is kept with the weights; the rest is for the class.
         gate: ``classifier`` masks the pictures it takes for attacked, ``soft`` blends masked and unmasked by
             P(attacked) at every mask point, ``always`` masks all, ``never`` none.
         decision: what the classifier decides on: each ``picture``; the ``batch``, by the mean of P(clean), as the
@@ -91,15 +113,13 @@ class Defense(nn.Module):
             raise ValueError(f'draws must be at least 1, got {draws}')
         if seed is not None and seed < 0:
             raise ValueError(f'seed must be at least 0, got {seed}')
-        classifier = dict(classifier or {})
+        classifier = {'type': DEFAULT_CLASSIFIER, 'weights': BUILTIN, **(classifier or {})}
         self.gate, self.decision = gate, decision
         self.draws, self.seed = draws, seed
-        self.threshold = classifier.pop('threshold', 0.9)
-        weights = classifier.pop('weights', None)
+        self.threshold: Optional[float] = classifier.pop('threshold', None)
         self.mask = RandomFrequencyMask(**(mask or {}))
-        self.classifier = FrequencyClassifier(**classifier)
-        if weights is not None:
-            self.classifier.load_state_dict(load_state(weights))
+        self.classifier_is_builtin = classifier['weights'] == BUILTIN
+        self.classifier = build_classifier(classifier)
         self._forced: Optional[Decision] = None
         self._straight_through = False
         self._obeyed: Decision = False
@@ -136,9 +156,9 @@ class Defense(nn.Module):
 
         The log odds of attacked against clean, less those at the threshold.
         """
-        threshold = min(max(self.threshold, 1e-6), 1 - 1e-6)
-        clean, attacked = self.classifier(x).unbind(dim=1)
-        return attacked - clean + math.log(threshold / (1 - threshold))
+        odds = log_odds(self.classifier(x))
+        threshold = self.classifier.threshold if self.threshold is None else odds.new_tensor(self.threshold)
+        return odds + threshold.to(odds).logit(eps=1e-6)
 
     def decide(self, x: torch.Tensor) -> Decision:
         """How much pictures ``x``, (B, 3, H, W) in [0, 1], are masked.
@@ -195,7 +215,8 @@ class Defense(nn.Module):
         return self.mask.erase(x, repeatable_mask(self.mask.keep_radius, self.seed, place, *x.shape[-2:], x.device))
 
     def _below_threshold(self, clean):
-        return ~(clean >= self.threshold)  # and not a number, too: a broken picture must not open a way around
+        threshold = self.classifier.threshold if self.threshold is None else self.threshold
+        return ~(clean >= threshold)  # and not a number, too: a broken picture must not open a way around
 
     def _clean_probability(self, x):
         # The last bits of a matrix product depend on its number of rows.
@@ -204,8 +225,8 @@ class Defense(nn.Module):
         return clean.mean(dim=0, keepdim=True).expand_as(clean) if self.decision == 'batch' else clean
 
     def extra_repr(self) -> str:
-        return (f'gate={self.gate}, threshold={self.threshold}, decision={self.decision}, draws={self.draws}, '
-                f'seed={self.seed}')
+        return (f'gate={self.gate}, threshold={"that of the weights" if self.threshold is None else self.threshold}, '
+                f'decision={self.decision}, draws={self.draws}, seed={self.seed}')
 
 
 class _MaskHook:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from rsr_basicsr.frequency import log_spectrum, without_autocast
+from rsr_basicsr.archs.classifier import SampleClassifier
+from rsr_basicsr.frequency import log_spectrum
 
-CLEAN = 0  # the class; 1 is attacked
 POOL_BY = ('size', 'height')
 
 # Mean and spread of the features over degraded photos. The first layer could absorb them, so the classifier is still
@@ -18,8 +20,8 @@ _FEATURE_MEAN, _FEATURE_SPREAD = -4.3, 1.43
 
 
 @ARCH_REGISTRY.register()
-class FrequencyClassifier(nn.Module):
-    """Tells attacked pictures from clean ones by their log spectrum.
+class FrequencyClassifier(SampleClassifier):
+    """The paper's classifier: tells attacked pictures from clean ones by their log spectrum.
 
     RGB -> DCT -> mean over channels -> log magnitude -> 48x48 -> 16x16 by 3x3 means -> MLP 256-512-256-2 with
     LeakyReLU. 263,426 parameters.
@@ -27,6 +29,7 @@ class FrequencyClassifier(nn.Module):
     Args:
         pool_by: ``size`` pools every spectrum that is not 48x48 to it, on both axes; ``height`` only those that are
             not 48 high, as the published code does, which leaves it without an answer for a picture of 48xW.
+        weights: a file with its state dict, or ``builtin``; None leaves it untrained.
 
     Shape:
         (B, 3, H, W) in [0, 1] -> logits (B, 2), float32, float64 for float64 input; class 0 is clean, class 1 attacked.
@@ -34,13 +37,14 @@ class FrequencyClassifier(nn.Module):
 
     spectrum_size = 48
 
-    def __init__(self, pool_by: str = 'size'):
+    def __init__(self, pool_by: str = 'size', weights: Optional[str] = None):
         super().__init__()
         if pool_by not in POOL_BY:
             raise ValueError(f'pool_by must be one of {", ".join(POOL_BY)}, got {pool_by!r}')
         self.pool_by = pool_by
         self.body = nn.Sequential(
             nn.Linear(256, 512), nn.LeakyReLU(0.2), nn.Linear(512, 256), nn.LeakyReLU(0.2), nn.Linear(256, 2))
+        self.take(weights)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """The 256 numbers that the decision rests on, shape (B, 256).
@@ -56,11 +60,6 @@ class FrequencyClassifier(nn.Module):
             raise ValueError(f'pool_by: height does not pool pictures of {height}x{width}; write pool_by: size')
         return F.avg_pool2d(spectrum, 3).flatten(1)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with without_autocast(x.device):
-            features = (self.features(x) - _FEATURE_MEAN) / _FEATURE_SPREAD
-            return self.body(features.to(self.body[0].weight.dtype)).to(features.dtype)
-
-    def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
-        """P(clean) of each picture, (B,)."""
-        return self(x).softmax(dim=1)[:, CLEAN]
+    def raw_logits(self, x):
+        features = (self.features(x) - _FEATURE_MEAN) / _FEATURE_SPREAD
+        return self.body(features.to(self.body[0].weight.dtype))

@@ -7,10 +7,11 @@ import os
 import sys
 from typing import Optional, Sequence
 
-from rsr_basicsr.cli import masks, test, train, weights
+from rsr_basicsr.cli import adversarial_set, detect, masks, test, train, weights
 from rsr_basicsr.errors import RSRError
 
-_COMMANDS = {'weights': weights, 'train': train, 'test': test, 'masks': masks}
+_COMMANDS = {'weights': weights, 'train': train, 'test': test, 'masks': masks,
+             'adversarial-set': adversarial_set, 'detect': detect}
 _INTERRUPTED = 130
 
 

@@ -12,6 +12,8 @@ from rsr_basicsr.models.defended_model import (
     DefendedSwinIRModel,
     defend_model,
 )
+from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 
 __all__ = ['AttackAugmentation', 'CDCModel', 'DefendedCDCModel', 'DefendedESRGANModel', 'DefendedRealESRGANModel',
-           'DefendedRealESRNetModel', 'DefendedSRGANModel', 'DefendedSRModel', 'DefendedSwinIRModel', 'defend_model']
+           'DefendedRealESRNetModel', 'DefendedSRGANModel', 'DefendedSRModel', 'DefendedSwinIRModel',
+           'FrequencyClassifierModel', 'defend_model']

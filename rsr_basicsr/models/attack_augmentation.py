@@ -56,7 +56,7 @@ class AttackAugmentation(RobustValidation):
     """
 
     def model_to_device(self, net):
-        if isinstance(net, DefenseMixin) and self.opt['is_train'] and not self._trains_classifier:
+        if isinstance(net, DefenseMixin) and self.opt['is_train'] and not self._trains_classifier(net):
             net.defense.classifier.requires_grad_(False)  # or several processes would wait for its gradients
         return super().model_to_device(net)
 
@@ -90,9 +90,9 @@ class AttackAugmentation(RobustValidation):
         """The adversarial sample classifier of the network in training."""
         return self.bare_net.defense.classifier
 
-    @property
-    def _trains_classifier(self):
-        return self.opt['train'].get('train_classifier', True)
+    def _trains_classifier(self, net):
+        # What comes with the package is calibrated; pictures of one attack on one network would undo that.
+        return self.opt['train'].get('train_classifier', not net.defense.classifier_is_builtin)
 
     def _networks(self):
         """The network in training and its moving average, which Real-ESRGAN's artifact loss also asks."""
@@ -113,10 +113,11 @@ class AttackAugmentation(RobustValidation):
         for group in self.optimizer_g.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in own]
         self.optimizer_classifier = None
-        if not self._trains_classifier:
+        if not self._trains_classifier(self.bare_net):
             return
         optim_opt = dict(train_opt['optim_classifier'])
-        self.optimizer_classifier = self.get_optimizer(optim_opt.pop('type'), self.classifier.parameters(), **optim_opt)
+        self.optimizer_classifier = self.get_optimizer(
+            optim_opt.pop('type'), [p for p in self.classifier.parameters() if p.requires_grad], **optim_opt)
         self.optimizers.append(self.optimizer_classifier)
 
     def optimize_parameters(self, current_iter):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rsr_basicsr.archs.defended_arch import DECISIONS, GATES
+from rsr_basicsr.archs.classifier import BUILTIN
+from rsr_basicsr.archs.defended_arch import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER, GATES, UNTRAINED
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.attacks.constraints import NORMS
@@ -25,6 +26,7 @@ from rsr_basicsr.options.schema import (
     one_of,
     pair,
     parse_block,
+    word_or,
 )
 
 ATTACK_MODES = ('paired', 'mixed', 'alternating')
@@ -38,9 +40,11 @@ DEFENSE = {
     },
     'points': Key(names),
     'classifier': {
+        'type': Key(one_of(tuple(CLASSIFIERS)), default=DEFAULT_CLASSIFIER),
+        'weights': Key(word_or((BUILTIN, UNTRAINED), existing_file), default=BUILTIN),
         'threshold': Key(number(0, 1)),  # P(clean) below it means attacked
+        'num_feat': Key(integer(1)),
         'pool_by': Key(one_of(POOL_BY)),
-        'weights': Key(existing_file),
     },
     'gate': Key(one_of(GATES)),
     'decision': Key(one_of(DECISIONS)),
@@ -107,9 +111,19 @@ ATTACK = {
     'warm_start': Key(boolean, default=False),
 }
 
+
+def adversarial_attack(value):
+    """One attack of ``rsr adversarial-set``."""
+    return parse_block(value, {
+        'type': Key(one_of(tuple(name for name in ATTACKS if name not in ('Transfer', 'WorstOf'))), required=True),
+        'share': Key(number(0, above=True)), 'eps': Key(either(eps, interval(eps))),
+        'objective': Key(one_of(('stability', 'perceptual'))),  # there is no ground truth
+        **_ANY_ATTACK}, 'an attack of the set')
+
+
 #: Of ``train:``, beside the blocks below
 TRAIN = {
-    'train_classifier': Key(boolean, default=True),
+    'train_classifier': Key(boolean),
     'target': Key(one_of(TARGETS), default='ground_truth'),
 }
 
@@ -145,4 +159,13 @@ CLASSIFIER_OPT = {
     'type': Key(one_of(('ClassifierLoss',)), default='ClassifierLoss'),
     'loss_weight': Key(number(0)),
     'label_smoothing': Key(number(0, 1)),
+}
+
+#: Of ``train:`` of FrequencyClassifierModel
+CLASSIFIER_TRAIN = {
+    'clip_gradient': Key(number(0, above=True)),
+    'calibration': Key(lambda value: parse_block(value, {
+        'datasets': Key(list_of(block), required=True),  # of pairs, and of more clean pictures
+        'false_alarms': Key(number(0, 1), default=0.005),
+    }, 'train.calibration')),
 }

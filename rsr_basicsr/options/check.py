@@ -17,8 +17,9 @@ from rsr_basicsr.attacks import ATTACKS, build_attack
 from rsr_basicsr.checkpoints import check_checkpoint, newest_whole_state
 from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, USE_TORCHRUN, AttackAugmentation
+from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options import host
-from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, OPTIM_CLASSIFIER, TRAIN, VAL
+from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, CLASSIFIER_TRAIN, OPTIM_CLASSIFIER, TRAIN, VAL
 from rsr_basicsr.options.networks import check_network, check_source, check_tiles, check_weights
 from rsr_basicsr.options.schema import (
     Key,
@@ -42,7 +43,7 @@ def read_options(path: str, stage: str) -> dict:
     Raises:
         OptionsError: no such file, not YAML, a tag that would run code, or a section missing or of the wrong type.
     """
-    opt = _load(path)
+    opt = load_options(path)
     host.check_sections(opt, stage)
     return opt
 
@@ -53,13 +54,18 @@ def read_network(path: str) -> torch.nn.Module:
     Raises:
         OptionsError: as :func:`read_options` does, or the network cannot be built.
     """
-    opt = _load(path)
+    opt = load_options(path)
     parse_open(opt, {'network_g': Key(block, required=True), 'scale': host.RUN['scale']}, '')
     parse_open(opt['network_g'], {'type': Key(text, required=True)}, 'network_g')
     return check_network(opt, 'network_g')
 
 
-def _load(path):
+def load_options(path: str) -> dict:
+    """What an options file holds, plain values only.
+
+    Raises:
+        OptionsError: no such file, not YAML, or a tag that would run code.
+    """
     if not osp.isfile(path):
         raise OptionsError(f'-opt {path}: no such file')
     try:
@@ -180,9 +186,11 @@ def _check_start(opt):
 
 def _check_dataset(dataset, where):
     registered(DATASET_REGISTRY, dataset['type'], f'{where}.type')
-    for key in ('dataroot_gt', 'dataroot_lq'):
-        if dataset.get(key) is not None and not osp.isdir(osp.expanduser(dataset[key])):
-            raise OptionsError(f'{where}.{key}: no such folder: {dataset[key]}')
+    for key in ('dataroot', 'dataroot_extra', 'dataroot_gt', 'dataroot_lq'):
+        folders = dataset.get(key)
+        for folder in [folders] if isinstance(folders, str) else folders or ():
+            if not osp.isdir(osp.expanduser(folder)):
+                raise OptionsError(f'{where}.{key}: no such folder: {folder}')
     for key in ('meta_info', 'meta_info_file'):
         if dataset.get(key) is not None and not osp.isfile(dataset[key]):
             raise OptionsError(f'{where}.{key}: no such file: {dataset[key]}')
@@ -223,8 +231,19 @@ def _check_training(opt, model):
     # BasicSR takes the first name for the second.
     name = scheduler['type'].replace('MultiStepLR', 'MultiStepRestartLR')
     check_call(getattr(lr_scheduler, name), scheduler, 'train.scheduler', given=1)
-    if not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')):
+    if issubclass(model, FrequencyClassifierModel):
+        _check_classifier_training(opt)
+    elif not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')):
         raise OptionsError('train: there is neither pixel_opt nor perceptual_opt')
+
+
+def _check_classifier_training(opt):
+    parse_open(opt['train'], CLASSIFIER_TRAIN, 'train')
+    calibration = opt['train'].get('calibration')
+    for number, dataset in enumerate(calibration['datasets'] if calibration else (), start=1):
+        where = f'train.calibration.datasets, number {number}'
+        host.check_dataset({**dataset, 'name': 'calibration'}, where, 'val')
+        _check_dataset(dataset, where)
 
 
 def _check_host_model(opt, model):

@@ -10,17 +10,18 @@ from typing import Any
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options.schema import (
     Key,
-    auto_or,
     block,
     boolean,
     either,
     integer,
     interval,
+    names,
     number,
     one_of,
     parse_open,
     plain_name,
     text,
+    word_or,
 )
 
 _PROBABILITY = Key(number(0, 1), required=True)
@@ -30,7 +31,7 @@ RUN = {
     'name': Key(plain_name, required=True),
     'model_type': Key(text, required=True),
     'scale': Key(integer(1)),
-    'num_gpu': Key(auto_or(integer(0)), required=True),
+    'num_gpu': Key(word_or(('auto',), integer(0)), required=True),
     'manual_seed': Key(integer(0)),
     'queue_size': Key(integer(1)),
     'datasets': Key(block, required=True),
@@ -81,14 +82,20 @@ DATASET = {
 LOADER = {'batch_size_per_gpu': Key(integer(1), required=True), 'num_worker_per_gpu': Key(integer(0), required=True)}
 BACKEND = {'type': Key(one_of(('disk', 'lmdb', 'memcached')), required=True)}
 _FLIPS = {'use_hflip': Key(boolean, required=True), 'use_rot': Key(boolean, required=True)}
-_BLUR = {key: Key(either(number(0), list), required=True) for key in (
+BLUR = {key: Key(either(number(0), list), required=True) for key in (
     'kernel_list', 'kernel_prob', 'blur_sigma', 'betag_range', 'betap_range', 'sinc_prob')}
+KERNEL_SIZES = {key: Key(integer(1), required=True) for key in ('blur_kernel_size', 'blur_kernel_size2')}
+FINAL_SINC = {'final_sinc_prob': _PROBABILITY}
 _FOLDERS = {key: Key(text, required=True) for key in ('dataroot_gt', 'dataroot_lq')}
+_TURNS = {'use_hflip': Key(boolean), 'use_rot': Key(boolean)}
+_PAIRS = {**_TURNS, 'weaken': Key(number(0, 1)), 'crop': Key(integer(16))}
 DATASET_OF_TYPE = {
+    'AdversarialSetDataset': {'dataroot': Key(text, required=True), 'dataroot_extra': Key(names),
+                              'transplant': Key(number(0, 1)), **_PAIRS},
+    'AdversarialPicturesDataset': _PAIRS,
     'RealESRGANDataset': {
-        'dataroot_gt': Key(text, required=True), 'io_backend': Key(block, required=True), **_FLIPS,
-        'blur_kernel_size': Key(integer(1), required=True), 'blur_kernel_size2': Key(integer(1), required=True),
-        'final_sinc_prob': _PROBABILITY, **_BLUR, **{f'{key}2': rule for key, rule in _BLUR.items()},
+        'dataroot_gt': Key(text, required=True), 'io_backend': Key(block, required=True), **_FLIPS, **KERNEL_SIZES,
+        **FINAL_SINC, **BLUR, **{f'{key}2': rule for key, rule in BLUR.items()},
     },
     **{name: {**_FOLDERS, 'io_backend': Key(block, required=True)}
        for name in ('PairedImageDataset', 'RealESRGANPairedDataset')},
@@ -117,7 +124,7 @@ def check_sections(opt: Any, stage: str) -> None:
         raise OptionsError('datasets: there is no data set')
     for phase in opt['datasets']:
         parse_open(opt['datasets'], {phase: Key(block, required=True)}, 'datasets')
-        _check_dataset(opt['datasets'][phase], f'datasets.{phase}', phase.split('_')[0])
+        check_dataset(opt['datasets'][phase], f'datasets.{phase}', phase.split('_')[0])
     if stage == 'train':
         parse_open(opt['train'], TRAIN, 'train')
         parse_open(opt['train']['scheduler'], SCHEDULER, 'train.scheduler')
@@ -131,7 +138,8 @@ def check_sections(opt: Any, stage: str) -> None:
             parse_open(opt['val']['metrics'], {name: Key(block, required=True)}, 'val.metrics')
 
 
-def _check_dataset(dataset, where, phase):
+def check_dataset(dataset: dict, where: str, phase: str) -> None:
+    """Check one block of ``datasets``, as :func:`check_sections` does for all of them."""
     parse_open(dataset, DATASET, where)
     kind = DATASET_OF_TYPE.get(dataset['type'], {})
     parse_open(dataset, kind, where)

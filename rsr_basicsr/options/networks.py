@@ -8,7 +8,8 @@ import os.path as osp
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
-from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.archs.classifier import CALIBRATION
+from rsr_basicsr.archs.defended_arch import UNTRAINED, DefenseMixin
 from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.options.blocks import DEFENSE
 from rsr_basicsr.options.schema import Key, check_call, existing_file, parse_block, parse_open, registered, text
@@ -37,12 +38,11 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
     return net
 
 
-def check_source(options: dict) -> torch.nn.Module:
-    """Check the network that a transfer attack starts from, given in one block with its ``weights``, and return it.
+def check_source(options: dict, where: str = 'attack.source') -> torch.nn.Module:
+    """Check a network that is attacked, given in one block with its ``weights``, and return it.
 
     Values are put into their final types, in place.
     """
-    where = 'attack.source'
     parse_open(options, {'type': Key(text, required=True), 'weights': Key(existing_file, required=True)}, where)
     network = {key: value for key, value in options.items() if key != 'weights'}
     net = check_network({where: network}, where)
@@ -91,7 +91,7 @@ def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     label, path = network[len('network_'):], opt['path'].get(f'pretrain_{network}')
     where = f'path.pretrain_{network}'
     if path is None:
-        if network == 'network_g' and not opt['is_train']:
+        if network == 'network_g' and not opt['is_train'] and opt[network].get('weights') is None:
             raise OptionsError(f'{where}: there is nothing to test; name a weight file')
         return
     path = osp.expanduser(path)
@@ -103,9 +103,9 @@ def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     if opt['path'].get(f'strict_load_{label}', True):
         _check_fit(net, state, f'{where}: {path}')
     if isinstance(net, DefenseMixin) and not opt['is_train'] and net.defense.gate in ('classifier', 'soft') \
-            and 'weights' not in opt[network]['defense']['classifier'] and not _has_defense(state):
-        raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; name one in '
-                           f'{network}.defense.classifier.weights, or set gate to always or never')
+            and opt[network]['defense']['classifier']['weights'] == UNTRAINED and not _has_defense(state):
+        raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; write builtin or name '
+                           f'a file in {network}.defense.classifier.weights, or set gate to always or never')
 
 
 def _state(path, key, where, key_option):
@@ -128,7 +128,14 @@ def _check_fit(net, state, where):
     if not _has_defense(found):
         own = {key: shape for key, shape in own.items() if not key.startswith('defense.')}
     for key in [*own, *found]:
+        if key not in found and key.rsplit('.')[-1] in CALIBRATION:
+            continue
         if own.get(key) != found.get(key):
+            if key.startswith('defense.classifier.'):
+                raise OptionsError(f'{where} holds a classifier of another type or size than the options; write the '
+                                   f'one it was trained with in network_g.defense.classifier.type ({key} is '
+                                   f'{found.get(key, "missing")} in the file, and {own.get(key, "missing")} in '
+                                   f'{type(net).__name__} as the options build it)')
             raise OptionsError(f'{where} holds weights of another network: {key} is {found.get(key, "missing")} in the '
                                f'file and {own.get(key, "missing")} in {type(net).__name__} as the options build it')
 

@@ -196,13 +196,13 @@ def either(parse: Callable[[Any], Any], parse_list: Callable[[Any], Any]) -> Cal
     return lambda value: (parse_list if isinstance(value, (list, tuple)) else parse)(value)
 
 
-def auto_or(parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The word ``auto``, or what another rule takes."""
+def word_or(words: Iterable[str], parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """One of some words, or what another rule takes."""
     def parse_either(value):
         try:
-            return value if value == 'auto' else parse(value)
+            return value if value in words else parse(value)
         except ValueError as error:
-            raise ValueError(f'{error} or auto') from None
+            raise ValueError(f'{error}, or {" or ".join(words)}') from None
 
     return parse_either
 

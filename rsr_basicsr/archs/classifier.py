@@ -1,0 +1,103 @@
+"""What all adversarial sample classifiers have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional, Union
+
+import torch
+from torch import nn
+
+from rsr_basicsr.errors import WeightsError, in_one_line
+from rsr_basicsr.frequency import without_autocast
+from rsr_basicsr.weights import load_state
+
+CLEAN = 0  # the class; 1 is attacked
+
+#: The word for the weights that come with the package
+BUILTIN = 'builtin'
+
+#: What weight files may lack: the entries of a calibration
+CALIBRATION = ('threshold', 'temperature')
+_WEIGHTS = Path(__file__).parent / 'weights'
+
+
+class SampleClassifier(nn.Module):
+    """Tells attacked pictures from clean ones. Subclasses fill in :meth:`raw_logits`.
+
+    Two numbers travel with the weights, since they belong to them: ``threshold``, a picture counts as attacked when
+    P(clean) is below it, and ``temperature``, by which logits are divided so that P(clean) means what it says (Guo et
+    al. 2017).
+
+    Shape:
+        (B, 3, H, W) in [0, 1] -> logits (B, 2), float32, float64 for float64 input; class 0 is clean, class 1 attacked.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.threshold = constant(torch.tensor(0.9))  # of Yue et al. 2021
+        self.temperature = constant(torch.tensor(1.0))
+        self.register_load_state_dict_pre_hook(_keep_calibration_of_files_without)
+
+    @classmethod
+    def builtin_weights(cls) -> Path:
+        """Where the weights lie that come with the package; there need not be any."""
+        return _WEIGHTS / f'{cls.__name__}.pth'
+
+    def take(self, weights: Optional[Union[str, Path]]) -> None:
+        """Load a state dict: a file, ``builtin``, or None for nothing.
+
+        Raises:
+            WeightsError: as :func:`rsr_basicsr.weights.load_state` does, or the file is for another classifier.
+        """
+        if weights is None:
+            return
+        path = self.builtin_weights() if weights == BUILTIN else weights
+        if weights == BUILTIN and not path.is_file():
+            raise WeightsError(f'no weights of {type(self).__name__} come with the package; name a file')
+        try:
+            self.load_state_dict(load_state(path))
+        except RuntimeError as error:
+            raise WeightsError(f'{path} holds weights of another classifier than {type(self).__name__}: '
+                               f'{in_one_line(error)}') from error
+
+    def raw_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits of pictures before the temperature, (B, 2), outside of autocast."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with without_autocast(x.device):
+            kind = torch.promote_types(x.dtype, torch.float32)
+            return self.raw_logits(x.to(kind)).to(kind) / self.temperature.to(kind)
+
+    def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
+        """P(clean) of each picture, (B,)."""
+        return self(x).softmax(dim=1)[:, CLEAN]
+
+
+def constant(value: torch.Tensor) -> nn.Parameter:
+    """A number that belongs to the weights, but is not trained.
+
+    No buffer: BasicSR's moving average does not copy those, and several processes would send them to each other in
+    every step.
+    """
+    return nn.Parameter(value, requires_grad=False)
+
+
+def log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """Log odds of attacked against clean, (B,), of logits (B, 2)."""
+    return logits[:, 1 - CLEAN] - logits[:, CLEAN]
+
+
+def mirrored(x: torch.Tensor, more_rows: int, more_columns: int) -> torch.Tensor:
+    """Pictures continued downwards and to the right by their mirror images."""
+    for dim, more in ((-2, more_rows), (-1, more_columns)):
+        size = x.shape[dim]
+        index = torch.arange(size + more, device=x.device) % (2 * size)
+        x = x.index_select(dim, torch.where(index < size, index, 2 * size - 1 - index))
+    return x
+
+
+def _keep_calibration_of_files_without(net, state_dict, prefix, *args):
+    for name in CALIBRATION:
+        state_dict.setdefault(f'{prefix}{name}', getattr(net, name))

@@ -1,0 +1,86 @@
+"""A classifier of attacked pictures that looks at what is left of a picture without its content."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+from torch.nn import functional as F
+
+from rsr_basicsr.archs.classifier import SampleClassifier, mirrored
+
+
+@ARCH_REGISTRY.register()
+class ResidualClassifier(SampleClassifier):
+    """A small convolutional network on noise residuals, at native resolution.
+
+    Learned high-pass filters take the content away (as in steganalysis, Fridrich and Kodovsky 2012; the filters sum to
+    zero as in Bayar and Stamm 2016), a saturating function keeps edges from drowning the noise, three
+    convolutions describe its patterns, and their mean and spread over the picture are what two linear layers decide
+    by. Unlike a pooled spectrum, this sees what is typical of an attack in a neighbourhood of a few pixels, whatever
+    the size of the picture.
+
+    Args:
+        num_feat: channels of the first convolution; the next ones have 1.5 and 2 times as many.
+        num_filters: number of high-pass filters.
+        weights: a file with its state dict, or ``builtin``; None leaves it untrained.
+
+    Shape:
+        (B, 3, H, W) in [0, 1], of any size -> logits (B, 2).
+    """
+
+    saturation = 8.0  # grey levels at which a residual counts half
+    smallest = 16  # pixels; smaller pictures are continued by their mirror images
+    band = 2**19  # pixels that are worked on at once; larger pictures are taken in bands of rows
+    margin = 16  # rows around a band, more than the convolutions reach, a multiple of 4
+
+    def __init__(self, num_feat: int = 32, num_filters: int = 24, weights: Optional[str] = None):
+        super().__init__()
+        self.filters = nn.Parameter(torch.randn(num_filters, 3, 5, 5) * 0.2)
+        widths = (num_filters, num_feat, num_feat * 3 // 2, num_feat * 2)
+        self.body = nn.ModuleList(nn.Conv2d(narrow, wide, 3, stride, 1) for narrow, wide, stride in zip(
+            widths, widths[1:], (1, 2, 2)))
+        self.head = nn.Sequential(nn.Linear(4 * num_feat, 64), nn.LeakyReLU(0.2), nn.Linear(64, 2))
+        self.take(weights)
+
+    def residuals(self, x: torch.Tensor) -> torch.Tensor:
+        """What the high-pass filters leave of pictures, (B, num_filters, H, W), saturated to (-1, 1)."""
+        filters = self.filters - self.filters.mean(dim=(2, 3), keepdim=True)
+        return F.softsign(F.conv2d(x.to(filters.dtype), filters * (255 / self.saturation), padding=2))
+
+    def raw_logits(self, x):
+        short = [max(0, self.smallest - side) for side in x.shape[-2:]]
+        if any(short):
+            x = mirrored(x, *short)
+        in_bands = x.shape[-2] * x.shape[-1] > self.band and not torch.is_grad_enabled()
+        mean, square = self._moments_in_bands(x) if in_bands else self._moments(self.patterns(x))
+        spread = (square - mean.square()).clamp(min=1e-8).sqrt()
+        return self.head(torch.cat([mean, spread], dim=1).to(self.filters.dtype))
+
+    def patterns(self, x: torch.Tensor) -> torch.Tensor:
+        """What the convolutions make of the residuals, (B, 2 num_feat, ceil(H / 4), ceil(W / 4))."""
+        x = self.residuals(x)
+        for layer in self.body:
+            x = F.leaky_relu(layer(x), 0.2)
+        return x
+
+    @staticmethod
+    def _moments(patterns):
+        """Mean and mean square over the picture, in double precision since the spread is their difference."""
+        patterns = patterns.double()
+        return patterns.mean(dim=(2, 3)), patterns.square().mean(dim=(2, 3))
+
+    def _moments_in_bands(self, x):
+        """The same, band by band of rows, so that memory does not grow with the height of the picture."""
+        height, width = x.shape[-2:]
+        rows = max(64, self.band // width // 4 * 4)
+        total, square, count = 0, 0, 0
+        for top in range(0, height, rows):
+            start = max(0, top - self.margin)
+            seen = self.patterns(x[..., start:min(height, top + rows + self.margin), :])
+            own = seen[..., (top - start) // 4:(top - start) // 4 + -(-min(rows, height - top) // 4), :].double()
+            total, square = total + own.sum(dim=(2, 3)), square + own.square().sum(dim=(2, 3))
+            count += own.shape[-2] * own.shape[-1]
+        return total / count, square / count

@@ -1,0 +1,43 @@
+"""Write a data set of clean and attacked pictures, to train or measure a detector on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from rsr_basicsr.data.adversarial_set import write_adversarial_set
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options import load_options
+from rsr_basicsr.options.adversarial_set import check_adversarial_set
+from rsr_basicsr.pipeline import import_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rsr adversarial-set``."""
+    parser.add_argument('-opt', required=True, metavar='FILE', help='options file, see docs/detector.md')
+    parser.add_argument('-o', '--output', metavar='FOLDER', help='where the set goes, instead of dataroot')
+    parser.add_argument('--photos', nargs='+', metavar='FOLDER', help='photos, instead of those of the options')
+    parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N',
+                        help='number of processes, by default one a core; the set does not depend on it')
+    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
+                        help='a module that registers architectures of your own')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the set, or what is missing of it, and say where it is."""
+    if args.workers < 1:
+        raise OptionsError(f'--workers {args.workers}: it takes at least one process')
+    import_plugins(args.imports)
+    options = load_options(args.opt)
+    if args.photos:
+        options['photos'] = args.photos
+    options = check_adversarial_set(options)
+    folder = args.output or options.pop('dataroot', None)
+    options.pop('dataroot', None)
+    if folder is None:
+        raise OptionsError(f"-opt {args.opt}: the key 'dataroot' is missing; write it, or give -o FOLDER")
+    made = write_adversarial_set(options, Path(folder).expanduser(), args.workers, imports=args.imports)
+    kind = 'pairs' if options['networks'] else 'clean pictures'
+    print(f'{folder}: {options["count"]} {kind}, {made} of them made now')
+    return 0

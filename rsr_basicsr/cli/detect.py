@@ -1,0 +1,56 @@
+"""Tell which pictures were attacked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from rsr_basicsr.archs.classifier import BUILTIN
+from rsr_basicsr.archs.defended_arch import CLASSIFIERS, DEFAULT_CLASSIFIER, build_classifier
+from rsr_basicsr.detection import Detection, detect, pictures_in
+from rsr_basicsr.errors import OptionsError
+
+#: Exit code when a picture was attacked; 1 is for files that cannot be read
+ATTACKED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rsr detect``."""
+    parser.add_argument('files', nargs='+', metavar='FILE', help='pictures, or folders of pictures')
+    parser.add_argument('--json', action='store_true', help='print a JSON list instead of a table')
+    parser.add_argument('--type', choices=tuple(CLASSIFIERS), default=DEFAULT_CLASSIFIER,
+                        help=f'classifier, by default {DEFAULT_CLASSIFIER}')
+    parser.add_argument('--weights', default=BUILTIN, metavar='FILE', help='its weights, by default those that come '
+                                                                           'with the package')
+    parser.add_argument('--threshold', type=float, metavar='P', help='a picture counts as attacked when P(clean) is '
+                                                                     'below it, by default that of the weights')
+    parser.epilog = f'Exit code: 0 all pictures are clean, {ATTACKED} at least one was attacked, 1 a file could not ' \
+                    'be read.'
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a verdict for each picture."""
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise OptionsError(f'--threshold {args.threshold}: a probability is between 0 and 1')
+    files = pictures_in(args.files)
+    classifier = build_classifier({'type': args.type, 'weights': args.weights}).eval()
+    found, broken = [], 0
+    if not args.json:
+        print(f'P(clean)  verdict   {"size":<12}file    (threshold '
+              f'{float(classifier.threshold) if args.threshold is None else args.threshold:.4f})')
+    for verdict in detect(files, classifier, args.threshold):
+        if not isinstance(verdict, Detection):
+            print(f'rsr detect: {verdict}', file=sys.stderr)
+            broken += 1
+            continue
+        found.append(verdict)
+        if not args.json:
+            size = f'{verdict.width}x{verdict.height}'
+            print(f'{verdict.clean_probability:8.4f}  {"attacked" if verdict.attacked else "clean":<10}{size:<12}'
+                  f'{verdict.file}')
+    if args.json:
+        print(json.dumps([verdict._asdict() for verdict in found], indent=2))
+    if broken:
+        return 1
+    return ATTACKED if any(verdict.attacked for verdict in found) else 0

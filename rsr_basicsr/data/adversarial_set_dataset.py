@@ -1,0 +1,128 @@
+"""Data sets of pairs of clean and attacked pictures for the training of a detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional
+
+import lmdb
+import numpy as np
+import torch
+from basicsr.utils import imfrombytes
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch.utils.data import Dataset
+
+from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, Pair, find_photos
+from rsr_basicsr.data.adversarial_set import read_facts
+
+
+class _Pairs(Dataset):
+    """What both data sets do with a pair.
+
+    Args (keys of ``opt``):
+        use_hflip, use_rot: flip and turn at random.
+        weaken: share of the attacked pictures whose perturbation is scaled down at random, to half a grey level at
+            the least: low-strength attacks without another attack.
+        crop: height and width of a random window in pixels; None keeps the whole picture.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]):
+        self.opt = opt
+        self.weaken, self.crop = opt.get('weaken', 0), opt.get('crop')
+
+    def _item(self, pair: Pair) -> Dict[str, Any]:
+        """``clean`` and ``attacked``, float32 (3, H, W) in [0, 1], with the facts of the pair.
+
+        What cannot be attacked has no ``attacked`` and no ``eps``.
+        """
+        pictures, facts = [picture for picture in pair[:2] if picture is not None], dict(pair.facts)
+        if pair.attacked is not None and torch.rand(()) < self.weaken:
+            pictures[1], facts['eps'] = _weakened(pictures[0], pictures[1], facts['eps'])
+        tensors = self._turned(torch.stack([torch.from_numpy(np.ascontiguousarray(picture)) for picture in pictures]))
+        tensors = tensors.permute(0, 3, 1, 2).float() / 255
+        return {**dict(zip(('clean', 'attacked'), tensors)), **facts}
+
+    def _turned(self, pictures):
+        """Pictures (N, H, W, 3) in the same window, flipped and turned the same way."""
+        if self.crop is not None:
+            top, left = (int(torch.randint(max(side - self.crop, 0) + 1, ())) for side in pictures.shape[1:3])
+            pictures = pictures[:, top:top + self.crop, left:left + self.crop]
+        for flag, dim in (('use_hflip', 2), ('use_rot', 1)):
+            if self.opt.get(flag) and torch.rand(()) < 0.5:
+                pictures = pictures.flip(dim)
+        return pictures.transpose(1, 2) if self.opt.get('use_rot') and torch.rand(()) < 0.5 else pictures
+
+
+@DATASET_REGISTRY.register()
+class AdversarialSetDataset(_Pairs):
+    """Pairs that ``rsr adversarial-set`` wrote.
+
+    Args (keys of ``opt``, beside those above):
+        dataroot: folder of the set.
+        dataroot_extra: folder of a set of clean pictures, or a list of folders; each item has one more of them, as
+            ``extra``.
+        transplant: share of the items that get the perturbation of another one on top of ``extra`` instead of their
+            own attacked picture: attacks of the same kind on many more pictures.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]):
+        super().__init__(opt)
+        self.root = Path(opt['dataroot'])
+        self.transplant = opt.get('transplant', 0)
+        # Rounded to 8 bit, a perturbation below one grey level is none.
+        self.entries = [facts for facts in read_facts(self.root) if facts.get('changed', 1) > 0]
+        extra = opt.get('dataroot_extra') or []
+        self.extras = [(Path(root), facts['key']) for root in ([extra] if isinstance(extra, str) else extra)
+                       for facts in read_facts(Path(root))]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Dict[str, Any]:
+        facts = self.entries[index]
+        sides = ('clean', 'attacked') if 'attack' in facts else ('clean',)
+        pictures = {side: _read(self.root, side, facts['key']) for side in sides}
+        item = self._item(Pair(pictures['clean'], pictures.get('attacked'), facts))
+        if self.extras:
+            root, key = self.extras[int(torch.randint(len(self.extras), ()))]
+            item['extra'] = self._item(Pair(_read(root, 'clean', key), None, {}))['clean']
+            if 'attacked' in item and torch.rand(()) < self.transplant:
+                item['attacked'] = (item['extra'] + item['attacked'] - item['clean']).clamp(0, 1)
+        return item
+
+
+@DATASET_REGISTRY.register()
+class AdversarialPicturesDataset(_Pairs):
+    """The same pairs, made when they are asked for.
+
+    Args (keys of ``opt``, beside those above): the options of ``rsr adversarial-set``. The pairs that one attack of
+    several steps makes in a loader process take seconds each.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]):
+        super().__init__(opt)
+        self._pictures: Optional[AdversarialPictures] = None
+
+    def __len__(self) -> int:
+        return self.opt['count']
+
+    def __getitem__(self, index: int) -> Dict[str, Any]:
+        if self._pictures is None:
+            keys = ('kinds', 'networks', 'attacks', 'eps', 'count', 'size', 'seed', 'real_esrgan')
+            self._pictures = AdversarialPictures(
+                photos=find_photos(self.opt['photos']), **{key: self.opt[key] for key in keys if key in self.opt})
+        return self._item(self._pictures[index])
+
+
+def _read(root, side, key):
+    # Opened for one picture only, which takes a tenth of a millisecond: LMDB opens a path once a process, however many
+    # data sets read it, and what is open does not outlive the fork of a loader's worker.
+    with lmdb.open(str(root / f'{side}.lmdb'), readonly=True, lock=False, readahead=False) as env, env.begin() as txn:
+        return imfrombytes(txn.get(key.encode('ascii')))[..., ::-1]
+
+
+def _weakened(clean, attacked, eps):
+    """A pair with its perturbation scaled down, and the radius that remains."""
+    factor = float(torch.empty(()).uniform_(min(1.0, 0.6 / max(eps, 0.6)), 1))
+    change = np.round((attacked.astype(np.float32) - clean) * factor)
+    return (clean + change).clip(0, 255).astype(np.uint8), max(round(eps * factor, 2), 0.5)

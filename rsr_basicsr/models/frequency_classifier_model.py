@@ -1,0 +1,170 @@
+"""Training of an adversarial sample classifier on its own, by BasicSR's trainer."""
+
+from __future__ import annotations
+
+import json
+import os.path as osp
+from collections import OrderedDict
+from typing import Any, Dict, Iterable, List
+
+import numpy as np
+import torch
+from basicsr.archs import build_network
+from basicsr.data import build_dataset
+from basicsr.losses import build_loss
+from basicsr.models.sr_model import SRModel
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch.utils.data import DataLoader
+
+from rsr_basicsr.archs.classifier import log_odds
+from rsr_basicsr.checkpoints import WholeCheckpoints, random_streams_kept
+from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates
+from rsr_basicsr.models.running_means import RunningMeans
+
+_PREPARED_WITH = 256  # pairs
+
+
+@MODEL_REGISTRY.register()
+class FrequencyClassifierModel(WholeCheckpoints, SRModel):
+    """Trains a classifier (``network_g``) to tell attacked pictures from clean ones.
+
+    Data sets give batches with ``clean``, and ``attacked`` where there is an attack, (B, 3, H, W) in [0, 1], with more
+    clean ones as ``extra``; or ``lq`` alone, as BasicSR's SingleImageDataset does, whose pictures are clean.
+    Validation measures the area under the ROC curve, accuracy, false alarms by source and misses by eps, network and
+    attack; it writes every score into ``detection_NAME.json`` of the experiment.
+
+    Before weights are saved they are calibrated, if ``train: calibration`` names data sets and a share of false
+    alarms: their temperature and their threshold are those of these data sets.
+    """
+
+    def init_training_settings(self):
+        train_opt = self.opt['train']
+        self.net_g.train()
+        self._prepare()
+        self.ema_decay = train_opt.get('ema_decay', 0)
+        if self.ema_decay > 0:
+            self.net_g_ema = build_network(self.opt['network_g']).to(self.device)
+            if self.opt['path'].get('pretrain_network_g') is not None:
+                self.load_network(self.net_g_ema, self.opt['path']['pretrain_network_g'],
+                                  self.opt['path'].get('strict_load_g', True), 'params_ema')
+            else:
+                self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
+            self.net_g_ema.eval()
+        self.cri_classifier = build_loss(train_opt.get('classifier_opt') or {'type': 'ClassifierLoss'}).to(self.device)
+        self.clip = train_opt.get('clip_gradient')
+        self.means = RunningMeans(('l_classifier', 'classifier_acc', 'logit_gap'))
+        self.calibration_sets = [build_dataset({'name': 'calibration', 'phase': 'val', **options})
+                                 for options in (train_opt.get('calibration') or {}).get('datasets', ())]
+        self.setup_optimizers()
+        self.setup_schedulers()
+
+    def _prepare(self):
+        """Show a network that wants it some of the pictures before it is trained from scratch."""
+        net = self.get_bare_model(self.net_g)
+        given = self.opt['path'].get('pretrain_network_g') or self.opt['network_g'].get('weights')
+        if given or not hasattr(net, 'prepare'):
+            return
+        with random_streams_kept():
+            torch.manual_seed(0)  # every process sees the same
+            loader = DataLoader(build_dataset({**self.opt['datasets']['train'], 'phase': 'train'}),
+                                batch_size=_PREPARED_WITH, shuffle=True)
+            self.feed_data(next(iter(loader)))
+        net.prepare(self.lq)
+
+    @property
+    def deployed_net(self):
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+
+    def feed_data(self, data: Dict[str, Any]):
+        """Put the clean pictures of a batch, then the attacked ones, in place."""
+        parts = [data[name] for name in ('clean', 'extra', 'lq', 'attacked') if name in data]
+        self.lq = torch.cat(parts).to(self.device)
+        attacked = len(data['attacked']) if 'attacked' in data else 0
+        self.labels = torch.arange(len(self.lq), device=self.device) >= len(self.lq) - attacked
+
+    def optimize_parameters(self, current_iter):
+        self.optimizer_g.zero_grad()
+        logits = self.net_g(self.lq)
+        loss = self.cri_classifier(logits, self.labels.long())  # class 1 is attacked
+        loss.backward()
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), self.clip)
+        self.optimizer_g.step()
+        if self.ema_decay > 0:
+            # The average of the first steps would be that of the random start.
+            self.model_ema(decay=min(self.ema_decay, current_iter / (current_iter + 10)))
+        self.means.add('l_classifier', loss)
+        self.means.add('classifier_acc', (log_odds(logits) > 0) == self.labels)
+        self.log_dict = OrderedDict()
+
+    def get_current_log(self):
+        """Means over all steps and processes since the last call."""
+        return OrderedDict(self.means.take(distributed=self.opt['dist']))
+
+    @torch.no_grad()
+    def scores(self, loader: Iterable[Dict[str, Any]]) -> List[Verdict]:
+        """What the deployed network says of each picture of a data set."""
+        net = self.deployed_net
+        training = net.training
+        net.eval()
+        verdicts = []
+        for data in loader:
+            self.feed_data(data)
+            limit = torch.logit(net.threshold.double())
+            odds = log_odds(net(self.lq)).double()
+            count = len(self.lq) - int(self.labels.sum())
+            for index, (score, flagged, attacked) in enumerate(zip(
+                    odds.tolist(), (odds > -limit).tolist(), self.labels.tolist())):
+                facts = {name: _entry(values, index % count) for name, values in data.items()
+                         if name in ('source', 'eps', 'network', 'attack', 'key')}
+                verdicts.append(Verdict(score, flagged, attacked, facts))
+        net.train(training)
+        return verdicts
+
+    def calibrate(self):
+        """Set temperature and threshold of the deployed network by the calibration sets."""
+        with random_streams_kept():
+            verdicts = [verdict for dataset in self.calibration_sets for verdict in self.scores(DataLoader(dataset))]
+        clean, attacked = (np.array([v.score for v in verdicts if v.attacked is label]) for label in (False, True))
+        factor = best_temperature(clean, attacked)
+        limit = np.quantile(clean / factor, 1 - self.opt['train']['calibration']['false_alarms'])
+        net = self.deployed_net
+        net.temperature *= factor
+        net.threshold.fill_(float(np.clip(1 / (1 + np.exp(limit)), 1e-6, 1 - 1e-6)))
+
+    def save(self, epoch, current_iter):
+        """Calibrate, then save."""
+        if self.calibration_sets:
+            self.calibrate()
+        super().save(epoch, current_iter)
+
+    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+        name = dataloader.dataset.opt['name']
+        verdicts = self.scores(dataloader)
+        for index, verdict in enumerate(verdicts):
+            if 'source' not in verdict.facts:
+                verdicts[index] = verdict._replace(facts={'source': name})
+        found = rates(verdicts)
+        lines = [f'Validation {name}, {len(verdicts)} pictures, threshold {float(self.deployed_net.threshold):.4f}: '
+                 + ', '.join(f'{key} {value:.4f}' for key, value in found.items())]
+        for row in error_table(verdicts):
+            auc = '' if row.auc is None else f', auc {row.auc:.4f}'
+            lines.append(f'\t{row.group} {row.name}: {row.pictures} pictures, '
+                         f'{"false alarms" if row.group == "source" else "misses"} {row.error:.4f}{auc}')
+            if tb_logger:
+                tb_logger.add_scalar(f'metrics/{name}/{row.group}_{row.name}', row.error, current_iter)
+        get_root_logger().info('\n'.join(lines))
+        for key, value in found.items() if tb_logger else ():
+            tb_logger.add_scalar(f'metrics/{name}/{key}', value, current_iter)
+        folder = self.opt['path']['experiments_root' if self.opt['is_train'] else 'results_root']
+        with open(osp.join(folder, f'detection_{name}.json'), 'w', encoding='utf-8') as file:
+            json.dump({'rates': found, 'threshold': float(self.deployed_net.threshold),
+                       'verdicts': [verdict._asdict() for verdict in verdicts]}, file)
+
+
+def _entry(values, index):
+    """Entry of a collated batch, as a plain value."""
+    value = values[index]
+    return value.item() if isinstance(value, torch.Tensor) else value

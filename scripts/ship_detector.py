@@ -1,0 +1,32 @@
+"""Put trained classifiers into the package: python scripts/ship_detector.py NET_G.pth [NET_G.pth ...]
+
+Takes the moving average of each file that a training wrote, as half precision, and says how large it is. Which
+classifier a file holds is told by its keys.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import rsr_basicsr  # noqa: F401
+from rsr_basicsr.archs.defended_arch import CLASSIFIERS
+from rsr_basicsr.weights import load_state
+
+
+def ship(path: str) -> None:
+    """Copy the state dict of one file to where its class looks for it."""
+    state = {key: value.half() if value.numel() > 1 else value for key, value in load_state(path).items()}
+    for cls in CLASSIFIERS.values():
+        if set(cls().state_dict()) == set(state):
+            target = cls.builtin_weights()
+            torch.save(state, target)
+            print(f'{path} -> {target}, {target.stat().st_size:,} bytes')
+            return
+    raise SystemExit(f'{path} holds none of the classifiers {", ".join(CLASSIFIERS)}')
+
+
+if __name__ == '__main__':
+    for name in sys.argv[1:] or [sys.exit(__doc__)]:
+        ship(name)

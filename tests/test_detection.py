@@ -1,0 +1,133 @@
+"""Figures of a detector against closed forms, and ``rsr detect`` on files of all kinds."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from rsr_basicsr.attacks import PGD
+from rsr_basicsr.cli import main
+from rsr_basicsr.detection import read_picture
+from rsr_basicsr.errors import PictureError
+from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates, roc_auc, roc_curve
+
+
+@pytest.fixture
+def normal():
+    rng = np.random.default_rng(0)
+    return rng.normal(-1, 2, 4000), rng.normal(1, 2, 3000)
+
+
+def test_auc_of_two_normal_distributions(normal):
+    assert roc_auc(*normal) == pytest.approx(scipy.stats.norm.cdf(2 / np.hypot(2, 2)), abs=0.02)
+    assert roc_auc([0, 1], [1, 2]) == pytest.approx((1 + 1 + 0.5 + 1) / 4)  # a tie counts half
+
+
+def test_area_under_the_curve_is_the_auc(normal):
+    alarms, found = roc_curve(*normal)
+    assert (alarms[0], found[0], alarms[-1], found[-1]) == (0, 0, 1, 1)
+    assert (np.diff(alarms) >= 0).all() and (np.diff(found) >= 0).all()
+    area = ((alarms[1:] - alarms[:-1]) * (found[1:] + found[:-1]) / 2).sum()
+    assert area == pytest.approx(roc_auc(*normal), abs=1e-9)
+    at_zero = np.interp(np.mean(normal[0] > 0), alarms, found)
+    assert at_zero == pytest.approx(np.mean(normal[1] > 0), abs=1e-9)
+
+
+def test_temperature_turns_scores_into_log_odds(normal):
+    # The log odds of N(1, 2^2) against N(-1, 2^2) at x are x / 2.
+    assert best_temperature(*normal) == pytest.approx(2, rel=0.1)
+    assert best_temperature(*(0.2 * scores for scores in normal)) == pytest.approx(0.4, rel=0.1)
+
+
+def test_rates_and_their_table():
+    clean = [Verdict(score, score > 0, False, {'source': source})
+             for score, source in ((-2, 'a'), (-1, 'a'), (1, 'b'), (-3, 'b'))]
+    attacked = [Verdict(score, score > 0, True, {'eps': eps, 'network': 'n', 'attack': 'PGD', 'source': 'a'})
+                for score, eps in ((2, 8), (-0.5, 1.1), (3, 7.5))]
+    found = rates(clean + attacked)
+    assert found == pytest.approx({'auc': 11 / 12, 'false_alarms': 1 / 4, 'misses': 1 / 3,
+                                   'accuracy': 1 - (1 / 4 + 1 / 3) / 2})
+    rows = {(row.group, row.name): row for row in error_table(clean + attacked)}
+    assert rows['source', 'b'].error == 0.5 and rows['source', 'a'].error == 0
+    assert rows['eps', '8'].error == 0 and rows['eps', '8'].pictures == 2 and rows['eps', '1'].error == 1
+    assert rates(clean) == {'false_alarms': 0.25} and 'misses' in rates(attacked)
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)
+
+
+def write_picture(path, rgb):
+    """As OpenCV writes it, whose order is blue, green, red, alpha."""
+    assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][:rgb.shape[2]]] if rgb.ndim == 3 else rgb)
+    return path
+
+
+def test_pictures_of_all_kinds_are_read(rgb, tmp_path):
+    expected = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
+    torch.testing.assert_close(read_picture(write_picture(tmp_path / 'rgb.png', rgb)), expected)
+    alpha = np.concatenate([rgb, rgb[..., :1] // 2], axis=2)
+    torch.testing.assert_close(read_picture(write_picture(tmp_path / 'rgba.png', alpha)), expected)
+    deep = write_picture(tmp_path / 'deep.png', rgb.astype(np.uint16) * 257)
+    torch.testing.assert_close(read_picture(deep), expected)
+    grey = read_picture(write_picture(tmp_path / 'grey.png', rgb[..., 0]))
+    torch.testing.assert_close(grey, expected[:, :1].expand(-1, 3, -1, -1))
+    assert read_picture(write_picture(tmp_path / 'dot.png', rgb[:1, :1])).shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize('make, sentence', [
+    (lambda path: None, 'no such file'),
+    (lambda path: path.write_bytes(b'not a picture'), 'is not a picture that can be read'),
+    (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), np.nan, np.float32)), 'not numbers in'),
+    (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), 200, np.float32)), 'not numbers in')])
+def test_what_is_no_picture_is_named(make, sentence, tmp_path):
+    path = tmp_path / 'p.tiff'
+    make(path)
+    with pytest.raises(PictureError, match=sentence) as error:
+        read_picture(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.fixture(scope='module')
+def files(photo, real_network, tmp_path_factory):
+    """The photo as it is, and under PGD on real weights, as PNG files."""
+    folder = tmp_path_factory.mktemp('detect')
+    attacked = PGD(eps=8, steps=5, quantize='nearest', seed=0)(real_network, photo)
+    for name, picture in (('clean', photo), ('attacked', attacked)):
+        write_picture(folder / f'{name}.png', (picture[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    return folder
+
+
+def test_exit_codes_and_json(files, capsys):
+    assert main(['detect', str(files / 'clean.png')]) == 0
+    assert 'clean.png' in capsys.readouterr().out
+    assert main(['detect', '--json', str(files)]) == 3
+    verdicts = {verdict['file'].rsplit('/')[-1]: verdict for verdict in json.loads(capsys.readouterr().out)}
+    assert verdicts['attacked.png']['attacked'] and not verdicts['clean.png']['attacked']
+    assert verdicts['clean.png']['width'] == verdicts['clean.png']['height'] == 64
+    assert verdicts['attacked.png']['clean_probability'] < verdicts['clean.png']['clean_probability']
+
+
+def test_threshold_decides(files, capsys):
+    for threshold, code in (('0', 0), ('1', 3)):
+        assert main(['detect', '--threshold', threshold, str(files)]) == code
+    assert main(['detect', '--threshold', '1.5', str(files)]) == 2
+    assert '--threshold 1.5: a probability is between 0 and 1' in capsys.readouterr().err
+
+
+def test_unreadable_files_do_not_stop_the_others(files, tmp_path, capsys):
+    (tmp_path / 'broken.png').write_bytes(b'\x89PNG broken')
+    assert main(['detect', str(tmp_path / 'none.png'), str(tmp_path / 'broken.png'), str(files / 'clean.png')]) == 1
+    captured = capsys.readouterr()
+    assert 'none.png: no such file' in captured.err and 'broken.png is not a picture' in captured.err
+    assert 'clean.png' in captured.out and 'Traceback' not in captured.err
+    (tmp_path / 'empty').mkdir()
+    assert main(['detect', str(tmp_path / 'empty')]) == 1
+    assert 'there is no picture in' in capsys.readouterr().err
+    (tmp_path / 'w.pth').write_bytes(b'nothing')
+    assert main(['detect', '--weights', str(tmp_path / 'w.pth'), str(files)]) == 1
+    assert 'w.pth is damaged' in capsys.readouterr().err
