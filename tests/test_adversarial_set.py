@@ -43,10 +43,20 @@ def pictures(opt):
 
 @pytest.fixture(scope='module')
 def folder(opt, tmp_path_factory):
-    """The set, written by two processes."""
+    """The set, begun by a process that was killed and finished by two others."""
     base = tmp_path_factory.mktemp('set')
+    many = write({**opt, 'count': 30}, base / 'many.yml')
+    process = subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.cli', 'adversarial-set', '-opt', str(many), '-o',
+                                str(base / 'set'), '--workers', '1'], stderr=subprocess.DEVNULL, start_new_session=True)
+    first, deadline = base / 'set' / 'parts' / '00000000.json', time.time() + 200
+    while not first.is_file() and time.time() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)  # its workers too
+    assert process.wait() == -signal.SIGKILL and not (base / 'set' / 'facts.jsonl').exists()
+    made = first.stat().st_mtime_ns
     assert main(['adversarial-set', '-opt', str(write(opt, base / 'opt.yml')), '-o', str(base / 'set'),
                  '--workers', '2']) == 0
+    assert first.stat().st_mtime_ns == made
     return base / 'set'
 
 
@@ -125,23 +135,14 @@ def test_data_sets_for_the_trainer(folder, opt, one_thread):
         assert item['eps'] <= full['eps']
 
 
-def test_a_killed_run_goes_on_where_it_was(folder, opt, tmp_path):
-    command = [sys.executable, '-m', 'rsr_basicsr.cli', 'adversarial-set', '-opt',
-               str(write({**opt, 'count': 30}, tmp_path / 'o.yml')), '-o', str(tmp_path / 'set'), '--workers', '1']
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    first = tmp_path / 'set' / 'parts' / '00000000.json'
-    deadline = time.time() + 120
-    while not first.is_file() and time.time() < deadline:
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)  # its workers too
-    assert process.wait() == -signal.SIGKILL
-    made = first.stat().st_mtime_ns
-    run = subprocess.run(command, text=True, capture_output=True)
-    assert run.returncode == 0 and '30 pairs, 30 of' not in run.stdout, run.stderr[-2000:]
-    assert first.stat().st_mtime_ns == made
-    assert read_facts(tmp_path / 'set')[:6] == read_facts(folder) and len(read_facts(tmp_path / 'set')) == 30
-    for part in folder.glob('parts/*.png'):
-        assert (tmp_path / 'set' / 'parts' / part.name).read_bytes() == part.read_bytes()
+def test_clean_pictures_only(opt, tmp_path, capsys):
+    clean = write({**opt, 'networks': None, 'attacks': None, 'count': 3}, tmp_path / 'o.yml')
+    assert main(['adversarial-set', '-opt', str(clean), '-o', str(tmp_path / 'set'), '--workers', '0']) == 0
+    assert '3 clean pictures, 3 of them made now' in capsys.readouterr().out
+    dataset = build_dataset({'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'val',
+                             'dataroot': str(tmp_path / 'set')})
+    assert len(dataset) == 3 and 'attacked' not in dataset[0] and 'eps' not in dataset[0]
+    assert not (tmp_path / 'set' / 'attacked.lmdb').exists()
 
 
 def test_folders_of_others_are_refused(folder, opt, tmp_path, capsys):

@@ -33,7 +33,7 @@ def sets(photos, tmp_path_factory):
     del opt['dataroot']
     for name, changes in {'pairs': {}, 'clean': {'networks': None, 'attacks': None, 'seed': 1}}.items():
         options = check_adversarial_set({**opt, **changes})
-        write_adversarial_set(options, folder / name, progress=False)
+        write_adversarial_set(options, folder / name, workers=0, progress=False)
     return folder
 
 
@@ -43,6 +43,7 @@ def opt(sets):
     opt.update(name='detector', num_gpu=0, manual_seed=0)
     pairs, clean = str(sets / 'pairs'), str(sets / 'clean')
     opt['datasets']['train'].update(dataroot=pairs, dataroot_extra=clean, num_worker_per_gpu=0, batch_size_per_gpu=8)
+    del opt['datasets']['val_attacks']
     opt['datasets']['val']['dataroot'], opt['datasets']['val_clean']['dataroot'] = pairs, clean
     opt['train']['calibration'].update(false_alarms=0.05, datasets=[
         {'type': 'AdversarialSetDataset', 'dataroot': pairs}, {'type': 'AdversarialSetDataset', 'dataroot': clean}])
@@ -128,7 +129,7 @@ def test_wrong_options_are_named(path, value, sentence, opt, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert main(['train', '-opt', str(write(opt, tmp_path / 'o.yml'))]) == 2
     error = capsys.readouterr().err
-    assert sentence in error, error
+    assert sentence in error
     assert not (tmp_path / 'experiments').exists()
 
 

@@ -19,15 +19,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-o', '--output', metavar='FOLDER', help='where the set goes, instead of dataroot')
     parser.add_argument('--photos', nargs='+', metavar='FOLDER', help='photos, instead of those of the options')
     parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N',
-                        help='number of processes, by default one a core; the set does not depend on it')
+                        help='number of processes, by default one a core, 0 for none but this one; the set does not '
+                             'depend on it')
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
                         help='a module that registers architectures of your own')
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the set, or what is missing of it, and say where it is."""
-    if args.workers < 1:
-        raise OptionsError(f'--workers {args.workers}: it takes at least one process')
+    if args.workers < 0:
+        raise OptionsError(f'--workers {args.workers}: expected 0 or more')
     import_plugins(args.imports)
     options = load_options(args.opt)
     if args.photos:

@@ -43,7 +43,7 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
     Args:
         options: arguments of :class:`AdversarialPictures`, plain values that a worker can be sent.
         folder: where the data sets go; one that holds others is refused.
-        workers: number of processes.
+        workers: number of processes; 0 makes the pairs in this one.
         progress: show a bar on stderr.
         imports: modules that each worker imports first, since they register architectures.
 
@@ -100,6 +100,9 @@ def _claim(folder, options):
 def _made(options, parts, indices, workers, imports) -> Iterable[None]:
     if not indices:
         return
+    if not workers:
+        yield from _made_here(options, parts, indices)
+        return
     # Not forked: a copy of a process with threads of OpenMP in it can hang.
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker,
@@ -112,6 +115,17 @@ def _made(options, parts, indices, workers, imports) -> Iterable[None]:
             pool.shutdown(cancel_futures=True)
 
 
+def _made_here(options, parts, indices):
+    threads = torch.get_num_threads(), cv2.getNumThreads()
+    _start_worker(options, sys.path, ())
+    try:
+        for index in indices:
+            yield _make(parts, index)
+    finally:
+        torch.set_num_threads(threads[0])
+        cv2.setNumThreads(threads[1])
+
+
 def _start_worker(options, path, imports):
     global _pictures
     sys.path[:] = path
@@ -122,7 +136,7 @@ def _start_worker(options, path, imports):
     _pictures = AdversarialPictures(**options)
 
 
-def _make(parts, index):
+def _make(parts: str, index: int) -> None:
     pair = _pictures[index]
     key = _key(index)
     for side in SIDES if pair.attacked is not None else SIDES[:1]:
