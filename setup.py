@@ -28,6 +28,9 @@ EXTRAS_REQUIRE = {
     'benchmark': [
         'torch-dct',  # the transform of the published code, which ours is timed against
     ],
+    'report': [
+        'matplotlib',  # curves
+    ],
     'lpips': [
         'lpips',  # the perceptual distance, by its authors
     ],

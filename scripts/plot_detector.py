@@ -1,0 +1,50 @@
+"""Draw the ROC of a detector from what a test of it wrote: python scripts/plot_detector.py RESULTS_FOLDER OUT.png
+
+One curve an eps of PGD on the network kept out of the training, and one an unseen attack, against all clean pictures of
+the sets. Needs matplotlib (pip install rsr-basicsr[report]).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt  # noqa: E402
+
+from rsr_basicsr.metrics.detection import roc_auc, roc_curve  # noqa: E402
+
+
+def main(folder: Path, out: Path) -> None:
+    """Read the records in a folder and write the picture."""
+    records = {path.stem[len('detection_'):]: json.loads(path.read_text(encoding='utf-8'))
+               for path in sorted(folder.glob('detection_*.json'))}
+    clean = [v['score'] for record in records.values() for v in record['verdicts'] if not v['attacked']]
+    curves = {}
+    for name, record in records.items():
+        for verdict in record['verdicts']:
+            if verdict['attacked']:
+                facts = verdict['facts']
+                label = f'{facts["attack"]}, eps {facts["eps"]:g}, {name.replace("heldout_", "")}'
+                curves.setdefault(label, []).append(verdict['score'])
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), dpi=110)
+    for label in sorted(curves):
+        alarms, found = roc_curve(clean, curves[label])
+        axes.step([max(rate, 3e-4) for rate in alarms], found, where='post', lw=1.4,
+                  label=f'{label} ({len(curves[label])}): {roc_auc(clean, curves[label]):.4f}')
+    axes.axvline(0.01, color='grey', lw=0.8, ls=':')
+    axes.set(xscale='log', xlim=(3e-4, 1), ylim=(0, 1.005), ylabel='attacked pictures found',
+             xlabel=f'false alarms among {len(clean)} clean pictures')
+    axes.legend(title='attack (pictures): area under the curve', fontsize=7, title_fontsize=7, loc='lower right')
+    figure.tight_layout()
+    figure.savefig(out)
+    print(f'{out}: {len(curves)} curves')
+
+
+if __name__ == '__main__':
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
