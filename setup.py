@@ -20,7 +20,10 @@ INSTALL_REQUIRES = [
     'lmdb',  # BasicSR's data sets, which ours build on, import it
     'pyyaml',
     'jinja2',  # fills in the HTML report; torch brings it today, but promises nothing
-    'scikit-image',  # ships the quickstart's photos
+    'scikit-image>=0.21',  # ships the quickstart's photos, and adds impulse noise
+    'scipy',  # fits the temperature of a detector, ranks its scores
+    'pillow>=10.1',  # draws screenshots and palettes; its own font can be scaled from here on
+    'tqdm',  # shows how far a data set is
     # BasicSR imports distutils, which left Python in 3.12; setuptools has a copy.
     'setuptools; python_version >= "3.12"',
 ]

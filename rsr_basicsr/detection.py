@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Union
+from typing import Iterator, NamedTuple, Optional, Sequence, Union
 
 import cv2
 import numpy as np
@@ -59,21 +59,23 @@ def read_picture(path: Union[str, Path]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1), dtype=np.float32))[None]
 
 
-def detect(files: Sequence[Union[str, Path]], classifier: SampleClassifier,
+def detect(paths: Sequence[Union[str, Path]], classifier: SampleClassifier,
            threshold: Optional[float] = None) -> Iterator[Union[Detection, PictureError]]:
     """The verdict on each file, or why there is none; one after the other, so that memory holds one picture.
 
     Args:
-        files: paths of pictures.
+        paths: pictures, and folders of pictures.
         classifier: in evaluation mode.
         threshold: a picture counts as attacked when P(clean) is below it; None for the classifier's own.
     """
     limit = float(classifier.threshold) if threshold is None else threshold
-    for file in files:
+    for file in _files(paths):
         try:
-            picture = read_picture(file)
+            picture = file if isinstance(file, PictureError) else read_picture(file)
         except PictureError as error:
-            yield error
+            picture = error
+        if isinstance(picture, PictureError):
+            yield picture
             continue
         with torch.no_grad():
             clean = classifier.clean_probability(picture).item()
@@ -81,10 +83,13 @@ def detect(files: Sequence[Union[str, Path]], classifier: SampleClassifier,
         yield Detection(str(file), picture.shape[3], picture.shape[2], clean, not clean >= limit)
 
 
-def pictures_in(paths: Sequence[str]) -> List[str]:
-    """Files as they are, and the pictures in folders.
-
-    Raises:
-        PictureError: a folder has no picture.
-    """
-    return [file for path in paths for file in (find_photos([path]) if osp.isdir(path) else [path])]
+def _files(paths):
+    """Files as they are, the pictures in folders, and an error in the place of a folder that has none."""
+    for path in paths:
+        if not osp.isdir(path):
+            yield path
+            continue
+        try:
+            yield from find_photos([str(path)])
+        except PictureError as error:
+            yield error

@@ -21,6 +21,10 @@ class WeightsError(RSRError):
     """A weight file cannot be fetched, does not match its checksum, or does not hold what it should."""
 
 
+class WorkerError(RSRError):
+    """A process that works for this one has ended."""
+
+
 class PictureError(RSRError):
     """A picture cannot be read, or is not one."""
 

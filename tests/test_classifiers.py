@@ -81,9 +81,18 @@ def test_a_picture_beside_its_mirror_image_is_much_like_it(cls):
 
 def test_preparation_centres_the_features():
     net, x = BlockSpectrumClassifier(), torch.rand(40, 3, 32, 32)
-    net.prepare(x)
+    net.prepare(x.split(16))
     standard = (net.features(x) - net.mean) / net.spread
     assert standard.mean(dim=0).abs().max() < 1e-3 and standard.std(dim=0).max() < 1
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('cls', [BlockSpectrumClassifier, FrequencyClassifier])  # convolutions would take long
+def test_half_precision_on_a_large_picture(cls, dtype):
+    net, x = cls().eval(), torch.rand(1, 3, 512, 512)
+    with torch.no_grad():
+        expected = log_odds(net(x))
+        assert (log_odds(net.to(dtype)(x.to(dtype).float())) - expected).abs() < 0.15
 
 
 def test_temperature_and_threshold_travel_with_the_weights(tmp_path):

@@ -42,6 +42,13 @@ def test_temperature_turns_scores_into_log_odds(normal):
     assert best_temperature(*(0.2 * scores for scores in normal)) == pytest.approx(0.4, rel=0.1)
 
 
+def test_temperature_of_scores_that_tell_all_apart_stays_finite():
+    # With one picture in n + 2 taken to be mislabelled, log(n + 1) is as certain as it gets (Platt 1999).
+    for n in (10, 1000):
+        factor = best_temperature(np.full(n, -50.0), np.full(n, 50.0))
+        assert 50 / factor == pytest.approx(np.log(n + 1), rel=0.01)
+
+
 def test_rates_and_their_table():
     clean = [Verdict(score, score > 0, False, {'source': source})
              for score, source in ((-2, 'a'), (-1, 'a'), (1, 'b'), (-3, 'b'))]
@@ -121,13 +128,14 @@ def test_threshold_decides(files, capsys):
 
 def test_unreadable_files_do_not_stop_the_others(files, tmp_path, capsys):
     (tmp_path / 'broken.png').write_bytes(b'\x89PNG broken')
-    assert main(['detect', str(tmp_path / 'none.png'), str(tmp_path / 'broken.png'), str(files / 'clean.png')]) == 1
+    (tmp_path / 'empty').mkdir()
+    assert main(['detect', *(str(tmp_path / name) for name in ('none.png', 'broken.png', 'empty')),
+                 str(files / 'clean.png')]) == 1
     captured = capsys.readouterr()
     assert 'none.png: no such file' in captured.err and 'broken.png is not a picture' in captured.err
     assert 'clean.png' in captured.out and 'Traceback' not in captured.err
-    (tmp_path / 'empty').mkdir()
-    assert main(['detect', str(tmp_path / 'empty')]) == 1
-    assert 'there is no picture in' in capsys.readouterr().err
+    assert 'there is no picture in' in captured.err
+    assert main(['detect', str(tmp_path / 'broken.png'), str(files / 'attacked.png')]) == 3
     (tmp_path / 'w.pth').write_bytes(b'nothing')
     assert main(['detect', '--weights', str(tmp_path / 'w.pth'), str(files)]) == 1
     assert 'w.pth is damaged' in capsys.readouterr().err

@@ -22,7 +22,8 @@ from rsr_basicsr.options.schema import parse_block
 
 TRAIN = 'train/train_defended_realesrnet_x4plus.yml'
 DETECTOR = OPTIONS / 'train' / 'train_frequency_classifier.yml'
-DEFENDED = sorted(file for file in OPTIONS.rglob('*.yml') if file.parent.name != 'adversarial_set' and file != DETECTOR)
+DEFENDED = sorted(file for file in OPTIONS.rglob('*.yml')
+                  if file.parent.name != 'adversarial_set' and not file.stem.endswith('frequency_classifier'))
 
 
 @pytest.fixture
@@ -369,7 +370,8 @@ def test_committed_sets_hold_what_their_check_takes(file, photos, tmp_path):
 def test_the_options_of_the_detector_name_the_committed_sets():
     opt = yaml.safe_load(DETECTOR.read_text())
     blocks = [*opt['datasets'].values(), *opt['train']['calibration']['datasets']]
-    named = [folder for block in blocks for folder in [block['dataroot'], *block.get('dataroot_extra', [])]]
+    folders = [block[key] for block in blocks for key in ('dataroot', 'dataroot_extra') if key in block]
+    named = [folder for each in folders for folder in ([each] if isinstance(each, str) else each)]
     assert {folder.split('/')[-1] for folder in named} == {
         file.stem for file in (OPTIONS / 'adversarial_set').glob('*.yml')}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Iterable, Optional
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -54,18 +54,22 @@ class BlockSpectrumClassifier(SampleClassifier):
         self.take(weights)
 
     @torch.no_grad()
-    def prepare(self, x: torch.Tensor) -> None:
-        """Shift and scale the features by what they are in pictures ``x``, (B, 3, H, W): once, before the training."""
-        features = self.features(x)
+    def prepare(self, batches: Iterable[torch.Tensor]) -> None:
+        """Shift and scale the features by what they are in some pictures, once, before the training.
+
+        Args:
+            batches: pictures, (B, 3, H, W) each.
+        """
+        features = torch.cat([self.features(x) for x in batches])
         self.mean.copy_(features.mean(dim=0))
-        self.spread.copy_(features.std(dim=0) + 0.005)
+        self.spread.copy_(features.std(dim=0, correction=0) + 0.005)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Square roots of the histograms, (B, 3 * 78 * bins): the share of the blocks in each bin."""
         short = [max(0, self.smallest - side) for side in x.shape[-2:]]
         if any(short):
             x = mirrored(x, *short)
-        x = F.conv2d(x.to(self.mean.dtype), _colour_axes(x.device, self.mean.dtype))
+        x = F.conv2d(x, _colour_axes(x.device, x.dtype))
         found = []
         for size, stride in self.blocks:
             reached, count = 0, 0
@@ -79,8 +83,9 @@ class BlockSpectrumClassifier(SampleClassifier):
         return (torch.cat(found, dim=1).clamp(min=0) + 1e-4).sqrt()
 
     def raw_logits(self, x):
-        features = (self.features(x) - self.mean) / self.spread
-        return self.head(features.clamp(-6, 6).to(self.mean.dtype))
+        # In the precision of the picture: counts of a large one are beyond half precision.
+        features = (self.features(x) - self.mean.to(x.dtype)) / self.spread.to(x.dtype)
+        return self.head(features.clamp(-6, 6).to(self.head[1].weight.dtype))
 
     def _bands(self, x, size, stride):
         """The picture, or where it is large and nothing asks for its gradient, bands of its rows."""

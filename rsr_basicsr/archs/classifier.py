@@ -17,8 +17,8 @@ CLEAN = 0  # the class; 1 is attacked
 #: The word for the weights that come with the package
 BUILTIN = 'builtin'
 
-#: What weight files may lack: the entries of a calibration
-CALIBRATION = ('threshold', 'temperature')
+#: What weight files may lack, the entries of a calibration, and what they then mean; 0.9 is of Yue et al. 2021
+CALIBRATION = {'threshold': 0.9, 'temperature': 1.0}
 _WEIGHTS = Path(__file__).parent / 'weights'
 
 
@@ -33,11 +33,13 @@ class SampleClassifier(nn.Module):
         (B, 3, H, W) in [0, 1] -> logits (B, 2), float32, float64 for float64 input; class 0 is clean, class 1 attacked.
     """
 
+    #: Where the weights of this network came from: ``builtin``, ``untrained`` or a file
+    origin = 'untrained'
+
     def __init__(self):
         super().__init__()
-        self.threshold = constant(torch.tensor(0.9))  # of Yue et al. 2021
-        self.temperature = constant(torch.tensor(1.0))
-        self.register_load_state_dict_pre_hook(_keep_calibration_of_files_without)
+        self.threshold, self.temperature = (constant(torch.tensor(value)) for value in CALIBRATION.values())
+        self.register_load_state_dict_pre_hook(_calibrate_files_without)
 
     @classmethod
     def builtin_weights(cls) -> Path:
@@ -98,6 +100,6 @@ def mirrored(x: torch.Tensor, more_rows: int, more_columns: int) -> torch.Tensor
     return x
 
 
-def _keep_calibration_of_files_without(net, state_dict, prefix, *args):
-    for name in CALIBRATION:
-        state_dict.setdefault(f'{prefix}{name}', getattr(net, name))
+def _calibrate_files_without(net, state_dict, prefix, *args):
+    for name, value in CALIBRATION.items():
+        state_dict.setdefault(f'{prefix}{name}', torch.full_like(getattr(net, name), value))

@@ -74,15 +74,21 @@ class MaskPlace(NamedTuple):
 def build_classifier(options: Mapping[str, Any]) -> SampleClassifier:
     """The classifier of a block ``type``, ``weights`` (``builtin``, ``untrained`` or a file) and arguments.
 
+    Without ``weights`` it is the built-in one where there is one of that type and no argument asks for another size.
+
     Raises:
         ValueError: there is no such type.
         WeightsError: the weights cannot be read, or are for another type.
     """
     options = dict(options)
-    kind, weights = options.pop('type', DEFAULT_CLASSIFIER), options.pop('weights', BUILTIN)
+    kind, weights = options.pop('type', DEFAULT_CLASSIFIER), options.pop('weights', None)
     if kind not in CLASSIFIERS:
         raise ValueError(f'classifier type must be one of {", ".join(CLASSIFIERS)}, got {kind!r}')
-    return CLASSIFIERS[kind](**options, weights=None if weights == UNTRAINED else weights)
+    if weights is None and not options and CLASSIFIERS[kind].builtin_weights().is_file():
+        weights = BUILTIN
+    net = CLASSIFIERS[kind](**options, weights=None if weights == UNTRAINED else weights)
+    net.origin = weights or UNTRAINED
+    return net
 
 
 class Defense(nn.Module):
@@ -113,12 +119,11 @@ class Defense(nn.Module):
             raise ValueError(f'draws must be at least 1, got {draws}')
         if seed is not None and seed < 0:
             raise ValueError(f'seed must be at least 0, got {seed}')
-        classifier = {'type': DEFAULT_CLASSIFIER, 'weights': BUILTIN, **(classifier or {})}
+        classifier = dict(classifier or {})
         self.gate, self.decision = gate, decision
         self.draws, self.seed = draws, seed
         self.threshold: Optional[float] = classifier.pop('threshold', None)
         self.mask = RandomFrequencyMask(**(mask or {}))
-        self.classifier_is_builtin = classifier['weights'] == BUILTIN
         self.classifier = build_classifier(classifier)
         self._forced: Optional[Decision] = None
         self._straight_through = False
@@ -365,7 +370,7 @@ def _mean(draws, decision):
 
 def _keep_defense_of_plain_files(net, state_dict, prefix, *args):
     own = {f'{prefix}defense.{key}': value for key, value in net.defense.state_dict().items()}
-    net.loaded_defense = any(key in state_dict for key in own)
+    net.loaded_defense = any(key.startswith(f'{prefix}defense.') for key in state_dict)
     if not net.loaded_defense:
         get_root_logger().info(f'{type(net).__name__}: plain backbone weights, the classifier keeps its own.')
         state_dict.update(own)

@@ -8,10 +8,10 @@ import sys
 
 from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defended_arch import CLASSIFIERS, DEFAULT_CLASSIFIER, build_classifier
-from rsr_basicsr.detection import Detection, detect, pictures_in
+from rsr_basicsr.detection import Detection, detect
 from rsr_basicsr.errors import OptionsError
 
-#: Exit code when a picture was attacked; 1 is for files that cannot be read
+#: Exit code when a picture was attacked; 1 is for files that cannot be read where none was
 ATTACKED = 3
 
 
@@ -25,21 +25,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                                                                            'with the package')
     parser.add_argument('--threshold', type=float, metavar='P', help='a picture counts as attacked when P(clean) is '
                                                                      'below it, by default that of the weights')
-    parser.epilog = f'Exit code: 0 all pictures are clean, {ATTACKED} at least one was attacked, 1 a file could not ' \
-                    'be read.'
+    parser.epilog = f'Exit code: 0 all pictures are clean, {ATTACKED} at least one was attacked, 1 none was, but a ' \
+                    'file could not be read.'
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a verdict for each picture."""
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise OptionsError(f'--threshold {args.threshold}: a probability is between 0 and 1')
-    files = pictures_in(args.files)
     classifier = build_classifier({'type': args.type, 'weights': args.weights}).eval()
     found, broken = [], 0
     if not args.json:
         print(f'P(clean)  verdict   {"size":<12}file    (threshold '
               f'{float(classifier.threshold) if args.threshold is None else args.threshold:.4f})')
-    for verdict in detect(files, classifier, args.threshold):
+    for verdict in detect(args.files, classifier, args.threshold):
         if not isinstance(verdict, Detection):
             print(f'rsr detect: {verdict}', file=sys.stderr)
             broken += 1
@@ -51,6 +50,6 @@ def run(args: argparse.Namespace) -> int:
                   f'{verdict.file}')
     if args.json:
         print(json.dumps([verdict._asdict() for verdict in found], indent=2))
-    if broken:
-        return 1
-    return ATTACKED if any(verdict.attacked for verdict in found) else 0
+    if any(verdict.attacked for verdict in found):  # which a broken file beside them must not hide
+        return ATTACKED
+    return 1 if broken else 0

@@ -83,7 +83,7 @@ class AdversarialPictures:
         name = self.network_names[int(rng.choice(len(self.network_names), p=self.network_shares))]
         chosen = int(rng.choice(len(self.attacks), p=self.attack_shares))
         attack, (low, high) = self.attacks[chosen], self.radii[chosen]
-        eps = round(float(np.exp(rng.uniform(np.log(low), np.log(high)))), 2)
+        eps = min(max(round(float(np.exp(rng.uniform(np.log(low), np.log(high)))), 2), low), high)
         attacked = self._attacked(name, attack, eps, clean, int(rng.integers(2**31)))
         return Pair(clean, attacked, {'photo': photo, 'source': source, 'network': name,
                                       'attack': type(attack).__name__, 'eps': eps,
@@ -100,7 +100,7 @@ class AdversarialPictures:
     def _attacked(self, name, attack, eps, clean, seed):
         lq = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU, too
             attacked = attack(self.network(name), lq, eps=torch.tensor([eps]),
                               generator=torch.Generator().manual_seed(seed))
         return (attacked[0] * 255).round().byte().permute(1, 2, 0).numpy()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import concurrent.futures.process
 import hashlib
 import importlib
 import json
@@ -23,7 +23,8 @@ from basicsr.utils.lmdb_util import LmdbMaker
 from tqdm import tqdm
 
 from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, fingerprint
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.data.clean_pictures import read_photo
+from rsr_basicsr.errors import OptionsError, WorkerError
 
 SIDES = ('clean', 'attacked')
 FACTS = 'facts.jsonl'
@@ -61,9 +62,9 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
         for _ in _made(options, parts, missing, workers, imports):
             bar.update()
     keys = [_key(index) for index in range(options['count'])]
-    sides = SIDES if options.get('networks') else SIDES[:1]
-    if missing or not all((folder / f'{side}.lmdb').is_dir() for side in sides):
-        for side in sides:
+    for side in SIDES if options.get('networks') else SIDES[:1]:
+        if _packed(folder / f'{side}.lmdb') != keys:
+            (folder / FACTS).unlink(missing_ok=True)  # what makes a set a finished one
             _pack(parts, side, keys, folder / f'{side}.lmdb')
     _write(folder / FACTS, ''.join(f'{(parts / f"{key}.json").read_text()}\n' for key in keys).encode())
     return len(missing)
@@ -87,14 +88,20 @@ def _claim(folder, options):
     """Refuse a folder that was begun with other options."""
     mine = hashlib.sha256(fingerprint(options).encode()).hexdigest()
     claim = folder / 'fingerprint.txt'
+    if folder.exists() and not folder.is_dir():
+        raise OptionsError(f'{folder} is a file; give a folder')
     if claim.is_file():
         if claim.read_text().strip() != mine:
             raise OptionsError(f'{folder} holds pairs of other options, weights or photos; give another folder, or '
                                'delete it')
     elif folder.is_dir() and any(folder.iterdir()):
         raise OptionsError(f'{folder} is not empty and not an adversarial set; give another folder')
-    (folder / _PARTS).mkdir(parents=True, exist_ok=True)
+    else:
+        for photo in options['photos']:
+            read_photo(photo)  # a broken one that is found later could not be taken out without a new set
+    folder.mkdir(parents=True, exist_ok=True)
     _write(claim, f'{mine}\n'.encode())
+    (folder / _PARTS).mkdir(exist_ok=True)
 
 
 def _made(options, parts, indices, workers, imports) -> Iterable[None]:
@@ -111,17 +118,22 @@ def _made(options, parts, indices, workers, imports) -> Iterable[None]:
         try:
             for job in concurrent.futures.as_completed(jobs):
                 yield job.result()
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise WorkerError('a process that makes pairs has ended, perhaps for want of memory; run the same command '
+                              'again with fewer --workers, it goes on where it was') from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
 def _made_here(options, parts, indices):
+    global _pictures
     threads = torch.get_num_threads(), cv2.getNumThreads()
     _start_worker(options, sys.path, ())
     try:
         for index in indices:
             yield _make(parts, index)
     finally:
+        _pictures = None
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
 
@@ -155,6 +167,12 @@ def _write(path, content):
     aside = path.with_name(f'{path.name}.{os.getpid()}')
     aside.write_bytes(content)
     os.replace(aside, path)
+
+
+def _packed(target):
+    """The keys that a data set has."""
+    meta_info = target / 'meta_info.txt'
+    return [line.split('.')[0] for line in meta_info.read_text().splitlines()] if meta_info.is_file() else []
 
 
 def _pack(parts, side, keys, target):

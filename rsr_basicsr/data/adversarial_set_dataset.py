@@ -58,7 +58,7 @@ class AdversarialSetDataset(_Pairs):
     """Pairs that ``rsr adversarial-set`` wrote.
 
     Args (keys of ``opt``, beside those above):
-        dataroot: folder of the set.
+        dataroot: folder of the set, or a list of folders.
         dataroot_extra: folder of a set of clean pictures, or a list of folders; each item has one more of them, as
             ``extra``.
         transplant: share of the items that get the perturbation of another one on top of ``extra`` instead of their
@@ -67,27 +67,26 @@ class AdversarialSetDataset(_Pairs):
 
     def __init__(self, opt: Mapping[str, Any]):
         super().__init__(opt)
-        self.root = Path(opt['dataroot'])
         self.transplant = opt.get('transplant', 0)
         # Rounded to 8 bit, a perturbation below one grey level is none.
-        self.entries = [facts for facts in read_facts(self.root) if facts.get('changed', 1) > 0]
-        extra = opt.get('dataroot_extra') or []
-        self.extras = [(Path(root), facts['key']) for root in ([extra] if isinstance(extra, str) else extra)
-                       for facts in read_facts(Path(root))]
+        self.entries = [(root, facts) for root, facts in _listed(opt['dataroot']) if facts.get('changed', 1) > 0]
+        self.extras = _listed(opt.get('dataroot_extra') or [])
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Dict[str, Any]:
-        facts = self.entries[index]
+        root, facts = self.entries[index]
         sides = ('clean', 'attacked') if 'attack' in facts else ('clean',)
-        pictures = {side: _read(self.root, side, facts['key']) for side in sides}
+        pictures = {side: _read(root, side, facts['key']) for side in sides}
         item = self._item(Pair(pictures['clean'], pictures.get('attacked'), facts))
         if self.extras:
-            root, key = self.extras[int(torch.randint(len(self.extras), ()))]
-            item['extra'] = self._item(Pair(_read(root, 'clean', key), None, {}))['clean']
+            root, extra = self.extras[int(torch.randint(len(self.extras), ()))]
+            item['extra'] = self._item(Pair(_read(root, 'clean', extra['key']), None, {}))['clean']
             if 'attacked' in item and torch.rand(()) < self.transplant:
-                item['attacked'] = (item['extra'] + item['attacked'] - item['clean']).clamp(0, 1)
+                moved = (item['extra'] + item['attacked'] - item['clean']).clamp(0, 1)
+                if not torch.equal(moved, item['extra']):  # as on a picture that is black and white only
+                    item['attacked'] = moved
         return item
 
 
@@ -114,6 +113,12 @@ class AdversarialPicturesDataset(_Pairs):
         return self._item(self._pictures[index])
 
 
+def _listed(roots):
+    """The facts of each pair in a folder or in several, with its folder."""
+    return [(Path(root), facts) for root in ([roots] if isinstance(roots, str) else roots)
+            for facts in read_facts(Path(root))]
+
+
 def _read(root, side, key):
     # Opened for one picture only, which takes a tenth of a millisecond: LMDB opens a path once a process, however many
     # data sets read it, and what is open does not outlive the fork of a loader's worker.
@@ -122,7 +127,8 @@ def _read(root, side, key):
 
 
 def _weakened(clean, attacked, eps):
-    """A pair with its perturbation scaled down, and the radius that remains."""
-    factor = float(torch.empty(()).uniform_(min(1.0, 0.6 / max(eps, 0.6)), 1))
-    change = np.round((attacked.astype(np.float32) - clean) * factor)
-    return (clean + change).clip(0, 255).astype(np.uint8), max(round(eps * factor, 2), 0.5)
+    """An attacked picture with its perturbation scaled down, to one grey level at the least, and its radius."""
+    change = attacked.astype(np.float32) - clean
+    least = 0.51 / max(np.abs(change).max(), 1)  # what still rounds to one
+    factor = float(torch.empty(()).uniform_(min(least, 1), 1))
+    return (clean + np.round(change * factor)).astype(np.uint8), round(eps * factor, 2)

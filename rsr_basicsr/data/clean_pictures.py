@@ -7,9 +7,9 @@ A kind is a function ``(photo, rng) -> picture``, both float32 RGB (H, W, 3) in 
 from __future__ import annotations
 
 import functools
+import os
 import os.path as osp
 import random
-import tempfile
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import cv2
@@ -27,6 +27,7 @@ from rsr_basicsr.checkpoints import random_streams_kept
 from rsr_basicsr.errors import PictureError
 
 REAL_ESRGAN = 'real_esrgan'
+SMALLEST = 16  # pixels of a side of a photo
 
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_NEAREST)
 _WORDS = ('File Edit View Tools Help', 'Save as', 'Open recent', 'Properties', 'Cancel', 'OK', 'Total: 1,204.50',
@@ -196,11 +197,9 @@ class RealESRGANDegradations(RealESRNetModel):
         self.options = {**options, 'gt_usm': False, 'use_hflip': False, 'use_rot': False, 'gt_size': self.GT_SIZE}
         self.device, self.is_train = torch.device('cpu'), True
         self.jpeger = DiffJPEG(differentiable=False)
-        with tempfile.NamedTemporaryFile('w', suffix='.txt') as meta_info:
-            meta_info.write(''.join(f'{osp.abspath(photo)}\n' for photo in photos))
-            meta_info.flush()
-            self.photos = RealESRGANDataset({**self.options, 'dataroot_gt': '', 'meta_info': meta_info.name,
-                                             'io_backend': {'type': 'disk'}})
+        self.photos = RealESRGANDataset({**self.options, 'dataroot_gt': '', 'meta_info': os.devnull,
+                                         'io_backend': {'type': 'disk'}})
+        self.photos.paths = list(photos)  # of a list it would read, names end at the first blank
 
     @property
     def size(self) -> int:
@@ -223,7 +222,7 @@ class RealESRGANDegradations(RealESRNetModel):
             seed = int(rng.integers(2**31))
             random.seed(seed)
             np.random.seed(seed)
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             self.feed_data(default_collate([self.photos[index]]))
         return self.lq[0].permute(1, 2, 0).numpy()
 
@@ -245,29 +244,33 @@ class CleanPictures:
         self.kinds, shares = list(kinds), np.array(list(kinds.values()), dtype=float)
         self.shares = shares / shares.sum()
         self.degradations = RealESRGANDegradations(self.photos, real_esrgan) if REAL_ESRGAN in kinds else None
-        self._read = functools.lru_cache(maxsize=256)(read_photo)
+        self._read = functools.lru_cache(maxsize=64)(read_photo)
 
     def draw(self, rng: np.random.Generator) -> Tuple[np.ndarray, str, str]:
         """One picture, uint8 RGB (size, size, 3), its kind, and the name of its photo."""
         kind, index = str(rng.choice(self.kinds, p=self.shares)), int(rng.integers(len(self.photos)))
         path = self.photos[index]
+        photo = self._read(path)
         picture = (self.degradations.make(index, rng) if kind == REAL_ESRGAN
-                   else KINDS[kind](_oriented(self._read(path), rng), rng))
+                   else KINDS[kind](_oriented(_from_8_bit(photo), rng), rng))
         if rng.random() < self.grey:
             picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
         return to_8_bit(_cropped(picture, self.size, rng)), kind, osp.basename(path)
 
 
 def read_photo(path: str) -> np.ndarray:
-    """A photo as float32 RGB (H, W, 3) in [0, 1].
+    """A photo as uint8 RGB (H, W, 3).
 
     Raises:
-        PictureError: the file cannot be read.
+        PictureError: the file cannot be read, or the photo is too small to be reduced.
     """
     bgr = cv2.imread(path, cv2.IMREAD_COLOR)
     if bgr is None:
         raise PictureError(f'{path} is not a picture that can be read; take it out of the folder')
-    return _from_8_bit(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB))
+    if min(bgr.shape[:2]) < SMALLEST:
+        raise PictureError(f'{path} is {bgr.shape[1]}x{bgr.shape[0]}, photos have at least {SMALLEST} pixels a side; '
+                           'take it out of the folder')
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _oriented(photo, rng):

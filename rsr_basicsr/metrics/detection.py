@@ -7,7 +7,6 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Seq
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import expit
 from scipy.stats import mannwhitneyu
 
 
@@ -48,15 +47,24 @@ def roc_curve(clean: Sequence[float], attacked: Sequence[float]) -> Tuple[np.nda
 def best_temperature(clean: Sequence[float], attacked: Sequence[float]) -> float:
     """The factor by which log odds are divided so that their likelihood is largest (Guo et al. 2017).
 
-    Clean and attacked pictures count half each, however many there are.
+    Clean and attacked pictures count half each, however many there are. As many pictures as one of each kind are
+    taken to be mislabelled (Platt 1999): scores that tell all of them apart would be certain of everything otherwise.
+
+    Args:
+        clean: log odds of attacked against clean of clean pictures, at least one.
+        attacked: of attacked ones, at least one.
     """
     clean, attacked = np.asarray(clean, dtype=np.float64), np.asarray(attacked, dtype=np.float64)
 
     def loss(log_temperature):
         factor = np.exp(-log_temperature)
-        return np.logaddexp(0, clean * factor).mean() + np.logaddexp(0, -attacked * factor).mean()
+        total = 0
+        for scores in (clean * factor, -attacked * factor):
+            doubt = 1 / (len(scores) + 2)
+            total += ((1 - doubt) * np.logaddexp(0, scores) + doubt * np.logaddexp(0, -scores)).mean()
+        return total
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method='bounded').x))
+    return float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method='bounded').x))
 
 
 def rates(verdicts: Sequence[Verdict]) -> Dict[str, float]:
@@ -104,8 +112,3 @@ def _grouped(verdicts, group) -> List[Tuple[str, List[Verdict]]]:
             # Radii are drawn from a continuum: the nearest power of two names them.
             found[2.0**round(np.log2(value)) if group == 'eps' else value].append(verdict)
     return [(f'{name:g}' if group == 'eps' else str(name), found[name]) for name in sorted(found)]
-
-
-def probability(score: float) -> float:
-    """P(clean) of log odds of attacked against clean."""
-    return float(expit(-score))

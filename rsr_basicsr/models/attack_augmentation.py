@@ -11,6 +11,7 @@ import torch
 from basicsr.losses import build_loss
 from torch.nn.parallel import DataParallel
 
+from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defended_arch import Decision, DefenseMixin
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.errors import OptionsError
@@ -92,7 +93,7 @@ class AttackAugmentation(RobustValidation):
 
     def _trains_classifier(self, net):
         # What comes with the package is calibrated; pictures of one attack on one network would undo that.
-        return self.opt['train'].get('train_classifier', not net.defense.classifier_is_builtin)
+        return self.opt['train'].get('train_classifier', net.defense.classifier.origin != BUILTIN)
 
     def _networks(self):
         """The network in training and its moving average, which Real-ESRGAN's artifact loss also asks."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os.path as osp
 from collections import OrderedDict
@@ -15,14 +16,19 @@ from basicsr.losses import build_loss
 from basicsr.models.sr_model import SRModel
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
+from scipy.special import expit
+from torch import distributed as dist
 from torch.utils.data import DataLoader
 
 from rsr_basicsr.archs.classifier import log_odds
 from rsr_basicsr.checkpoints import WholeCheckpoints, random_streams_kept
+from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates
 from rsr_basicsr.models.running_means import RunningMeans
 
 _PREPARED_WITH = 256  # pairs
+_PARTS = ('clean', 'extra', 'lq', 'attacked')  # of a batch; the attacked ones last
+_FACTS = ('source', 'eps', 'network', 'attack', 'key')
 
 
 @MODEL_REGISTRY.register()
@@ -53,9 +59,12 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             self.net_g_ema.eval()
         self.cri_classifier = build_loss(train_opt.get('classifier_opt') or {'type': 'ClassifierLoss'}).to(self.device)
         self.clip = train_opt.get('clip_gradient')
-        self.means = RunningMeans(('l_classifier', 'classifier_acc', 'logit_gap'))
+        self.means = RunningMeans(('l_classifier', 'classifier_acc'))
         self.calibration_sets = [build_dataset({'name': 'calibration', 'phase': 'val', **options})
                                  for options in (train_opt.get('calibration') or {}).get('datasets', ())]
+        entries = [entry for dataset in self.calibration_sets for entry in getattr(dataset, 'entries', ())]
+        if entries and not any('attack' in facts for _, facts in entries):
+            raise OptionsError('train.calibration.datasets: there is no attacked picture in them; add a set of pairs')
         self.setup_optimizers()
         self.setup_schedulers()
 
@@ -67,26 +76,30 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             return
         with random_streams_kept():
             torch.manual_seed(0)  # every process sees the same
-            loader = DataLoader(build_dataset({**self.opt['datasets']['train'], 'phase': 'train'}),
-                                batch_size=_PREPARED_WITH, shuffle=True)
-            self.feed_data(next(iter(loader)))
-        net.prepare(self.lq)
+            options = self.opt['datasets']['train']
+            loader = DataLoader(build_dataset({**options, 'phase': 'train'}), options['batch_size_per_gpu'],
+                                shuffle=True)
+            net.prepare(self._pictures(data) for data in itertools.islice(
+                loader, -(-_PREPARED_WITH // options['batch_size_per_gpu'])))
 
     @property
     def deployed_net(self):
         """The network that is validated and kept: the moving average where there is one."""
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
 
+    def _pictures(self, data):
+        return torch.cat([data[name] for name in _PARTS if name in data]).to(self.device)
+
     def feed_data(self, data: Dict[str, Any]):
         """Put the clean pictures of a batch, then the attacked ones, in place."""
-        parts = [data[name] for name in ('clean', 'extra', 'lq', 'attacked') if name in data]
-        self.lq = torch.cat(parts).to(self.device)
+        self.lq = self._pictures(data)
         attacked = len(data['attacked']) if 'attacked' in data else 0
         self.labels = torch.arange(len(self.lq), device=self.device) >= len(self.lq) - attacked
 
     def optimize_parameters(self, current_iter):
         self.optimizer_g.zero_grad()
-        logits = self.net_g(self.lq)
+        # Before the temperature, or how often a training is calibrated would change what it learns.
+        logits = self.net_g(self.lq) * self.get_bare_model(self.net_g).temperature
         loss = self.cri_classifier(logits, self.labels.long())  # class 1 is attacked
         loss.backward()
         if self.clip:
@@ -112,27 +125,41 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         verdicts = []
         for data in loader:
             self.feed_data(data)
-            limit = torch.logit(net.threshold.double())
             odds = log_odds(net(self.lq)).double()
-            count = len(self.lq) - int(self.labels.sum())
-            for index, (score, flagged, attacked) in enumerate(zip(
-                    odds.tolist(), (odds > -limit).tolist(), self.labels.tolist())):
-                facts = {name: _entry(values, index % count) for name, values in data.items()
-                         if name in ('source', 'eps', 'network', 'attack', 'key')}
-                verdicts.append(Verdict(score, flagged, attacked, facts))
+            flagged = ~(odds <= -net.threshold.double().logit())  # what is not a number, too
+            rows = iter(zip(odds.tolist(), flagged.tolist(), self.labels.tolist()))
+            for part in (name for name in _PARTS if name in data):
+                for index in range(len(data[part])):
+                    facts = {} if part == 'extra' else {
+                        name: _entry(data[name], index) for name in _FACTS if name in data}
+                    verdicts.append(Verdict(*next(rows), facts))
         net.train(training)
         return verdicts
 
+    @torch.no_grad()
     def calibrate(self):
-        """Set temperature and threshold of the deployed network by the calibration sets."""
-        with random_streams_kept():
-            verdicts = [verdict for dataset in self.calibration_sets for verdict in self.scores(DataLoader(dataset))]
-        clean, attacked = (np.array([v.score for v in verdicts if v.attacked is label]) for label in (False, True))
-        factor = best_temperature(clean, attacked)
-        limit = np.quantile(clean / factor, 1 - self.opt['train']['calibration']['false_alarms'])
+        """Set temperature and threshold by the calibration sets, in the network in training and its average alike."""
         net = self.deployed_net
-        net.temperature *= factor
-        net.threshold.fill_(float(np.clip(1 / (1 + np.exp(limit)), 1e-6, 1 - 1e-6)))
+        numbers = torch.zeros(2, device=self.device)
+        if self.opt['rank'] == 0:
+            with random_streams_kept():
+                verdicts = [verdict for dataset in self.calibration_sets
+                            for verdict in self.scores(DataLoader(dataset))]
+            clean, attacked = (net.temperature.item() * np.array([v.score for v in verdicts if v.attacked is label])
+                               for label in (False, True))
+            temperature = best_temperature(clean, attacked)
+            # Not in between: the share of the pictures beyond must not be more than was asked for.
+            share = 1 - self.opt['train']['calibration']['false_alarms']
+            limit = np.quantile(clean / temperature, share, method='higher')
+            numbers = torch.tensor([temperature, expit(-limit)], dtype=torch.float32, device=self.device)
+            if not 1e-6 < numbers[1] < 1 - 1e-6:
+                get_root_logger().warning(f'The threshold of P(clean) would be {expit(-limit):.2g}, beyond what can be '
+                                          'told from 0 and 1: the calibration sets are too easy, or too small.')
+        if self.opt['dist']:
+            dist.broadcast(numbers, 0)
+        for each in {self.get_bare_model(self.net_g), net}:
+            each.temperature.copy_(numbers[0])
+            each.threshold.copy_(numbers[1].clamp(1e-6, 1 - 1e-6))
 
     def save(self, epoch, current_iter):
         """Calibrate, then save."""

@@ -15,7 +15,6 @@ from rsr_basicsr.options.networks import check_source
 from rsr_basicsr.options.schema import (
     Key,
     block,
-    eps,
     integer,
     interval,
     list_of,
@@ -24,6 +23,7 @@ from rsr_basicsr.options.schema import (
     number,
     parse_block,
     parse_open,
+    some_eps,
     text,
 )
 
@@ -38,7 +38,7 @@ ADVERSARIAL_SET = {
     'real_esrgan': Key(block),
     'networks': Key(block, default={}),
     'attacks': Key(list_of(adversarial_attack), default=[]),
-    'eps': Key(interval(eps), default=[0.5, 16]),  # 1/255
+    'eps': Key(interval(some_eps), default=[0.5, 16]),  # 1/255
 }
 _DEGRADATIONS = {**{key: rule for key, rule in DEGRADATIONS.items() if key != 'gt_size'}, **KERNEL_SIZES, **FINAL_SINC,
                  **BLUR, **{f'{key}2': rule for key, rule in BLUR.items()}}
@@ -92,6 +92,10 @@ def _check_kinds(parsed, dot):
     if 'real_esrgan' not in parsed:
         raise OptionsError(f'{dot}kinds: {REAL_ESRGAN} needs the degradations in a block {dot}real_esrgan')
     parse_open(parsed['real_esrgan'], _DEGRADATIONS, f'{dot}real_esrgan')
+    for key in ('resize_prob', 'resize_prob2'):
+        if len(parsed['real_esrgan'][key]) != 3:
+            raise OptionsError(f'{dot}real_esrgan.{key}: expected three numbers, for up, down and keep, got '
+                               f'{parsed["real_esrgan"][key]!r}')
     largest = RealESRGANDegradations.GT_SIZE // parsed['real_esrgan']['scale']
     if parsed['size'] > largest:
         raise OptionsError(f'{dot}size: {parsed["size"]} is more than {largest}, the pictures that {REAL_ESRGAN} makes '

@@ -26,6 +26,7 @@ from rsr_basicsr.options.schema import (
     one_of,
     pair,
     parse_block,
+    some_eps,
     word_or,
 )
 
@@ -41,7 +42,7 @@ DEFENSE = {
     'points': Key(names),
     'classifier': {
         'type': Key(one_of(tuple(CLASSIFIERS)), default=DEFAULT_CLASSIFIER),
-        'weights': Key(word_or((BUILTIN, UNTRAINED), existing_file), default=BUILTIN),
+        'weights': Key(word_or((BUILTIN, UNTRAINED), existing_file)),
         'threshold': Key(number(0, 1)),  # P(clean) below it means attacked
         'num_feat': Key(integer(1)),
         'pool_by': Key(one_of(POOL_BY)),
@@ -116,7 +117,7 @@ def adversarial_attack(value):
     """One attack of ``rsr adversarial-set``."""
     return parse_block(value, {
         'type': Key(one_of(tuple(name for name in ATTACKS if name not in ('Transfer', 'WorstOf'))), required=True),
-        'share': Key(number(0, above=True)), 'eps': Key(either(eps, interval(eps))),
+        'share': Key(number(0, above=True)), 'eps': Key(either(some_eps, interval(some_eps))),
         'objective': Key(one_of(('stability', 'perceptual'))),  # there is no ground truth
         **_ANY_ATTACK}, 'an attack of the set')
 

@@ -19,12 +19,14 @@ from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, USE_TORCHRUN, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options import host
+from rsr_basicsr.options.adversarial_set import ADVERSARIAL_SET, check_adversarial_set
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, CLASSIFIER_TRAIN, OPTIM_CLASSIFIER, TRAIN, VAL
 from rsr_basicsr.options.networks import check_network, check_source, check_tiles, check_weights
 from rsr_basicsr.options.schema import (
     Key,
     block,
     check_call,
+    names,
     nearest,
     parse_block,
     parse_open,
@@ -186,11 +188,20 @@ def _check_start(opt):
 
 def _check_dataset(dataset, where):
     registered(DATASET_REGISTRY, dataset['type'], f'{where}.type')
+    if dataset['type'] == 'AdversarialPicturesDataset':
+        own = {key: value for key, value in dataset.items() if key in ADVERSARIAL_SET and key != 'dataroot'}
+        checked = check_adversarial_set(own, where)
+        dataset.update({key: value for key, value in checked.items() if key != 'photos'})
+        dataset['photos'] = names(dataset['photos'])
+        return
     for key in ('dataroot', 'dataroot_extra', 'dataroot_gt', 'dataroot_lq'):
-        folders = dataset.get(key)
-        for folder in [folders] if isinstance(folders, str) else folders or ():
-            if not osp.isdir(osp.expanduser(folder)):
+        if dataset.get(key) is None:
+            continue
+        folders = [osp.expanduser(folder) for folder in names(dataset[key])]
+        for folder in folders:
+            if not osp.isdir(folder):
                 raise OptionsError(f'{where}.{key}: no such folder: {folder}')
+        dataset[key] = folders[0] if len(folders) == 1 else folders
     for key in ('meta_info', 'meta_info_file'):
         if dataset.get(key) is not None and not osp.isfile(dataset[key]):
             raise OptionsError(f'{where}.{key}: no such file: {dataset[key]}')

@@ -90,7 +90,7 @@ _FOLDERS = {key: Key(text, required=True) for key in ('dataroot_gt', 'dataroot_l
 _TURNS = {'use_hflip': Key(boolean), 'use_rot': Key(boolean)}
 _PAIRS = {**_TURNS, 'weaken': Key(number(0, 1)), 'crop': Key(integer(16))}
 DATASET_OF_TYPE = {
-    'AdversarialSetDataset': {'dataroot': Key(text, required=True), 'dataroot_extra': Key(names),
+    'AdversarialSetDataset': {'dataroot': Key(names, required=True), 'dataroot_extra': Key(names),
                               'transplant': Key(number(0, 1)), **_PAIRS},
     'AdversarialPicturesDataset': _PAIRS,
     'RealESRGANDataset': {

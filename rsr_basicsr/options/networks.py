@@ -103,7 +103,7 @@ def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     if opt['path'].get(f'strict_load_{label}', True):
         _check_fit(net, state, f'{where}: {path}')
     if isinstance(net, DefenseMixin) and not opt['is_train'] and net.defense.gate in ('classifier', 'soft') \
-            and opt[network]['defense']['classifier']['weights'] == UNTRAINED and not _has_defense(state):
+            and net.defense.classifier.origin == UNTRAINED and not _has_defense(state):
         raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; write builtin or name '
                            f'a file in {network}.defense.classifier.weights, or set gate to always or never')
 

@@ -275,3 +275,11 @@ def eps(value: Any) -> float:
     if 0 < radius < 0.25:
         raise ValueError(f'this is in 1/255 units; did you mean {radius * 255:.3g}?')
     return radius
+
+
+def some_eps(value: Any) -> float:
+    """An attack budget above 0 in 1/255 units."""
+    radius = eps(value)
+    if radius == 0:
+        raise ValueError('expected a number above 0')
+    return radius
