@@ -120,9 +120,9 @@ def test_training_goes_on_from_the_builtin_weights(opt):
 
 
 def test_pairs_made_on_the_fly_train_too(opt, sets, photos, tmp_path, monkeypatch):
+    network = {'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact'], 'weights': str(sets / 'tiny.pth')}
     made = {**read('adversarial_set/train.yml'), 'photos': str(photos), 'count': 24, 'size': 32,
-            'kinds': {'reduced': 1}, 'networks': {'tiny': {'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact'],
-                                  'weights': str(sets / 'tiny.pth')}}, 'attacks': [{'type': 'FGSM', 'eps': 8}]}
+            'kinds': {'reduced': 1}, 'networks': {'tiny': network}, 'attacks': [{'type': 'FGSM', 'eps': 8}]}
     block = opt['datasets']['train']
     for key in ('dataroot', 'dataroot_extra', 'transplant'):
         del block[key]
