@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, Pair, find_photos
 from rsr_basicsr.data.adversarial_set import read_facts
+from rsr_basicsr.errors import OptionsError
 
 
 class _Pairs(Dataset):
@@ -21,7 +22,7 @@ class _Pairs(Dataset):
 
     Args (keys of ``opt``):
         use_hflip, use_rot: flip and turn at random.
-        weaken: share of the attacked pictures whose perturbation is scaled down at random, to half a grey level at
+        weaken: share of the attacked pictures whose perturbation is scaled down at random, to one grey level at
             the least: low-strength attacks without another attack.
         crop: height and width of a random window in pixels; None keeps the whole picture.
     """
@@ -110,7 +111,11 @@ class AdversarialPicturesDataset(_Pairs):
             keys = ('kinds', 'networks', 'attacks', 'eps', 'count', 'size', 'seed', 'real_esrgan')
             self._pictures = AdversarialPictures(
                 photos=find_photos(self.opt['photos']), **{key: self.opt[key] for key in keys if key in self.opt})
-        return self._item(self._pictures[index])
+        for number in (*range(index, len(self)), *range(index)):
+            pair = self._pictures[number]
+            if pair.facts.get('changed', 1) > 0:  # others are no attacks; the next one stands in
+                return self._item(pair)
+        raise OptionsError(f'no attack of the set changes a picture; eps: {self.opt.get("eps")} is below one grey level')
 
 
 def _listed(roots):
