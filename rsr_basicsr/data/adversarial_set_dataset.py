@@ -115,7 +115,7 @@ class AdversarialPicturesDataset(_Pairs):
             pair = self._pictures[number]
             if pair.facts.get('changed', 1) > 0:  # others are no attacks; the next one stands in
                 return self._item(pair)
-        raise OptionsError(f'no attack of the set changes a picture; eps: {self.opt.get("eps")} is below one grey level')
+        raise OptionsError(f'eps: {self.opt.get("eps")}: no attack of the set changes a picture of 8 bit')
 
 
 def _listed(roots):
