@@ -164,8 +164,8 @@ def test_detector_aware_against_the_classifier_of_a_network(photo):
 
 @pytest.mark.parametrize('threshold', [0.3, 0.9])
 def test_logit_is_above_zero_where_attacked(threshold, photo):
-    defense = DefendedGain(defense={'classifier': {'threshold': threshold}}).eval().defense
-    pictures = torch.cat([photo, photo * 0.5, torch.rand_like(photo), torch.zeros_like(photo)])
+    defense = DefendedGain(defense={'classifier': {'threshold': threshold}}).eval().double().defense
+    pictures = torch.cat([photo, photo * 0.5, torch.rand_like(photo), torch.zeros_like(photo)]).double()
     clean = defense.classifier.clean_probability(pictures)
     expected = torch.log((1 - clean) / clean) - torch.log(torch.tensor((1 - threshold) / threshold))
     torch.testing.assert_close(defense.logit(pictures), expected, atol=1e-4, rtol=1e-4)

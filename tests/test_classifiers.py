@@ -106,6 +106,14 @@ def test_temperature_and_threshold_travel_with_the_weights(tmp_path):
     assert again.threshold.item() == pytest.approx(0.37) and torch.equal(again(x), net(x))
 
 
+def test_a_frozen_classifier_decides_without_dropout():
+    net, x = BlockSpectrumClassifier(), torch.rand(2, 3, 32, 32)
+    assert not torch.equal(net(x), net(x))
+    net.requires_grad_(False)
+    net.train()
+    assert not net.training and torch.equal(net(x), net(x))
+
+
 def test_files_without_a_calibration_load(tmp_path):
     state = FrequencyClassifier().state_dict()
     torch.save({key: value for key, value in state.items() if key.startswith('body.')}, tmp_path / 'plain.pth')

@@ -68,7 +68,8 @@ def options(pairs, photos, batch, iterations=10, **changes):
     opt['datasets']['train'].update(batch_size_per_gpu=batch, dataset_enlarge_ratio=40)
     # A seeded attack depends on the picture alone, and so do masks that are drawn once a batch on the step.
     opt['attack'] = {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'mode': 'paired', 'seed': 0}
-    opt['network_g']['defense'] = {'mask': {'per_sample': False}}
+    opt['network_g']['defense'] = {'mask': {'per_sample': False},
+                                   'classifier': {'type': 'paper', 'weights': 'untrained'}}
     opt['logger']['save_checkpoint_freq'] = iterations
     opt.update(changes)
     return opt

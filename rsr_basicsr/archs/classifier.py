@@ -63,6 +63,10 @@ class SampleClassifier(nn.Module):
             raise WeightsError(f'{path} holds weights of another classifier than {type(self).__name__}: '
                                f'{in_one_line(error)}') from error
 
+    def train(self, mode: bool = True):
+        """Training mode, but only of a classifier that is trained: one that is frozen decides without dropout."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
     def raw_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of pictures before the temperature, (B, 2), outside of autocast."""
         raise NotImplementedError
