@@ -150,8 +150,7 @@ def _verdict(rows: List[Row]) -> List[str]:
         f'The detector flagged {clean[DEFENDED].flagged} of {clean[DEFENDED].judged} clean pictures and '
         f'{attacked[DEFENDED].flagged} of {attacked[DEFENDED].judged} attacked ones. A flagged picture is masked; a '
         'false alarm costs sharpness.',
-        'A few minutes of training on eleven photos show the way, not what a full training reaches; the detector needs '
-        'it most.',
+        'A few minutes of training on eleven photos show the way, not what a full training reaches.',
     ]
 
 
