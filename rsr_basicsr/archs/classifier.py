@@ -95,12 +95,13 @@ def log_odds(logits: torch.Tensor) -> torch.Tensor:
     return logits[:, 1 - CLEAN] - logits[:, CLEAN]
 
 
-def mirrored(x: torch.Tensor, more_rows: int, more_columns: int) -> torch.Tensor:
-    """Pictures continued downwards and to the right by their mirror images."""
-    for dim, more in ((-2, more_rows), (-1, more_columns)):
+def mirrored(x: torch.Tensor, smallest: int) -> torch.Tensor:
+    """Pictures, continued by their mirror images where a side has fewer pixels than ``smallest``."""
+    for dim in (-2, -1):
         size = x.shape[dim]
-        index = torch.arange(size + more, device=x.device) % (2 * size)
-        x = x.index_select(dim, torch.where(index < size, index, 2 * size - 1 - index))
+        if size < smallest:
+            index = torch.arange(smallest, device=x.device) % (2 * size)
+            x = x.index_select(dim, torch.where(index < size, index, 2 * size - 1 - index))
     return x
 
 

@@ -51,9 +51,7 @@ class ResidualClassifier(SampleClassifier):
         return F.softsign(F.conv2d(x.to(filters.dtype), filters * (255 / self.saturation), padding=2))
 
     def raw_logits(self, x):
-        short = [max(0, self.smallest - side) for side in x.shape[-2:]]
-        if any(short):
-            x = mirrored(x, *short)
+        x = mirrored(x, self.smallest)
         in_bands = x.shape[-2] * x.shape[-1] > self.band and not torch.is_grad_enabled()
         mean, square = self._moments_in_bands(x) if in_bands else self._moments(self.patterns(x))
         spread = (square - mean.square()).clamp(min=1e-8).sqrt()

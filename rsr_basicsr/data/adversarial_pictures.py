@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os.path as osp
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
@@ -14,7 +13,7 @@ from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.data.clean_pictures import CleanPictures
 from rsr_basicsr.errors import PictureError
 from rsr_basicsr.inference import defenses
-from rsr_basicsr.weights import load_network
+from rsr_basicsr.weights import file_sha256, load_network
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -131,14 +130,9 @@ def fingerprint(options: Mapping[str, Any]) -> str:
         options: the arguments of :class:`AdversarialPictures`.
     """
     relevant = {key: value for key, value in options.items() if key not in ('photos', 'networks', 'count')}
-    networks = {name: {**network, 'weights': _sha256(network['weights'])}
+    networks = {name: {**network, 'weights': file_sha256(network['weights'])}
                 for name, network in (options.get('networks') or {}).items()}
-    return repr([relevant, networks, [_sha256(photo) for photo in options['photos']]])
-
-
-def _sha256(path):
-    with open(path, 'rb') as file:
-        return hashlib.sha256(file.read()).hexdigest()
+    return repr([relevant, networks, [file_sha256(photo) for photo in options['photos']]])
 
 
 def _shares(blocks):

@@ -201,11 +201,6 @@ class RealESRGANDegradations(RealESRNetModel):
                                          'io_backend': {'type': 'disk'}})
         self.photos.paths = list(photos)  # of a list it would read, names end at the first blank
 
-    @property
-    def size(self) -> int:
-        """Height and width of the pictures."""
-        return self.GT_SIZE // self.options['scale']
-
     def _dequeue_and_enqueue(self):
         """No pair pool: a picture depends on its own random numbers only."""
 
