@@ -18,7 +18,8 @@ from helpers import OPTIONS, SMALL_NETWORKS, read, write
 from rsr_basicsr.cli import main
 from rsr_basicsr.data import AdversarialPictures
 from rsr_basicsr.data.adversarial_set import read_facts
-from rsr_basicsr.data.clean_pictures import KINDS, REAL_ESRGAN, CleanPictures, to_8_bit
+from rsr_basicsr.data.clean_kinds import KINDS, to_8_bit
+from rsr_basicsr.data.clean_pictures import REAL_ESRGAN, CleanPictures
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options.adversarial_set import check_adversarial_set
 

@@ -1,8 +1,4 @@
-"""Clean low-quality pictures of many kinds, made of photos: what a detector must not take for attacked.
-
-A kind is a function ``(photo, rng) -> picture``, both float32 RGB (H, W, 3) in [0, 1]. Kinds without a photo in them
-(screenshots) still take theirs, to show it in a window.
-"""
+"""Clean low-quality pictures of many kinds, made of photos, by Real-ESRGAN's degradations and others."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ import functools
 import os
 import os.path as osp
 import random
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -18,163 +14,14 @@ import torch
 from basicsr.data.realesrgan_dataset import RealESRGANDataset
 from basicsr.models.realesrnet_model import RealESRNetModel
 from basicsr.utils import DiffJPEG
-from basicsr.utils.matlab_functions import imresize
-from PIL import Image, ImageDraw, ImageFont
-from skimage.util import random_noise
 from torch.utils.data import default_collate
 
 from rsr_basicsr.checkpoints import random_streams_kept
+from rsr_basicsr.data.clean_kinds import KINDS, from_8_bit, to_8_bit
 from rsr_basicsr.errors import PictureError
 
 REAL_ESRGAN = 'real_esrgan'
 SMALLEST = 16  # pixels of a side of a photo
-
-_INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_NEAREST)
-_WORDS = ('File Edit View Tools Help', 'Save as', 'Open recent', 'Properties', 'Cancel', 'OK', 'Total: 1,204.50',
-          'the quick brown fox', 'jumps over the lazy dog', 'def forward(self, x):', 'return x + self.body(x)',
-          'Chapter 7', '2026-03-14 09:26', '100 %', 'https://example.org/index.html', 'Warning', 'row', 'A B C D E F')
-
-
-def photo_as_it_is(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """No change at all."""
-    return photo
-
-
-def reduced(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Reduced 1.3 to 4 times, by the antialiased bicubic filter of the benchmarks or a random other one."""
-    scale = _log_uniform(rng, 0.25, 0.77)
-    if rng.random() < 0.4:
-        return imresize(np.ascontiguousarray(photo), float(scale), antialiasing=True)
-    return _resized(photo, scale, rng.choice(_INTERPOLATIONS))
-
-
-def enlarged(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Reduced and enlarged again, 1.2 to 4 times, so that it is blurred or blocky."""
-    small = reduced(photo, rng)
-    return _resized(small, _log_uniform(rng, 1.2, 4), rng.choice(_INTERPOLATIONS[1:]))
-
-
-def compressed(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """JPEG of any quality, at times twice with shifted blocks, or WebP."""
-    picture = _base(photo, rng)
-    if rng.random() < 0.3:
-        top, left = rng.integers(0, 8, size=2)
-        picture = _coded(picture, '.jpg', rng.integers(30, 96))[top:, left:]
-    if rng.random() < 0.2:
-        return _coded(picture, '.webp', rng.integers(20, 100))
-    return _coded(picture, '.jpg', rng.integers(8, 100))
-
-
-def noisy(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian, uniform, Poisson or impulse noise, in colour or grey, fine or coarse, at times compressed then."""
-    picture = _base(photo, rng)
-    kind = rng.choice(['gaussian', 'grain', 'uniform', 'poisson', 'impulse'], p=[0.4, 0.25, 0.1, 0.15, 0.1])
-    if kind == 'impulse':
-        picture = random_noise(picture, 's&p', rng=rng, amount=_log_uniform(rng, 1e-4, 0.02)).astype(np.float32)
-    else:
-        strength = _log_uniform(rng, 0.5, 20) / 255
-        noise = rng.standard_normal(picture.shape) if kind != 'uniform' else rng.uniform(-1.7, 1.7, picture.shape)
-        if kind == 'poisson':
-            noise *= np.sqrt(picture)
-        if kind == 'grain':
-            noise = cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.4, 1.5))
-            noise /= noise.std()
-        if rng.random() < 0.4:
-            noise = np.repeat(noise[..., :1], 3, axis=2)
-        picture = (picture + strength * noise).clip(0, 1).astype(np.float32)
-    return _coded(picture, '.jpg', rng.integers(50, 100)) if rng.random() < 0.4 else picture
-
-
-def camera(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A sensor behind a Bayer filter with shot and read noise, demosaiced, at times denoised and sharpened, JPEG."""
-    linear = np.power(_base(photo, rng), 2.2)
-    gain, read = _log_uniform(rng, 1e-5, 4e-3), _log_uniform(rng, 1e-4, 8e-3)
-    linear = linear + np.sqrt(gain * linear + read**2) * rng.standard_normal(linear.shape)
-    mosaic = np.empty(linear.shape[:2])
-    mosaic[0::2, 0::2], mosaic[1::2, 1::2] = linear[0::2, 0::2, 0], linear[1::2, 1::2, 2]
-    mosaic[0::2, 1::2], mosaic[1::2, 0::2] = linear[0::2, 1::2, 1], linear[1::2, 0::2, 1]
-    code = rng.choice([cv2.COLOR_BayerBG2RGB, cv2.COLOR_BayerBG2RGB_EA])
-    developed = cv2.cvtColor((mosaic.clip(0, 1) * 65535).astype(np.uint16), int(code)).astype(np.float32) / 65535
-    picture = np.power(developed, 1 / 2.2)
-    if rng.random() < 0.5:
-        picture = cv2.bilateralFilter(picture, 5, float(rng.uniform(0.02, 0.1)), 2)
-    if rng.random() < 0.5:
-        picture = _sharper(picture, rng)
-    return _coded(picture, '.jpg', rng.integers(75, 100)) if rng.random() < 0.8 else picture
-
-
-def sharpened(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Unsharp masking, up to halos, at times compressed then."""
-    picture = _sharper(_base(photo, rng), rng)
-    return _coded(picture, '.jpg', rng.integers(60, 100)) if rng.random() < 0.4 else picture
-
-
-def palette(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Few colours, with error diffusion or without, as in a GIF."""
-    picture = Image.fromarray(to_8_bit(_base(photo, rng)))
-    dither = Image.Dither.FLOYDSTEINBERG if rng.random() < 0.5 else Image.Dither.NONE
-    return _from_8_bit(picture.quantize(int(2**rng.uniform(3, 8)), dither=dither).convert('RGB'))
-
-
-def line_art(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Flat colours and dark outlines drawn after the photo, or a drawing of lines and shapes."""
-    if rng.random() < 0.3:
-        return _finished(_drawing(rng), rng)
-    flat = to_8_bit(photo)
-    for _ in range(rng.integers(1, 4)):
-        flat = cv2.bilateralFilter(flat, 9, 60, 5)
-    levels = rng.integers(4, 12)
-    if rng.random() < 0.6:
-        flat = (np.floor(flat / 256 * levels) / (levels - 1) * 255).astype(np.uint8)
-    grey = cv2.GaussianBlur(cv2.cvtColor(flat, cv2.COLOR_RGB2GRAY), (0, 0), 1)
-    lines = cv2.adaptiveThreshold(grey, 255, cv2.ADAPTIVE_THRESH_MEAN_C, cv2.THRESH_BINARY, 9, int(rng.integers(2, 7)))
-    if rng.random() < 0.2:
-        flat[:] = 255  # ink on paper
-    drawn = np.minimum(flat, cv2.GaussianBlur(lines, (0, 0), 0.7)[..., None])
-    picture = drawn.astype(np.float32) / 255
-    return _finished(picture, rng)
-
-
-def screenshot(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Windows, buttons and text, with the photo in one of the windows."""
-    canvas = Image.new('RGB', (photo.shape[1], photo.shape[0]), _colour(rng, pale=rng.random() < 0.7))
-    draw = ImageDraw.Draw(canvas)
-    for _ in range(rng.integers(2, 7)):
-        x, y, width, height = _box(rng, canvas.size)
-        if rng.random() < 0.3:
-            canvas.paste(Image.fromarray(to_8_bit(photo)).crop((0, 0, width, height)), (x, y))
-        else:
-            draw.rectangle((x, y, x + width, y + height), _colour(rng, pale=rng.random() < 0.7), _colour(rng))
-            pale = rng.random() < 0.3
-            size = int(rng.integers(8, 24))
-            for line in range(y + 3, y + height - size, int(size * 1.4)):
-                draw.text((x + 4, line), str(rng.choice(_WORDS)), _colour(rng, pale), _font(size))
-    return _finished(_from_8_bit(canvas), rng)
-
-
-def resampled(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture of another kind, turned a little and resized, at times compressed then: as registered or edited."""
-    kind = [photo_as_it_is, camera, camera, noisy, sharpened, compressed][rng.integers(6)]
-    picture = kind(photo, rng).clip(0, 1).astype(np.float32)
-    scale, angle = _log_uniform(rng, 0.45, 1.6), rng.uniform(-3, 3) if rng.random() < 0.5 else 0.0
-    height, width = picture.shape[:2]
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
-    turn[:, 2] += [(scale - 1) * width / 2, (scale - 1) * height / 2]
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if scale < 1 and rng.random() < 0.7:  # as software does that reduces without aliases
-        picture = cv2.GaussianBlur(picture, (0, 0), 0.4 / scale)
-    interpolation = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4]))
-    picture = cv2.warpAffine(picture, turn, size, flags=interpolation, borderMode=cv2.BORDER_REFLECT_101).clip(0, 1)
-    if rng.random() < 0.3:
-        picture = _sharper(picture, rng)
-    return _coded(picture, '.jpg', rng.integers(60, 100)) if rng.random() < 0.4 else picture
-
-
-#: Every kind but ``real_esrgan``, which needs options of its own
-KINDS: Dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    function.__name__: function for function in (
-        photo_as_it_is, reduced, enlarged, compressed, noisy, camera, sharpened, palette, line_art, screenshot,
-        resampled)}
 
 
 class RealESRGANDegradations(RealESRNetModel):
@@ -247,7 +94,7 @@ class CleanPictures:
         path = self.photos[index]
         photo = self._read(path)
         picture = (self.degradations.make(index, rng) if kind == REAL_ESRGAN
-                   else KINDS[kind](_oriented(_from_8_bit(photo), rng), rng))
+                   else KINDS[kind](_oriented(from_8_bit(photo), rng), rng))
         if rng.random() < self.grey:
             picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
         return to_8_bit(_cropped(picture, self.size, rng)), kind, osp.basename(path)
@@ -285,73 +132,3 @@ def _cropped(picture, size, rng):
         if window.std(axis=(0, 1)).max() > 0.02:  # drawings and screenshots are flat in most places
             break
     return window
-
-
-def to_8_bit(picture: np.ndarray) -> np.ndarray:
-    """[0, 1] to uint8, rounded."""
-    return (picture * 255).round().clip(0, 255).astype(np.uint8)
-
-
-def _from_8_bit(picture):
-    return np.asarray(picture, dtype=np.float32) / 255
-
-
-def _log_uniform(rng, low, high):
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _base(photo, rng):
-    return photo if rng.random() < 0.4 else reduced(photo, rng).clip(0, 1)
-
-
-def _resized(picture, scale, interpolation):
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=int(interpolation)).clip(0, 1)
-
-
-def _coded(picture, extension, quality):
-    flag = cv2.IMWRITE_JPEG_QUALITY if extension == '.jpg' else cv2.IMWRITE_WEBP_QUALITY
-    bgr = cv2.cvtColor(to_8_bit(picture), cv2.COLOR_RGB2BGR)
-    _, code = cv2.imencode(extension, bgr, [flag, int(quality)])
-    return _from_8_bit(cv2.cvtColor(cv2.imdecode(code, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
-
-
-def _sharper(picture, rng):
-    radius, amount = rng.uniform(0.6, 2.5), rng.uniform(0.3, 2.5)
-    return cv2.addWeighted(picture, 1 + amount, cv2.GaussianBlur(picture, (0, 0), radius), -amount, 0).clip(0, 1)
-
-
-def _finished(picture, rng):
-    """As drawn, reduced, or compressed."""
-    if rng.random() < 0.4:
-        picture = _resized(picture, _log_uniform(rng, 0.4, 1), rng.choice(_INTERPOLATIONS[:4]))
-    return _coded(picture, '.jpg', rng.integers(40, 100)) if rng.random() < 0.4 else picture
-
-
-def _drawing(rng):
-    canvas = Image.new('RGB', (320, 320), _colour(rng, pale=True))
-    draw = ImageDraw.Draw(canvas)
-    for _ in range(rng.integers(5, 40)):
-        x, y, width, height = _box(rng, canvas.size)
-        kind = rng.choice(['line', 'ellipse', 'rectangle', 'arc'])
-        if kind == 'line':
-            draw.line((x, y, x + width, y + height), _colour(rng), int(rng.integers(1, 5)))
-        elif kind == 'arc':
-            draw.arc((x, y, x + width, y + height), 0, int(rng.integers(30, 360)), _colour(rng), 2)
-        else:
-            getattr(draw, kind)((x, y, x + width, y + height), _colour(rng, pale=True), _colour(rng))
-    picture = _from_8_bit(canvas)
-    return _resized(picture, 0.5, cv2.INTER_AREA) if rng.random() < 0.5 else picture  # antialiased
-
-
-def _box(rng, size):
-    width, height = (int(rng.integers(20, max(21, side // 1.5))) for side in size)
-    return int(rng.integers(-10, size[0] - 20)), int(rng.integers(-10, size[1] - 20)), width, height
-
-
-def _colour(rng, pale=False):
-    return tuple(int(value) for value in rng.integers(*((200, 256) if pale else (0, 200)), size=3))
-
-
-def _font(size):
-    return ImageFont.load_default(size)

@@ -7,7 +7,8 @@ from typing import Any, Dict
 
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.data.adversarial_pictures import find_photos
-from rsr_basicsr.data.clean_pictures import KINDS, REAL_ESRGAN, RealESRGANDegradations
+from rsr_basicsr.data.clean_kinds import KINDS
+from rsr_basicsr.data.clean_pictures import REAL_ESRGAN, RealESRGANDegradations
 from rsr_basicsr.errors import OptionsError, PictureError
 from rsr_basicsr.options.blocks import adversarial_attack
 from rsr_basicsr.options.host import BLUR, DEGRADATIONS, FINAL_SINC, KERNEL_SIZES
