@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument('--only', choices=['time', 'aware'])
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--network', choices=NETWORKS, default=NETWORKS[-1])
-    parser.add_argument('--types', nargs='+', choices=tuple(CLASSIFIERS), default=['blocks'])
+    parser.add_argument('--types', nargs='+', choices=tuple(CLASSIFIERS), default=['ensemble'])
     parser.add_argument('--photos', metavar='FOLDER', help='low-quality pictures of at least 64x64')
     parser.add_argument('--eps', type=float, nargs='+', default=[8.0])
     parser.add_argument('--steps', type=int, default=10)

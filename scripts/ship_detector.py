@@ -21,6 +21,7 @@ def ship(path: str) -> None:
     for cls in CLASSIFIERS.values():
         if set(cls().state_dict()) == set(state):
             target = cls.builtin_weights()
+            target.parent.mkdir(exist_ok=True)
             torch.save(state, target)
             print(f'{path} -> {target}, {target.stat().st_size:,} bytes')
             return

@@ -89,14 +89,16 @@ def test_it_learns_is_calibrated_validated_and_resumed(opt, tmp_path, monkeypatc
 @pytest.mark.parametrize('network', [{'type': 'ResidualClassifier', 'num_feat': 8}, {'type': 'FrequencyClassifier'}])
 def test_every_classifier_trains(network, opt, tmp_path, monkeypatch):
     opt['network_g'] = network
-    opt['train'].update(total_iter=2, ema_decay=0)
+    opt['train'].update(total_iter=2, ema_decay=0.5)
     del opt['datasets']['val'], opt['datasets']['val_clean'], opt['val']
-    state = load_state(train(opt, tmp_path, monkeypatch) / 'models' / 'net_g_latest.pth')
+    state = load_state(train(opt, tmp_path, monkeypatch) / 'models' / 'net_g_latest.pth', 'params_ema')
     assert all(value.isfinite().all() for value in state.values())
+    # The moving average decides with statistics of what was seen, not with those of the start.
+    assert all(value.abs().max() > 0 for key, value in state.items() if key.endswith('running_mean'))
 
 
 def test_builtin_weights_are_measured_on_folders_of_pictures(opt, photos, tmp_path, monkeypatch, capsys):
-    opt['network_g'] = {'type': 'BlockSpectrumClassifier', 'weights': 'builtin'}
+    opt['network_g'] = {'type': 'EnsembleClassifier', 'weights': 'builtin'}
     opt['datasets'] = {'test_pairs': {**opt['datasets']['val']}, 'test_folder': {
         'name': 'folder', 'type': 'SingleImageDataset', 'dataroot_lq': str(photos / 'lq'),
         'io_backend': {'type': 'disk'}}}
@@ -112,7 +114,7 @@ def test_builtin_weights_are_measured_on_folders_of_pictures(opt, photos, tmp_pa
 
 def test_training_goes_on_from_the_builtin_weights(opt):
     opt.update(is_train=True, dist=False, rank=0, world_size=1)
-    opt['network_g'] = {'type': 'BlockSpectrumClassifier', 'weights': 'builtin'}
+    opt['network_g'] = {'type': 'EnsembleClassifier', 'weights': 'builtin'}
     opt['path'] = {}
     model = build_model(opt)
     expected = load_state(type(model.net_g).builtin_weights())

@@ -20,12 +20,13 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from rsr_basicsr.archs.block_spectrum_classifier_arch import BlockSpectrumClassifier
 from rsr_basicsr.archs.cdc_arch import CDC
 from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier, log_odds
+from rsr_basicsr.archs.ensemble_classifier_arch import EnsembleClassifier
 from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
 from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
+from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
 
 GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('picture', 'batch', 'tile')
@@ -33,8 +34,9 @@ INPUT = 'input'
 
 #: By the name of ``defense: classifier: type``
 CLASSIFIERS: Dict[str, Type[SampleClassifier]] = {
-    'blocks': BlockSpectrumClassifier, 'residual': ResidualClassifier, 'paper': FrequencyClassifier}
-DEFAULT_CLASSIFIER = 'blocks'
+    'ensemble': EnsembleClassifier, 'statistics': StatisticsClassifier, 'residual': ResidualClassifier,
+    'paper': FrequencyClassifier}
+DEFAULT_CLASSIFIER = 'ensemble'
 UNTRAINED = 'untrained'
 
 #: How much pictures are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.

@@ -9,7 +9,20 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from rsr_basicsr.archs.classifier import SampleClassifier, mirrored
+from rsr_basicsr.archs.classifier import SampleClassifier, constant, mirrored
+from rsr_basicsr.archs.noise_statistics import row_bands
+
+
+class _BatchNorm(nn.Module):
+    """Batch normalisation that keeps its running statistics among the constants, which a moving average copies."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.running_mean, self.running_var = constant(torch.zeros(channels)), constant(torch.ones(channels))
+
+    def forward(self, x):
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training)
 
 
 @ARCH_REGISTRY.register()
@@ -36,12 +49,13 @@ class ResidualClassifier(SampleClassifier):
     band = 2**19  # pixels that are worked on at once; larger pictures are taken in bands of rows
     margin = 16  # rows around a band, more than the convolutions reach, a multiple of 4
 
-    def __init__(self, num_feat: int = 32, num_filters: int = 24, weights: Optional[str] = None):
+    def __init__(self, num_feat: int = 24, num_filters: int = 16, weights: Optional[str] = None):
         super().__init__()
         self.filters = nn.Parameter(torch.randn(num_filters, 3, 5, 5) * 0.2)
         widths = (num_filters, num_feat, num_feat * 3 // 2, num_feat * 2)
         self.body = nn.ModuleList(nn.Conv2d(narrow, wide, 3, stride, 1) for narrow, wide, stride in zip(
             widths, widths[1:], (1, 2, 2)))
+        self.norms = nn.ModuleList(_BatchNorm(width) for width in widths[1:])
         self.head = nn.Sequential(nn.Linear(4 * num_feat, 64), nn.LeakyReLU(0.2), nn.Linear(64, 2))
         self.take(weights)
 
@@ -60,8 +74,8 @@ class ResidualClassifier(SampleClassifier):
     def patterns(self, x: torch.Tensor) -> torch.Tensor:
         """What the convolutions make of the residuals, (B, 2 num_feat, ceil(H / 4), ceil(W / 4))."""
         x = self.residuals(x)
-        for layer in self.body:
-            x = F.leaky_relu(layer(x), 0.2)
+        for layer, norm in zip(self.body, self.norms):
+            x = F.leaky_relu(norm(layer(x)), 0.2)
         return x
 
     @staticmethod
@@ -72,13 +86,11 @@ class ResidualClassifier(SampleClassifier):
 
     def _moments_in_bands(self, x):
         """The same, band by band of rows, so that memory does not grow with the height of the picture."""
-        height, width = x.shape[-2:]
-        rows = max(64, self.band // width // 4 * 4)
         total, square, count = 0, 0, 0
-        for top in range(0, height, rows):
+        for top, bottom in row_bands(x, x.shape[-2], self.band, 4):
             start = max(0, top - self.margin)
-            seen = self.patterns(x[..., start:min(height, top + rows + self.margin), :])
-            own = seen[..., (top - start) // 4:(top - start) // 4 + -(-min(rows, height - top) // 4), :].double()
+            seen = self.patterns(x[..., start:bottom + self.margin, :])
+            own = seen[..., (top - start) // 4:-(-(bottom - start) // 4), :].double()
             total, square = total + own.sum(dim=(2, 3)), square + own.square().sum(dim=(2, 3))
             count += own.shape[-2] * own.shape[-1]
         return total / count, square / count
