@@ -64,8 +64,8 @@ def test_plain_weights_load_strictly(backbone):
 def test_a_damaged_file_does_not_load(backbone):
     net = build(backbone)
     without_one = dict(net.state_dict())
-    del without_one['defense.classifier.head.4.bias']
-    with pytest.raises(RuntimeError, match='defense.classifier.head.4.bias'):
+    del without_one['defense.classifier.members.1.head.2.bias']
+    with pytest.raises(RuntimeError, match='defense.classifier.members.1.head.2.bias'):
         net.load_state_dict(without_one)
     with pytest.raises(RuntimeError, match='Missing key'):
         net.load_state_dict({})
@@ -287,7 +287,7 @@ def test_gradients_and_attacks_inside_autocast(dtype):
     with torch.autocast('cpu', dtype=dtype):
         gradient, = torch.autograd.grad(net(x).float().sum(), x)
         attacked = IFGSM(eps=4, steps=2)(net, x)
-    torch.testing.assert_close(gradient, expected, rtol=0, atol=0.05 * expected.abs().max().item())
+    assert (gradient - expected).norm() < 0.1 * expected.norm()
     assert (attacked - x).abs().max() > 1 / 255
 
 

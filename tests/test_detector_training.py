@@ -43,12 +43,13 @@ def opt(sets):
     opt.update(name='detector', num_gpu=0, manual_seed=0)
     pairs, clean = str(sets / 'pairs'), str(sets / 'clean')
     opt['datasets']['train'].update(dataroot=pairs, dataroot_extra=clean, num_worker_per_gpu=0, batch_size_per_gpu=8)
-    del opt['datasets']['val_attacks']
+    for name in ('val_x4plus_large', 'val_attacks', 'val_clean_large'):
+        del opt['datasets'][name]
     opt['datasets']['val']['dataroot'], opt['datasets']['val_clean']['dataroot'] = pairs, clean
     opt['train']['calibration'].update(false_alarms=0.05, datasets=[
         {'type': 'AdversarialSetDataset', 'dataroot': pairs}, {'type': 'AdversarialSetDataset', 'dataroot': clean}])
     opt['train'].update(total_iter=40)
-    opt['train']['scheduler']['periods'] = [60]
+    opt['train']['scheduler'].update(periods=[60], restart_weights=[1])
     opt['val']['val_freq'] = 20
     opt['logger'].update(print_freq=10, save_checkpoint_freq=20, use_tb_logger=False)
     return opt
