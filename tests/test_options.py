@@ -79,6 +79,8 @@ WRONG_HOST = [
     ('train:total_iter', 'abc', 'train.total_iter'), ('train:total_iter', None, "'total_iter'"),
     ('train:optim_g', None, "'optim_g'"), ('train:optim_g:lr', 'fast', 'train.optim_g.lr'),
     ('train:scheduler:type', 'Cosine', 'train.scheduler.type'), ('train:scheduler:milestone', [1], "'milestones'"),
+    ('train:scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': [5, 5], 'restart_weights': [1]},
+     'train.scheduler.restart_weights: 1 for 2 periods'),
     ('train:optim_g:weight_deca', 0, "'weight_decay'"), ('train:pixel_opt', None, 'pixel_opt'),
     ('train:pixel_opt', 3, 'train.pixel_opt'), ('train:pixel_opt:los_weight', 1, "'los_weight'"),
     ('train:pixel_opt:type', None, "'type'"), ('train:ema_decay', 'abc', 'train.ema_decay'),

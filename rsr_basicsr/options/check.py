@@ -242,6 +242,10 @@ def _check_training(opt, model):
     # BasicSR takes the first name for the second.
     name = scheduler['type'].replace('MultiStepLR', 'MultiStepRestartLR')
     check_call(getattr(lr_scheduler, name), scheduler, 'train.scheduler', given=1)
+    periods, weights = scheduler.get('periods'), scheduler.get('restart_weights', (1,))
+    if isinstance(periods, list) and isinstance(weights, (list, tuple)) and len(periods) != len(weights):
+        raise OptionsError(f'train.scheduler.restart_weights: {len(weights)} for {len(periods)} periods; '
+                           'there is one for each')
     if issubclass(model, FrequencyClassifierModel):
         _check_classifier_training(opt)
     elif not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')):
