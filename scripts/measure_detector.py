@@ -6,6 +6,8 @@ network together with its detector (DetectorAware) and prints how many pictures 
 
 from __future__ import annotations
 
+import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
+
 import argparse
 import tempfile
 from pathlib import Path
