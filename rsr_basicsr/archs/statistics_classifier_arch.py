@@ -19,7 +19,9 @@ class StatisticsClassifier(SampleClassifier):
     The paper's classifier pools the magnitudes of one spectrum of the whole picture. This one keeps, for each
     frequency and colour axis, how the magnitudes are distributed over the picture: flat blocks without noise tell a
     clean picture from one whose every pixel was moved, and how the tails fall off tells the noise of a sensor from
-    the sign of a gradient. Block by block at native resolution, it means the same in a picture of any size.
+    the sign of a gradient. Where the picture is flat, the differences of neighbouring pixels show the same without the
+    sums of a transform, and how colours and neighbours go together. All of it is summed at native resolution, and
+    means the same in a picture of any size.
 
     Args:
         num_feat: width of the hidden layer.
