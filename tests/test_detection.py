@@ -1,6 +1,8 @@
 """Figures of a detector against closed forms, and ``rsr detect`` on files of all kinds."""
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -117,6 +119,13 @@ def test_exit_codes_and_json(files, capsys):
     assert verdicts['attacked.png']['attacked'] and not verdicts['clean.png']['attacked']
     assert verdicts['clean.png']['width'] == verdicts['clean.png']['height'] == 64
     assert verdicts['attacked.png']['clean_probability'] < verdicts['clean.png']['clean_probability']
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(files):
+    process = subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.cli', 'detect', str(files)], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # as head does, here before the first line
+    assert process.stderr.read() == '' and process.wait() == 141
 
 
 def test_threshold_decides(files, capsys):

@@ -13,6 +13,7 @@ from rsr_basicsr.errors import RSRError
 _COMMANDS = {'weights': weights, 'train': train, 'test': test, 'masks': masks,
              'adversarial-set': adversarial_set, 'detect': detect}
 _INTERRUPTED = 130
+_NO_READER = 141  # of a program that a closed pipe ends
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -24,7 +25,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         module.add_arguments(commands.add_parser(name, help=summary, description=summary, allow_abbrev=False))
     args = parser.parse_args(argv)
     try:
-        return _COMMANDS[args.command].run(args)
+        code = _COMMANDS[args.command].run(args)
+        sys.stdout.flush()  # here, where a reader that has gone is understood
+        return code
     except RSRError as error:
         # Once a machine: the other processes of a launcher have read the same options.
         launched = getattr(args, 'launcher', 'none') != 'none'
@@ -35,3 +38,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except KeyboardInterrupt:
         print(f'rsr {args.command}: interrupted', file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return _NO_READER
+
+
+def _nobody_reads():
+    """Whether standard output is a pipe whose reader has seen enough; then what is left in its buffer goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
