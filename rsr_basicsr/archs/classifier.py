@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional, Union
+from typing import Iterator, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -103,6 +103,19 @@ def mirrored(x: torch.Tensor, smallest: int) -> torch.Tensor:
             index = torch.arange(smallest, device=x.device) % (2 * size)
             x = x.index_select(dim, torch.where(index < size, index, 2 * size - 1 - index))
     return x
+
+
+def row_bands(x: torch.Tensor, rows: int, pixels: int, multiple: int) -> Iterator[Tuple[int, int]]:
+    """First row and the one behind the last of bands of about that many pixels; one band where a gradient is asked for.
+
+    Args:
+        x: (B, C, H, W).
+        rows: how many rows are to be divided.
+        pixels: of a band, which has 64 rows at least.
+        multiple: bands begin at multiples of this number of rows.
+    """
+    each = rows if x.requires_grad else max(64, pixels // x.shape[-1] // multiple * multiple)
+    return ((top, min(top + each, rows)) for top in range(0, rows, each))
 
 
 def _calibrate_files_without(net, state_dict, prefix, *args):

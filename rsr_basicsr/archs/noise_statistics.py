@@ -6,11 +6,10 @@ bands of rows with the same result, and have a gradient.
 
 from __future__ import annotations
 
-from typing import Iterator, Tuple
-
 import torch
 from torch.nn import functional as F
 
+from rsr_basicsr.archs.classifier import row_bands
 from rsr_basicsr.constants import constant_tensor
 from rsr_basicsr.frequency import dct_basis
 
@@ -24,19 +23,6 @@ _MARGIN = 4  # rows and columns around what is looked at, no less than a filter 
 
 FEATURES = 3 * BLOCK_BINS * sum(size**2 - 1 for size, _ in BLOCKS) + (
     len(FLAT) * 6 * 4 * RESIDUAL_BINS + 2 * 3 * len(LAGS) + 2 * 3 * 4)
-
-
-def row_bands(x: torch.Tensor, rows: int, pixels: int, multiple: int) -> Iterator[Tuple[int, int]]:
-    """First row and the one behind the last of bands of about that many pixels; one band where a gradient is asked for.
-
-    Args:
-        x: (B, C, H, W).
-        rows: how many rows are to be divided.
-        pixels: of a band, which has 64 rows at least.
-        multiple: bands begin at multiples of this number of rows.
-    """
-    each = rows if x.requires_grad else max(64, pixels // x.shape[-1] // multiple * multiple)
-    return ((top, min(top + each, rows)) for top in range(0, rows, each))
 
 
 def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:

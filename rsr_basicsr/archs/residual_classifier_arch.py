@@ -9,8 +9,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-from rsr_basicsr.archs.classifier import SampleClassifier, constant, mirrored
-from rsr_basicsr.archs.noise_statistics import row_bands
+from rsr_basicsr.archs.classifier import SampleClassifier, constant, mirrored, row_bands
 
 
 class _BatchNorm(nn.Module):
