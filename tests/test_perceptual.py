@@ -1,45 +1,68 @@
-"""LPIPS against its definition, with an AlexNet of random weights in a file."""
+"""LPIPS against its definition, with an AlexNet of random weights in a file, and as the objective of an attack."""
+
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torchvision.models import alexnet
 
-from rsr_basicsr.attacks import PGD, Perceptual, RandomNoise
-from rsr_basicsr.errors import WeightsError
+from rsr_basicsr.attacks import PGD, Perceptual, RandomNoise, build_attack
+from rsr_basicsr.errors import OptionsError, WeightsError
+from rsr_basicsr.options.blocks import ATTACK, VAL_ATTACK, adversarial_attack
+from rsr_basicsr.options.schema import parse_block
 from rsr_basicsr.perceptual import lpips_distance
 
 lpips = pytest.importorskip('lpips')
 
 
-@pytest.fixture
-def backbone(tmp_path):
-    net = alexnet(weights=None)
-    torch.save(net.state_dict(), tmp_path / 'alexnet.pth')
-    return net.features.eval(), tmp_path / 'alexnet.pth'
+def alexnet_features():
+    """AlexNet's convolutions with random weights; its other layers are 24 times as large."""
+    with torch.device('meta'):
+        features = alexnet(weights=None).features
+    features.to_empty(device='cpu')
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            layer.reset_parameters()
+    return features.eval()
 
 
-def test_against_the_definition(backbone):
-    features, path = backbone
-    heads = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False).lins  # trained, part of the package
-    pair = torch.rand(2, 2, 3, 64, 64)
+def by_definition(features, x, y):
+    """Equation 1 of Zhang et al. 2018 for pictures (B, 3, H, W) in [0, 1]; (B,)."""
+    # The trained weights of the channels are part of the package.
+    heads = torch.load(Path(lpips.__file__).parent / 'weights/v0.1/alex.pth', map_location='cpu', weights_only=True)
     shift, scale = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    x, y = ((pictures - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for pictures in pair)
-    expected = 0
+    x, y = ((pictures - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for pictures in (x, y))
+    distance = 0
     with torch.no_grad():
         for index, layer in enumerate(features):
             x, y = layer(x), layer(y)
             if index in (1, 4, 7, 9, 11):  # behind each ReLU
-                weight = heads[(1, 4, 7, 9, 11).index(index)].model[-1].weight
+                weight = heads[f'lin{(1, 4, 7, 9, 11).index(index)}.model.1.weight']
                 difference = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
-                expected = expected + F.conv2d(difference, weight).mean(dim=(1, 2, 3))
-        torch.testing.assert_close(lpips_distance(path)(*pair), expected, rtol=1e-3, atol=1e-6)
+                distance = distance + F.conv2d(difference, weight).mean(dim=(1, 2, 3))
+    return distance
+
+
+@pytest.fixture(scope='module')
+def backbone(tmp_path_factory):
+    """AlexNet's convolutions, and a file with their weights."""
+    features, path = alexnet_features(), tmp_path_factory.mktemp('lpips') / 'alexnet.pth'
+    torch.save({f'features.{key}': value for key, value in features.state_dict().items()}, path)
+    return features, path
+
+
+def test_against_the_definition(backbone):
+    features, path = backbone
+    pair = torch.rand(2, 2, 3, 64, 64)
+    torch.testing.assert_close(lpips_distance(path)(*pair), by_definition(features, *pair), rtol=1e-3, atol=1e-6)
 
 
 def test_as_the_objective_of_an_attack(backbone, real_network, photo):
-    distance = lpips_distance(backbone[1])
-    attack = PGD(eps=4, steps=3, objective=Perceptual(distance))
-    assert 'Perceptual(LPIPS)' in repr(attack)
+    attack = PGD(eps=4, steps=3, objective={'type': 'perceptual', 'backbone': backbone[1]})
+    assert repr(attack) == 'PGD(eps=4, steps=3, objective=Perceptual(LPIPS))' == repr(attack.but())
+    distance = attack.but(steps=1).objective.distance
     photo = photo[..., :32, :32]
     with torch.no_grad():
         clean, attacked, noise = (real_network(x) for x in (
@@ -59,3 +82,76 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'lpips', None)
     with pytest.raises(ValueError, match='LPIPS needs the package lpips; pip install lpips'):
         PGD(objective='perceptual')
+
+
+NET = nn.Upsample(scale_factor=2)
+BLOCK = {'type': 'perceptual', 'backbone': 'alexnet.pth'}
+ATTACKS_WITH_A_BLOCK = [
+    {'type': 'PGD', 'objective': BLOCK}, {'type': 'Transfer', 'source': NET, 'objective': BLOCK},
+    {'type': 'Transfer', 'source': NET, 'attack': {'type': 'PGD', 'objective': BLOCK}},
+    {'type': 'WorstOf', 'objective': BLOCK, 'attacks': [{'type': 'PGD'}]},
+    {'type': 'WorstOf', 'attacks': [{'type': 'PGD', 'objective': BLOCK}]}]
+
+
+@pytest.mark.parametrize('attack', ATTACKS_WITH_A_BLOCK, ids=str)
+def test_a_block_may_stand_where_a_word_may(attack, photo, monkeypatch):
+    def edges(output, reference):
+        return (output.diff(dim=-1) - reference.diff(dim=-1)).abs().flatten(1).sum(1)
+
+    files = []
+    monkeypatch.setattr('rsr_basicsr.attacks.objectives.lpips_distance', lambda file: files.append(file) or edges)
+    options, lq = dict(eps=4, steps=2, random_start=2, seed=0), photo[..., :16, :16]
+    built = build_attack({**attack, **options}).but(quantize='nearest')
+    assert set(files) == {'alexnet.pth'} and 'objective=Perceptual(edges)' in repr(built)
+    expected = PGD(objective=Perceptual(edges), quantize='nearest', **options)
+    assert torch.equal(built(NET, lq), expected(NET, lq))
+    assert BLOCK == {'type': 'perceptual', 'backbone': 'alexnet.pth'}  # options stay as they were
+
+
+@pytest.mark.parametrize('objective, message', [
+    ({'type': 'perceptual', 'bakbone': 'a'}, "the objective perceptual has no 'bakbone'; it has distance, backbone"),
+    ({'type': 'stability', 'backbone': 'a'}, "the objective stability has no 'backbone'; it has no arguments"),
+    ({'backbone': 'a'}, "objective must be one of .*, got {'backbone"),
+    ({'type': 'perceptual', 'backbone': 'none.pth'}, 'Perceptual: none.pth does not exist'),
+    ({'type': 'perceptual', 'backbone': 'a', 'distance': F.mse_loss}, 'distance and backbone: a exclude each other'),
+], ids=str)
+def test_wrong_blocks_are_refused(objective, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build_attack({'type': 'PGD', 'objective': objective})
+    assert '\n' not in str(error.value)
+
+
+def in_attack(objective):
+    return parse_block({'type': 'FGSM', 'eps': 8, 'objective': objective}, ATTACK, 'attack')
+
+
+def in_validation(objective):
+    return parse_block({'type': 'FGSM', 'eps': 8, 'objective': objective}, VAL_ATTACK, 'val.attack')
+
+
+def in_set(objective):
+    return adversarial_attack({'type': 'FGSM', 'objective': objective})
+
+
+def inside(objective):
+    inner = {'type': 'FGSM', 'objective': objective}
+    return parse_block({'type': 'WorstOf', 'eps': 8, 'attacks': [inner]}, ATTACK, 'attack')['attacks'][0]
+
+
+@pytest.mark.parametrize('place, where', [
+    (in_attack, 'attack.objective'), (in_validation, 'val.attack.objective'),
+    (in_set, 'an attack of the set.objective'), (inside, 'an attack inside the attack.objective')])
+def test_options_take_a_word_or_a_block(place, where, tmp_path, monkeypatch):
+    (tmp_path / 'alexnet.pth').touch()
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert place('perceptual')['objective'] == place({'type': 'perceptual'})['objective'] == 'perceptual'
+    assert place({'type': 'perceptual', 'backbone': '~/alexnet.pth'})['objective'] == {
+        'type': 'perceptual', 'backbone': str(tmp_path / 'alexnet.pth')}
+    for wrong, message in [
+            ('target', f'{where}: expected one of'), ({'type': 'target'}, f'{where}.type: expected one of'),
+            ({'backbone': '~/alexnet.pth'}, f"{where}: the key 'type' is missing"),
+            ({'type': 'perceptual', 'bakbone': 'a'}, f"{where}: unknown key 'bakbone'; did you mean 'backbone'?"),
+            ({'type': 'perceptual', 'backbone': 'gone.pth'}, f"{where}.backbone: no such file, got 'gone.pth'")]:
+        with pytest.raises(OptionsError) as error:
+            place(wrong)
+        assert str(error.value).startswith(message)

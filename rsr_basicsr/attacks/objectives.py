@@ -6,10 +6,13 @@ half precision.
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+import inspect
+from pathlib import Path
+from typing import Any, Callable, Mapping, Optional, Union
 
 import torch
 
+from rsr_basicsr.errors import WeightsError
 from rsr_basicsr.perceptual import lpips_distance
 
 Network = Callable[[torch.Tensor], torch.Tensor]
@@ -83,13 +86,23 @@ class Perceptual(Objective):
 
     Args:
         distance: maps outputs and references, (B, C, sH, sW) in [0, 1], to a distance a sample of B values, larger
-            for less alike; None is LPIPS.
+            for less alike; None is LPIPS on AlexNet.
+        backbone: file with AlexNet's weights for LPIPS; None takes torchvision's own.
+
+    Raises:
+        ValueError: both are given, or LPIPS cannot be had; see :func:`rsr_basicsr.perceptual.lpips_distance`.
     """
 
     needs_random_start = True
 
-    def __init__(self, distance: Optional[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = None):
-        self.distance = lpips_distance() if distance is None else distance
+    def __init__(self, distance: Optional[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = None,
+                 backbone: Union[None, str, Path] = None):
+        if distance is not None and backbone is not None:
+            raise ValueError(f'Perceptual: distance and backbone: {backbone} exclude each other; the file is for LPIPS')
+        try:
+            self.distance = lpips_distance(backbone) if distance is None else distance
+        except WeightsError as error:  # a wrong argument, as all others are
+            raise ValueError(f'Perceptual: {error}') from error
 
     def __call__(self, output, reference):
         distance = self.distance(output, reference)
@@ -105,10 +118,20 @@ OBJECTIVES = {'ground_truth': GroundTruth, 'ground_truth_l1': GroundTruthL1, 'st
               'target': Target, 'perceptual': Perceptual}
 
 
-def build_objective(objective) -> Objective:
-    """The objective of that name, or the one given."""
+def build_objective(objective: Union[str, Mapping[str, Any], Objective]) -> Objective:
+    """The objective of that name, of a block with ``type`` and the keyword arguments of its class, or the one given.
+
+    Raises:
+        ValueError: there is no such objective, it has no such argument, or the value is wrong.
+    """
     if isinstance(objective, Objective):
         return objective
-    if not isinstance(objective, str) or objective not in OBJECTIVES:
+    arguments = dict(objective) if isinstance(objective, Mapping) else {'type': objective}
+    name = arguments.pop('type', None)
+    if not isinstance(name, str) or name not in OBJECTIVES:
         raise ValueError(f'objective must be one of {", ".join(OBJECTIVES)}, got {objective!r}')
-    return OBJECTIVES[objective]()
+    known = inspect.signature(OBJECTIVES[name]).parameters
+    for argument in arguments:
+        if argument not in known:
+            raise ValueError(f'the objective {name} has no {argument!r}; it has {", ".join(known) or "no arguments"}')
+    return OBJECTIVES[name](**arguments)

@@ -1,7 +1,8 @@
 """Stability: how far an attack moves the output of a network, whatever the ground truth is."""
 
 import numpy as np
-from basicsr.metrics import calculate_psnr
+from basicsr.metrics import calculate_psnr, calculate_ssim
+from basicsr.metrics.metric_util import reorder_image
 from basicsr.utils.registry import METRIC_REGISTRY
 
 
@@ -21,3 +22,74 @@ def calculate_stability(img: np.ndarray, img_clean: np.ndarray, crop_border: int
         test_y_channel: compare the Y channel of YCbCr only; pictures are then BGR.
     """
     return calculate_psnr(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel)
+
+
+@METRIC_REGISTRY.register()
+def calculate_stability_ssim(img: np.ndarray, img_clean: np.ndarray, crop_border: int, input_order: str = 'HWC',
+                             test_y_channel: bool = False, **kwargs) -> float:
+    """SSIM (Wang et al. 2004) of the output for an attacked picture against the output for the clean one.
+
+    At most 1, where the outputs are alike. Higher is better.
+
+    Args:
+        img: output for the attacked picture, (H, W, C) or (C, H, W) as ``input_order`` says, range [0, 255]; at
+            least 11x11 pixels, the window of SSIM, within ``crop_border``.
+        img_clean: output for the clean picture, likewise.
+        crop_border: pixels left out at each edge.
+        input_order: ``HWC`` or ``CHW``.
+        test_y_channel: compare the Y channel of YCbCr only; pictures are then BGR.
+    """
+    return float(calculate_ssim(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel))
+
+
+@METRIC_REGISTRY.register()
+def calculate_gain(img: np.ndarray, img_clean: np.ndarray, lq: np.ndarray, lq_clean: np.ndarray,
+                   crop_border: int = 0, input_order: str = 'HWC', **kwargs) -> float:
+    """How much larger the change of the output is than the change of the input that caused it.
+
+    The root mean square of the one over that of the other. Both are means over the values of their own picture, so
+    that enlargement by repeated pixels has a gain of 1 at any scale. Lower is better: below 1 the network damps the
+    attack, above 1 it amplifies it.
+
+    Args:
+        img: output for the attacked picture, (sH, sW, C) or (C, sH, sW) as ``input_order`` says, range [0, 255].
+        img_clean: output for the clean picture, likewise.
+        lq: the attacked picture, (H, W, C) or (C, H, W), range [0, 255].
+        lq_clean: the clean picture, likewise.
+        crop_border: pixels left out at each edge of the output; the whole input counts.
+        input_order: ``HWC`` or ``CHW``.
+
+    Returns:
+        The ratio, of at least 0. Where the input did not change it is infinite if the output did all the same, as
+        that of a network that draws masks at random does, and not a number (NaN) if it did not either: an attack
+        that was rounded away says nothing of the network. A mean over pictures becomes NaN by one of them.
+
+    Raises:
+        ValueError: two pictures differ in size, or ``crop_border`` leaves nothing of the output.
+    """
+    of_output = _rms(cropped(img, crop_border, input_order), cropped(img_clean, crop_border, input_order))
+    of_input = _rms(lq, lq_clean)
+    if of_input == 0:
+        return float('nan') if of_output == 0 else float('inf')
+    return of_output / of_input
+
+
+def cropped(img: np.ndarray, crop_border: int, input_order: str = 'HWC') -> np.ndarray:
+    """A picture as (H, W, C), without ``crop_border`` pixels at each edge.
+
+    Raises:
+        ValueError: nothing is left.
+    """
+    img = reorder_image(img, input_order=input_order)
+    height, width = img.shape[:2]
+    if min(height, width) <= 2 * crop_border:
+        raise ValueError(f'crop_border: {crop_border} leaves nothing of a picture of {height}x{width}')
+    return img[crop_border:height - crop_border, crop_border:width - crop_border]
+
+
+def _rms(a, b):
+    """Root mean square of the difference."""
+    if a.shape != b.shape:
+        raise ValueError(f'expected two pictures of one size, got {a.shape} and {b.shape}')
+    # Differences of 8-bit pictures do not fit into 8 bit.
+    return float(np.sqrt(np.mean((a.astype(np.float64) - b.astype(np.float64))**2)))

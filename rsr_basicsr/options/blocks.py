@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Callable, Iterable, Mapping
+
 from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defended_arch import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER, GATES, UNTRAINED
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
@@ -82,10 +84,31 @@ _ANY_ATTACK = {
 _OBJECTIVES = tuple(name for name in OBJECTIVES if name != 'target')  # which a training has none for
 
 
+def _objective(words: Iterable[str], where: str) -> Callable[[Any], Any]:
+    """What an attack maximises: one of some words, or a block with that word as ``type`` and a file as ``backbone``.
+
+    Which type takes a backbone is the business of ``build_attack``.
+
+    Args:
+        words: what is allowed.
+        where: the block that the key ``objective`` stands in.
+    """
+    def parse(value):
+        if not isinstance(value, Mapping):
+            return one_of(words)(value)
+        schema = {'type': Key(one_of(words), required=True), 'backbone': Key(existing_file)}
+        parsed = parse_block(value, schema, f'{where}.objective')
+        return parsed if len(parsed) > 1 else parsed['type']
+
+    return parse
+
+
 def _attack_block(value):
+    where = 'an attack inside the attack'
     return parse_block(value, {
-        'type': Key(one_of(tuple(ATTACKS))), 'objective': Key(one_of(_OBJECTIVES)),  # eps is that of the training
-        'quantize': Key(one_of(QUANTIZE)), **_ANY_ATTACK, **_OTHERS}, 'an attack inside the attack')
+        'type': Key(one_of(tuple(ATTACKS))),  # eps is that of the training
+        'objective': Key(_objective(_OBJECTIVES, where)), 'quantize': Key(one_of(QUANTIZE)),
+        **_ANY_ATTACK, **_OTHERS}, where)
 
 
 #: What attacks are made of that consist of others
@@ -99,7 +122,7 @@ _OTHERS = {
 ATTACK = {
     'type': Key(one_of(tuple(ATTACKS)), required=True),
     'eps': Key(either(eps, interval(eps)), required=True),  # 1/255; [low, high] is drawn from for each sample
-    'objective': Key(one_of(_OBJECTIVES), default='ground_truth_l1'),
+    'objective': Key(_objective(_OBJECTIVES, 'attack'), default='ground_truth_l1'),
     # The classifier must not learn to tell 8-bit pictures from others.
     'quantize': Key(one_of(QUANTIZE), default='nearest'),
     **_ANY_ATTACK,
@@ -115,11 +138,12 @@ ATTACK = {
 
 def adversarial_attack(value):
     """One attack of ``rsr adversarial-set``."""
+    where = 'an attack of the set'
     return parse_block(value, {
         'type': Key(one_of(tuple(name for name in ATTACKS if name not in ('Transfer', 'WorstOf'))), required=True),
         'share': Key(number(0, above=True)), 'eps': Key(either(some_eps, interval(some_eps))),
-        'objective': Key(one_of(('stability', 'perceptual'))),  # there is no ground truth
-        **_ANY_ATTACK}, 'an attack of the set')
+        'objective': Key(_objective(('stability', 'perceptual'), where)),  # there is no ground truth
+        **_ANY_ATTACK}, where)
 
 
 #: Of ``train:``, beside the blocks below
@@ -132,7 +156,7 @@ TRAIN = {
 VAL_ATTACK = {
     'type': Key(one_of(tuple(ATTACKS)), required=True),
     'eps': Key(eps, required=True),  # 1/255
-    'objective': Key(one_of(_OBJECTIVES), default='stability'),
+    'objective': Key(_objective(_OBJECTIVES, 'val.attack'), default='stability'),
     'quantize': Key(one_of(QUANTIZE), default='nearest'),
     **_ANY_ATTACK,
     **_OTHERS,
