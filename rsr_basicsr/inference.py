@@ -8,6 +8,7 @@ from typing import List, Optional
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 OVERLAP = 16  # pixels
@@ -47,6 +48,20 @@ def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, ove
     rows = [[_upscale_tile(run, lq, top, left, tile, overlap) for left in range(0, width, tile)]
             for top in range(0, height, tile)]
     return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2)
+
+
+class Padded(nn.Module):
+    """A network that takes windows of one size, for pictures of any: padded as SwinIRModel pads them to test."""
+
+    def __init__(self, net: nn.Module, window: int):
+        super().__init__()
+        self.net, self.window = net, window
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[-2:]
+        output = self.net(F.pad(x, (0, -width % self.window, 0, -height % self.window), 'reflect'))
+        scale = output.shape[-1] // (width + -width % self.window)
+        return output[..., :height * scale, :width * scale]
 
 
 def defenses(net) -> List[nn.Module]:

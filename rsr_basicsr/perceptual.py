@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Union
 
@@ -23,8 +24,9 @@ class LPIPS(nn.Module):
         return self.metric.to(output.device)(output, reference, normalize=True).flatten()
 
 
+@functools.lru_cache(maxsize=None)
 def lpips_distance(backbone: Union[None, str, Path] = None) -> LPIPS:
-    """LPIPS on AlexNet.
+    """LPIPS on AlexNet, built once in a process.
 
     Args:
         backbone: file with the weights of torchvision's AlexNet, of which the ``features.*`` count; None takes
@@ -37,7 +39,9 @@ def lpips_distance(backbone: Union[None, str, Path] = None) -> LPIPS:
         import lpips
     except ImportError:
         raise ValueError('LPIPS needs the package lpips; pip install lpips, or give a distance of your own') from None
-    metric = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False)
+    # AlexNet begins with random weights: a training must draw the same numbers as without LPIPS.
+    with torch.random.fork_rng(devices=[]):
+        metric = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False)
     state = _alexnet() if backbone is None else load_state(backbone)
     for part in (metric.net.slice1, metric.net.slice2, metric.net.slice3, metric.net.slice4, metric.net.slice5):
         try:

@@ -17,7 +17,7 @@ REGISTERED = {
     MODEL_REGISTRY: ['DefendedSRModel', 'DefendedRealESRNetModel', 'DefendedRealESRGANModel', 'DefendedSRGANModel',
                      'DefendedESRGANModel', 'DefendedSwinIRModel', 'DefendedCDCModel'],
     LOSS_REGISTRY: ['ClassifierLoss'],
-    METRIC_REGISTRY: ['calculate_stability'],
+    METRIC_REGISTRY: ['calculate_stability', 'calculate_stability_ssim', 'calculate_gain', 'calculate_lpips'],
 }
 
 

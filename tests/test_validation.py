@@ -28,7 +28,7 @@ def opt(pairs, photos, tmp_path):
                                   dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
     opt['val'] = {'val_freq': 2, 'save_img': True, 'panel_freq': 2, 'guard': 0.01,
                   'attack': {'type': 'PGD', 'eps': 8, 'steps': 3, 'seed': 1, 'quantize': 'none'},
-                  'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
+                  'metrics': {'gain': {'type': 'calculate_gain'}, 'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
     opt['logger']['use_tb_logger'] = True
     return opt
 
@@ -40,8 +40,8 @@ def scalars(folder, name):
 
 
 def by_hand(net, pairs):
-    """PSNR to the ground truth clean and attacked, and stability, from the definition."""
-    psnr = {'clean': [], 'attacked': [], 'stability': []}
+    """PSNR to the ground truth clean and attacked, stability, and gain, from the definition."""
+    psnr = {'clean': [], 'attacked': [], 'stability': [], 'gain': []}
 
     def compare(a, b):
         a, b = (x[..., 4:-4, 4:-4].clamp(0, 1).mul(255).round() for x in (a, b))
@@ -57,6 +57,9 @@ def by_hand(net, pairs):
             output = net(attacked)
         for name, pair in (('clean', (clean, gt)), ('attacked', (output, gt)), ('stability', (output, clean))):
             psnr[name].append(compare(*pair))
+        moved = [(a.clamp(0, 1).mul(255).round() - b.clamp(0, 1).mul(255).round()).square().mean().sqrt()
+                 for a, b in ((output, clean), (attacked, lq))]
+        psnr['gain'].append(float(moved[0] / moved[1]))
     return {name: sum(values) / len(values) for name, values in psnr.items()}
 
 
@@ -69,7 +72,7 @@ def test_curves_begin_with_the_weights_and_are_what_they_say(opt, pairs, tmp_pat
     for iteration, net in ((0, start), (2, end)):
         expected = by_hand(net, pairs)
         for name, key in (('pairs/psnr', 'clean'), ('pairs_attacked/psnr', 'attacked'),
-                          ('pairs_attacked/stability', 'stability')):
+                          ('pairs_attacked/stability', 'stability'), ('pairs_attacked/gain', 'gain')):
             curve, events = scalars(tb, f'metrics/{name}')
             assert set(curve) >= {0, 2} and abs(curve[iteration] - expected[key]) < 0.02, (name, iteration)
     assert {'losses/l_clean', 'losses/l_attacked', 'losses/l_classifier', 'classifier_acc', 'attacked_share',
@@ -157,6 +160,13 @@ def test_wrong_validation_options_are_named(val, message, opt, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / 'experiments').exists()
+
+
+def test_metrics_of_attacks_need_one(opt, tmp_path, monkeypatch, capsys):
+    del opt['val']['attack']
+    monkeypatch.chdir(tmp_path)
+    assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2
+    assert 'val.metrics.gain: calculate_gain is for attacked pictures; add a block val.attack' in capsys.readouterr().err
 
 
 def test_plain_models_do_not_ignore_it(opt, tmp_path, monkeypatch, capsys):

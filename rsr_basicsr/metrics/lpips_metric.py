@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import os.path as osp
 from pathlib import Path
-from typing import Optional, Union
+from typing import Union
 
 import numpy as np
 import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from rsr_basicsr.metrics.stability_metric import cropped
-from rsr_basicsr.perceptual import LPIPS, lpips_distance
+from rsr_basicsr.perceptual import lpips_distance
 
 #: Pixels: AlexNet's three layers with a stride leave nothing of less.
 SMALLEST = 31
@@ -49,14 +48,8 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int, backbon
         raise ValueError(f'LPIPS needs at least {SMALLEST}x{SMALLEST} pixels, got {height}x{width} within '
                          f'crop_border: {crop_border}')
     with torch.no_grad():
-        return _distance(None if backbone is None else osp.expanduser(backbone))(*map(_to_tensor, pictures)).item()
-
-
-@functools.lru_cache(maxsize=None)
-def _distance(backbone: Optional[str]) -> LPIPS:
-    # AlexNet begins with random weights: the training that is validated must draw the same numbers as without LPIPS.
-    with torch.random.fork_rng(devices=[]):
-        return lpips_distance(backbone)
+        distance = lpips_distance(None if backbone is None else osp.expanduser(backbone))
+        return distance(*map(_to_tensor, pictures)).item()
 
 
 def _to_tensor(picture):

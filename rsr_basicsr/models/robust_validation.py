@@ -18,8 +18,8 @@ from torchvision.utils import make_grid
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.checkpoints import WholeCheckpoints, random_streams_kept
 from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.inference import OVERLAP, upscale
-from rsr_basicsr.metrics import calculate_stability
+from rsr_basicsr.inference import OVERLAP, Padded, upscale
+from rsr_basicsr.metrics.inputs import calculate, is_higher_better, needs
 from rsr_basicsr.weights import load_network
 
 
@@ -42,7 +42,8 @@ class RobustValidation(WholeCheckpoints):
         # Of the pass of the validation that is under way:
         self._attack_of_validation = None
         self._panel: Optional[Dict[str, torch.Tensor]] = None
-        self._stability: List[float] = []
+        self._hidden: Dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
+        self._measured: Dict[str, List[float]] = {}  # what is measured of attacked pictures only
         self._validated = 0  # pictures
         super().__init__(opt)
 
@@ -113,12 +114,12 @@ class RobustValidation(WholeCheckpoints):
         passes = [False, True] if self._val.get('attack') is not None else [False]
         for attacked in passes:
             self._attack_of_validation = self._build_attack() if attacked else None
-            self._stability = []
+            self._measured = {}
             if hasattr(self, 'gt'):
                 del self.gt  # of the training, where these pictures have none
             share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
             loader = DataLoader(share, batch_size=1, num_workers=0)
-            with self._quiet(rank):
+            with self._quiet(rank), self._metrics_of_basicsr():
                 self.nondist_validation(loader, current_iter, tb_logger,
                                         save_img and not (attacked and self.opt['is_train']) and bool(mine))
         self._attack_of_validation = None
@@ -141,6 +142,26 @@ class RobustValidation(WholeCheckpoints):
             if rank:
                 self.opt['val']['pbar'] = shown
 
+    @property
+    def _of_attacks(self):
+        """The metrics that compare a clean picture with an attacked one; BasicSR hands neither on."""
+        metrics = {**(self._val.get('metrics') or {}), **self._hidden}
+        return {name: metric for name, metric in metrics.items() if not set(needs(metric)) <= {'img', 'img2'}}
+
+    @contextlib.contextmanager
+    def _metrics_of_basicsr(self):
+        """Within the block BasicSR sees the metrics that it can compute."""
+        all_of_them, others = self._val.get('metrics'), self._of_attacks
+        if others:
+            self.opt['val']['metrics'] = {name: m for name, m in all_of_them.items() if name not in others}
+            self._hidden = others
+        try:
+            yield
+        finally:
+            self._hidden = {}
+            if others:
+                self.opt['val']['metrics'] = all_of_them
+
     def test(self):
         """Upscale ``lq`` into ``output``, in tiles where ``val: tile`` is set; within an attacked validation, attack
         ``lq`` first.
@@ -150,11 +171,17 @@ class RobustValidation(WholeCheckpoints):
             self._remember('input', self.lq)
             self._remember('output', self.output)
             return
-        clean = self.output
+        clean, lq_clean = self.output, self.lq
         self.lq = self._attacked(self.lq, clean)
         self._upscale()
         border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 0)
-        self._stability.append(calculate_stability(tensor2img(self.output), tensor2img(clean), border))
+        pictures = {'img': tensor2img(self.output), 'img_clean': tensor2img(clean), 'lq': tensor2img(self.lq),
+                    'lq_clean': tensor2img(lq_clean)}
+        if hasattr(self, 'gt'):
+            pictures['img2'] = tensor2img(self.gt)
+        stability = {'type': 'calculate_stability', 'crop_border': border}
+        for name, metric in {'stability': stability, **self._of_attacks}.items():
+            self._measured.setdefault(name, []).append(calculate(metric, pictures))
         self._remember('attacked input', self.lq)
         self._remember('attacked output', self.output)
 
@@ -194,7 +221,7 @@ class RobustValidation(WholeCheckpoints):
 
     def _for_any_size(self, net):
         window = self.opt['network_g'].get('window_size')
-        return net if window is None else _Padded(net, window)
+        return net if window is None else Padded(net, window)
 
     def _remember(self, what, pictures):
         """Keep the first picture of a validation for the panel."""
@@ -225,11 +252,14 @@ class RobustValidation(WholeCheckpoints):
     def _log_validation_metric_values(self, current_iter, dataset_name, tb_logger):
         own = {}
         if self._attack_of_validation is not None:
-            own['stability'] = sum(self._stability) / len(self._stability)
+            own = {name: sum(values) / len(values) for name, values in self._measured.items()}
             self.metric_results.update(own)
             best = self.best_metric_results[dataset_name]
-            best.setdefault('stability', dict(better='higher', val=float('-inf'), iter=-1))
-            self._update_best_metric_result(dataset_name, 'stability', own['stability'], current_iter)
+            for name, value in own.items():
+                higher = name not in self._hidden or is_higher_better(self._hidden[name])
+                best.setdefault(name, dict(better='higher' if higher else 'lower',
+                                           val=float('-inf' if higher else 'inf'), iter=-1))
+                self._update_best_metric_result(dataset_name, name, value, current_iter)
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
         for name in own:
             del self.metric_results[name]
@@ -257,17 +287,3 @@ class RobustValidation(WholeCheckpoints):
     def restore_more_state(self, mine):
         super().restore_more_state(mine)
         self._clean_psnr_at_start.update(mine.get('psnr_at_start', {}))
-
-
-class _Padded(nn.Module):
-    """A network that takes windows of one size, for pictures of any: padded as SwinIRModel pads them to test."""
-
-    def __init__(self, net, window):
-        super().__init__()
-        self.net, self.window = net, window
-
-    def forward(self, x):
-        height, width = x.shape[-2:]
-        output = self.net(F.pad(x, (0, -width % self.window, 0, -height % self.window), 'reflect'))
-        scale = output.shape[-1] // (width + -width % self.window)
-        return output[..., :height * scale, :width * scale]

@@ -10,17 +10,19 @@ import torch
 import yaml
 from basicsr.models import lr_scheduler
 from basicsr.models.srgan_model import SRGANModel
-from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, LOSS_REGISTRY, MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import ATTACKS, build_attack
 from rsr_basicsr.checkpoints import check_checkpoint, newest_whole_state
 from rsr_basicsr.errors import OptionsError, WeightsError
+from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, USE_TORCHRUN, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options import host
 from rsr_basicsr.options.adversarial_set import ADVERSARIAL_SET, check_adversarial_set
 from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, CLASSIFIER_TRAIN, OPTIM_CLASSIFIER, TRAIN, VAL
+from rsr_basicsr.options.metrics import check_metric
 from rsr_basicsr.options.networks import check_network, check_source, check_tiles, check_weights
 from rsr_basicsr.options.schema import (
     Key,
@@ -94,8 +96,9 @@ def check_options(opt: dict) -> None:
     for phase, dataset in opt['datasets'].items():
         _check_dataset(dataset, f'datasets.{phase}')
     for name, metric in ((opt.get('val') or {}).get('metrics') or {}).items():
-        _check_arguments(METRIC_REGISTRY, metric, f'val.metrics.{name}', given=2)
+        check_metric(metric, f'val.metrics.{name}')
     _check_validation(opt, model)
+    _check_given(opt, model)
     if opt['is_train']:
         _check_training(opt, model)
     networks = {name: check_network(opt, name) for name in opt if name.startswith('network_')}
@@ -109,6 +112,19 @@ def check_options(opt: dict) -> None:
     for name, net in networks.items():
         if not resumed:  # BasicSR then puts the resumed run's own files in the place of the pretrained ones
             check_weights(opt, name, net)
+
+
+def _check_given(opt, model):
+    """Whether the validation has the pictures that its metrics compare."""
+    for name, metric in ((opt.get('val') or {}).get('metrics') or {}).items():
+        if set(needs(metric)) <= {'img', 'img2'}:
+            continue
+        where = f'val.metrics.{name}: {metric["type"]} is for attacked pictures'
+        if not issubclass(model, AttackAugmentation):
+            raise OptionsError(f'{where}, which model_type {opt["model_type"]} does not make; write model_type: '
+                               f'Defended{model.__name__}, or leave it out')
+        if opt['val'].get('attack') is None:
+            raise OptionsError(f'{where}; add a block val.attack, or leave it out')
 
 
 def _check_strays(opt):
@@ -341,8 +357,8 @@ def _check_resume(opt):
     return True
 
 
-def _check_arguments(registry, options, where, given=0):
-    """Check a block with ``type`` by what is registered under it; ``given`` arguments come from the caller."""
+def _check_arguments(registry, options, where):
+    """Check a block with ``type`` by what is registered under it."""
     if not isinstance(options.get('type'), str):
         raise OptionsError(f"{where}: the key 'type' is missing")
-    check_call(registered(registry, options['type'], f'{where}.type'), options, where, given, own=('better',))
+    check_call(registered(registry, options['type'], f'{where}.type'), options, where)

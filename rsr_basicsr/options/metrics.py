@@ -1,0 +1,30 @@
+"""The check of a block of ``metrics:``, of a validation and of a benchmark."""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import numpy as np
+from basicsr.utils.registry import METRIC_REGISTRY
+
+from rsr_basicsr.errors import OptionsError, RSRError
+from rsr_basicsr.metrics.inputs import INPUTS
+from rsr_basicsr.metrics.lpips_metric import SMALLEST, calculate_lpips
+from rsr_basicsr.options.schema import Key, check_call, parse_open, registered, text
+
+
+def check_metric(metric: Dict[str, Any], where: str) -> None:
+    """Check that there is such a metric and that it takes what the block holds; LPIPS is looked for.
+
+    Raises:
+        OptionsError: one sentence with the key, the value and the remedy.
+    """
+    parse_open(metric, {'type': Key(text, required=True)}, where)
+    function = registered(METRIC_REGISTRY, metric['type'], f'{where}.type')
+    check_call(function, {**metric, **dict.fromkeys(INPUTS)}, where, own=(*INPUTS, 'better'))
+    if function is calculate_lpips:
+        black = np.zeros((SMALLEST, SMALLEST, 3), np.uint8)
+        try:
+            calculate_lpips(black, black, 0, backbone=metric.get('backbone'))
+        except (RSRError, ValueError) as error:
+            raise OptionsError(f'{where}: {error}') from error
