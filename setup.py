@@ -44,6 +44,7 @@ EXTRAS_REQUIRE = {
         'onnxruntime',  # runs exported networks
         'onnxscript',  # torch.onnx.export needs it
         'lpips',
+        'matplotlib',
     ],
 }
 

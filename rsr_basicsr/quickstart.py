@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import re
 import shutil
 import subprocess
@@ -14,21 +13,18 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Any, Dict, Optional
 
-import basicsr
-import cv2
-import torch
 import yaml
 
-from rsr_basicsr.attacks import IFGSM
-from rsr_basicsr.benchmark.evaluate import evaluate
-from rsr_basicsr.benchmark.record import Result
-from rsr_basicsr.benchmark.report import write_report
-from rsr_basicsr.benchmark.table import Row, format_table, summarize
+from rsr_basicsr.benchmark.output import write_results
+from rsr_basicsr.benchmark.run import run_benchmark
+from rsr_basicsr.benchmark.tables import as_text
+from rsr_basicsr.benchmark.verdict import verdict
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.errors import OptionsError, RSRError
-from rsr_basicsr.weights import WEIGHTS, fetch, load_network
+from rsr_basicsr.options.benchmark import check_benchmark
+from rsr_basicsr.weights import WEIGHTS, fetch
 
 OPTIONS = Path(__file__).parents[1] / 'options' / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
 WEIGHTS_NAME = 'realesr-animevideov3'
@@ -70,34 +66,28 @@ def run(folder: Path, iterations: Optional[int] = None) -> Path:
     weights = Path(shutil.copy(fetch(WEIGHTS_NAME), folder))
     _say(2, 'photos of scikit-image, one set to train on, another to attack')
     write_training_photos(folder / 'train')
-    pictures = _read_pictures(folder)
+    write_evaluation_pairs(folder / 'gt', folder / 'lq')
 
     _say(3, f'fine-tuning a defended network, {iterations} iterations (log: {folder / "train.log"})')
     _train(folder, iterations)
 
     _say(4, f'attacking {UNDEFENDED} and {DEFENDED} network, eps {", ".join(map(str, EPS))} of 255')
-    results = _attack(folder, options, weights, pictures)
+    benchmark, found = check_benchmark(_benchmark(folder, options, weights))
+    records = run_benchmark(benchmark, found, folder)
+    if any(record.error for record in records):
+        raise RSRError(f'an attack failed: {next(record.error for record in records if record.error)}')
 
     _say(5, 'report')
-    rows = summarize(results)
-    verdict = _verdict(rows)
+    results = write_results(folder, records, benchmark)
+    print(f'\n{as_text(results)}\n\n' + '\n'.join(verdict(results)))
+    print('A few minutes of training on eleven photos show the way, not what a full training reaches.')
     report = folder / 'report.html'
-    originals = {name: picture['gt'] for name, picture in pictures.items()}
-    write_report(report, results, originals, f'{WEIGHTS_NAME} under attack', verdict, _protocol(iterations))
-    print(f'\n{format_table(rows)}\n\n' + '\n'.join(verdict))
     print(f'\nReport: {report}\nDone in {(time.time() - started) / 60:.1f} minutes.')
     return report
 
 
 def _say(step, text):
     print(f'[{step}/5] {text}', flush=True)
-
-
-def _read_pictures(folder) -> Dict[str, Dict]:
-    folders = {'gt': folder / 'gt', 'lq': folder / 'lq'}
-    names = write_evaluation_pairs(folders['gt'], folders['lq'])
-    return {name: {kind: cv2.cvtColor(cv2.imread(str(path / f'{name}.png')), cv2.COLOR_BGR2RGB)
-                   for kind, path in folders.items()} for name in names}
 
 
 def _train(folder, iterations):
@@ -121,50 +111,21 @@ def _train(folder, iterations):
                        + ''.join(last))
 
 
-def _attack(folder, options, weights, pictures) -> List[Result]:
+def _benchmark(folder, options, weights) -> Dict[str, Any]:
+    """The options of the benchmark: both networks, one attack."""
     trained = folder / 'experiments' / options['name'] / 'models' / 'net_g_latest.pth'
-    networks = {
-        UNDEFENDED: load_network({**WEIGHTS[WEIGHTS_NAME].network, 'weights': weights}),
-        DEFENDED: load_network({**options['network_g'], 'weights': trained}),
-    }
-    attacks = [IFGSM(eps=eps, steps=10, objective='stability', quantize='nearest') for eps in EPS]
-    results = []
-    for label, net in networks.items():
-        for batch in evaluate(label, net, pictures, attacks):
-            print(f'      {label}: ' + (f'eps {batch[0].eps:g}' if batch[0].eps else 'clean'), flush=True)
-            results += batch
-    return results
-
-
-def _verdict(rows: List[Row]) -> List[str]:
-    """The result in sentences."""
-    clean, attacked = rows[0].scores, rows[-1].scores
-    gain = attacked[DEFENDED].stability - attacked[UNDEFENDED].stability
-    closer = attacked[DEFENDED].psnr - attacked[UNDEFENDED].psnr
-    kept = clean[DEFENDED].psnr - clean[UNDEFENDED].psnr
-    return [
-        f'Under the attack with eps {rows[-1].eps:g} of 255 the output of the defended network moves '
-        f'{abs(gain):.1f} dB {"less" if gain > 0 else "more"} than that of the undefended one, and is '
-        f'{abs(closer):.1f} dB {"closer to" if closer > 0 else "farther from"} the original.',
-        f'On clean pictures the defended network is {abs(kept):.2f} dB {"better" if kept > 0 else "worse"}.',
-        f'The detector flagged {clean[DEFENDED].flagged} of {clean[DEFENDED].judged} clean pictures and '
-        f'{attacked[DEFENDED].flagged} of {attacked[DEFENDED].judged} attacked ones. A flagged picture is masked; a '
-        'false alarm costs sharpness.',
-        'A few minutes of training on eleven photos show the way, not what a full training reaches.',
-    ]
-
-
-def _protocol(iterations) -> Dict[str, str]:
     return {
-        'Networks': f'{WEIGHTS_NAME} as released, and fine-tuned for {iterations} iterations with {OPTIONS.name}',
-        'Pictures': 'Crops of photos that come with scikit-image, 256x256, reduced by 4 with antialiased bicubic; '
-                    'none of these photos was trained on',
-        'Attack': 'I-FGSM, 10 steps of eps/10, L-inf, white box, small random start; it maximises the squared error '
-                  "to the network's own clean output; the attacked picture is rounded to 8 bit",
-        'Attack on the defence': 'With the gate as it decides, forced open and forced shut; for each picture the '
-                                 'attack that moves the deployed network most',
-        'Measures': 'RGB, 4 pixels cut from each edge',
-        'Versions': f'Python {platform.python_version()}, torch {torch.__version__}, BasicSR {basicsr.__version__}',
+        'name': f'{WEIGHTS_NAME} quick start',
+        'description': f'{WEIGHTS_NAME} as released, and fine-tuned with {OPTIONS.name}; the pictures are crops of '
+                       'photos that come with scikit-image, 256x256, reduced by 4 with antialiased bicubic, none of '
+                       'which was trained on',
+        'num_gpu': 0, 'gallery': 5, 'mask_seeds': [0],
+        'networks': {UNDEFENDED: {**WEIGHTS[WEIGHTS_NAME].network, 'weights': str(weights)},
+                     DEFENDED: {**options['network_g'], 'weights': str(trained)}},
+        'attacks': {'ifgsm': {'type': 'IFGSM', 'steps': 10, 'objective': 'stability', 'quantize': 'nearest'}},
+        'eps': list(EPS),
+        'datasets': {'scikit-image': {'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'gt'),
+                                      'dataroot_lq': str(folder / 'lq'), 'io_backend': {'type': 'disk'}}},
     }
 
 

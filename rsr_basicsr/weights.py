@@ -301,7 +301,8 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
     """Build a network and fill it.
 
     Args:
-        options: ``type`` and arguments as in BasicSR's ``network_g``, and ``weights``, the file.
+        options: ``type`` and arguments as in BasicSR's ``network_g``, and ``weights``, the file; a network without
+            parameters needs none.
 
     Returns:
         The network on the CPU, in evaluation mode.
@@ -311,11 +312,13 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
     """
     options = dict(options)
     path = options.pop('weights', None)
-    if path is None:
-        raise WeightsError(f'the network {options.get("type")} has no weights; name their file')
     # BasicSR prints to stdout when it finds an architecture under its suffixed name.
     with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
         net = build_network(options)
+    if path is None:
+        if any(True for _ in net.parameters()):
+            raise WeightsError(f'the network {options.get("type")} has no weights; name their file')
+        return net.eval()
     prefix = 'module.'  # of files that were saved from a network inside DataParallel
     state = {key[len(prefix):] if key.startswith(prefix) else key: value for key, value in load_state(path).items()}
     try:

@@ -23,7 +23,8 @@ from rsr_basicsr.options.schema import parse_block
 TRAIN = 'train/train_defended_realesrnet_x4plus.yml'
 DETECTOR = OPTIONS / 'train' / 'train_frequency_classifier.yml'
 DEFENDED = sorted(file for file in OPTIONS.rglob('*.yml')
-                  if file.parent.name != 'adversarial_set' and not file.stem.endswith('frequency_classifier'))
+                  if file.parent.name not in ('adversarial_set', 'benchmark')
+                  and not file.stem.endswith('frequency_classifier'))
 
 
 @pytest.fixture

@@ -20,19 +20,29 @@ class Measurement:
     Args:
         attack: the attack.
         damage: mean damage of the pictures, by the attack's objective, to the network as it is deployed.
-        zero_gradient: share of the input's values whose gradient is exactly zero where the attack starts; None for
-            attacks that ask for no gradient.
+        zero_gradient: share of the input's values whose gradient is exactly zero, both where the attack starts and
+            where it ends; None for attacks that ask for no gradient. Behind a codec the start alone proves nothing:
+            as long as the output is that of the clean picture, its distance from there has no gradient.
+        name: what sentences call the attack; None calls it by its arguments.
     """
 
     attack: Attack
     damage: float
     zero_gradient: Optional[float] = None
+    name: Optional[str] = None
+
+    def __str__(self) -> str:
+        return self.name or str(self.attack)
 
 
 def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
-            generator: Optional[torch.Generator] = None) -> Measurement:
-    """Attack pictures, and measure what :func:`masking_alarms` wants to know; arguments as in the attack's call."""
-    attacked = attack(model, lq, target, generator=generator)
+            attacked: Optional[torch.Tensor] = None, generator: Optional[torch.Generator] = None) -> Measurement:
+    """Attack pictures, and measure what :func:`masking_alarms` wants to know.
+
+    Arguments as in the attack's call, and ``attacked``: what it made of the pictures, where that is known already.
+    """
+    if attacked is None:
+        attacked = attack(model, lq, target, generator=generator)
     radius = attack.radius(lq)
     judge = Attack(**{name: getattr(attack, name) for name in ('eps', *MEASURED)})
     with Problem.of(judge, model, lq, target, radius) as problem:
@@ -40,8 +50,10 @@ def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional
     if not isinstance(attack, GradientAttack):
         return Measurement(attack, damage)
     with Problem.of(attack, model, lq, target, radius, generator) as problem:
-        gradient, _ = problem.gradient(attack.start(problem))
-    return Measurement(attack, damage, (gradient == 0).float().mean().item())
+        if problem.reference is None:  # of an attack that is finished before it is made
+            problem.refer_to(target)
+        zeros = [problem.gradient(x)[0] == 0 for x in (attack.start(problem), attacked.to(problem.lq))]
+    return Measurement(attack, damage, min(zero.float().mean().item() for zero in zeros))
 
 
 def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.02, zeros: float = 0.1) -> List[str]:
@@ -64,7 +76,7 @@ def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.
 def _without_gradient(measurements, zeros):
     for m in measurements:
         if m.zero_gradient is not None and m.zero_gradient > zeros:
-            yield f'{m.attack}: {m.zero_gradient:.0%} of the gradient is exactly zero'
+            yield f'{m}: {m.zero_gradient:.0%} of the gradient is exactly zero'
 
 
 def _weaker_than_blind(measurements, tolerance):
@@ -76,8 +88,8 @@ def _weaker_than_blind(measurements, tolerance):
         best = max(white, key=lambda m: m.damage)
         for m in blind:
             if _exceeds(m, best, tolerance):
-                yield (f'{m.attack} asks for no gradient and does {_by(m, best)} more damage than the best attack '
-                       f'that does, {best.attack}')
+                yield (f'{m} asks for no gradient and does {_by(m, best)} more damage than the best attack that does, '
+                       f'{best}')
 
 
 def _without_growth_by_steps(measurements, tolerance):
@@ -96,7 +108,7 @@ def _without_growth_by_eps(measurements, tolerance):
 
 
 def _no_more(less, more, name):
-    return (f'{more.attack} does not do more damage with {name} {getattr(more.attack, name)} than with '
+    return (f'{more} does not do more damage with {name} {getattr(more.attack, name)} than with '
             f'{getattr(less.attack, name)}')
 
 

@@ -1,33 +1,134 @@
-"""What one measurement yields: the record that tables and reports are made from."""
+"""What a benchmark has measured, in an append-only file: a line a cell, which survives whatever ends the run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Optional
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional
 
+import cv2
 import numpy as np
 
+from rsr_basicsr.errors import RSRError
 
-@dataclass
-class Result:
-    """One network on one picture, clean or attacked.
+FOLDER = 'record'  # one file for each process that wrote
+PICTURES = 'pictures'
+
+
+@dataclass(frozen=True)
+class Record:
+    """One network, behind one defence, on one picture, clean or attacked.
 
     Attributes:
-        network: label of the network, as shown to the reader.
-        picture: name of the picture.
-        eps: budget of the attack in 1/255, L-inf norm; 0 is the clean picture.
-        psnr: dB, output against the high-resolution original.
-        stability: dB, output against the network's own output for the clean picture; None for the clean picture.
-        detected: decision of the classifier, None for a network without one.
-        lq: the input, (h, w, 3) RGB uint8.
-        sr: the output, (H, W, 3) RGB uint8.
+        key: digest of all that the result depends on.
+        network, defense, attack, dataset, picture: names, as in the options.
+        eps: budget of the attack in 1/255; 0 is the clean picture.
+        content: digest of the picture, clean and, where there is one, high-resolution.
+        error: why there is no result; empty where there is.
+        values: name of the metric -> a number for each mask seed, None where it could not be taken.
+        score: log odds of the network's own detector, above 0 where it takes the picture for attacked; None without.
+        damage: by the attack's own objective, to the network as it is deployed.
+        zero_gradient: share of the input's values whose gradient is exactly zero where the attack starts.
+        worst: which of the ways through the gate did the most damage.
+        attack_options: the block of the attack.
+        facts: of the network: ``fingerprint``, ``parameters``, ``type``, ``card``.
+        seconds: it took.
+        environment: versions and device.
+        shown: files of the gallery, below the folder of the run: ``lq``, ``sr`` and of clean pictures ``gt``.
     """
 
+    key: str
     network: str
-    picture: str
+    defense: str
+    attack: str
     eps: float
-    psnr: float
-    stability: Optional[float]
-    detected: Optional[bool]
-    lq: np.ndarray
-    sr: np.ndarray
+    dataset: str
+    picture: str
+    content: str = ''
+    error: str = ''
+    values: Dict[str, List[Optional[float]]] = field(default_factory=dict)
+    score: Optional[float] = None
+    damage: Optional[float] = None
+    zero_gradient: Optional[float] = None
+    worst: Optional[str] = None
+    attack_options: Dict[str, Any] = field(default_factory=dict)
+    facts: Dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    environment: Dict[str, str] = field(default_factory=dict)
+    shown: Dict[str, str] = field(default_factory=dict)
+
+
+class Recorder:
+    """Appends records to the file of one process, each at once and for good.
+
+    Args:
+        folder: of the run.
+        rank: of the process.
+    """
+
+    def __init__(self, folder: Path, rank: int = 0):
+        self.folder, self.path = folder, folder / FOLDER / f'{rank}.jsonl'
+        for made in (folder / FOLDER, folder / PICTURES):
+            made.mkdir(parents=True, exist_ok=True)
+        # A killed run may have left half a line; the next one begins on its own.
+        torn = self.path.is_file() and self.path.read_bytes()[-1:] not in (b'', b'\n')
+        self._file = open(self.path, 'a', encoding='utf-8')
+        if torn:
+            self._file.write('\n')
+
+    def append(self, record: Record) -> None:
+        """Write a record; when this returns, it is on the disk."""
+        self._file.write(json.dumps(dataclasses.asdict(record)) + '\n')
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def keep_picture(self, name: str, bgr: np.ndarray) -> str:
+        """Write a picture of the gallery, all of it or nothing, and return its path below the folder of the run."""
+        path = self.folder / PICTURES / f'{name}.png'
+        aside = path.with_name(f'.{path.name}.{os.getpid()}.png')
+        if not cv2.imwrite(str(aside), bgr):
+            raise RSRError(f'{path} cannot be written; see whether there is room on the disk')
+        os.replace(aside, path)
+        return f'{PICTURES}/{path.name}'
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_records(folder: Path) -> List[Record]:
+    """The records of a run, of all its processes, the last one of each cell.
+
+    A line that is cut off, as a kill leaves it, is not one; a cell that failed and was done later counts as done.
+    """
+    found: Dict[str, Record] = {}
+    names = {entry.name for entry in dataclasses.fields(Record)}
+    for file in sorted((folder / FOLDER).glob('*.jsonl')):
+        for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
+            try:
+                content = json.loads(line)
+                record = Record(**{key: value for key, value in content.items() if key in names})
+            except (ValueError, TypeError, AttributeError):
+                continue
+            if record.key not in found or found[record.key].error:
+                found[record.key] = record
+    return list(found.values())
+
+
+def merge(records: Iterable[Iterable[Record]]) -> List[Record]:
+    """The records of several runs as those of one.
+
+    Where two runs give the same name to networks that differ, the later one's gets its fingerprint behind the name.
+    """
+    merged: Dict[str, Record] = {}
+    owners: Dict[str, str] = {}
+    for run in records:
+        for record in run:
+            mine = record.facts.get('fingerprint', '')
+            if owners.setdefault(record.network, mine) != mine:
+                record = dataclasses.replace(record, network=f'{record.network} ({mine[:6]})')
+            if record.key not in merged or merged[record.key].error:
+                merged[record.key] = record
+    return list(merged.values())

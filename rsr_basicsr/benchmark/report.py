@@ -1,49 +1,61 @@
-"""A page of the results with the pictures they were measured on: one HTML file that needs nothing else."""
+"""The page of a benchmark: its figures, charts and pictures in one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
+import functools
+import itertools
 import os
 from pathlib import Path
-from typing import Iterable, Mapping, Union
+from statistics import fmean
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
 import cv2
 import jinja2
 import numpy as np
-import torch
+from markupsafe import Markup
 
-from rsr_basicsr.benchmark.record import Result
-from rsr_basicsr.benchmark.table import COLUMNS, LEGEND, cells, decibels, eps_name, summarize
-from rsr_basicsr.frequency import log_spectrum
+from rsr_basicsr.benchmark import charts
+from rsr_basicsr.benchmark.record import Record
+from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Row, Subject
+from rsr_basicsr.metrics.inputs import is_higher_better, needs
+from rsr_basicsr.options.benchmark import CLEAN, STABILITY
 
-MID_GREY = 128
-LARGEST_CHANGE = 32  # factor between two magnitudes that is drawn as pure white (or its inverse, as black)
+LONG = 24  # rows of a table; a longer one is folded
+NOTHING = '–'
+_QUALITY = 90  # of JPEG, for outputs
+_DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
 
 
-def write_report(path: Union[str, os.PathLike], results: Iterable[Result], originals: Mapping[str, np.ndarray],
-                 title: str, summary: Iterable[str], protocol: Mapping[str, str]) -> Path:
+def write_report(path: Union[str, os.PathLike], results: Results, folder: Path, *, title: str,
+                 summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, str],
+                 versions: Mapping[str, str]) -> Path:
     """Write the page to ``path``, making its folder; a reader never finds half a page there.
 
     Args:
         path: the file to write.
-        results: each network on each picture, once clean (eps 0) and once for each eps.
-        originals: for each picture the high-resolution original, (H, W, 3) RGB uint8.
+        results: what was measured.
+        folder: of the run, below which the pictures of the gallery lie; one that is missing is left out.
         title: heading of the page.
         summary: the verdict, one sentence an item.
+        warnings: what a reader must know before the figures are believed, one sentence an item.
         protocol: how it was measured, label -> text.
+        versions: of what it was measured with, name -> version.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: a picture has no original, or a network has no clean result for a picture it was attacked on.
+        OSError: the file cannot be written; one that was there before is untouched.
     """
-    path, results = Path(path), list(results)
-    page = render(results, originals, title, summary, protocol)
+    path = Path(path)
+    page = render(results, Path(folder), title=title, summary=list(summary), warnings=list(warnings),
+                  protocol=dict(protocol), versions=dict(versions))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        unfinished.write_text(page, encoding='utf-8')
+        # The name of a file need not be text; what is none becomes a question mark.
+        unfinished.write_bytes(page.encode('utf-8', errors='replace'))
         os.replace(unfinished, path)
     except BaseException:
         unfinished.unlink(missing_ok=True)
@@ -51,93 +63,295 @@ def write_report(path: Union[str, os.PathLike], results: Iterable[Result], origi
     return path
 
 
-def render(results: list[Result], originals: Mapping[str, np.ndarray], title: str, summary: Iterable[str],
-           protocol: Mapping[str, str]) -> str:
+def render(results: Results, folder: Path, **words: Any) -> str:
     """The page as text; arguments as for :func:`write_report`."""
-    names = dict.fromkeys(r.picture for r in results)
-    missing = [name for name in names if name not in originals]
-    if missing:
-        raise ValueError(f'no original for the pictures {missing}')
+    rows = results.rows()
     return _environment().get_template('report.html').render(
-        title=title, summary=list(summary), protocol=dict(protocol), rows=summarize(results),
-        strengths=sorted({r.eps for r in results if r.eps}),
-        pictures=[_picture(name, originals[name], [r for r in results if r.picture == name]) for name in names],
-    )
+        **words, strengths=results.strengths, drawn=charts.available(),
+        datasets=[_dataset(results, name, [row for row in rows if row.dataset == name]) for name in results.datasets],
+        uncounted=_uncounted(results), pictures=list(_gallery(results, folder)),
+        failures=[(r.picture, r.dataset, Subject(r.network, r.defense).label, r.attack,
+                   f'{r.eps:g}' if r.eps else NOTHING, r.error) for r in results.records if r.error],
+        networks=[_network(name, facts) for name, facts in {r.network: r.facts for r in results.records}.items()])
 
 
-def amplified_noise(clean: np.ndarray, attacked: np.ndarray, factor: float) -> np.ndarray:
-    """Difference of two pictures around mid grey.
-
-    Args:
-        clean, attacked: (h, w, 3) uint8.
-        factor: what a difference of one level is multiplied by.
-
-    Returns:
-        (h, w, 3) uint8, clipped: ``128 + factor * (attacked - clean)``.
-    """
-    return cv2.addWeighted(attacked, factor, clean, -factor, MID_GREY)
+# tables
 
 
-def noise_factor(eps: float) -> float:
-    """The factor at which a difference of ``eps`` (1/255) reaches from mid grey to white."""
-    return 127 / eps
+class Cell(NamedTuple):
+    """What stands in a table, with the value it is sorted by, None where there is nothing, and what stands below."""
+
+    text: str = NOTHING
+    value: Union[float, str, None] = None
+    note: str = ''
+    best: bool = False
 
 
-def spectrum(picture: np.ndarray) -> np.ndarray:
-    """Natural logarithm of the DCT magnitudes of an (h, w, 3) RGB uint8 picture, (h, w) float32."""
-    return log_spectrum(torch.from_numpy(picture / 255).permute(2, 0, 1)[None])[0].float().numpy()
+class Column(NamedTuple):
+    """A column with its heading; ``better`` is ``higher``, ``lower`` or empty."""
+
+    name: str
+    cells: List[Cell]
+    group: str = ''
+    unit: str = ''
+    better: str = ''
+    text: bool = False  # sorts by letters
+    first: bool = False  # of its group
 
 
-def coloured(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Draw an (h, w) array in viridis, dark at ``low`` and yellow at ``high``, as (h, w, 3) RGB uint8."""
-    levels = _levels(values, low, high)
-    return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+def _table(columns: Sequence[Column]) -> Dict[str, Any]:
+    """For the template, without the columns in which there is nothing; the first one names the rows."""
+    kept = [column for number, column in enumerate(columns)
+            if not number or any(cell.value is not None for cell in column.cells)]
+    kept = [column._replace(first=bool(column.group) and column.group != before.group)
+            for before, column in zip([kept[0], *kept], kept)]
+    groups = [(group, len(list(members))) for group, members in itertools.groupby(kept, lambda column: column.group)]
+    rows = list(zip(*(column.cells for column in kept)))
+    return {'columns': kept, 'groups': groups, 'rows': rows}
 
 
-def data_uri(picture: np.ndarray, kind: str) -> str:
-    """Encode an RGB or grey uint8 picture as a data URI; ``kind`` is 'png' (exact) or 'jpeg' (small)."""
-    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR) if picture.ndim == 3 else picture
-    options = [cv2.IMWRITE_JPEG_QUALITY, 92] if kind == 'jpeg' else []
-    _, encoded = cv2.imencode(f'.{kind}', pixels, options)
-    return f'data:image/{kind};base64,{base64.b64encode(encoded).decode()}'
+def _words(name: str, words: Sequence[str], notes: Optional[Sequence[str]] = None) -> Column:
+    return Column(name, [Cell(word or NOTHING, word or None, note)
+                         for word, note in zip(words, notes or itertools.repeat(''))], text=True)
 
 
-def _levels(values, low, high):
-    span = max(high - low, 1e-6)  # a flat picture has no span
-    return np.clip(np.rint((values - low) * (255 / span)), 0, 255).astype(np.uint8)
+def _numbers(name: str, values: Sequence[Optional[float]], show: Callable[[float], str],
+             notes: Optional[Sequence[str]] = None, **heading: str) -> Column:
+    return Column(name, [Cell() if value is None else Cell(show(value), value, note)
+                         for value, note in zip(values, notes or itertools.repeat(''))], **heading)
 
 
-def _picture(name, original, results):
-    """All that the gallery shows of one picture."""
-    clean = {r.network: r for r in results if not r.eps}
-    without = {r.network for r in results} - set(clean)
-    if without:
-        raise ValueError(f'picture {name!r} has no clean result for {sorted(without)}')
-    spectra = [spectrum(r.lq) for r in results]
+def _metric(results: Results, metric: str, rows: Sequence[Optional[Row]], name: str = '', intervals: bool = False,
+            figure: str = 'mean', **heading: str) -> Column:
+    """A column of a figure of a metric's estimate."""
+    unit, show = _unit(results, metric), _shown(results, metric)
+    found = [row.estimates.get(metric) if row else None for row in rows]
+    notes = [f'[{show(e.low)}, {show(e.high)}]' if intervals and e and e.count > 1 else '' for e in found]
+    return _numbers(name or metric, [e and getattr(e, figure) for e in found], show, notes, unit=unit,
+                    **{'better': _better(results, metric), **heading})
+
+
+def _with_best(column: Column) -> Column:
+    """The column with its best cells marked, if there is something to choose."""
+    values = [cell.value for cell in column.cells if cell.value is not None]
+    if not column.better or len({cell.text for cell in column.cells if cell.value is not None}) < 2:
+        return column
+    best = next(cell.text for cell in column.cells if cell.value == (max if column.better == 'higher' else min)(values))
+    return column._replace(cells=[cell._replace(best=cell.text == best) for cell in column.cells])
+
+
+def _unit(results, metric) -> str:
+    return 'dB' if results.metrics[metric]['type'] in _DECIBELS else ''
+
+
+def _better(results, metric) -> str:
+    return 'higher' if is_higher_better(results.metrics[metric]) else 'lower'
+
+
+def _shown(results, metric) -> Callable[[float], str]:
+    return '{:.2f}'.format if _unit(results, metric) else '{:.3f}'.format
+
+
+def _share(value: float) -> str:
+    return f'{100 * value:.3g} %'
+
+
+def _dataset(results, name, rows) -> Dict[str, Any]:
+    """All that is said of a data set outside the gallery."""
+    pictures = len({record.picture for record in results.records if record.dataset == name})
+    measured = [metric for metric in results.metrics
+                if any(metric in row.estimates for row in rows if row.attack == CLEAN)]
+    return {'name': name, 'pictures': pictures, 'overview': _overview(results, rows, measured),
+            'attacks': _attacks(results, [row for row in rows if row.attack != CLEAN]),
+            'charts': [{**chart, 'svg': Markup(chart['svg'])} for chart in _charts(results, name, rows, measured)
+                       if chart['svg']] if charts.available() else []}
+
+
+def _overview(results, rows, measured) -> Dict[str, Any]:
+    """A row a subject: what it costs, what it withstands, what its detector sees."""
+    subjects = list(dict.fromkeys(row.subject for row in rows))
+    found = {(row.subject, row.attack, row.eps): row for row in rows}
+    strengths = sorted({row.eps for row in rows if row.attack == WORST_CASE})
+
+    def rows_of(attack, eps):
+        return [found.get((subject, attack, eps)) for subject in subjects]
+
+    columns = [_metric(results, metric, rows_of(CLEAN, 0.0), group='clean pictures') for metric in measured]
+    columns += [_metric(results, STABILITY, rows_of(WORST_CASE, eps), f'eps {eps:g}', intervals=True,
+                        group='stability under the worst case') for eps in strengths]
+    truth = next((metric for metric in measured if _needs_original(results.metrics[metric])), None)
+    if truth and strengths:
+        columns.append(_metric(results, truth, rows_of(WORST_CASE, strengths[-1]),
+                               group=f'worst case, eps {strengths[-1]:g}'))
+    flagged = [('false alarms', 'lower', rows_of(CLEAN, 0.0)),
+               *((f'eps {eps:g}', 'higher', rows_of(WORST_CASE, eps)) for eps in strengths)]
+    columns += [_numbers(name, [row.flagged if row else None for row in of], _share, better=better,
+                         group='flagged by the detector') for name, better, of in flagged]
+    return _table([_words('network and defence', [s.label for s in subjects]), *map(_with_best, columns)])
+
+
+def _needs_original(options) -> bool:
+    try:
+        return 'img2' in needs(options)
+    except KeyError:  # a metric of a run elsewhere that nothing has registered here
+        return False
+
+
+def _attacks(results, rows) -> Dict[str, Any]:
+    """A row an attack of an eps on a subject."""
+    chosen = [', '.join(f'{name} {count}' for name, count in row.chosen.items()) for row in rows]
+    others = [metric for metric in results.metrics if metric != STABILITY]
+    failed = [None if row.attack == WORST_CASE else row.failed for row in rows] if any(r.failed for r in rows) else []
+    return _table([
+        _words('network and defence', [row.subject.label for row in rows]),
+        _words('attack', [row.attack for row in rows], chosen),
+        _numbers('eps', [row.eps for row in rows], '{:g}'.format),
+        _metric(results, STABILITY, rows, intervals=True),
+        *(_metric(results, STABILITY, rows, name, figure=figure, better='')
+          for name, figure in (('worst', 'worst'), ('spread', 'spread'), ('seed spread', 'seed_spread'))),
+        *(_metric(results, metric, rows) for metric in others),
+        _numbers('pictures', [row.pictures for row in rows], '{:d}'.format),
+        _numbers('failed', failed or [None] * len(rows), '{:d}'.format),
+        _numbers('flagged', [row.flagged for row in rows], _share),
+        _numbers('AUC', [row.auc for row in rows], '{:.3f}'.format)])
+
+
+def _uncounted(results) -> List[str]:
+    """The attacks that are no part of the worst case."""
+    counted = {name for dataset in results.datasets for subject in results.subjects(dataset)
+               for eps in results.strengths for name in results.counted(dataset, subject, eps)}
+    return [name for name in results.attacks if name not in counted]
+
+
+def _network(name, facts) -> Sequence[str]:
+    """What is known of a network, beside its results."""
+    parameters, card = facts.get('parameters'), facts.get('card') or {}
+    known = [facts.get('type'), None if parameters is None else f'{parameters:,}', facts.get('weights'),
+             facts.get('sha256'), '; '.join(f'{key}: {value}' for key, value in card.items())]
+    return [name, *(each or NOTHING for each in known)]
+
+
+# charts
+
+
+def _charts(results, dataset, rows, measured) -> Iterator[Dict[str, Any]]:
+    """Each with what its caption speaks of."""
+    noise = list(dict.fromkeys(r.attack for r in results.records if r.attack_options.get('type') == 'RandomNoise'))
+    under_attack = [row for row in rows if row.attack == WORST_CASE and STABILITY in row.estimates]
+    strongest = [row for row in under_attack if row.eps == max(r.eps for r in under_attack)]
+    strongest.sort(key=lambda row: row.estimates[STABILITY].mean)
+    yield {'kind': 'robustness', 'svg': charts.robustness(rows, noise), 'rows': strongest}
+    metric = 'psnr' if 'psnr' in measured else next(iter(measured), None)
+    if metric:
+        yield {'kind': 'trade-off', 'svg': charts.trade_off(rows, metric, _unit(results, metric)), 'rows': strongest,
+               'metric': metric, 'better': _better(results, metric)}
+    for subject in results.subjects(dataset):
+        clean = results.pictures(dataset, subject, CLEAN, 0.0).values()
+        attacked = {eps: results.pictures(dataset, subject, WORST_CASE, eps).values() for eps in results.strengths}
+        yield {'kind': 'detector', 'svg': charts.detector(clean, attacked), 'subject': subject}
+
+
+# gallery
+
+
+class Image(NamedTuple):
+    """A picture inside the page."""
+
+    uri: str
+    width: int
+    height: int
+
+
+class Shot(NamedTuple):
+    """What a subject was given and made of it, clean or attacked; BGR uint8, None where there is no file."""
+
+    record: Record
+    lq: Optional[np.ndarray]
+    sr: Optional[np.ndarray]
+    spectrum: Optional[np.ndarray]
+
+
+def image(picture: Optional[np.ndarray], kind: str = 'png') -> Optional[Image]:
+    """Encode a BGR or grey uint8 picture; ``kind`` is 'png' (exact) or 'jpeg' (small). Nothing remains nothing."""
+    if picture is None:
+        return None
+    _, encoded = cv2.imencode(f'.{kind}', picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if kind == 'jpeg' else [])
+    height, width = picture.shape[:2]
+    return Image(f'data:image/{kind};base64,{base64.b64encode(encoded).decode()}', width, height)
+
+
+def _gallery(results, folder) -> Iterator[Dict[str, Any]]:
+    """Everything that is shown of a picture, one after the other."""
+    places = dict.fromkeys((record.dataset, record.picture) for record in results.records if record.shown)
+    for dataset, name in places:
+        shots = {subject: _shots(results, folder, dataset, subject, name) for subject in results.subjects(dataset)}
+        shots = {subject: found for subject, found in shots.items() if found}
+        if shots:
+            originals = (_read(folder, found[0.0].record, 'gt') for found in shots.values() if 0.0 in found)
+            yield {'dataset': dataset, 'name': name, **_exhibit(results, shots),
+                   'original': image(next((each for each in originals if each is not None), None), 'jpeg')}
+
+
+def _shots(results, folder, dataset, subject, name) -> Dict[float, Shot]:
+    """The shots of a picture by eps, 0 for the clean one, without those of which there is no file."""
+    found = {}
+    for eps in [0.0, *results.strengths]:
+        attack = WORST_CASE if eps else CLEAN
+        record = results.pictures(dataset, subject, attack, eps).get(name)
+        lq, sr = (record and _read(folder, record, kind) for kind in ('lq', 'sr'))
+        if lq is not None or sr is not None:
+            found[eps] = Shot(record, lq, sr, None if lq is None else charts.spectrum(lq))
+    return found
+
+
+def _read(folder, record, kind) -> Optional[np.ndarray]:
+    path = folder / record.shown[kind] if kind in record.shown else None
+    return cv2.imread(str(path)) if path and path.is_file() else None
+
+
+def _exhibit(results, shots) -> Dict[str, Any]:
+    clean = next((found[0.0] for found in shots.values() if 0.0 in found and found[0.0].lq is not None), None)
+    spectra = [shot.spectrum for found in shots.values() for shot in found.values() if shot.spectrum is not None]
     # A few coefficients next to zero would otherwise take most of the colour scale.
-    low, high = np.percentile(spectra[0], 1), max(s.max() for s in spectra)
-    clean_spectrum = {r.network: s for r, s in zip(results, spectra) if not r.eps}
-
-    def attacked(result, values):
-        before, limit = clean[result.network], np.log(LARGEST_CHANGE)
-        factor = noise_factor(result.eps)
-        return {'eps': result.eps, 'result': result, 'factor': factor,
-                'noise': amplified_noise(before.lq, result.lq, factor),
-                'spectrum': coloured(values, low, high),
-                'change': _levels(values - clean_spectrum[result.network], -limit, limit)}
-
-    networks = [{'label': label, 'clean': result, 'spectrum': coloured(clean_spectrum[label], low, high),
-                 'attacks': [attacked(r, s) for r, s in sorted(zip(results, spectra), key=lambda pair: pair[0].eps)
-                             if r.network == label and r.eps]}
-                for label, result in clean.items()]
-    return {'name': name, 'original': original, 'input': networks[0]['clean'].lq, 'networks': networks,
-            'rows': summarize(results)}
+    scale = (np.percentile(spectra[0], 1), max(values.max() for values in spectra)) if spectra else (0, 1)
+    return {'input': clean and image(clean.lq), 'spectrum': clean and image(charts.coloured(clean.spectrum, *scale)),
+            'cards': [{'label': subject.label, 'clean': 0.0 in found and image(found[0.0].sr, 'jpeg') or None,
+                       'numbers': _numbers_of(results, found.get(0.0), None),
+                       'attacks': [_attacked(results, found.get(0.0), eps, shot, scale)
+                                   for eps, shot in found.items() if eps]}
+                      for subject, found in shots.items()]}
 
 
-def _environment():
+def _attacked(results, clean, eps, shot, scale) -> Dict[str, Any]:
+    comparable = clean and clean.lq is not None and shot.lq is not None and clean.lq.shape == shot.lq.shape
+    factor = charts.noise_factor(eps)
+    return {'eps': eps, 'attack': shot.record.attack, 'way': shot.record.worst, 'factor': factor,
+            'output': image(shot.sr, 'jpeg'), 'input': image(shot.lq),
+            'spectrum': None if shot.spectrum is None else image(charts.coloured(shot.spectrum, *scale)),
+            'noise': image(charts.amplified_noise(clean.lq, shot.lq, factor)) if comparable else None,
+            'change': image(charts.change(clean.spectrum, shot.spectrum)) if comparable else None,
+            'numbers': _numbers_of(results, clean, shot)}
+
+
+def _numbers_of(results, clean, attacked) -> List[tuple]:
+    """Name, unit, and what it is of the clean and of the attacked picture."""
+    records = [shot and shot.record for shot in (clean, attacked)]
+    rows = []
+    for metric in results.metrics:
+        values = [[value for value in (record.values.get(metric, ()) if record else ()) if value is not None]
+                  for record in records]
+        rows.append((metric, _unit(results, metric),
+                     *(_shown(results, metric)(fmean(each)) if each else NOTHING for each in values)))
+    scores = [record.score if record else None for record in records]
+    rows.append(('detector', '', *(NOTHING if score is None else 'flagged' if score > 0 else 'not flagged'
+                                   for score in scores)))
+    return [row for row in rows if row[2:] != (NOTHING, NOTHING)]
+
+
+@functools.lru_cache(maxsize=None)
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('rsr_basicsr', 'benchmark/templates'), autoescape=True,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(data_uri=data_uri, decibels=decibels, eps_name=eps_name, cells=cells)
-    environment.globals.update(columns=COLUMNS, legend=LEGEND, largest_change=LARGEST_CHANGE)
+    environment.globals.update(largest_change=charts.LARGEST_CHANGE, long=LONG)
     return environment

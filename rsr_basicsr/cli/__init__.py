@@ -7,11 +7,11 @@ import os
 import sys
 from typing import Optional, Sequence
 
-from rsr_basicsr.cli import adversarial_set, detect, masks, test, train, weights
+from rsr_basicsr.cli import adversarial_set, benchmark, detect, leaderboard, masks, test, train, weights
 from rsr_basicsr.errors import RSRError
 
 _COMMANDS = {'weights': weights, 'train': train, 'test': test, 'masks': masks,
-             'adversarial-set': adversarial_set, 'detect': detect}
+             'adversarial-set': adversarial_set, 'detect': detect, 'benchmark': benchmark, 'leaderboard': leaderboard}
 _INTERRUPTED = 130
 _NO_READER = 141  # of a program that a closed pipe ends
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os.path as osp
+from typing import Optional
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -38,15 +39,23 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
     return net
 
 
-def check_source(options: dict, where: str = 'attack.source') -> torch.nn.Module:
-    """Check a network that is attacked, given in one block with its ``weights``, and return it.
+def check_source(options: dict, where: str = 'attack.source', scale: Optional[int] = None) -> torch.nn.Module:
+    """Check a network that is attacked, given in one block with its ``weights``, and return it without them.
 
-    Values are put into their final types, in place.
+    Values are put into their final types, in place. A network without parameters needs no weights.
+
+    Args:
+        options: the block.
+        where: what it is called in messages.
+        scale: what a defended network must enlarge by; None takes any.
     """
-    parse_open(options, {'type': Key(text, required=True), 'weights': Key(existing_file, required=True)}, where)
+    parse_open(options, {'type': Key(text, required=True), 'weights': Key(existing_file)}, where)
     network = {key: value for key, value in options.items() if key != 'weights'}
-    net = check_network({where: network}, where)
+    net = check_network({where: network, 'scale': scale}, where)
     options.update(network)
+    if 'weights' not in options and not any(True for _ in net.parameters()):
+        return net
+    parse_open(options, {'weights': Key(existing_file, required=True)}, where)
     try:
         _check_fit(net, load_state(options['weights']), f'{where}.weights: {options["weights"]}')
     except WeightsError as error:

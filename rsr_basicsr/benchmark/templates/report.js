@@ -1,32 +1,35 @@
-// The switch of strengths shows one eps at a time; the sliders borrow the outputs shown instead of carrying copies.
 (() => {
   'use strict';
-  const outputOf = (article, network) => [...article.querySelectorAll('img[data-part]')].find(
-    (image) => image.dataset.part === network && !image.closest('figure').hidden);
 
-  const fill = (slider) => {
-    const article = slider.closest('article');
-    const outputs = [slider.dataset.right, slider.dataset.left].map((network) => outputOf(article, network));
-    slider.hidden = !outputs.every(Boolean);
-    if (slider.hidden) return;
-    slider.querySelectorAll('img').forEach((image, i) => {
-      image.src = outputs[i].src;
-      image.alt = outputs[i].alt;
-    });
-  };
-
-  const show = (eps) => {
-    document.querySelectorAll('[data-eps]').forEach((part) => { part.hidden = part.dataset.eps !== eps; });
-    document.querySelectorAll('.compare').forEach(fill);
-  };
-
-  document.querySelectorAll('.compare').forEach((slider) => {
-    const stage = slider.querySelector('.stage');
-    const range = slider.querySelector('input');
-    range.addEventListener('input', () => stage.style.setProperty('--at', `${range.value}%`));
-  });
+  // The switch of strengths shows one eps at a time.
+  const show = (eps) => document.querySelectorAll('[data-eps]').forEach((part) => { part.hidden = part.dataset.eps !== eps; });
   document.querySelectorAll('.switch input').forEach((choice) => {
     choice.addEventListener('change', () => show(choice.value));
     if (choice.checked) show(choice.value);
+  });
+
+  // The line between two outputs.
+  document.querySelectorAll('.stage').forEach((stage) => {
+    const range = stage.querySelector('input');
+    range.addEventListener('input', () => stage.style.setProperty('--at', `${range.value}%`));
+  });
+
+  // A heading sorts the rows: first ascending, then descending; equal ones stay in order, missing ones go last.
+  const compare = (kind) => kind === 'number' ? (a, b) => a - b
+    : (a, b) => a.localeCompare(b, undefined, { numeric: true });
+  const sort = (heading) => {
+    const index = heading.cellIndex;
+    const body = heading.closest('table').tBodies[0];
+    const sign = heading.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
+    const order = compare(heading.dataset.sort);
+    const value = (row) => row.cells[index].dataset.value;
+    const rows = [...body.rows];
+    const there = rows.filter((row) => value(row) !== undefined).sort((a, b) => sign * order(value(a), value(b)));
+    body.append(...there, ...rows.filter((row) => value(row) === undefined));
+    heading.parentNode.querySelectorAll('[aria-sort]').forEach((other) => other.removeAttribute('aria-sort'));
+    heading.setAttribute('aria-sort', sign > 0 ? 'ascending' : 'descending');
+  };
+  document.querySelectorAll('th[data-sort] button').forEach((button) => {
+    button.addEventListener('click', () => sort(button.closest('th')));
   });
 })();

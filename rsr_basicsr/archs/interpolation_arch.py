@@ -1,0 +1,37 @@
+"""Enlargement that invents nothing: the yardstick that networks are held against."""
+
+from __future__ import annotations
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+from torch.nn import functional as F
+
+MODES = ('nearest', 'bilinear', 'bicubic')
+
+
+@ARCH_REGISTRY.register()
+class Interpolation(nn.Module):
+    """Nearest, bilinear or bicubic interpolation, as a network without parameters.
+
+    Args:
+        scale: factor of the enlargement.
+        mode: ``nearest``, ``bilinear`` or ``bicubic``.
+
+    Shape:
+        (B, C, H, W) in [0, 1] -> (B, C, scale*H, scale*W); bicubic may leave [0, 1] a little.
+    """
+
+    def __init__(self, scale: int = 4, mode: str = 'bicubic'):
+        super().__init__()
+        if mode not in MODES:
+            raise ValueError(f'mode must be one of {", ".join(MODES)}, got {mode!r}')
+        self.scale, self.mode = scale, mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Enlarge ``x``."""
+        return F.interpolate(x, scale_factor=self.scale, mode=self.mode,
+                             align_corners=None if self.mode == 'nearest' else False)
+
+    def extra_repr(self) -> str:
+        return f'scale={self.scale}, mode={self.mode}'

@@ -1,0 +1,131 @@
+"""A line of results for each network, in the spirit of RobustBench's model entries, and the table made of many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
+
+from rsr_basicsr.benchmark.matrix import by_content
+from rsr_basicsr.benchmark.summary import WORST_CASE, Results
+from rsr_basicsr.benchmark.tables import NOTHING, markdown_table
+from rsr_basicsr.benchmark.verdict import warnings
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options.benchmark import CLEAN, STABILITY
+
+_REQUIRED = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'pictures', 'pictures_digest', 'clean',
+             'stability')
+_NUMBERS = 3  # of an estimate: mean and both ends of its interval
+
+
+def cards(results: Results) -> List[Dict[str, Any]]:
+    """An entry for each network behind each defence on each data set.
+
+    What stands in ``card:`` of a network's options (``authors``, ``link``, ``note``) goes with it.
+    """
+    options, told, found = results.options, warnings(results), []
+    protocol = {key: options.get(key) for key in ('attacks', 'eps', 'metrics', 'mask_seeds', 'scale')}
+    digest = _digest(by_content(protocol))
+    for dataset in results.datasets:
+        contents = sorted({record.content for record in results.records if record.dataset == dataset})
+        for subject in results.subjects(dataset):
+            clean = results.row(dataset, subject, CLEAN, 0.0)
+            attacked = {eps: results.row(dataset, subject, WORST_CASE, eps) for eps in results.strengths}
+            record = next(r for r in results.records if r.network == subject.network)
+            facts = {key: value for key, value in record.facts.items() if key not in ('card', 'decides')}
+            found.append({
+                **subject._asdict(), **facts, **record.facts.get('card', {}), 'protocol': options['name'],
+                'protocol_digest': digest, 'dataset': dataset, 'pictures': clean.pictures,
+                'pictures_digest': _digest(contents), 'attacks': results.attacks,
+                'clean': {name: _numbers(entry) for name, entry in clean.estimates.items()},
+                'stability': {f'{eps:g}': _numbers(row.estimates[STABILITY]) for eps, row in attacked.items()
+                              if STABILITY in row.estimates},
+                'false_alarms': clean.flagged, 'flagged': {f'{eps:g}': row.flagged for eps, row in attacked.items()},
+                'failed': sum(bool(r.error) for r in results.records if (r.network, r.defense) == subject),
+                'warnings': [sentence for sentence in told if f'{dataset}, {subject.label}:' in sentence],
+                'versions': record.environment})
+    return found
+
+
+def read_cards(paths: Iterable[Path]) -> List[Dict[str, Any]]:
+    """The entries of files of one JSON object a line.
+
+    Raises:
+        OptionsError: a file cannot be read, or a line is no entry.
+    """
+    found = []
+    for path in paths:
+        try:
+            lines = path.read_text(encoding='utf-8').splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionsError(f'{path} cannot be read: {error}; give a file cards.jsonl of rsr benchmark') from None
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                found.append(_entry(line, f'{path}, line {number}'))
+    return found
+
+
+def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The entries as a document: a table for each protocol and data set, the most stable at its largest eps first."""
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[entry['protocol'], entry['protocol_digest'], entry['dataset'], entry['pictures_digest']].append(entry)
+    parts = ['# Leaderboard', '',
+             'Made by `rsr leaderboard` from the entries that `rsr benchmark` writes into `cards.jsonl`; how to add '
+             'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each picture, [95 % '
+             'interval over the pictures]. Only entries of the same protocol and the same pictures stand in one table.']
+    for (protocol, digest, dataset, pictures), group in sorted(groups.items()):
+        parts += ['', f'## {protocol} on {dataset}', '', f'{group[0]["pictures"]} pictures ({pictures}), attacks: '
+                  f'{", ".join(group[0].get("attacks", []))} ({digest}).', '', _table(group)]
+    return '\n'.join(parts) + '\n'
+
+
+def _table(group):
+    strengths = sorted({eps for entry in group for eps in entry['stability']}, key=float)
+    metrics = list(dict.fromkeys(name for entry in group for name in entry['clean']))
+    last = strengths[-1:]
+    group = sorted(group, key=lambda entry: [-entry['stability'].get(eps, [-1e9])[0] for eps in last])
+    head = ['network', 'defence', 'parameters', *(f'clean {name}' for name in metrics),
+            *(f'stability eps {eps}' for eps in strengths), 'false alarms', 'warnings', 'weights', 'source']
+    lines = [head]
+    for entry in group:
+        alarms = entry.get('false_alarms')
+        lines.append([
+            entry['network'], entry['defense'], f'{entry.get("parameters", 0) / 1e6:.2f} M',
+            *(_shown(entry['clean'].get(name), 2, False) for name in metrics),
+            *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
+            NOTHING if alarms is None else f'{alarms:.0%}', str(len(entry.get('warnings', []))),
+            str(entry.get('sha256') or NOTHING)[:12],
+            ', '.join(str(entry[key]) for key in ('authors', 'link', 'note') if entry.get(key)) or NOTHING])
+    return markdown_table(lines)
+
+
+def _entry(line, where):
+    try:
+        entry = json.loads(line)
+        numbers = [*entry['clean'].values(), *entry['stability'].values()]
+        sound = all(isinstance(entry[key], str) for key in ('network', 'defense', 'protocol', 'dataset')) \
+            and all(len(each) == _NUMBERS and all(isinstance(n, (int, float)) for n in each) for each in numbers)
+        missing = [key for key in _REQUIRED if key not in entry]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        sound, missing = False, []
+    if not sound or missing:
+        raise OptionsError(f'{where}: no entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
+    return entry
+
+
+def _shown(numbers, digits, interval):
+    if numbers is None:
+        return NOTHING
+    mean, low, high = numbers
+    return f'{mean:.{digits}f}' + (f' [{low:.{digits}f}, {high:.{digits}f}]' if interval else '')
+
+
+def _numbers(found):
+    return [round(number, 4) for number in (found.mean, found.low, found.high)]
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,207 @@
+"""What a benchmark measures: every network behind every defence under every attack, picture by picture."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os.path as osp
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+import torch
+from torch import nn
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
+from rsr_basicsr.defenses import build_defense
+from rsr_basicsr.inference import Padded, defenses
+from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, Picture, applicable, open_dataset
+from rsr_basicsr.weights import digest, file_sha256, load_network
+
+_FORMAT = 1  # of what a key is made of
+_WITH_OWN_WAYS = (DetectorAware, Universal, WorstOf)  # through the gate
+GATES = ('as it decides', 'always', 'never')
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement: names as in the options, and the picture.
+
+    Args:
+        key: digest of all that the result depends on.
+        cost: roughly how long it takes, beside the others.
+        shown: whether the report may show it.
+    """
+
+    network: str
+    defense: str
+    attack: str
+    eps: float
+    picture: Picture
+    key: str
+    cost: float
+    shown: bool
+
+
+class Matrix:
+    """The cells of a benchmark, and what is needed to measure them, loaded when it is asked for.
+
+    Args:
+        options: as :func:`rsr_basicsr.options.benchmark.check_benchmark` returns them.
+        pictures: likewise.
+        device: where the networks compute.
+
+    Attributes:
+        cells: what is to be measured, in the order of the options.
+        facts: of each network, for those who read the results.
+    """
+
+    def __init__(self, options: Mapping[str, Any], pictures: List[Picture], device: torch.device):
+        self.options, self.pictures, self.device = options, pictures, device
+        self._datasets = {name: open_dataset(options, name) for name in options['datasets']}
+        self._deployed: Dict[tuple, nn.Module] = {}
+        self._sources: Dict[str, nn.Module] = {}
+        self._random: Tuple[Optional[nn.Module], bool] = (None, False)
+        self.facts = {name: self._network_facts(name) for name in options['networks']}
+        self.cells = list(self._cells())
+
+    def network(self, name: str, defense: str = NO_DEFENSE) -> nn.Module:
+        """A network behind a defence, on the device, in evaluation mode."""
+        if (name, defense) not in self._deployed:
+            self._deployed.clear()  # the cells come network by network
+            options = _without(self.options['networks'][name], 'defenses', 'card')
+            net = load_network(options).requires_grad_(False)
+            if options.get('window_size'):
+                net = Padded(net, options['window_size'])
+            if self.options['defenses'][defense]:
+                net = build_defense(self.options['defenses'][defense], net)
+            self._deployed[name, defense] = net.to(self.device).eval()
+        return self._deployed[name, defense]
+
+    def read(self, picture: Picture) -> Dict[str, torch.Tensor]:
+        """``lq`` and, where there is one, ``gt``, (1, 3, H, W) in [0, 1], on the device."""
+        item = self._datasets[picture.dataset][picture.index]
+        return {name: item[name][None].to(self.device) for name in ('lq', 'gt') if name in item}
+
+    def attack(self, name: str, eps: float, net: nn.Module) -> Attack:
+        """The attack of a cell, seeded; one with gradients on a network that decides by itself looks at every gate."""
+        attack = build_attack({**_without(self.options['attacks'][name], 'eps'), 'eps': eps}, self._source)
+        changes = {'seed': self.options['seed']} if _takes(attack, 'seed') and attack.seed is None else {}
+        if self.options.get('tile') and _takes(attack, 'tile') and attack.tile is None and attack.memory is None:
+            changes.update(tile=self.options['tile'], overlap=self.options['tile_overlap'])
+        if _takes(attack, 'draws') and not self._draws_at_random(net):
+            changes['draws'] = 1  # the mean over equal passes
+        attack = attack.but(**changes) if changes else attack
+        if not any(map(_decides, defenses(net))) or isinstance(attack, _WITH_OWN_WAYS) or attack.uses != 'gradients' \
+                or attack.gate is not None:
+            return attack
+        ways = [attack, attack.but(gate='always'), attack.but(gate='never')]
+        if isinstance(net, DefenseMixin):
+            ways[-1] = ways[-1].but(draws=1)  # without masks nothing is left to chance
+        return worst_of([way.but(seed=None) if _takes(way, 'seed') else way for way in ways], seed=attack.seed)
+
+    def _draws_at_random(self, net):
+        """Whether a network gives the same picture different outputs; the last answer is kept."""
+        if self._random[0] is not net:
+            side = 16 * getattr(net, 'window', 1)
+            x = torch.linspace(0, 1, 3 * side * side, device=self.device).view(1, 3, side, side)
+            with contextlib.ExitStack() as stack, torch.no_grad():
+                for defense in defenses(net):
+                    if _decides(defense):
+                        stack.enter_context(defense.forced(True))
+                outputs = []
+                for seed in range(2):
+                    stack.enter_context(torch.random.fork_rng())
+                    torch.manual_seed(seed)
+                    outputs.append(net(x))
+            self._random = net, not torch.equal(*outputs)
+        return self._random[1]
+
+    def _source(self, options):
+        identity = json.dumps(options, sort_keys=True)
+        if identity not in self._sources:
+            self._sources[identity] = load_network(options).requires_grad_(False).to(self.device)
+        return self._sources[identity]
+
+    def _cells(self) -> Iterator[Cell]:
+        """Network by network, so that one is in memory at a time, and picture by picture."""
+        shown = {picture for name in self.options['datasets']
+                 for picture in [p for p in self.pictures if p.dataset == name][:self.options['gallery']]}
+        for network, options in self.options['networks'].items():
+            for defense in options['defenses']:
+                net = self.network(network, defense)
+                attacks = [(name, eps, self.attack(name, eps, net)) for name in self.options['attacks']
+                           for eps in self.strengths(name)]
+                attacks = [(CLEAN, 0.0, None), *(entry for entry in attacks if applicable(entry[2], net))]
+                for picture in self.pictures:
+                    for name, eps, attack in attacks:
+                        key = self._key(network, defense, name, eps, picture)
+                        yield Cell(network, defense, name, eps, picture, key, self._cost(network, attack, picture),
+                                   picture in shown)
+
+    def strengths(self, name: str) -> List[float]:
+        """Every eps of an attack, in 1/255, ascending."""
+        return sorted(set(self.options['attacks'][name].get('eps', self.options['eps'])))
+
+    def _key(self, network, defense, attack, eps, picture):
+        with_all = eps and self.options['attacks'][attack]['type'] == 'Universal'
+        parts = [_FORMAT, self.facts[network]['fingerprint'], self.options['defenses'][defense],
+                 by_content(_without(self.options['attacks'][attack], 'eps')) if eps else None, eps,
+                 picture.digest, self.options['seed'], self.options['mask_seeds'],
+                 by_content(self.options['metrics']), self.options.get('tile'), self.options['tile_overlap'],
+                 self.options['threads'], self.device.type,
+                 sorted(p.digest for p in self.pictures if p.dataset == picture.dataset) if with_all else None]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+    def _network_facts(self, name):
+        options = self.options['networks'][name]
+        net = self.network(name)
+        built = _without(options, 'defenses', 'card', 'weights')
+        identity = json.dumps([built, digest(net.cpu().state_dict())], sort_keys=True)
+        net.to(self.device)
+        weights = options.get('weights')
+        return {'fingerprint': hashlib.sha256(identity.encode()).hexdigest(), 'type': options['type'],
+                'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
+                'weights': weights and osp.basename(weights), 'sha256': weights and file_sha256(weights),
+                'decides': any(map(_decides, defenses(net))), 'card': dict(options.get('card') or {})}
+
+    def _cost(self, network, attack, picture):
+        # Convolutional networks work in proportion to their parameters and the pixels of the input.
+        work = (self.facts[network]['parameters'] + 1e4) * picture.size[0] * picture.size[1]
+        return work * (passes(attack) + 2 * len(self.options['mask_seeds']))
+
+
+def passes(attack: Optional[Attack]) -> float:
+    """Roughly how many forward passes an attack takes; a backward pass counts as one."""
+    if attack is None:
+        return 0
+    if hasattr(attack, 'attacks'):
+        return sum(map(passes, attack.attacks))
+    if hasattr(attack, 'queries'):
+        return attack.queries * attack.restarts
+    inner = getattr(attack, 'attack', attack)
+    each = 2 * getattr(inner, 'steps', 0) * getattr(inner, 'draws', 1) * getattr(inner, 'restarts', 1)
+    return each * len(getattr(inner, 'weights', (1,)))
+
+
+def by_content(options: Any) -> Any:
+    """Options in which the files are named by what is in them."""
+    if isinstance(options, Mapping):
+        return {key: file_sha256(value) if key in ('weights', 'backbone') and isinstance(value, str)
+                and osp.isfile(value) else by_content(value) for key, value in options.items()}
+    if isinstance(options, (list, tuple)):
+        return [by_content(value) for value in options]
+    return options
+
+
+def _decides(defense):
+    return defense.gate in ('classifier', 'soft')
+
+
+def _takes(attack, name):
+    return name in attack.parameters()
+
+
+def _without(options, *keys):
+    return {key: value for key, value in options.items() if key not in keys}

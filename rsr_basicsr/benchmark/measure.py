@@ -1,0 +1,181 @@
+"""One cell of a benchmark: network under a defence -> attack -> 8-bit picture -> metrics -> record."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import time
+import zlib
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import basicsr
+import numpy as np
+import torch
+from basicsr.utils import tensor2img
+from torch import nn
+
+import rsr_basicsr
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, measure
+from rsr_basicsr.benchmark.matrix import GATES, Cell, Matrix
+from rsr_basicsr.benchmark.record import Record, Recorder
+from rsr_basicsr.errors import in_one_line
+from rsr_basicsr.inference import upscale
+from rsr_basicsr.metrics.inputs import calculate
+from rsr_basicsr.options.benchmark import CLEAN
+
+
+class Bench:
+    """Measures cells; keeps what the next cell of the same network and picture needs again.
+
+    Args:
+        matrix: whose cells they are.
+        recorder: takes the pictures of the gallery.
+    """
+
+    def __init__(self, matrix: Matrix, recorder: Recorder):
+        self.matrix, self.options, self.recorder = matrix, matrix.options, recorder
+        self._clean: Tuple[object, List[np.ndarray]] = (None, [])
+        self._universal: Dict[tuple, Attack] = {}
+
+    def measure(self, cell: Cell) -> Record:
+        """Measure a cell. A failure is a result too: its record has the reason."""
+        started = time.time()
+        names = dict(key=cell.key, network=cell.network, defense=cell.defense, attack=cell.attack, eps=cell.eps,
+                     dataset=cell.picture.dataset, picture=cell.picture.name, content=cell.picture.digest,
+                     facts=self.matrix.facts[cell.network],
+                     attack_options=self.options['attacks'].get(cell.attack, {}), environment=environment(self.matrix))
+        try:
+            found = self._measured(cell)
+        except Exception as error:  # whatever a network, an attack or a metric makes of one picture
+            return Record(**names, error=f'{type(error).__name__}: {in_one_line(error)}',
+                          seconds=round(time.time() - started, 2))
+        return Record(**names, **found, seconds=round(time.time() - started, 2))
+
+    def _measured(self, cell):
+        net = self.matrix.network(cell.network, cell.defense)
+        item = self.matrix.read(cell.picture)
+        lq, gt = item['lq'], item.get('gt')
+        attacked, found = lq, {}
+        if cell.attack != CLEAN:
+            attacked, found = self._attacked(cell, net, lq, gt)
+        clean = self._clean_outputs(cell, net, lq)
+        outputs = clean if cell.attack == CLEAN else self._outputs(net, attacked)
+        pictures = {'lq': tensor2img(attacked)}
+        if gt is not None:
+            pictures['img2'] = tensor2img(gt)
+        if cell.attack != CLEAN:
+            pictures['lq_clean'] = tensor2img(lq)
+        found['values'] = self._metrics(pictures, outputs, clean if cell.attack != CLEAN else None)
+        found['score'] = detector_score(net, attacked)
+        if cell.shown:
+            kept = {'lq': pictures['lq'], 'sr': outputs[0], **({'gt': pictures['img2']} if gt is not None else {})}
+            found['shown'] = {name: self.recorder.keep_picture(f'{cell.key}.{name}', picture)
+                              for name, picture in kept.items() if name != 'gt' or cell.attack == CLEAN}
+        return found
+
+    def _attacked(self, cell, net, lq, gt):
+        attack = self.matrix.attack(cell.attack, cell.eps, net)
+        if isinstance(attack, Universal):
+            attack = self._fitted(cell, attack, net)
+        target = gt if attack.objective.needs_ground_truth else None
+        # The attack has its own seed; this one is for attacks that take none.
+        with _drawing(self.options['seed'], zlib.crc32(cell.key.encode())):
+            attacked, *more = attack.results(net, lq, target)
+            if not attacked.isfinite().all():
+                raise ValueError('the output or the gradient of the network is not a number')
+            measured = measure(attack.attacks[0] if isinstance(attack, WorstOf) else attack, net, lq, target,
+                               attacked=attacked)
+        found = {'damage': measured.damage, 'zero_gradient': measured.zero_gradient}
+        if isinstance(attack, WorstOf):
+            chosen = int(more[1][0])
+            named = _types_inside(self.options['attacks'][cell.attack])
+            found['worst'] = GATES[chosen] if named is None else named[chosen]
+        elif isinstance(attack, DetectorAware):
+            found['worst'] = 'undetected' if bool(more[1][0]) else 'detected'
+        return attacked, found
+
+    def _fitted(self, cell, attack, net):
+        """A universal perturbation is one for all pictures of a data set."""
+        key = cell.network, cell.defense, cell.attack, cell.eps, cell.picture.dataset
+        if key not in self._universal:
+            items = [self.matrix.read(p) for p in self.matrix.pictures if p.dataset == cell.picture.dataset]
+            targets = [item['gt'] for item in items] if attack.objective.needs_ground_truth else None
+            generator = torch.Generator().manual_seed(self.options['seed'])
+            with _drawing(self.options['seed'], 0):
+                self._universal = {key: attack.fit(net, [item['lq'] for item in items], targets, generator=generator)}
+        return self._universal[key]
+
+    def _clean_outputs(self, cell, net, lq):
+        place = cell.network, cell.defense, cell.picture
+        if self._clean[0] != place:
+            self._clean = place, self._outputs(net, lq)
+        return self._clean[1]
+
+    def _outputs(self, net, lq) -> List[np.ndarray]:
+        """What the network makes of a picture, BGR uint8, once for each mask seed."""
+        tiles = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
+        outputs = []
+        for seed in self.options['mask_seeds']:
+            with _drawing(seed, 0), torch.no_grad():
+                outputs.append(tensor2img(upscale(net, lq, **tiles)))
+        return outputs
+
+    def _metrics(self, pictures, outputs, clean):
+        values = {name: [] for name in self.options['metrics']}
+        for index, output in enumerate(outputs):
+            same = next((i for i in range(index) if np.array_equal(outputs[i], output)
+                         and (clean is None or np.array_equal(clean[i], clean[index]))), None)
+            given = {**pictures, 'img': output, **({} if clean is None else {'img_clean': clean[index]})}
+            for name, metric in self.options['metrics'].items():
+                values[name].append(_finite(calculate(metric, given)) if same is None else values[name][same])
+        return values
+
+
+def detector_score(net: nn.Module, lq: torch.Tensor) -> Optional[float]:
+    """How far the network's own detector takes a picture for attacked, above 0 where it does; None without a gate.
+
+    A detector behind another defence sees what that makes of the picture.
+    """
+    defended = next((module for module in net.modules() if isinstance(module, DefenseMixin)), None)
+    if defended is None or defended.defense.gate not in ('classifier', 'soft'):
+        return None
+    seen = []
+    handle = defended.register_forward_pre_hook(lambda module, args: seen.append(args[0][:1]))
+    try:
+        with _drawing(0, 0), torch.no_grad():
+            if defended is net:
+                seen.append(lq)
+            else:
+                net(lq)
+            return round(defended.defense.logit(seen[0]).item(), 4)
+    finally:
+        handle.remove()
+
+
+def _types_inside(options) -> Optional[List[str]]:
+    """The types of the attacks inside a WorstOf, None for another attack."""
+    return [inner.get('type', 'PGD') for inner in options['attacks']] if options['type'] == 'WorstOf' else None
+
+
+def environment(matrix: Matrix) -> Dict[str, str]:
+    """What the last bits of a result depend on, beside the options."""
+    device = torch.cuda.get_device_name(matrix.device) if matrix.device.type == 'cuda' else platform.machine()
+    return {'rsr_basicsr': rsr_basicsr.__version__, 'basicsr': basicsr.__version__, 'torch': torch.__version__,
+            'python': platform.python_version(), 'device': f'{matrix.device.type}, {device}'}
+
+
+@contextlib.contextmanager
+def _drawing(seed: int, extra: int) -> Iterator[None]:
+    """Within the block torch draws the numbers of a seed; afterwards it goes on as if nothing had been drawn."""
+    with torch.random.fork_rng():
+        # 32 bits, since torch's generator on the CPU looks at no more.
+        torch.manual_seed(int(np.random.SeedSequence([seed, extra]).generate_state(1)[0]))
+        yield
+
+
+def _finite(value):
+    """A number for the record: equal pictures have an infinite PSNR, which counts as 100 dB."""
+    if value is None or np.isnan(value):
+        return None
+    return round(min(max(value, -1e6), 100.0) if np.isinf(value) else value, 6)

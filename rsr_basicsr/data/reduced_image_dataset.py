@@ -1,0 +1,46 @@
+"""Pairs made of high-resolution pictures alone: each with its antialiased bicubic reduction."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping
+
+import numpy as np
+import torch
+from basicsr.data.single_image_dataset import SingleImageDataset
+from basicsr.utils.matlab_functions import imresize
+from basicsr.utils.registry import DATASET_REGISTRY
+
+
+@DATASET_REGISTRY.register()
+class ReducedImageDataset(SingleImageDataset):
+    """Pairs for validation and benchmarks, made of the high-resolution pictures of a folder or an LMDB data set.
+
+    The low-resolution picture is what MATLAB's antialiased bicubic makes, rounded to 8 bit, as in the data sets of the
+    field.
+
+    Args (keys of ``opt``):
+        dataroot_gt: folder or LMDB data set.
+        io_backend: as in BasicSR.
+        scale: reduction, a whole number.
+        crop: side of a square at the centre, in pixels of the high-resolution picture; a smaller picture stays whole.
+        meta_info_file: as in BasicSR's SingleImageDataset.
+    """
+
+    def __init__(self, opt: Mapping[str, Any]):
+        super().__init__({**opt, 'dataroot_lq': opt['dataroot_gt']})
+
+    def __getitem__(self, index: int) -> Dict[str, Any]:
+        """``gt`` (3, H, W) and ``lq`` (3, H / scale, W / scale), RGB in [0, 1], with ``gt_path`` and ``lq_path``."""
+        item = super().__getitem__(index)
+        scale = self.opt['scale']
+        gt = _centre(item['lq'], self.opt.get('crop'), scale)
+        reduced = imresize(gt.permute(1, 2, 0).double().numpy(), 1 / scale, antialiasing=True)
+        lq = torch.from_numpy(np.rint(reduced.clip(0, 1) * 255).astype(np.float32) / 255).permute(2, 0, 1)
+        return {'lq': lq, 'gt': gt, 'lq_path': item['lq_path'], 'gt_path': item['lq_path']}
+
+
+def _centre(picture, side, scale):
+    """The square at the centre, or the whole picture, less what the scale does not divide."""
+    sides = [min(side or length, length) // scale * scale for length in picture.shape[-2:]]
+    top, left = ((length - kept) // 2 for length, kept in zip(picture.shape[-2:], sides))
+    return picture[..., top:top + sides[0], left:left + sides[1]].contiguous()

@@ -1,0 +1,318 @@
+"""The options of ``rsr benchmark`` and their check, which names everything that is wrong at once."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import os.path as osp
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+
+import torch
+from basicsr.data import build_dataset
+from basicsr.utils.registry import DATASET_REGISTRY
+from torch import nn
+from torch.utils.data import Dataset
+
+from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
+from rsr_basicsr.defenses import build_defense
+from rsr_basicsr.errors import OptionsError, RSRError, in_one_line
+from rsr_basicsr.inference import OVERLAP, defenses
+from rsr_basicsr.options import host
+from rsr_basicsr.options.blocks import VAL_ATTACK
+from rsr_basicsr.options.metrics import check_metric
+from rsr_basicsr.options.networks import check_source
+from rsr_basicsr.options.schema import (
+    Key,
+    block,
+    either,
+    integer,
+    list_of,
+    names,
+    nearest,
+    parse_open,
+    plain_name,
+    registered,
+    some_eps,
+    text,
+    word_or,
+)
+
+
+def _one_eps(value):
+    return [some_eps(value)]
+
+
+#: The top level of the options file
+BENCHMARK = {
+    'name': Key(plain_name, required=True),
+    'description': Key(text, default=''),
+    'scale': Key(integer(1), default=4),
+    'num_gpu': Key(word_or(('auto',), integer(0)), default='auto'),
+    'threads': Key(integer(1), default=1),  # of a process on the CPU; the last bits depend on it
+    'seed': Key(integer(0), default=0),  # of the attacks
+    'mask_seeds': Key(list_of(integer(0)), default=[0, 1, 2]),  # of the network's own randomness
+    'tile': Key(integer(1)),  # pixels of the input
+    'tile_overlap': Key(integer(0), default=OVERLAP),
+    'gallery': Key(integer(0), default=3),  # pictures of each data set that the report shows
+    'networks': Key(block, required=True),
+    'defenses': Key(block, default={}),
+    'attacks': Key(block, required=True),
+    'eps': Key(list_of(some_eps), required=True),  # 1/255
+    'datasets': Key(block, required=True),
+    'metrics': Key(block, default={
+        'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
+        'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True}}),
+}
+#: A block of ``attacks:``; ``eps`` stands in the place of the eps of the matrix
+BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(either(_one_eps, list_of(some_eps)))}
+NO_DEFENSE, CLEAN, NOISE, STABILITY = 'none', 'clean', 'random noise', 'stability'
+
+
+class Picture(NamedTuple):
+    """A picture of a data set, without its pixels.
+
+    Args:
+        dataset: name of the data set.
+        index: its place there.
+        name: what it is called.
+        has_gt: whether there is a high-resolution one.
+        size: (H, W) of the low-resolution one in pixels.
+        digest: of the pixels of both.
+    """
+
+    dataset: str
+    index: int
+    name: str
+    has_gt: bool
+    size: Tuple[int, int]
+    digest: str
+
+
+def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Picture]]:
+    """The options with every value in its final type, and the pictures, each of which has been read once.
+
+    Raises:
+        OptionsError: a line for everything that is wrong.
+    """
+    options, problems = copy.deepcopy(dict(options)), _Problems()
+    for key in options:
+        if key not in BENCHMARK:
+            problems.append(f'unknown key {key!r}{nearest(key, BENCHMARK)}')
+    for key, rule in BENCHMARK.items():
+        with problems.noted():
+            parse_open(options, {key: rule}, '')
+    problems.stop()  # what follows needs the sections
+    with problems.noted():
+        if isinstance(options['num_gpu'], int) and options['num_gpu'] > 0 and not torch.cuda.is_available():
+            raise OptionsError(f'num_gpu: {options["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
+    _check_defenses(options, problems)
+    nets = _check_networks(options, problems)
+    pictures = _check_datasets(options, problems)
+    _check_attacks(options, nets, pictures, problems)
+    _check_metrics(options, problems)
+    problems.stop()
+    return options, pictures
+
+
+def applicable(attack, net: nn.Module) -> bool:
+    """Whether an attack can be made on a network: a gate or a detector must be there to be attacked."""
+    return bool(defenses(net)) or not any(map(_asks_for_gate, [attack, *_parts(attack)]))
+
+
+def open_dataset(options: Mapping[str, Any], name: str) -> Dataset:
+    """The data set of that name; BasicSR takes its blocks apart when it reads from them, so that this gets a copy."""
+    dataset = copy.deepcopy(options['datasets'][name])
+    dataset.pop('num_pictures', None)
+    # BasicSR logs a line for each data set, and opens its log for that.
+    return build_dataset({**dataset, 'name': name, 'phase': 'val', 'scale': options['scale']})
+
+
+class _Problems(list):
+    """Sentences, collected until there is no use in looking on."""
+
+    @contextlib.contextmanager
+    def noted(self, where: str = ''):
+        """Within the block, an error of a user ends the block only."""
+        try:
+            yield
+        except (RSRError, ValueError) as error:
+            self.append(f'{where}{error}')
+
+    def stop(self):
+        if len(self) == 1:
+            raise OptionsError(self[0])
+        if self:
+            raise OptionsError(f'{len(self)} entries cannot be used:\n' + '\n'.join(f'  {line}' for line in self))
+
+
+def _check_defenses(options, problems):
+    for name, defense in options['defenses'].items():
+        with problems.noted(f'defenses.{name}: '):
+            if name == NO_DEFENSE and defense:
+                raise ValueError(f'{NO_DEFENSE} is the network as it is; give this defence another name')
+            if defense:
+                build_defense(defense, nn.Identity())
+            elif name != NO_DEFENSE:
+                raise ValueError('expected a block with type and arguments')
+    options['defenses'] = {NO_DEFENSE: {}, **options['defenses']}
+
+
+def _check_networks(options, problems) -> Dict[str, nn.Module]:
+    nets = {}
+    if not options['networks']:
+        problems.append('networks: there is none')
+    for name, network in options['networks'].items():
+        where = f'networks.{name}'
+        with problems.noted():
+            parse_open(options['networks'], {name: Key(block, required=True)}, 'networks')
+            parse_open(network, {'defenses': Key(names, default=list(options['defenses'])), 'card': Key(block)}, where)
+            for defense in network['defenses']:
+                if defense not in options['defenses']:
+                    raise OptionsError(f'{where}.defenses: {defense!r} is not one of the defenses'
+                                       f'{nearest(defense, options["defenses"])}')
+            built = {key: value for key, value in network.items() if key not in ('defenses', 'card')}
+            nets[name] = check_source(built, where, options['scale'])
+            network.update(built)
+            _check_scale(nets[name].eval(), network, options['scale'], where)
+    return nets
+
+
+def _check_scale(net, network, scale, where):
+    side = network.get('window_size', 16)
+    try:
+        with torch.no_grad():
+            size = tuple(net(torch.zeros(1, 3, side, side)).shape[-2:])
+    except Exception as error:  # whatever a network makes of it
+        raise OptionsError(f'{where}: {type(net).__name__} does not take a picture of {side}x{side}: '
+                           f'{in_one_line(error)}') from error
+    if size != (scale * side, scale * side):
+        raise OptionsError(f'{where}: it enlarges by {size[0] / side:g}, but scale is {scale}')
+
+
+def _check_datasets(options, problems) -> List[Picture]:
+    found = []
+    if not options['datasets']:
+        problems.append('datasets: there is none')
+    for name, dataset in options['datasets'].items():
+        where = f'datasets.{name}'
+        with problems.noted():
+            parse_open(options['datasets'], {name: Key(block, required=True)}, 'datasets')
+            dataset.setdefault('name', name)
+            dataset.setdefault('io_backend', {'type': 'disk'})
+            parse_open(dataset, {'num_pictures': Key(integer(1)), 'crop': Key(integer(1))}, where)
+            host.check_dataset(dataset, where, 'val')
+            registered(DATASET_REGISTRY, dataset['type'], f'{where}.type')
+            for key in ('dataroot_gt', 'dataroot_lq'):
+                if dataset.get(key) is not None and not osp.isdir(osp.expanduser(dataset[key])):
+                    raise OptionsError(f'{where}.{key}: no such folder: {dataset[key]}')
+                if dataset.get(key) is not None:
+                    dataset[key] = osp.expanduser(dataset[key])
+            found += _read_all(options, name, where, problems)
+    return found
+
+
+def _read_all(options, name, where, problems) -> List[Picture]:
+    try:
+        dataset = open_dataset(options, name)
+    except Exception as error:  # whatever a data set makes of its block
+        raise OptionsError(f'{where}: the data set cannot be opened: {in_one_line(error)}') from error
+    wanted = options['datasets'][name].get('num_pictures', len(dataset))
+    if not len(dataset):
+        raise OptionsError(f'{where}: there is no picture')
+    if wanted > len(dataset):
+        raise OptionsError(f'{where}.num_pictures: {wanted}, but there are {len(dataset)}')
+    found = []
+    # By name: BasicSR lists some folders as the file system does.
+    for path, index in sorted((_path(dataset, index), index) for index in range(len(dataset)))[:wanted]:
+        try:
+            item = dataset[index]
+        except Exception as error:  # BasicSR hands on what OpenCV makes of it
+            problems.append(f'{where}: {path} cannot be read as a picture ({in_one_line(error)}); take it out, or save '
+                            'it again')
+            continue
+        with problems.noted(f'{where}: {path}: '):
+            size = _size(item, options['scale'])
+            found.append(Picture(name, index, _name(item['lq_path'], found), 'gt' in item, size, _digest(item)))
+    return found
+
+
+def _size(item, scale):
+    height, width = item['lq'].shape[-2:]
+    if 'gt' in item and tuple(item['gt'].shape[-2:]) != (scale * height, scale * width):
+        raise ValueError(f'the high-resolution picture is {item["gt"].shape[-1]}x{item["gt"].shape[-2]}, but the '
+                         f'low-resolution one is {width}x{height} and scale is {scale}')
+    if not item['lq'].isfinite().all():
+        raise ValueError('it holds values that are not numbers')
+    return height, width
+
+
+def _digest(item):
+    content = hashlib.sha256()
+    for name in ('lq', 'gt'):
+        if name in item:
+            content.update(f'{name} {tuple(item[name].shape)}'.encode() + item[name].contiguous().numpy().tobytes())
+    return content.hexdigest()
+
+
+def _path(dataset, index):
+    path = getattr(dataset, 'paths', {index: f'number {index}'})[index]
+    return path['lq_path'] if isinstance(path, Mapping) else path
+
+
+def _name(path, found):
+    """The file's name without its ending, or the whole path where another picture has the same."""
+    short = osp.splitext(osp.basename(path))[0]
+    return path if short in {picture.name for picture in found} else short
+
+
+def _check_attacks(options, nets, pictures, problems):
+    blind = sorted({picture.dataset for picture in pictures if not picture.has_gt})
+    attacks = {}
+    for name, attack in options['attacks'].items():
+        where = f'attacks.{name}'
+        with problems.noted(f'{where}: '):
+            if name == CLEAN:
+                raise ValueError(f'{CLEAN} stands for the pictures without an attack; give this one another name')
+            options['attacks'][name] = attack = _attack_block(attack)
+            attacks[name] = built = build_attack({**attack, 'eps': 1}, lambda source: check_source(source, 'source'))
+            if built.objective.needs_ground_truth and blind:
+                raise ValueError(f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
+                                 'write objective: stability')
+            if nets and not any(applicable(built, net) for net in nets.values()):
+                raise ValueError('it is for networks with a gate and a detector, and none of these has one')
+    if not any(isinstance(attack, RandomNoise) for attack in attacks.values()):
+        options['attacks'] = {NOISE: {'type': 'RandomNoise', 'quantize': 'nearest'}, **options['attacks']}
+
+
+def _attack_block(attack):
+    """The block with every value in its final type; arguments of a user's own attack stay as they are."""
+    attack = dict(block(attack))
+    kind = attack.get('type')
+    if kind not in ATTACKS:
+        raise ValueError(f'type: expected one of {", ".join(ATTACKS)}, got {kind!r}')
+    own = [key for key in attack if key not in BENCHMARK_ATTACK and key in ATTACKS[kind].parameters()]
+    for key in attack:
+        if key not in BENCHMARK_ATTACK and key not in own:
+            raise ValueError(f'unknown key {key!r}{nearest(key, [*BENCHMARK_ATTACK, *ATTACKS[kind].parameters()])}')
+    try:
+        parse_open(attack, BENCHMARK_ATTACK, '')
+    except OptionsError as error:
+        raise ValueError(str(error)) from None
+    return attack
+
+
+def _check_metrics(options, problems):
+    options['metrics'] = {STABILITY: {'type': 'calculate_stability', 'crop_border': 4}, **options['metrics']}
+    for name, metric in options['metrics'].items():
+        with problems.noted():
+            parse_open(options['metrics'], {name: Key(block, required=True)}, 'metrics')
+            check_metric(metric, f'metrics.{name}')
+
+
+def _parts(attack):
+    return [part for inner in getattr(attack, 'attacks', ()) for part in (inner, *_parts(inner))]
+
+
+def _asks_for_gate(attack):
+    return getattr(attack, 'gate', None) is not None or isinstance(attack, DetectorAware) and attack.detector is None

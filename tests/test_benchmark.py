@@ -1,0 +1,518 @@
+"""The benchmark: closed forms, other processes, kills, merges, planted defects."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.srvgg_arch import SRVGGNetCompact
+from basicsr.utils.lmdb_util import make_lmdb_from_imgs
+from basicsr.utils.registry import METRIC_REGISTRY
+from scipy import stats
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio
+
+from helpers import OPTIONS, write
+from rsr_basicsr.archs import Interpolation
+from rsr_basicsr.attacks import BPDA
+from rsr_basicsr.benchmark.matrix import Matrix
+from rsr_basicsr.benchmark.record import read_records
+from rsr_basicsr.benchmark.summary import bootstrap, estimate
+from rsr_basicsr.cli import main
+from rsr_basicsr.data import ReducedImageDataset, write_evaluation_pairs, write_training_photos
+from rsr_basicsr.defenses import DEFENSE_REGISTRY, InputTransform
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options.benchmark import check_benchmark
+from rsr_basicsr.options.overrides import override
+
+SMALL = dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4, act_type='prelu')
+
+
+@pytest.fixture(scope='module')
+def weights(tmp_path_factory):
+    """A small network that enlarges and shakes its output a little: the residual of SRVGGNetCompact is nearest."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('weights') / 'small.pth'
+    torch.save({'params': SRVGGNetCompact(**SMALL).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def options(weights, pairs):
+    """A matrix of 54 cells that takes two seconds."""
+    return {
+        'name': 'small', 'num_gpu': 0, 'gallery': 1, 'mask_seeds': [0, 1],
+        'networks': {
+            'nearest': {'type': 'Interpolation', 'mode': 'nearest', 'defenses': ['none']},
+            'plain': {'type': 'SRVGGNetCompact', **SMALL, 'weights': str(weights)},
+            'defended': {'type': 'DefendedSRVGGNetCompact', **SMALL, 'weights': str(weights), 'defenses': ['none'],
+                         'defense': {'points': ['input'], 'gate': 'always'}}},
+        'defenses': {'bits': {'type': 'BitDepth', 'bits': 4}},
+        'attacks': {'pgd': {'type': 'PGD', 'steps': 4}},
+        'eps': [2, 8],
+        'datasets': {'photos': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
+                                'dataroot_lq': str(pairs / 'lq'), 'num_pictures': 3}}}
+
+
+def benchmark(opt, folder, *flags, code=0):
+    """Run ``rsr benchmark`` in this process, and return the folder of its results."""
+    folder.mkdir(exist_ok=True)
+    file = write(opt, folder / 'options.yml')
+    assert main(['benchmark', '-opt', str(file), '-o', str(folder / 'out'), *flags]) == code
+    return folder / 'out'
+
+
+def figures(folder):
+    """(network, defense, attack, eps, metric) -> the mean in results.csv."""
+    lines = [line.split(',') for line in (folder / 'results.csv').read_text().splitlines()[1:]]
+    return {(*line[1:4], float(line[4]), line[5]): float(line[6]) for line in lines if line[6]}
+
+
+def command(opt, folder, *launch):
+    return [sys.executable, *launch, '-m', 'rsr_basicsr.cli', 'benchmark', '-opt', str(write(opt, folder / 'o.yml')),
+            '-o', str(folder / 'out')]
+
+
+TWICE = '''
+import sys
+from pathlib import Path
+from rsr_basicsr.benchmark.output import write_results
+from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
+from rsr_basicsr.options import load_options
+from rsr_basicsr.options.benchmark import check_benchmark
+
+options, pictures = check_benchmark(load_options(sys.argv[1]))
+with launched('pytorch'):
+    for folder in ('common', 'apart0' if is_first() else 'apart1'):  # as on machines that do not share one
+        records = run_benchmark(options, pictures, Path(folder), progress=False)
+        if is_first():
+            write_results(Path(folder), records, options)
+'''
+
+
+def lines(folder):
+    return sum(file.read_bytes().count(b'\n') for file in folder.glob('out/record/*.jsonl'))
+
+
+# figures
+
+
+def test_figures_of_a_linear_network(options, tmp_path, pairs, capsys):
+    del options['networks']['plain'], options['networks']['defended']
+    options.update(defenses={}, eps=[8])
+    options['attacks'] = {'pgd': {'type': 'PGD', 'steps': 20, 'step_size': 4}}
+    found = figures(benchmark(options, tmp_path))
+    moved, clean, attacked = [], [], []
+    for record in read_records(tmp_path / 'out'):
+        lq, gt = (cv2.imread(str(pairs / kind / f'{record.picture}.png')) for kind in ('lq', 'gt'))
+        if record.attack == 'clean':
+            assert record.values['psnr'] == [pytest.approx(luma_psnr(lq.repeat(4, 0).repeat(4, 1), gt))] * 2
+            clean.append(record.values['psnr'][0])
+        elif record.attack == 'pgd':
+            (stability, _), (psnr, _) = record.values['stability'], record.values['psnr']
+            moved.append(stability)
+            attacked.append(psnr)
+            # Every value that is not near black or white ends on the face of the ball: the output moves as far.
+            assert 20 * np.log10(255 / 8) - 0.01 <= stability < 20 * np.log10(255 / 8) + 1
+    assert found['nearest', 'none', 'clean', 0, 'psnr'] == pytest.approx(np.mean(clean), abs=1e-4)
+    assert found['nearest', 'none', 'worst case', 8, 'stability'] == pytest.approx(np.mean(moved), abs=1e-4)
+    # Of random noise and PGD the one with the lower stability is the worst; PSNR has a worst of its own.
+    assert found['nearest', 'none', 'worst case', 8, 'psnr'] <= np.mean(attacked) + 1e-4
+    assert 'nearest, which invents nothing' not in capsys.readouterr().err
+
+
+def luma_psnr(sr, gt):
+    """PSNR on Y of BT.601 without 4 pixels at each edge, from the formula of the standard."""
+    y = [(16 + pixels[4:-4, 4:-4].astype(np.float64) @ [24.966, 128.553, 65.481] / 255) for pixels in (sr, gt)]
+    return peak_signal_noise_ratio(*y, data_range=255)
+
+
+def test_intervals_are_those_of_scipy():
+    values = np.random.default_rng(1).normal(30, 2, 40)
+    low, high = bootstrap(values)
+    theirs = stats.bootstrap((values,), np.mean, method='percentile', n_resamples=9999).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.08)
+    assert bootstrap(values) == (low, high)
+
+
+def test_estimate_of_known_numbers():
+    found = estimate([[1.0, 3.0], [4.0, 4.0]])
+    assert (found.mean, found.worst, found.count) == (3.0, 1.0, 2)
+    assert found.spread == pytest.approx(np.std([2, 4], ddof=1)) and found.seed_spread == pytest.approx(0.5)
+    assert estimate([[1.0, 3.0], [4.0, 4.0]], higher_is_better=False).worst == 4.0
+
+
+# the same from any number of processes, however often they are killed
+
+
+def test_processes_and_kills_change_nothing(options, tmp_path):
+    expected = (benchmark(options, tmp_path) / 'results.csv').read_bytes()
+    assert len(expected.splitlines()) > 60
+
+    two = tmp_path / 'two'
+    two.mkdir()
+    (two / 'twice.py').write_text(TWICE)
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'twice.py']
+    run = subprocess.run([*launch, str(write(options, two / 'o.yml'))], capture_output=True, text=True, cwd=two)
+    assert run.returncode == 0, run.stderr[-2000:]
+    for folder, files in (('common', 2), ('apart0', 1)):
+        assert (two / folder / 'results.csv').read_bytes() == expected
+        written = [file.read_text().count('\n') for file in sorted((two / folder / 'record').glob('*.jsonl'))]
+        assert len(written) == files and sum(written) == 54 and min(written) > 10
+    assert len(list((two / 'apart0' / 'pictures').iterdir())) == len(list((two / 'common' / 'pictures').iterdir()))
+
+    killed = tmp_path / 'killed'
+    killed.mkdir()
+    for _ in range(3):
+        process, before = subprocess.Popen(command(options, killed), stderr=subprocess.DEVNULL,
+                                           stdout=subprocess.DEVNULL), lines(killed)
+        while lines(killed) < before + 5 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with open(killed / 'out' / 'record' / '0.jsonl', 'a') as file:
+            file.write('{"key": "torn')  # as a kill in the middle of a line leaves it
+    done = lines(killed)
+    assert 15 <= done < 54
+    assert benchmark(options, killed) and (killed / 'out' / 'results.csv').read_bytes() == expected
+    records = [json.loads(line)['key'] for line in (killed / 'out' / 'record' / '0.jsonl').read_text().splitlines()
+               if not line.startswith('{"key": "torn')]
+    assert len(records) == len(set(records))  # nothing was made twice
+
+
+def test_a_cell_is_made_again_where_what_it_depends_on_has_changed(options, tmp_path, weights):
+    benchmark(options, tmp_path)
+    before = lines(tmp_path)
+    benchmark(options, tmp_path)
+    assert lines(tmp_path) == before
+    options['networks']['renamed'] = options['networks'].pop('plain')
+    assert ('renamed', 'bits', 'pgd', 8.0, 'stability') in figures(benchmark(options, tmp_path))
+    assert lines(tmp_path) == before
+    state = torch.load(weights)
+    state['params']['body.0.bias'][0] += 0.01
+    torch.save(state, tmp_path / 'other.pth')
+    options['networks']['renamed']['weights'] = str(tmp_path / 'other.pth')
+    benchmark(options, tmp_path)
+    assert lines(tmp_path) == before + 2 * 3 * 5  # one network behind two defences, three pictures, clean and four
+
+
+def test_merge(options, tmp_path, capsys):
+    together = benchmark(options, tmp_path)
+    runs = []
+    for name in ('plain', 'defended'):
+        folder = tmp_path / name
+        opt = {**options, 'networks': {n: v for n, v in options['networks'].items() if n == name or n == 'nearest'}}
+        opt['networks'] = opt['networks'] if name == 'plain' else {name: opt['networks'][name]}
+        runs.append(str(benchmark(opt, folder)))
+    assert main(['benchmark', '--merge', *runs, '-o', str(tmp_path / 'merged')]) == 0
+    assert (tmp_path / 'merged' / 'results.csv').read_bytes() == (together / 'results.csv').read_bytes()
+    # What was merged is a run like any other.
+    assert main(['benchmark', '--merge', str(tmp_path / 'merged'), '-o', str(tmp_path / 'merged')]) == 0
+    assert (tmp_path / 'merged' / 'results.csv').read_bytes() == (together / 'results.csv').read_bytes()
+    capsys.readouterr()
+    assert main(['benchmark', '--merge', str(tmp_path / 'nowhere'), '-o', str(tmp_path / 'x')]) == 2
+    assert 'no folder of a benchmark' in capsys.readouterr().err
+
+
+# warnings
+
+
+@DEFENSE_REGISTRY.register()
+class FakeRounding(InputTransform):
+    """Rounds to 32 levels, so that there is no gradient, and protects hardly at all."""
+
+    def transform(self, x):
+        return (x * 31).round() / 31
+
+
+@DEFENSE_REGISTRY.register()
+class HonestRounding(InputTransform):
+    """The same with a gradient."""
+
+    def transform(self, x):
+        return BPDA(lambda x: (x * 31).round() / 31)(x)
+
+
+def test_masked_gradients_are_called_out_and_others_are_not(options, tmp_path, capsys):
+    options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none', 'fake', 'honest']}}
+    options['defenses'] = {'fake': {'type': 'FakeRounding'}, 'honest': {'type': 'HonestRounding'}}
+    options['attacks'] = {'pgd': {'type': 'PGD', 'steps': 10}, 'square': {'type': 'Square', 'queries': 100}}
+    benchmark(options, tmp_path)
+    masked = [line for line in capsys.readouterr().out.splitlines() if 'gradients may hide' in line]
+    assert any('plain + fake: pgd (eps 8): 100% of the gradient is exactly zero' in line for line in masked)
+    assert any('plain + fake: square (eps 8) asks for no gradient and does' in line for line in masked)
+    # A stand-in for the gradient is not the best one, but there is one; and the network itself hides nothing.
+    assert not any('plain + honest:' in line and 'exactly zero' in line for line in masked)
+    assert all('plain + ' in line for line in masked)
+
+
+def test_undefended_network_under_random_noise_is_not_suspected(options, tmp_path, capsys):
+    options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none']}}
+    options['attacks'] = {'noise': {'type': 'RandomNoise'}}
+    folder = benchmark(options, tmp_path)
+    said = capsys.readouterr().out
+    assert 'gradient' not in said and re.findall('Warning: .*', said) == [
+        'Warning: photos: 3 pictures only; the figures may be others on more.']
+    assert 'random noise' not in (folder / 'results.csv').read_text()  # the control goes by the name it was given
+
+
+def test_detectors_and_random_defences_that_nobody_aimed_at(options, tmp_path, capsys):
+    options['networks'] = {'defended': options['networks']['defended']}
+    options['networks']['defended']['defense'] = {'points': ['input']}
+    benchmark(options, tmp_path)
+    assert 'decides by a detector, but no attack tried to get past' in capsys.readouterr().out
+    options['attacks']['aware'] = {'type': 'DetectorAware', 'steps': 2, 'weights': [0, 1], 'eps': 8}
+    folder = benchmark(options, tmp_path)
+    assert 'decides by a detector' not in capsys.readouterr().out
+    aware = [record for record in read_records(folder) if record.attack == 'aware']
+    assert len(aware) == 3 and {record.worst for record in aware} <= {'undetected', 'detected'}
+    pgd = [record for record in read_records(folder) if record.attack == 'pgd']
+    assert {record.worst for record in pgd} <= {'as it decides', 'always', 'never'}
+    assert all(record.score is not None for record in pgd)
+
+
+# what goes wrong
+
+
+def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
+    broken = tmp_path / 'broken'
+    for kind in ('gt', 'lq'):
+        (broken / kind).mkdir(parents=True)
+        for name in ('a', 'b'):
+            source = next((pairs / kind).glob('*.png'))
+            (broken / kind / f'{name}.png').write_bytes(source.read_bytes())
+    (broken / 'lq' / 'b.png').write_bytes(b'no picture')
+    options['networks']['gone'] = {'type': 'SRVGGNetCompact', **SMALL, 'weights': 'gone.pth'}
+    options['networks']['double'] = {'type': 'Interpolation', 'scale': 2}
+    options['networks']['plain']['defenses'] = ['none', 'bit']
+    options['defenses']['strong'] = {'type': 'JPG'}
+    options['attacks'].update(fast={'type': 'PGD', 'stepz': 3}, slow={'type': 'PDG'},
+                              strong={'type': 'PGD', 'eps': 0.03})
+    options['datasets'].update(broken={'type': 'PairedImageDataset', 'dataroot_gt': str(broken / 'gt'),
+                                       'dataroot_lq': str(broken / 'lq')},
+                               missing={'type': 'ReducedImageDataset', 'dataroot_gt': 'nowhere'})
+    options['metrics'] = {'psnr': {'type': 'calculate_psnr'}, 'odd': {'type': 'calculate_odd'}}
+    options['sead'] = 1
+    benchmark(options, tmp_path, code=2)
+    error = capsys.readouterr().err
+    for part in ("unknown key 'sead'; did you mean 'seed'?",):
+        assert part in error
+    del options['sead']
+    benchmark(options, tmp_path, code=2)
+    error = capsys.readouterr().err
+    assert error.startswith('rsr benchmark: 11 entries cannot be used:')
+    for part in ('networks.gone.weights: no such file', 'networks.double: it enlarges by 2, but scale is 4',
+                 "'bit' is not one of the defenses; did you mean 'bits'", 'defenses.strong', 'JPEG',
+                 "attacks.fast: unknown key 'stepz'; did you mean 'steps'", 'attacks.slow: type: expected one of',
+                 'did you mean 7.65', 'b.png cannot be read as a picture', 'no such folder: nowhere',
+                 "metrics.psnr: the key 'crop_border' is missing", "'calculate_odd' is not registered"):
+        assert part in error, part
+    assert not (tmp_path / 'out').exists() and 'Traceback' not in error
+
+
+def test_a_ground_truth_is_asked_for_where_there_is_none(options, tmp_path, capsys, pairs):
+    options['datasets']['blind'] = {'type': 'SingleImageDataset', 'dataroot_lq': str(pairs / 'lq')}
+    options['attacks']['pgd']['objective'] = 'ground_truth'
+    benchmark(options, tmp_path, code=2)
+    assert 'needs a ground truth, which blind does not have' in capsys.readouterr().err
+
+
+def test_failing_pictures_are_recorded_and_the_others_measured(tmp_path, capsys, pairs):
+    torch.manual_seed(0)
+    network = dict(num_in_ch=3, num_out_ch=3, scale=2, num_feat=4, num_block=1, num_grow_ch=4)
+    torch.save({'params': RRDBNet(**network).state_dict()}, tmp_path / 'x2.pth')
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for name, side in (('even', 16), ('odd', 17)):  # which this network cannot unshuffle
+        cv2.imwrite(str(folder / f'{name}.png'), np.full((side, side, 3), 100, np.uint8))
+    options = {'name': 'x', 'scale': 2, 'num_gpu': 0, 'gallery': 1,
+               'networks': {'x2': {'type': 'RRDBNet', **network, 'weights': str(tmp_path / 'x2.pth')}},
+               'attacks': {'fgsm': {'type': 'FGSM'}}, 'eps': [4], 'metrics': {},
+               'datasets': {'set': {'type': 'SingleImageDataset', 'dataroot_lq': str(folder)}}}
+    out = benchmark(options, tmp_path, code=3)
+    said = capsys.readouterr()
+    assert '3 of 6 cells failed' in said.out and 'Traceback' not in said.out + said.err
+    assert ('x2', 'none', 'fgsm', 4.0, 'stability') in figures(out)
+    failed = [record for record in read_records(out) if record.error]
+    assert {record.picture for record in failed} == {'odd'} and len(failed) == 3
+    assert ',x2,none,fgsm,4,stability,' in (out / 'results.csv').read_text()
+    assert 'odd' in (out / 'report.html').read_text()
+
+
+@pytest.mark.parametrize('change, message', [
+    ('eps', 'write section:key=value'), ('eps:x=1', 'eps is not a block'), ('eps=[1', 'force_yml')])
+def test_wrong_overrides(change, message):
+    with pytest.raises(OptionsError, match=message):
+        override({'eps': [1]}, [change])
+
+
+def test_overrides_are_values_and_no_code(tmp_path):
+    options = {'networks': {'a': {'weights': 'x'}}, 'eps': [1]}
+    override(options, ['networks:a:weights=my.pth', 'eps=[2, 8]', 'attacks:pgd:steps=3'])
+    assert options == {'networks': {'a': {'weights': 'my.pth'}}, 'eps': [2, 8], 'attacks': {'pgd': {'steps': 3}}}
+    with pytest.raises(OptionsError):
+        override(options, [f'eps=!!python/object/apply:os.mkdir [{tmp_path / "made"}]'])
+    assert not (tmp_path / 'made').exists()
+
+
+# every kind of cell
+
+
+def test_attacks_that_are_made_of_others_or_for_all_pictures(options, tmp_path, weights):
+    options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none']}}
+    options['metrics'] = {'gain': {'type': 'calculate_gain'}}
+    options['eps'] = [8]
+    options['attacks'] = {
+        'universal': {'type': 'Universal', 'size': 8, 'steps': 2},
+        'transfer': {'type': 'Transfer', 'steps': 2, 'source': {'type': 'Interpolation', 'mode': 'nearest'}},
+        'worst': {'type': 'WorstOf', 'attacks': [{'type': 'FGSM'}, {'type': 'PGD', 'steps': 3}]},
+        'l2': {'type': 'PGD', 'steps': 3, 'norm': 'L2'}, 'float': {'type': 'PGD', 'steps': 3, 'quantize': 'none'}}
+    options['tile'] = 12
+    out = benchmark(options, tmp_path)
+    found = figures(out)
+    stability = {name: found['plain', 'none', name, 8, 'stability'] for name in
+                 (*options['attacks'], 'random noise', 'worst case')}
+    assert stability['worst'] < stability['transfer'] and stability['worst'] < stability['random noise']
+    counted = [stability[name] for name in ('universal', 'transfer', 'worst', 'random noise')]
+    assert stability['worst case'] <= min(counted) + 1e-9
+    assert {record.worst for record in read_records(out) if record.attack == 'worst'} <= {'FGSM', 'PGD'}
+    perturbations = []
+    for record in read_records(out):
+        if record.attack == 'universal':
+            assert record.error == ''
+            perturbations.append(record.values['gain'][0])
+    assert len(perturbations) == 3
+
+
+def test_networks_defences_attacks_and_metrics_of_the_document(options, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / 'docs' / 'benchmark.md').read_text(encoding='utf-8')
+    (code,) = re.findall(r'```python\n(.*?)```', text, flags=re.DOTALL)
+    (tmp_path / 'mine_of_the_document.py').write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options.update(networks={'mine': {'type': 'Sharp', 'amount': 0.5}},
+                   defenses={'half': {'type': 'Shrink', 'factor': 0.5}},
+                   metrics={'moved': {'type': 'calculate_moved', 'better': 'lower'}}, eps=[4])
+    options['attacks'] = {'long': {'type': 'LongStep', 'steps': 3}}
+    found = figures(benchmark(options, tmp_path, '--import', 'mine_of_the_document'))
+    assert found['mine', 'half', 'long', 4, 'stability'] > found['mine', 'none', 'long', 4, 'stability']
+    assert 0 < found['mine', 'none', 'long', 4, 'moved'] <= 1
+    METRIC_REGISTRY._obj_map.pop('calculate_moved')
+
+
+@pytest.mark.parametrize('file', sorted((OPTIONS / 'benchmark').glob('*.yml')), ids=lambda file: file.stem)
+def test_committed_protocols(file, pairs, tmp_path):
+    opt = yaml.safe_load(file.read_text(encoding='utf-8'))
+    for name, depth in (('w', 32), ('s', 16)):
+        net = SRVGGNetCompact(**{**SMALL, 'num_feat': 64, 'num_conv': depth})
+        torch.save({'params': net.state_dict()}, tmp_path / f'{name}.pth')
+    for network in opt['networks'].values():
+        network['weights'] = str(tmp_path / 'w.pth')
+    for attack in opt['attacks'].values():
+        if 'source' in attack:
+            attack['source']['weights'] = str(tmp_path / 's.pth')
+    if 'lpips' in opt['metrics']:  # whose backbone would be downloaded
+        assert opt['metrics'].pop('lpips')['type'] == 'calculate_lpips'
+    opt['datasets'] = {'pairs': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
+                                 'dataroot_lq': str(pairs / 'lq'), 'num_pictures': 1}}
+    options, pictures = check_benchmark(opt)
+    cells = Matrix(options, pictures, torch.device('cpu')).cells
+    there = {(cell.network, cell.defense, cell.attack) for cell in cells}
+    assert opt['name'] == file.stem and {name for _, _, name in there} == {'clean', 'random noise', *opt['attacks']}
+    gated = {'straight_through', 'masks_on', 'masks_off', 'detector_aware'}
+    assert not [name for network, _, name in there if network == 'general-x4v3' and name in gated]
+    assert {defense for _, defense, _ in there} == {'none', *opt.get('defenses', {})}
+
+
+# pictures and yardsticks
+
+
+def test_lmdb_gives_the_same_as_files(options, tmp_path, pairs):
+    options['networks'] = {'nearest': options['networks']['nearest']}
+    expected = (benchmark(options, tmp_path) / 'results.csv').read_bytes()
+    for kind in ('gt', 'lq'):
+        names = sorted(file.name for file in (pairs / kind).iterdir())
+        make_lmdb_from_imgs(str(pairs / kind), str(tmp_path / f'{kind}.lmdb'), names,
+                            [name[:-len('.png')] for name in names])
+    options['datasets']['photos'].update({f'dataroot_{kind}': str(tmp_path / f'{kind}.lmdb') for kind in ('gt', 'lq')},
+                                         io_backend={'type': 'lmdb'})
+    assert (benchmark(options, tmp_path / 'lmdb') / 'results.csv').read_bytes() == expected
+    assert lines(tmp_path / 'lmdb') == 3 * 5
+
+
+def test_sample_photos(tmp_path):
+    meta_info = write_training_photos(tmp_path / 'train')
+    assert all((tmp_path / 'train' / name).is_file() for name in meta_info.read_text().split())
+    names = write_evaluation_pairs(tmp_path / 'gt', tmp_path / 'lq')
+    shapes = {cv2.imread(str(tmp_path / kind / f'{name}.png')).shape for kind in ('gt', 'lq') for name in names}
+    assert shapes == {(256, 256, 3), (64, 64, 3)}
+    assert not {n.split('_')[0] for n in names} & {n.split('_')[0].split('.')[0] for n in meta_info.read_text().split()}
+
+
+def test_reduced_pictures_are_those_of_another_library(tmp_path):
+    from PIL import Image
+    photo = data.astronaut()[:200, :250]
+    Image.fromarray(photo).save(tmp_path / 'photo.png')
+    block = {'name': 'x', 'type': 'ReducedImageDataset', 'dataroot_gt': str(tmp_path), 'io_backend': {'type': 'disk'},
+             'scale': 4, 'phase': 'val'}
+    item = ReducedImageDataset({**block, 'crop': 130, 'io_backend': {'type': 'disk'}})[0]
+    gt, lq = (np.rint(item[name].permute(1, 2, 0).numpy() * 255) for name in ('gt', 'lq'))
+    assert np.array_equal(gt, photo[36:164, 61:189]) and lq.shape == (32, 32, 3)
+    # Both take the bicubic kernel of MATLAB; at the border they continue the picture in their own ways.
+    theirs = np.asarray(Image.fromarray(gt.astype(np.uint8)).resize((32, 32), Image.BICUBIC)).astype(float)
+    assert np.abs(lq - theirs)[4:-4, 4:-4].max() <= 1
+    assert ReducedImageDataset(block)[0]['gt'].shape == (3, 200, 248)
+
+
+@pytest.mark.parametrize('mode, flag', [('nearest', cv2.INTER_NEAREST), ('bilinear', cv2.INTER_LINEAR),
+                                        ('bicubic', cv2.INTER_CUBIC)])
+def test_interpolation_is_that_of_opencv(photo, mode, flag):
+    ours = Interpolation(scale=3, mode=mode)(photo)[0].permute(1, 2, 0).numpy()
+    theirs = cv2.resize(photo[0].permute(1, 2, 0).numpy(), None, fx=3, fy=3, interpolation=flag)
+    assert np.abs(ours - theirs).max() < 1e-4
+
+
+# the leaderboard
+
+
+def test_leaderboard(options, tmp_path, capsys):
+    options['networks']['plain']['card'] = {'authors': 'A. <b>N. Author', 'link': 'https://example.org/a|b'}
+    out = benchmark(options, tmp_path)
+    capsys.readouterr()
+    assert main(['leaderboard', str(out / 'cards.jsonl')]) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    found = figures(out)
+    expected = sorted(((found[name, defense, 'worst case', 8, 'stability'], name, defense) for name, defense in (
+        ('nearest', 'none'), ('plain', 'none'), ('plain', 'bits'), ('defended', 'none'))), reverse=True)
+    assert [tuple(cell.strip() for cell in line.split('|')[1:3]) for line in table[2:]] == [
+        (name, defense) for _, name, defense in expected]
+    assert '<b>' not in ''.join(table) and 'a\\|b' in ''.join(table)
+    entries = [json.loads(line) for line in (out / 'cards.jsonl').read_text().splitlines()]
+    assert {entry['sha256'] is None for entry in entries if entry['network'] != 'nearest'} == {False}
+    (tmp_path / 'bad.jsonl').write_text('{"network": "x"}\n')
+    assert main(['leaderboard', str(tmp_path / 'bad.jsonl')]) == 2
+    assert 'line 1: no entry' in capsys.readouterr().err
+
+
+def test_leaderboard_of_the_documents_is_made_of_its_cards(capsys):
+    docs = Path(__file__).parents[1] / 'docs'
+    cards = sorted(map(str, (docs / 'leaderboard').glob('*.jsonl')))
+    assert cards and main(['leaderboard', *cards]) == 0
+    assert capsys.readouterr().out == (docs / 'leaderboard.md').read_text(encoding='utf-8')
+
+
+def test_launcher_is_asked_for_its_variables(options, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv('RANK', raising=False)
+    benchmark(options, tmp_path, '--launcher', 'pytorch', code=2)
+    assert 'start with: torchrun' in capsys.readouterr().err
