@@ -32,7 +32,7 @@ EXTRAS_REQUIRE = {
         'torch-dct',  # the transform of the published code, which ours is timed against
     ],
     'report': [
-        'matplotlib',  # curves
+        'matplotlib>=3.7',  # curves; earlier ones have no legend below the axes
     ],
     'lpips': [
         'lpips',  # the perceptual distance, by its authors
@@ -44,7 +44,7 @@ EXTRAS_REQUIRE = {
         'onnxruntime',  # runs exported networks
         'onnxscript',  # torch.onnx.export needs it
         'lpips',
-        'matplotlib',
+        'matplotlib>=3.7',
     ],
 }
 

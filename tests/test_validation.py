@@ -166,7 +166,7 @@ def test_metrics_of_attacks_need_one(opt, tmp_path, monkeypatch, capsys):
     del opt['val']['attack']
     monkeypatch.chdir(tmp_path)
     assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2
-    assert 'val.metrics.gain: calculate_gain is for attacked pictures; add a block val.attack' in capsys.readouterr().err
+    assert 'gain: calculate_gain is for attacked pictures; add a block val.attack' in capsys.readouterr().err
 
 
 def test_plain_models_do_not_ignore_it(opt, tmp_path, monkeypatch, capsys):

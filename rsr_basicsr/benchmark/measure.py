@@ -24,6 +24,9 @@ from rsr_basicsr.inference import upscale
 from rsr_basicsr.metrics.inputs import calculate
 from rsr_basicsr.options.benchmark import CLEAN
 
+#: Pixels of the input, at the centre, that the gallery keeps
+SHOWN = 160
+
 
 class Bench:
     """Measures cells; keeps what the next cell of the same network and picture needs again.
@@ -70,7 +73,7 @@ class Bench:
         found['score'] = detector_score(net, attacked)
         if cell.shown:
             kept = {'lq': pictures['lq'], 'sr': outputs[0], **({'gt': pictures['img2']} if gt is not None else {})}
-            found['shown'] = {name: self.recorder.keep_picture(f'{cell.key}.{name}', picture)
+            found['shown'] = {name: self.recorder.keep_picture(f'{cell.key}.{name}', _centre(picture, lq.shape[-2:]))
                               for name, picture in kept.items() if name != 'gt' or cell.attack == CLEAN}
         return found
 
@@ -172,6 +175,13 @@ def _drawing(seed: int, extra: int) -> Iterator[None]:
         # 32 bits, since torch's generator on the CPU looks at no more.
         torch.manual_seed(int(np.random.SeedSequence([seed, extra]).generate_state(1)[0]))
         yield
+
+
+def _centre(picture, size):
+    """What the gallery keeps of a large picture, (H, W, 3), of an input of ``size``: the same window of all of them."""
+    factor = picture.shape[0] // size[0]
+    (top, height), (left, width) = ((max(side - SHOWN, 0) // 2 * factor, min(side, SHOWN) * factor) for side in size)
+    return picture[top:top + height, left:left + width]
 
 
 def _finite(value):

@@ -37,7 +37,8 @@ class Record:
         facts: of the network: ``fingerprint``, ``parameters``, ``type``, ``card``.
         seconds: it took.
         environment: versions and device.
-        shown: files of the gallery, below the folder of the run: ``lq``, ``sr`` and of clean pictures ``gt``.
+        shown: files of the gallery, below the folder of the run: ``lq``, ``sr`` and of clean pictures ``gt``; of large
+            pictures the centre.
     """
 
     key: str

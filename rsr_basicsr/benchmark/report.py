@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import itertools
 import os
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
 
-import cv2
 import jinja2
-import numpy as np
 from markupsafe import Markup
 
 from rsr_basicsr.benchmark import charts
-from rsr_basicsr.benchmark.record import Record
+from rsr_basicsr.benchmark.gallery import gallery
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Row, Subject
+from rsr_basicsr.benchmark.tables import unit, written
 from rsr_basicsr.metrics.inputs import is_higher_better, needs
 from rsr_basicsr.options.benchmark import CLEAN, STABILITY
 
 LONG = 24  # rows of a table; a longer one is folded
 NOTHING = '–'
-_QUALITY = 90  # of JPEG, for outputs
-_DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
 
 
 def write_report(path: Union[str, os.PathLike], results: Results, folder: Path, *, title: str,
@@ -69,7 +64,7 @@ def render(results: Results, folder: Path, **words: Any) -> str:
     return _environment().get_template('report.html').render(
         **words, strengths=results.strengths, drawn=charts.available(),
         datasets=[_dataset(results, name, [row for row in rows if row.dataset == name]) for name in results.datasets],
-        uncounted=_uncounted(results), pictures=list(_gallery(results, folder)),
+        uncounted=_uncounted(results), pictures=list(gallery(results, folder)),
         failures=[(r.picture, r.dataset, Subject(r.network, r.defense).label, r.attack,
                    f'{r.eps:g}' if r.eps else NOTHING, r.error) for r in results.records if r.error],
         networks=[_network(name, facts) for name, facts in {r.network: r.facts for r in results.records}.items()])
@@ -124,10 +119,12 @@ def _numbers(name: str, values: Sequence[Optional[float]], show: Callable[[float
 def _metric(results: Results, metric: str, rows: Sequence[Optional[Row]], name: str = '', intervals: bool = False,
             figure: str = 'mean', **heading: str) -> Column:
     """A column of a figure of a metric's estimate."""
-    unit, show = _unit(results, metric), _shown(results, metric)
+    options = results.metrics[metric]
+    show = functools.partial(written, options)
     found = [row.estimates.get(metric) if row else None for row in rows]
     notes = [f'[{show(e.low)}, {show(e.high)}]' if intervals and e and e.count > 1 else '' for e in found]
-    return _numbers(name or metric, [e and getattr(e, figure) for e in found], show, notes, unit=unit,
+    return _numbers(name or metric, [e and getattr(e, figure) for e in found], show, notes,
+                    unit=unit(options),
                     **{'better': _better(results, metric), **heading})
 
 
@@ -140,16 +137,8 @@ def _with_best(column: Column) -> Column:
     return column._replace(cells=[cell._replace(best=cell.text == best) for cell in column.cells])
 
 
-def _unit(results, metric) -> str:
-    return 'dB' if results.metrics[metric]['type'] in _DECIBELS else ''
-
-
 def _better(results, metric) -> str:
     return 'higher' if is_higher_better(results.metrics[metric]) else 'lower'
-
-
-def _shown(results, metric) -> Callable[[float], str]:
-    return '{:.2f}'.format if _unit(results, metric) else '{:.3f}'.format
 
 
 def _share(value: float) -> str:
@@ -243,109 +232,13 @@ def _charts(results, dataset, rows, measured) -> Iterator[Dict[str, Any]]:
     yield {'kind': 'robustness', 'svg': charts.robustness(rows, noise), 'rows': strongest}
     metric = 'psnr' if 'psnr' in measured else next(iter(measured), None)
     if metric:
-        yield {'kind': 'trade-off', 'svg': charts.trade_off(rows, metric, _unit(results, metric)), 'rows': strongest,
-               'metric': metric, 'better': _better(results, metric)}
+        drawn = charts.trade_off(rows, metric, unit(results.metrics[metric]))
+        yield {'kind': 'trade-off', 'svg': drawn, 'rows': strongest, 'metric': metric,
+               'better': _better(results, metric)}
     for subject in results.subjects(dataset):
         clean = results.pictures(dataset, subject, CLEAN, 0.0).values()
         attacked = {eps: results.pictures(dataset, subject, WORST_CASE, eps).values() for eps in results.strengths}
         yield {'kind': 'detector', 'svg': charts.detector(clean, attacked), 'subject': subject}
-
-
-# gallery
-
-
-class Image(NamedTuple):
-    """A picture inside the page."""
-
-    uri: str
-    width: int
-    height: int
-
-
-class Shot(NamedTuple):
-    """What a subject was given and made of it, clean or attacked; BGR uint8, None where there is no file."""
-
-    record: Record
-    lq: Optional[np.ndarray]
-    sr: Optional[np.ndarray]
-    spectrum: Optional[np.ndarray]
-
-
-def image(picture: Optional[np.ndarray], kind: str = 'png') -> Optional[Image]:
-    """Encode a BGR or grey uint8 picture; ``kind`` is 'png' (exact) or 'jpeg' (small). Nothing remains nothing."""
-    if picture is None:
-        return None
-    _, encoded = cv2.imencode(f'.{kind}', picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if kind == 'jpeg' else [])
-    height, width = picture.shape[:2]
-    return Image(f'data:image/{kind};base64,{base64.b64encode(encoded).decode()}', width, height)
-
-
-def _gallery(results, folder) -> Iterator[Dict[str, Any]]:
-    """Everything that is shown of a picture, one after the other."""
-    places = dict.fromkeys((record.dataset, record.picture) for record in results.records if record.shown)
-    for dataset, name in places:
-        shots = {subject: _shots(results, folder, dataset, subject, name) for subject in results.subjects(dataset)}
-        shots = {subject: found for subject, found in shots.items() if found}
-        if shots:
-            originals = (_read(folder, found[0.0].record, 'gt') for found in shots.values() if 0.0 in found)
-            yield {'dataset': dataset, 'name': name, **_exhibit(results, shots),
-                   'original': image(next((each for each in originals if each is not None), None), 'jpeg')}
-
-
-def _shots(results, folder, dataset, subject, name) -> Dict[float, Shot]:
-    """The shots of a picture by eps, 0 for the clean one, without those of which there is no file."""
-    found = {}
-    for eps in [0.0, *results.strengths]:
-        attack = WORST_CASE if eps else CLEAN
-        record = results.pictures(dataset, subject, attack, eps).get(name)
-        lq, sr = (record and _read(folder, record, kind) for kind in ('lq', 'sr'))
-        if lq is not None or sr is not None:
-            found[eps] = Shot(record, lq, sr, None if lq is None else charts.spectrum(lq))
-    return found
-
-
-def _read(folder, record, kind) -> Optional[np.ndarray]:
-    path = folder / record.shown[kind] if kind in record.shown else None
-    return cv2.imread(str(path)) if path and path.is_file() else None
-
-
-def _exhibit(results, shots) -> Dict[str, Any]:
-    clean = next((found[0.0] for found in shots.values() if 0.0 in found and found[0.0].lq is not None), None)
-    spectra = [shot.spectrum for found in shots.values() for shot in found.values() if shot.spectrum is not None]
-    # A few coefficients next to zero would otherwise take most of the colour scale.
-    scale = (np.percentile(spectra[0], 1), max(values.max() for values in spectra)) if spectra else (0, 1)
-    return {'input': clean and image(clean.lq), 'spectrum': clean and image(charts.coloured(clean.spectrum, *scale)),
-            'cards': [{'label': subject.label, 'clean': 0.0 in found and image(found[0.0].sr, 'jpeg') or None,
-                       'numbers': _numbers_of(results, found.get(0.0), None),
-                       'attacks': [_attacked(results, found.get(0.0), eps, shot, scale)
-                                   for eps, shot in found.items() if eps]}
-                      for subject, found in shots.items()]}
-
-
-def _attacked(results, clean, eps, shot, scale) -> Dict[str, Any]:
-    comparable = clean and clean.lq is not None and shot.lq is not None and clean.lq.shape == shot.lq.shape
-    factor = charts.noise_factor(eps)
-    return {'eps': eps, 'attack': shot.record.attack, 'way': shot.record.worst, 'factor': factor,
-            'output': image(shot.sr, 'jpeg'), 'input': image(shot.lq),
-            'spectrum': None if shot.spectrum is None else image(charts.coloured(shot.spectrum, *scale)),
-            'noise': image(charts.amplified_noise(clean.lq, shot.lq, factor)) if comparable else None,
-            'change': image(charts.change(clean.spectrum, shot.spectrum)) if comparable else None,
-            'numbers': _numbers_of(results, clean, shot)}
-
-
-def _numbers_of(results, clean, attacked) -> List[tuple]:
-    """Name, unit, and what it is of the clean and of the attacked picture."""
-    records = [shot and shot.record for shot in (clean, attacked)]
-    rows = []
-    for metric in results.metrics:
-        values = [[value for value in (record.values.get(metric, ()) if record else ()) if value is not None]
-                  for record in records]
-        rows.append((metric, _unit(results, metric),
-                     *(_shown(results, metric)(fmean(each)) if each else NOTHING for each in values)))
-    scores = [record.score if record else None for record in records]
-    rows.append(('detector', '', *(NOTHING if score is None else 'flagged' if score > 0 else 'not flagged'
-                                   for score in scores)))
-    return [row for row in rows if row[2:] != (NOTHING, NOTHING)]
 
 
 @functools.lru_cache(maxsize=None)

@@ -17,7 +17,18 @@ NOTHING = '-'
 LEGEND = ('Stability: PSNR of the output under the worst attack of each picture against the output for the clean '
           'picture, in dB, [95 % interval]. More is better.')
 _DIGITS = 4
+_DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
 _OTHER = ('calculate_psnr', 'calculate_ssim')  # whose worst case the table shows, too
+
+
+def unit(metric: Mapping[str, Any]) -> str:
+    """The unit of a metric, by its options; empty for one without."""
+    return 'dB' if metric['type'] in _DECIBELS else ''
+
+
+def written(metric: Mapping[str, Any], value: float) -> str:
+    """A value of a metric, by its options, without its unit."""
+    return f'{value:.2f}' if unit(metric) else f'{value:.3f}'
 
 
 def as_csv(rows: Sequence[Row]) -> str:
