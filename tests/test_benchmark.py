@@ -191,6 +191,13 @@ def test_processes_and_kills_change_nothing(options, tmp_path):
     assert len(records) == len(set(records))  # nothing was made twice
 
 
+def test_an_entry_without_a_value_is_taken_out(options, tmp_path):
+    found = figures(benchmark(options, tmp_path, '--force_yml', 'networks:defended=', 'defenses:bits=',
+                              'networks:plain:defenses=[none]', 'eps=[8]'))
+    assert {(network, eps) for network, _, _, eps, _ in found} == {('nearest', 0), ('nearest', 8), ('plain', 0),
+                                                                   ('plain', 8)}
+
+
 def test_a_cell_is_made_again_where_what_it_depends_on_has_changed(options, tmp_path, weights):
     benchmark(options, tmp_path)
     before = lines(tmp_path)
@@ -220,6 +227,11 @@ def test_merge(options, tmp_path, capsys):
     # What was merged is a run like any other.
     assert main(['benchmark', '--merge', str(tmp_path / 'merged'), '-o', str(tmp_path / 'merged')]) == 0
     assert (tmp_path / 'merged' / 'results.csv').read_bytes() == (together / 'results.csv').read_bytes()
+    # A stranger's record may name any file.
+    line = (tmp_path / 'merged' / 'record' / '0.jsonl').read_text().splitlines()[0]
+    record = {**json.loads(line), 'key': 'x', 'shown': {'lq': '../../secret.png'}}
+    (tmp_path / 'merged' / 'record' / 'z.jsonl').write_text(json.dumps(record) + '\n[1]\n{"key": 1}\n')
+    assert {r.key for r in read_records(tmp_path / 'merged')} == {r.key for r in read_records(together)}
     capsys.readouterr()
     assert main(['benchmark', '--merge', str(tmp_path / 'nowhere'), '-o', str(tmp_path / 'x')]) == 2
     assert 'no folder of a benchmark' in capsys.readouterr().err

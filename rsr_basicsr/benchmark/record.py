@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional
@@ -113,9 +115,27 @@ def read_records(folder: Path) -> List[Record]:
                 record = Record(**{key: value for key, value in content.items() if key in names})
             except (ValueError, TypeError, AttributeError):
                 continue
+            if not _is_sound(record):
+                continue
             if record.key not in found or found[record.key].error:
                 found[record.key] = record
     return list(found.values())
+
+
+def _is_sound(record: Record) -> bool:
+    """Whether a line has the types of a record, and names no file but those of the gallery: it may be a stranger's."""
+    words = (record.key, record.network, record.defense, record.attack, record.dataset, record.picture, record.error)
+    blocks = (record.values, record.attack_options, record.facts, record.environment, record.shown)
+    return (all(isinstance(word, str) for word in words) and all(isinstance(block, dict) for block in blocks)
+            and _is_number(record.eps) and all(isinstance(numbers, list) for numbers in record.values.values())
+            and all(value is None or _is_number(value) for numbers in record.values.values() for value in numbers)
+            and all(value is None or _is_number(value) for value in (record.score, record.damage, record.zero_gradient))
+            and all(isinstance(path, str) and re.fullmatch(rf'{PICTURES}/\w[\w.]*', path)
+                    for path in record.shown.values()))
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def merge(records: Iterable[Iterable[Record]]) -> List[Record]:

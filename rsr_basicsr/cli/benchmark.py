@@ -15,7 +15,7 @@ from rsr_basicsr.benchmark.tables import as_text
 from rsr_basicsr.benchmark.verdict import verdict, warnings
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options import load_options
-from rsr_basicsr.options.benchmark import check_benchmark
+from rsr_basicsr.options.benchmark import SECTIONS, check_benchmark
 from rsr_basicsr.options.overrides import override
 from rsr_basicsr.pipeline import import_plugins
 
@@ -90,8 +90,15 @@ def _copy(records, folders, output):
 
 def _options_of(folder) -> Dict[str, Any]:
     try:
-        return json.loads((folder / OPTIONS).read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
+        options = json.loads((folder / OPTIONS).read_text(encoding='utf-8'))
+        sound = isinstance(options['name'], str) and all(
+            isinstance(block, dict) for section in SECTIONS for block in (options[section], *options[section].values()))
+        if not sound or not all(isinstance(metric['type'], str) for metric in options['metrics'].values()):
+            raise ValueError(f'{OPTIONS} holds others than those of a benchmark')
+        return options
+    except KeyError as error:
+        raise OptionsError(f'--merge {folder}: no folder of a benchmark ({OPTIONS} has no {error})') from None
+    except (OSError, ValueError, TypeError) as error:
         raise OptionsError(f'--merge {folder}: no folder of a benchmark ({error})') from None
 
 
@@ -99,7 +106,7 @@ def _together(options: List[Dict[str, Any]]) -> Dict[str, Any]:
     """The options of the first run, and what the others have that it has not."""
     merged = dict(options[0])
     for later in options[1:]:
-        for section in ('networks', 'defenses', 'attacks', 'datasets', 'metrics'):
+        for section in SECTIONS:
             merged[section] = {**later[section], **merged[section]}
             merged[section] = {name: merged[section][name] for name in dict.fromkeys(
                 [*options[0][section], *merged[section]])}

@@ -66,6 +66,8 @@ BENCHMARK = {
 }
 #: A block of ``attacks:``; ``eps`` stands in the place of the eps of the matrix
 BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(either(_one_eps, list_of(some_eps)))}
+#: The keys whose blocks are named by the user
+SECTIONS = ('networks', 'defenses', 'attacks', 'datasets', 'metrics')
 NO_DEFENSE, CLEAN, NOISE, STABILITY = 'none', 'clean', 'random noise', 'stability'
 
 
@@ -103,6 +105,8 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
         with problems.noted():
             parse_open(options, {key: rule}, '')
     problems.stop()  # what follows needs the sections
+    for section in SECTIONS:  # an entry without a value is one that was taken out
+        options[section] = {str(name): entry for name, entry in options[section].items() if entry is not None}
     with problems.noted():
         if isinstance(options['num_gpu'], int) and options['num_gpu'] > 0 and not torch.cuda.is_available():
             raise OptionsError(f'num_gpu: {options["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
