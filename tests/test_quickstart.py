@@ -19,10 +19,10 @@ def test_the_whole_way(real_weights, tmp_path):
     assert [line[:5] for line in run.stdout.splitlines() if line.startswith('[')] == [f'[{i}/5]' for i in range(1, 6)]
     assert 'iteration 10 of 10' in run.stdout
     page = (tmp_path / 'out' / 'report.html').read_text(encoding='utf-8')
-    rows = [line for line in run.stdout.splitlines() if re.match(r' *(clean|\d+) +\|', line)]
+    rows = [line for line in run.stdout.splitlines() if re.match(r'(un)?defended +\d', line)]
     assert len(rows) == 2
-    for number in re.findall(r'\d+\.\d\d', ' '.join(rows)):
-        assert number in page
+    numbers = re.findall(r'\d+\.\d\d\b', ' '.join(rows))
+    assert len(numbers) == 8 and all(number in page for number in numbers)
     assert UNDEFENDED in page and DEFENDED in page
 
 
