@@ -185,6 +185,8 @@ def test_processes_and_kills_change_nothing(options, tmp_path):
             file.write('{"key": "torn')  # as a kill in the middle of a line leaves it
     done = lines(killed)
     assert 15 <= done < 60
+    assert main(['benchmark', '--merge', str(killed / 'out'), '-o', str(killed / 'so far')]) == 0
+    assert b',pgd,8,' in (killed / 'so far' / 'results.csv').read_bytes()
     assert benchmark(options, killed) and (killed / 'out' / 'results.csv').read_bytes() == expected
     records = [json.loads(line)['key'] for line in (killed / 'out' / 'record' / '0.jsonl').read_text().splitlines()
                if not line.startswith('{"key": "torn')]

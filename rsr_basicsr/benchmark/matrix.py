@@ -16,7 +16,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.inference import Padded, defenses
-from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, Picture, applicable, open_dataset
+from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, Picture, applicable, decides, open_dataset
 from rsr_basicsr.weights import digest, file_sha256, load_network
 
 _FORMAT = 1  # of what a key is made of
@@ -93,7 +93,7 @@ class Matrix:
         if _takes(attack, 'draws') and not self._draws_at_random(net):
             changes['draws'] = 1  # the mean over equal passes
         attack = attack.but(**changes) if changes else attack
-        if not any(map(_decides, defenses(net))) or isinstance(attack, _WITH_OWN_WAYS) or attack.uses != 'gradients' \
+        if not decides(net) or isinstance(attack, _WITH_OWN_WAYS) or attack.uses != 'gradients' \
                 or attack.gate is not None:
             return attack
         ways = [attack, attack.but(gate='always'), attack.but(gate='never')]
@@ -107,9 +107,8 @@ class Matrix:
             side = 16 * getattr(net, 'window', 1)
             x = torch.linspace(0, 1, 3 * side * side, device=self.device).view(1, 3, side, side)
             with contextlib.ExitStack() as stack, torch.no_grad():
-                for defense in defenses(net):
-                    if _decides(defense):
-                        stack.enter_context(defense.forced(True))
+                for defense in defenses(net) if decides(net) else ():
+                    stack.enter_context(defense.forced(True))
                 outputs = []
                 for seed in range(2):
                     stack.enter_context(torch.random.fork_rng())
@@ -136,7 +135,7 @@ class Matrix:
                 attacks = [(CLEAN, 0.0, None), *(entry for entry in attacks if applicable(entry[2], net))]
                 for picture in self.pictures:
                     for name, eps, attack in attacks:
-                        key = self._key(network, defense, name, eps, picture)
+                        key = self._key(network, defense, name, eps, attack, picture)
                         yield Cell(network, defense, name, eps, picture, key, self._cost(network, attack, picture),
                                    picture in shown)
 
@@ -144,10 +143,13 @@ class Matrix:
         """Every eps of an attack, in 1/255, ascending."""
         return sorted(set(self.options['attacks'][name].get('eps', self.options['eps'])))
 
-    def _key(self, network, defense, attack, eps, picture):
-        with_all = eps and self.options['attacks'][attack]['type'] == 'Universal'
+    def _key(self, network, defense, name, eps, attack, picture):
+        options = _without(self.options['attacks'][name], 'eps') if eps else {}
+        if getattr(attack, 'draws', None) == 1:
+            options.pop('draws', None)  # however many the options ask for
+        with_all = options.get('type') == 'Universal'
         parts = [_FORMAT, self.facts[network]['fingerprint'], self.options['defenses'][defense],
-                 by_content(_without(self.options['attacks'][attack], 'eps')) if eps else None, eps,
+                 by_content(options), eps,
                  picture.digest, self.options['seed'], self.options['mask_seeds'],
                  by_content(self.options['metrics']), self.options.get('tile'), self.options['tile_overlap'],
                  self.options['threads'], self.device.type,
@@ -164,7 +166,7 @@ class Matrix:
         return {'fingerprint': hashlib.sha256(identity.encode()).hexdigest(), 'type': options['type'],
                 'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
                 'weights': weights and osp.basename(weights), 'sha256': weights and file_sha256(weights),
-                'decides': any(map(_decides, defenses(net))), 'card': dict(options.get('card') or {})}
+                'decides': decides(net), 'card': dict(options.get('card') or {})}
 
     def _cost(self, network, attack, picture):
         # Convolutional networks work in proportion to their parameters and the pixels of the input.
@@ -193,10 +195,6 @@ def by_content(options: Any) -> Any:
     if isinstance(options, (list, tuple)):
         return [by_content(value) for value in options]
     return options
-
-
-def _decides(defense):
-    return defense.gate in ('classifier', 'soft')
 
 
 def _takes(attack, name):

@@ -50,6 +50,8 @@ def run_benchmark(options: Mapping[str, Any], pictures: Sequence[Picture], folde
     except OSError as error:
         raise OptionsError(f'-o {folder}: {error.strerror}; name another folder') from error
     with contextlib.closing(recorder):
+        if is_first():
+            keep_options(folder, options)  # at the start: what is left of a killed run can be read, too
         matrix = Matrix(options, list(pictures), device)
         known = {record.key: record for record in read_records(folder)}
         missing = _missing(matrix.cells, _of_all(sorted(key for key, record in known.items() if not record.error)))

@@ -113,6 +113,10 @@ class Results:
         found = self._groups.get((dataset, subject, attack, eps), {})
         return {name: found[name] for name in sorted(found) if not found[name].error}
 
+    def measured(self, dataset: str, subject: Subject, attack: str, eps: float) -> int:
+        """How many pictures of a group were measured, or failed."""
+        return len(self._groups.get((dataset, subject, attack, eps), {}))
+
     def values(self, dataset: str, subject: Subject, attack: str, eps: float, metric: str) -> Dict[str, List[float]]:
         """A metric picture by picture, a number for each mask seed.
 

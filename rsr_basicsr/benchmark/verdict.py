@@ -22,8 +22,8 @@ def verdict(results: Results) -> List[str]:
 
 def warnings(results: Results) -> List[str]:
     """What speaks against the results, one sentence an item; none if nothing does."""
-    return [*_failures(results), *_masked_gradients(results), *_missing_attacks(results), *_few_pictures(results),
-            *_mixed(results)]
+    return [*_failures(results), *_unfinished(results), *_masked_gradients(results), *_missing_attacks(results),
+            *_few_pictures(results), *_mixed(results)]
 
 
 def _of_dataset(results, dataset) -> Iterator[str]:
@@ -89,6 +89,18 @@ def _failures(results):
                + (' ...' if len(failed) > _LISTED else ''))
 
 
+def _unfinished(results):
+    """Groups that lack pictures which others have: the worst case is then of fewer attacks than it seems."""
+    for dataset in results.datasets:
+        names = {record.picture for record in results.records if record.dataset == dataset}
+        for subject in results.subjects(dataset):
+            short = [f'{attack} (eps {eps:g})' for eps in results.strengths for attack in results.attacks
+                     if 0 < results.measured(dataset, subject, attack, eps) < len(names)]
+            if short:
+                yield (f'{dataset}, {subject.label}: not finished; of its attacks {len(short)} were not made on all '
+                       f'pictures, {short[0]} among them, and the worst case is of what there is.')
+
+
 def _masked_gradients(results):
     for dataset in results.datasets:
         for subject in results.subjects(dataset):
@@ -106,7 +118,8 @@ def measurements(results: Results, dataset: str, subject: Subject) -> Iterator[M
     groups = {(name, eps): results.pictures(dataset, subject, name, eps)
               for name in results.attacks for eps in results.strengths}
     groups = {key: {name: r for name, r in group.items() if r.damage is not None} for key, group in groups.items()}
-    groups = {key: group for key, group in groups.items() if group}
+    most = max(map(len, groups.values()), default=0)
+    groups = {key: group for key, group in groups.items() if group and len(group) >= most / 2}  # others are too few
     common = set.intersection(*map(set, groups.values())) if groups else set()
     for (name, eps), group in groups.items():
         records = [group[picture] for picture in sorted(common)]

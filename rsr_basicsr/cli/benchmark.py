@@ -52,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
         records = run_benchmark(options, pictures, folder)
         if not is_first():
             return 0
-        keep_options(folder, options)
         return _report(folder, records, options)
 
 

@@ -120,8 +120,13 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
 
 
 def applicable(attack, net: nn.Module) -> bool:
-    """Whether an attack can be made on a network: a gate or a detector must be there to be attacked."""
-    return bool(defenses(net)) or not any(map(_asks_for_gate, [attack, *_parts(attack)]))
+    """Whether an attack can be made on a network: what is aimed at the gate or the detector needs one that decides."""
+    return decides(net) or not any(map(_asks_for_gate, [attack, *_parts(attack)]))
+
+
+def decides(net: nn.Module) -> bool:
+    """Whether a network decides by a detector if it masks."""
+    return any(defense.gate in ('classifier', 'soft') for defense in defenses(net))
 
 
 def open_dataset(options: Mapping[str, Any], name: str) -> Dataset:
@@ -284,7 +289,7 @@ def _check_attacks(options, nets, pictures, problems):
                 raise ValueError(f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
                                  'write objective: stability')
             if nets and not any(applicable(built, net) for net in nets.values()):
-                raise ValueError('it is for networks with a gate and a detector, and none of these has one')
+                raise ValueError('it is for networks that decide by a detector, and none of these does')
     if not any(isinstance(attack, RandomNoise) for attack in attacks.values()):
         options['attacks'] = {NOISE: {'type': 'RandomNoise', 'quantize': 'nearest'}, **options['attacks']}
 
