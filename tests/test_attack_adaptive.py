@@ -246,7 +246,7 @@ MEASURED = [Measurement(PGD(eps=2, steps=10), 1.0, 0.0), Measurement(PGD(eps=4, 
 
 
 @pytest.mark.parametrize('index, changed, sentence', [
-    (0, Measurement(PGD(eps=2, steps=10), 1.0, 0.4), '40% of the gradient is exactly zero'),
+    (0, Measurement(PGD(eps=2, steps=10), 1.0, 0.6), '60% of the gradient is exactly zero'),
     (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'does not do more damage with eps 4 than with 2'),
     (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'does not do more damage with steps 50 than with 10'),
     (3, Measurement(Square(eps=4), 4.0), 'Square(eps=4, queries=1000, objective=Stability()) asks for no gradient and '

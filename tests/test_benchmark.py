@@ -18,7 +18,7 @@ import yaml
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from basicsr.utils.lmdb_util import make_lmdb_from_imgs
-from basicsr.utils.registry import METRIC_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 from scipy import stats
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio
@@ -101,8 +101,12 @@ with launched('pytorch'):
 '''
 
 
+def lines_of(folder):
+    return sum(file.read_bytes().count(b'\n') for file in folder.glob('record/*.jsonl'))
+
+
 def lines(folder):
-    return sum(file.read_bytes().count(b'\n') for file in folder.glob('out/record/*.jsonl'))
+    return lines_of(folder / 'out')
 
 
 # figures
@@ -271,6 +275,24 @@ def test_masked_gradients_are_called_out_and_others_are_not(options, tmp_path, c
     assert all('plain + ' in line for line in masked)
 
 
+def test_honest_networks_are_not_suspected(options, tmp_path, capsys):
+    """Masks and sizes drawn at random, a median, attacks with two objectives, radii that 8 bit do not tell apart."""
+    options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none', 'median', 'random']},
+                           'defended': options['networks']['defended']}
+    options['defenses'] = {'median': {'type': 'Median'}, 'random': {'type': 'RandomResizePad'}}
+    options['attacks'] = {'pgd': {'type': 'PGD', 'steps': 10, 'draws': 4},
+                          'pgd_truth': {'type': 'PGD', 'steps': 10, 'objective': 'ground_truth', 'draws': 4}}
+    options['eps'] = [1, 1.5, 4]
+    folder = benchmark(options, tmp_path)
+    said = capsys.readouterr().out
+    assert 'draws at random' not in said and 'exactly zero' not in said
+    # At eps 1 noise and attack are one grey level; where it does as much, that is no sign of masks.
+    assert not [line for line in said.splitlines() if 'with eps' in line], said
+    drawn = {(record.network, record.defense): record.random for record in read_records(folder)}
+    assert drawn == {('plain', 'none'): False, ('plain', 'median'): False, ('plain', 'random'): True,
+                     ('defended', 'none'): True}
+
+
 def test_undefended_network_under_random_noise_is_not_suspected(options, tmp_path, capsys):
     options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none']}}
     options['attacks'] = {'noise': {'type': 'RandomNoise'}}
@@ -279,6 +301,9 @@ def test_undefended_network_under_random_noise_is_not_suspected(options, tmp_pat
     assert 'gradient' not in said and re.findall('Warning: .*', said) == [
         'Warning: photos: 3 pictures only; the figures may be others on more.']
     assert 'random noise' not in (folder / 'results.csv').read_text()  # the control goes by the name it was given
+    options['attacks'].update(noise={'type': 'RandomNoise', 'eps': 2}, far={'type': 'FGSM', 'eps': 16})
+    found = figures(benchmark(options, tmp_path))
+    assert {eps for _, _, attack, eps, _ in found if attack == 'random noise'} == {2, 16}
 
 
 def test_detectors_and_random_defences_that_nobody_aimed_at(options, tmp_path, capsys):
@@ -311,12 +336,18 @@ def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
     options['networks']['double'] = {'type': 'Interpolation', 'scale': 2}
     options['networks']['plain']['defenses'] = ['none', 'bit']
     options['defenses']['strong'] = {'type': 'JPG'}
+    options['attacks']['worst case'] = {'type': 'FGSM'}
     options['attacks'].update(fast={'type': 'PGD', 'stepz': 3}, slow={'type': 'PDG'},
                               strong={'type': 'PGD', 'eps': 0.03})
     options['datasets'].update(broken={'type': 'PairedImageDataset', 'dataroot_gt': str(broken / 'gt'),
                                        'dataroot_lq': str(broken / 'lq')},
                                missing={'type': 'ReducedImageDataset', 'dataroot_gt': 'nowhere'})
-    options['metrics'] = {'psnr': {'type': 'calculate_psnr'}, 'odd': {'type': 'calculate_odd'}}
+    options['metrics'] = {'psnr': {'type': 'calculate_psnr'}, 'odd': {'type': 'calculate_odd'},
+                          'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'better': 'Higher'}}
+    options['datasets']['photos']['num_picturs'] = 2
+    options['networks']['random'] = {'type': 'DefendedSRVGGNetCompact', **SMALL,
+                                     'weights': options['networks']['plain']['weights'],
+                                     'defense': {'classifier': {'type': 'paper', 'weights': 'untrained'}}}
     options['sead'] = 1
     benchmark(options, tmp_path, code=2)
     error = capsys.readouterr().err
@@ -325,12 +356,14 @@ def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
     del options['sead']
     benchmark(options, tmp_path, code=2)
     error = capsys.readouterr().err
-    assert error.startswith('rsr benchmark: 11 entries cannot be used:')
+    assert error.startswith('rsr benchmark: 15 entries cannot be used:')
     for part in ('networks.gone.weights: no such file', 'networks.double: it enlarges by 2, but scale is 4',
                  "'bit' is not one of the defenses; did you mean 'bits'", 'defenses.strong', 'JPEG',
                  "attacks.fast: unknown key 'stepz'; did you mean 'steps'", 'attacks.slow: type: expected one of',
                  'did you mean 7.65', 'b.png cannot be read as a picture', 'no such folder: nowhere',
-                 "metrics.psnr: the key 'crop_border' is missing", "'calculate_odd' is not registered"):
+                 "metrics.psnr: the key 'crop_border' is missing", "did you mean 'num_pictures'",
+                 'networks.random.weights', 'plain backbone without a trained classifier', 'worst case stands for',
+                 'metrics.ssim.better: expected one of higher, lower', "'calculate_odd' is not registered"):
         assert part in error, part
     assert not (tmp_path / 'out').exists() and 'Traceback' not in error
 
@@ -340,6 +373,44 @@ def test_a_ground_truth_is_asked_for_where_there_is_none(options, tmp_path, caps
     options['attacks']['pgd']['objective'] = 'ground_truth'
     benchmark(options, tmp_path, code=2)
     assert 'needs a ground truth, which blind does not have' in capsys.readouterr().err
+
+
+@METRIC_REGISTRY.register()
+def calculate_moody(img, **kwargs):
+    """A metric that does not like some pictures."""
+    if img.mean() > 100:
+        raise RuntimeError('too bright')
+    return 1.0
+
+
+def test_a_metric_that_fails_leaves_the_others_alone(options, tmp_path, capsys):
+    options['networks'] = {'nearest': options['networks']['nearest']}
+    options['metrics'] = {'moody': {'type': 'calculate_moody'}}
+    found = figures(benchmark(options, tmp_path, code=3))
+    assert ('nearest', 'none', 'pgd', 8, 'stability') in found
+    assert 'moody could not be taken of' in capsys.readouterr().out
+
+
+class Blind(torch.nn.Module):
+    """Gives values that are not numbers for dark pictures."""
+
+    def __init__(self, darkest):
+        super().__init__()
+        self.darkest = darkest
+
+    def forward(self, x):
+        return Interpolation(4, 'nearest')(x) / (x.mean() > self.darkest)
+
+
+def test_values_that_are_no_numbers_are_failures(options, tmp_path, pairs, capsys):
+    if 'Blind' not in ARCH_REGISTRY:
+        ARCH_REGISTRY.register(Blind)
+    means = sorted(cv2.imread(str(file)).mean() / 255 for file in sorted((pairs / 'lq').iterdir())[:3])
+    options['networks'] = {'blind': {'type': 'Blind', 'darkest': float(sum(means[:2]) / 2), 'defenses': ['none']}}
+    out = benchmark(options, tmp_path, code=3)
+    assert '5 of 15 cells failed' in capsys.readouterr().out
+    records = read_records(out)
+    assert len(records) == 15 and all('not a number' in record.error for record in records if record.error)
 
 
 def test_failing_pictures_are_recorded_and_the_others_measured(tmp_path, capsys, pairs):
@@ -381,6 +452,28 @@ def test_overrides_are_values_and_no_code(tmp_path):
 
 
 # every kind of cell
+
+
+def test_a_retried_cell_comes_home_from_another_machine(options, tmp_path):
+    """What failed on the first machine and was done on another one is a success, and is not done again."""
+    options['networks'] = {'nearest': options['networks']['nearest']}
+    benchmark(options, tmp_path)
+    for folder, keep in (('apart0', None), ('apart1', 'record')):
+        (tmp_path / folder / 'record').mkdir(parents=True)
+        for number, line in enumerate((tmp_path / 'out' / 'record' / '0.jsonl').read_text().splitlines()):
+            record = json.loads(line)
+            if keep is None:
+                record.update(error='out of memory', shown={})
+            with open(tmp_path / folder / 'record' / f'{"0" if keep is None else "1"}.jsonl', 'a') as file:
+                file.write(json.dumps({**record, 'shown': {}}) + '\n')
+    options['gallery'] = 0
+    (tmp_path / 'twice.py').write_text(TWICE)
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'twice.py']
+    run = subprocess.run([*launch, str(write(options, tmp_path / 'o.yml'))], capture_output=True, text=True,
+                         cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert not [record for record in read_records(tmp_path / 'apart0') if record.error]
+    assert lines_of(tmp_path / 'apart1') == 15  # nothing was made again
 
 
 def test_attacks_that_are_made_of_others_or_for_all_pictures(options, tmp_path, weights):

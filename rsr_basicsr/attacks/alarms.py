@@ -47,23 +47,30 @@ def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional
     judge = Attack(**{name: getattr(attack, name) for name in ('eps', *MEASURED)})
     with Problem.of(judge, model, lq, target, radius) as problem:
         damage = problem.damage(attacked).mean().item()
+    return Measurement(attack, damage, zero_gradient(attack, model, lq, target, attacked, generator=generator))
+
+
+def zero_gradient(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor],
+                  attacked: torch.Tensor, *, generator: Optional[torch.Generator] = None) -> Optional[float]:
+    """The share of the input's values whose gradient is exactly zero, see :class:`Measurement`."""
     if not isinstance(attack, GradientAttack):
-        return Measurement(attack, damage)
-    with Problem.of(attack, model, lq, target, radius, generator) as problem:
+        return None
+    with Problem.of(attack, model, lq, target, attack.radius(lq), generator) as problem:
         if problem.reference is None:  # of an attack that is finished before it is made
             problem.refer_to(target)
         zeros = [problem.gradient(x)[0] == 0 for x in (attack.start(problem), attacked.to(problem.lq))]
-    return Measurement(attack, damage, min(zero.float().mean().item() for zero in zeros))
+    return min(zero.float().mean().item() for zero in zeros)
 
 
-def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.02, zeros: float = 0.1) -> List[str]:
+def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.02, zeros: float = 0.5) -> List[str]:
     """What a set of results says against the gradients that the white-box attacks among them used.
 
     Args:
         measurements: of one network on one set of pictures; attacks with several eps, several numbers of steps, and
             without gradients (transfer, Square, noise) among them. Only what is there can be compared.
         tolerance: relative difference of damage that is put down to chance.
-        zeros: share of exactly zero gradients that is put down to saturated values.
+        zeros: share of exactly zero gradients that is put down to saturated values, and to filters such as the median,
+            which hand two fifths of the pixels no gradient.
 
     Returns:
         One sentence for each sign; none for a network without any.
@@ -114,12 +121,18 @@ def _no_more(less, more, name):
 
 def _neighbours(measurements, name):
     """Pairs of measurements of the same attack with less and with more of something."""
-    able = [m for m in measurements if hasattr(m.attack, name) and name in m.attack.parameters()]
+    able = [m for m in measurements if hasattr(m.attack, name) and name in m.attack.parameters()
+            and m.attack.uses != 'nothing']  # noise and the samples of others do what they do
     for group in _grouped(able, lambda m: repr(m.attack.but(**{name: 1}))):
         group.sort(key=lambda m: getattr(m.attack, name))
         for less, more in zip(group, group[1:]):
-            if getattr(less.attack, name) < getattr(more.attack, name):
+            if getattr(less.attack, name) < getattr(more.attack, name) and not _same_ball(less.attack, more.attack):
                 yield less, more
+
+
+def _same_ball(less, more):
+    """Whether two radii are the same to pictures of 8 bit."""
+    return less.eps != more.eps and more.quantize != 'none' and int(less.eps) == int(more.eps)
 
 
 def _comparable(m):

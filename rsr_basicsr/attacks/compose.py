@@ -64,7 +64,9 @@ class Transfer(Attack):
 
     def but(self, **changes):
         source, attack = changes.pop('source', self.source), changes.pop('attack', self.attack)
-        return Transfer(source=source, attack=attack.but(**changes))
+        return Transfer(source=source, attack=attack.but(
+            **{name: value for name, value in changes.items() if _concerns(attack, name) or name == 'seed'
+               and name in attack.parameters()}))
 
     def __repr__(self) -> str:
         return f'Transfer(source={type(self.source).__name__}, attack={self.attack})'

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from rsr_basicsr.benchmark import charts
-from rsr_basicsr.benchmark.record import Record
+from rsr_basicsr.benchmark.record import Record, picture_file
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results
 from rsr_basicsr.benchmark.tables import unit, written
 from rsr_basicsr.options.benchmark import CLEAN
@@ -76,8 +76,8 @@ def _shots(results, folder, dataset, subject, name) -> Dict[float, Shot]:
 
 
 def _read(folder, record, kind) -> Optional[np.ndarray]:
-    path = folder / record.shown[kind] if kind in record.shown else None
-    return cv2.imread(str(path)) if path and path.is_file() else None
+    path = picture_file(folder, record.shown[kind]) if kind in record.shown else None
+    return cv2.imread(str(path)) if path else None
 
 
 def _exhibit(results, shots) -> Dict[str, Any]:

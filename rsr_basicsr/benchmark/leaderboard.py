@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
 from rsr_basicsr.benchmark.matrix import by_content
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results
-from rsr_basicsr.benchmark.tables import NOTHING, markdown_table
+from rsr_basicsr.benchmark.tables import NOTHING, escaped, markdown_table
 from rsr_basicsr.benchmark.verdict import warnings
 from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options.benchmark import CLEAN, STABILITY
+from rsr_basicsr.options.benchmark import CARD, CLEAN, STABILITY
 
-_REQUIRED = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'pictures', 'pictures_digest', 'clean',
-             'stability')
+_WORDS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'pictures_digest')
 _NUMBERS = 3  # of an estimate: mean and both ends of its interval
 
 
@@ -36,7 +36,7 @@ def cards(results: Results) -> List[Dict[str, Any]]:
             record = next(r for r in results.records if r.network == subject.network)
             facts = {key: value for key, value in record.facts.items() if key not in ('card', 'decides')}
             found.append({
-                **subject._asdict(), **facts, **record.facts.get('card', {}), 'protocol': options['name'],
+                **facts, **record.facts.get('card', {}), **subject._asdict(), 'protocol': options['name'],
                 'protocol_digest': digest, 'dataset': dataset, 'pictures': clean.pictures,
                 'pictures_digest': _digest(contents), 'attacks': results.attacks,
                 'clean': {name: _numbers(entry) for name, entry in clean.estimates.items()},
@@ -44,7 +44,7 @@ def cards(results: Results) -> List[Dict[str, Any]]:
                               if STABILITY in row.estimates},
                 'false_alarms': clean.flagged, 'flagged': {f'{eps:g}': row.flagged for eps, row in attacked.items()},
                 'failed': sum(bool(r.error) for r in results.records if (r.network, r.defense) == subject),
-                'warnings': [sentence for sentence in told if f'{dataset}, {subject.label}:' in sentence],
+                'warnings': [sentence for sentence in told if f'{dataset}, {subject.label}: ' in sentence],
                 'versions': record.environment})
     return found
 
@@ -77,8 +77,10 @@ def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
              'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each picture, [95 % '
              'interval over the pictures]. Only entries of the same protocol and the same pictures stand in one table.']
     for (protocol, digest, dataset, pictures), group in sorted(groups.items()):
-        parts += ['', f'## {protocol} on {dataset}', '', f'{group[0]["pictures"]} pictures ({pictures}), attacks: '
-                  f'{", ".join(group[0].get("attacks", []))} ({digest}).', '', _table(group)]
+        attacks = ', '.join(group[0].get('attacks', []))
+        parts += ['', f'## {escaped(protocol)} on {escaped(dataset)}', '',
+                  f'{group[0]["pictures"]} pictures ({escaped(pictures)}), attacks: {escaped(attacks)} '
+                  f'({escaped(digest)}).', '', _table(group)]
     return '\n'.join(parts) + '\n'
 
 
@@ -88,7 +90,8 @@ def _table(group):
     last = strengths[-1:]
     group = sorted(group, key=lambda entry: [-entry['stability'].get(eps, [-1e9])[0] for eps in last])
     head = ['network', 'defence', 'parameters', *(f'clean {name}' for name in metrics),
-            *(f'stability eps {eps}' for eps in strengths), 'false alarms', 'warnings', 'weights', 'source']
+            *(f'stability eps {eps}' for eps in strengths), 'false alarms', 'warnings', 'failed cells', 'weights',
+            'source']
     lines = [head]
     for entry in group:
         alarms = entry.get('false_alarms')
@@ -97,23 +100,37 @@ def _table(group):
             *(_shown(entry['clean'].get(name), 2, False) for name in metrics),
             *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
             NOTHING if alarms is None else f'{alarms:.0%}', str(len(entry.get('warnings', []))),
+            str(entry.get('failed', 0)),
             str(entry.get('sha256') or NOTHING)[:12],
-            ', '.join(str(entry[key]) for key in ('authors', 'link', 'note') if entry.get(key)) or NOTHING])
+            ', '.join(entry[key] for key in CARD if entry.get(key)) or NOTHING])
     return markdown_table(lines)
 
 
 def _entry(line, where):
     try:
         entry = json.loads(line)
-        numbers = [*entry['clean'].values(), *entry['stability'].values()]
-        sound = all(isinstance(entry[key], str) for key in ('network', 'defense', 'protocol', 'dataset')) \
-            and all(len(each) == _NUMBERS and all(isinstance(n, (int, float)) for n in each) for each in numbers)
-        missing = [key for key in _REQUIRED if key not in entry]
+        sound = _is_sound(entry)
     except (ValueError, TypeError, KeyError, AttributeError):
-        sound, missing = False, []
-    if not sound or missing:
+        sound = False
+    if not sound:
         raise OptionsError(f'{where}: no entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
     return entry
+
+
+def _is_sound(entry) -> bool:
+    """Whether an entry, which may be a stranger's, has the types of one."""
+    words = [entry[key] for key in _WORDS] + [entry.get(key) or '' for key in (*CARD, 'sha256')]
+    numbers = [*entry['clean'].values(), *entry['stability'].values()]
+    lists = [entry.get(key, []) for key in ('attacks', 'warnings')]
+    return (all(isinstance(word, str) for word in words)
+            and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
+            and all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
+            and all(_is_number(entry.get(key) or 0) for key in ('pictures', 'parameters', 'false_alarms', 'failed'))
+            and all(_is_number(float(eps)) for eps in entry['stability']))
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _shown(numbers, digits, interval):

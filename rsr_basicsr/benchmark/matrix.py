@@ -9,6 +9,7 @@ import os.path as osp
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +20,8 @@ from rsr_basicsr.inference import Padded, defenses
 from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, Picture, applicable, decides, open_dataset
 from rsr_basicsr.weights import digest, file_sha256, load_network
 
-_FORMAT = 1  # of what a key is made of
+_FORMAT = 2  # of what a key is made of
+_TRIALS = 8  # of a network, to see whether it draws at random: some do not always
 _WITH_OWN_WAYS = (DetectorAware, Universal, WorstOf)  # through the gate
 GATES = ('as it decides', 'always', 'never')
 
@@ -90,7 +92,7 @@ class Matrix:
         changes = {'seed': self.options['seed']} if _takes(attack, 'seed') and attack.seed is None else {}
         if self.options.get('tile') and _takes(attack, 'tile') and attack.tile is None and attack.memory is None:
             changes.update(tile=self.options['tile'], overlap=self.options['tile_overlap'])
-        if _takes(attack, 'draws') and not self._draws_at_random(net):
+        if _takes(attack, 'draws') and attack.uses != 'nothing' and not self.draws_at_random(net):
             changes['draws'] = 1  # the mean over equal passes
         attack = attack.but(**changes) if changes else attack
         if not decides(net) or isinstance(attack, _WITH_OWN_WAYS) or attack.uses != 'gradients' \
@@ -101,21 +103,26 @@ class Matrix:
             ways[-1] = ways[-1].but(draws=1)  # without masks nothing is left to chance
         return worst_of([way.but(seed=None) if _takes(way, 'seed') else way for way in ways], seed=attack.seed)
 
-    def _draws_at_random(self, net):
+    def draws_at_random(self, net: nn.Module) -> bool:
         """Whether a network gives the same picture different outputs; the last answer is kept."""
         if self._random[0] is not net:
-            side = 16 * getattr(net, 'window', 1)
-            x = torch.linspace(0, 1, 3 * side * side, device=self.device).view(1, 3, side, side)
-            with contextlib.ExitStack() as stack, torch.no_grad():
-                for defense in defenses(net) if decides(net) else ():
-                    stack.enter_context(defense.forced(True))
-                outputs = []
-                for seed in range(2):
-                    stack.enter_context(torch.random.fork_rng())
-                    torch.manual_seed(seed)
-                    outputs.append(net(x))
-            self._random = net, not torch.equal(*outputs)
+            try:
+                self._random = net, self._differs(net)
+            except Exception:  # a network that does not take the picture says so in each of its cells
+                self._random = net, True
         return self._random[1]
+
+    def _differs(self, net):
+        x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(self.device)
+        with contextlib.ExitStack() as stack, torch.no_grad():
+            for defense in defenses(net) if decides(net) else ():
+                stack.enter_context(defense.forced(True))
+            first, *others = (self._output(net, x, seed) for seed in range(_TRIALS))
+        return not all(torch.equal(first, other) for other in others)
+
+    def _output(self, net, x, seed):
+        with drawing(seed, 0, self.device):
+            return net(x)
 
     def _source(self, options):
         identity = json.dumps(options, sort_keys=True)
@@ -159,8 +166,11 @@ class Matrix:
     def _network_facts(self, name):
         options = self.options['networks'][name]
         net = self.network(name)
-        built = _without(options, 'defenses', 'card', 'weights')
-        identity = json.dumps([built, digest(net.cpu().state_dict())], sort_keys=True)
+        built = by_content(_without(options, 'defenses', 'card', 'weights'))
+        state = net.cpu().state_dict()
+        if not decides(net):  # a classifier that nobody asks may have any weights
+            state = {key: value for key, value in state.items() if 'defense.classifier.' not in key}
+        identity = json.dumps([built, digest(state)], sort_keys=True)
         net.to(self.device)
         weights = options.get('weights')
         return {'fingerprint': hashlib.sha256(identity.encode()).hexdigest(), 'type': options['type'],
@@ -172,6 +182,15 @@ class Matrix:
         # Convolutional networks work in proportion to their parameters and the pixels of the input.
         work = (self.facts[network]['parameters'] + 1e4) * picture.size[0] * picture.size[1]
         return work * (passes(attack) + 2 * len(self.options['mask_seeds']))
+
+
+@contextlib.contextmanager
+def drawing(seed: int, extra: int, device: torch.device) -> Iterator[None]:
+    """Within the block torch draws the numbers of a seed; afterwards it goes on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
+        # 32 bits, since torch's generator on the CPU looks at no more.
+        torch.manual_seed(int(np.random.SeedSequence([seed, extra]).generate_state(1)[0]))
+        yield
 
 
 def passes(attack: Optional[Attack]) -> float:

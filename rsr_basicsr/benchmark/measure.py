@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 import platform
 import time
 import zlib
-from typing import Dict, Iterator, List, Optional, Tuple
+from statistics import fmean
+from typing import Dict, List, Optional, Tuple, Union
 
 import basicsr
 import numpy as np
@@ -16,8 +17,9 @@ from torch import nn
 
 import rsr_basicsr
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, measure
-from rsr_basicsr.benchmark.matrix import GATES, Cell, Matrix
+from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf
+from rsr_basicsr.attacks.alarms import zero_gradient
+from rsr_basicsr.benchmark.matrix import GATES, Cell, Matrix, drawing
 from rsr_basicsr.benchmark.record import Record, Recorder
 from rsr_basicsr.errors import in_one_line
 from rsr_basicsr.inference import upscale
@@ -39,7 +41,7 @@ class Bench:
     def __init__(self, matrix: Matrix, recorder: Recorder):
         self.matrix, self.options, self.recorder = matrix, matrix.options, recorder
         self._clean: Tuple[object, List[np.ndarray]] = (None, [])
-        self._universal: Dict[tuple, Attack] = {}
+        self._universal: Dict[tuple, Union[Attack, Exception]] = {}
 
     def measure(self, cell: Cell) -> Record:
         """Measure a cell. A failure is a result too: its record has the reason."""
@@ -64,13 +66,16 @@ class Bench:
             attacked, found = self._attacked(cell, net, lq, gt)
         clean = self._clean_outputs(cell, net, lq)
         outputs = clean if cell.attack == CLEAN else self._outputs(net, attacked)
+        found['random'] = self.matrix.draws_at_random(net)
         pictures = {'lq': tensor2img(attacked)}
         if gt is not None:
             pictures['img2'] = tensor2img(gt)
         if cell.attack != CLEAN:
             pictures['lq_clean'] = tensor2img(lq)
-        found['values'] = self._metrics(pictures, outputs, clean if cell.attack != CLEAN else None)
-        found['score'] = detector_score(net, attacked)
+        if cell.attack != CLEAN:
+            found['damage'] = self._damage(cell, net, outputs, pictures.get('img2'), clean)
+        found['values'], found['trouble'] = self._metrics(pictures, outputs, clean if cell.attack != CLEAN else None)
+        found['score'] = detector_score(net, attacked, self.options.get('tile') is not None)
         if cell.shown:
             kept = {'lq': pictures['lq'], 'sr': outputs[0], **({'gt': pictures['img2']} if gt is not None else {})}
             found['shown'] = {name: self.recorder.keep_picture(f'{cell.key}.{name}', _centre(picture, lq.shape[-2:]))
@@ -83,13 +88,13 @@ class Bench:
             attack = self._fitted(cell, attack, net)
         target = gt if attack.objective.needs_ground_truth else None
         # The attack has its own seed; this one is for attacks that take none.
-        with _drawing(self.options['seed'], zlib.crc32(cell.key.encode())):
+        with drawing(self.options['seed'], zlib.crc32(cell.key.encode()), self.matrix.device):
             attacked, *more = attack.results(net, lq, target)
             if not attacked.isfinite().all():
                 raise ValueError('the output or the gradient of the network is not a number')
-            measured = measure(attack.attacks[0] if isinstance(attack, WorstOf) else attack, net, lq, target,
-                               attacked=attacked)
-        found = {'damage': measured.damage, 'zero_gradient': measured.zero_gradient}
+            zeros = zero_gradient(attack.attacks[0] if isinstance(attack, WorstOf) else attack, net, lq, target,
+                                  attacked)
+        found = {'zero_gradient': zeros}
         if isinstance(attack, WorstOf):
             chosen = int(more[1][0])
             named = _types_inside(self.options['attacks'][cell.attack])
@@ -99,15 +104,32 @@ class Bench:
         return attacked, found
 
     def _fitted(self, cell, attack, net):
-        """A universal perturbation is one for all pictures of a data set."""
-        key = cell.network, cell.defense, cell.attack, cell.eps, cell.picture.dataset
-        if key not in self._universal:
+        """A universal perturbation is one for all pictures of a data set; one that cannot be found is tried once."""
+        subject, key = (cell.network, cell.defense), (cell.attack, cell.eps, cell.picture.dataset)
+        if (*subject, *key) not in self._universal:
+            self._universal = {k: fitted for k, fitted in self._universal.items() if k[:2] == subject}
             items = [self.matrix.read(p) for p in self.matrix.pictures if p.dataset == cell.picture.dataset]
             targets = [item['gt'] for item in items] if attack.objective.needs_ground_truth else None
             generator = torch.Generator().manual_seed(self.options['seed'])
-            with _drawing(self.options['seed'], 0):
-                self._universal = {key: attack.fit(net, [item['lq'] for item in items], targets, generator=generator)}
-        return self._universal[key]
+            try:
+                with drawing(self.options['seed'], 0, self.matrix.device):
+                    fitted = attack.fit(net, [item['lq'] for item in items], targets, generator=generator)
+            except Exception as error:  # the failure of this cell, and of all others that ask for the same
+                fitted = error
+            self._universal[(*subject, *key)] = fitted
+        fitted = self._universal[(*subject, *key)]
+        if isinstance(fitted, Exception):
+            raise fitted
+        return fitted
+
+    def _damage(self, cell, net, outputs, original, clean):
+        """By the attack's own objective: the mean over the mask seeds, the clean output drawn as the attacked one."""
+        objective = self.matrix.attack(cell.attack, cell.eps, net).objective
+        references = [original] * len(outputs) if objective.needs_ground_truth else clean
+        pairs = [[torch.from_numpy(picture / 255.0).permute(2, 0, 1)[None].float() for picture in pair]
+                 for pair in zip(outputs, references)]
+        with torch.no_grad():
+            return _number('damage', fmean(objective(*pair).item() for pair in pairs))
 
     def _clean_outputs(self, cell, net, lq):
         place = cell.network, cell.defense, cell.picture
@@ -120,25 +142,32 @@ class Bench:
         tiles = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
         outputs = []
         for seed in self.options['mask_seeds']:
-            with _drawing(seed, 0), torch.no_grad():
-                outputs.append(tensor2img(upscale(net, lq, **tiles)))
+            with drawing(seed, 0, self.matrix.device), torch.no_grad():
+                output = upscale(net, lq, **tiles)
+            if not output.isfinite().all():
+                raise ValueError('the output of the network is not a number')
+            outputs.append(tensor2img(output))
         return outputs
 
     def _metrics(self, pictures, outputs, clean):
-        values = {name: [] for name in self.options['metrics']}
+        values, trouble = {name: [] for name in self.options['metrics']}, {}
         for index, output in enumerate(outputs):
             same = next((i for i in range(index) if np.array_equal(outputs[i], output)
                          and (clean is None or np.array_equal(clean[i], clean[index]))), None)
             given = {**pictures, 'img': output, **({} if clean is None else {'img_clean': clean[index]})}
             for name, metric in self.options['metrics'].items():
-                values[name].append(_finite(calculate(metric, given)) if same is None else values[name][same])
-        return values
+                try:
+                    values[name].append(_finite(calculate(metric, given)) if same is None else values[name][same])
+                except Exception as error:  # the others, and the attack, are good all the same
+                    values[name].append(None)
+                    trouble[name] = f'{type(error).__name__}: {in_one_line(error)}'
+        return values, trouble
 
 
-def detector_score(net: nn.Module, lq: torch.Tensor) -> Optional[float]:
+def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> Optional[float]:
     """How far the network's own detector takes a picture for attacked, above 0 where it does; None without a gate.
 
-    A detector behind another defence sees what that makes of the picture.
+    A detector behind another defence sees what that makes of the picture, but in tiles the whole picture as it is.
     """
     defended = next((module for module in net.modules() if isinstance(module, DefenseMixin)), None)
     if defended is None or defended.defense.gate not in ('classifier', 'soft'):
@@ -146,12 +175,12 @@ def detector_score(net: nn.Module, lq: torch.Tensor) -> Optional[float]:
     seen = []
     handle = defended.register_forward_pre_hook(lambda module, args: seen.append(args[0][:1]))
     try:
-        with _drawing(0, 0), torch.no_grad():
-            if defended is net:
+        with drawing(0, 0, lq.device), torch.no_grad():
+            if defended is net or tiled:
                 seen.append(lq)
             else:
                 net(lq)
-            return round(defended.defense.logit(seen[0]).item(), 4)
+            return round(_number('score of the detector', defended.defense.logit(seen[0]).item()), 4)
     finally:
         handle.remove()
 
@@ -168,20 +197,17 @@ def environment(matrix: Matrix) -> Dict[str, str]:
             'python': platform.python_version(), 'device': f'{matrix.device.type}, {device}'}
 
 
-@contextlib.contextmanager
-def _drawing(seed: int, extra: int) -> Iterator[None]:
-    """Within the block torch draws the numbers of a seed; afterwards it goes on as if nothing had been drawn."""
-    with torch.random.fork_rng():
-        # 32 bits, since torch's generator on the CPU looks at no more.
-        torch.manual_seed(int(np.random.SeedSequence([seed, extra]).generate_state(1)[0]))
-        yield
-
-
 def _centre(picture, size):
     """What the gallery keeps of a large picture, (H, W, 3), of an input of ``size``: the same window of all of them."""
     factor = picture.shape[0] // size[0]
     (top, height), (left, width) = ((max(side - SHOWN, 0) // 2 * factor, min(side, SHOWN) * factor) for side in size)
     return picture[top:top + height, left:left + width]
+
+
+def _number(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f'the {name} is not a number')
+    return value
 
 
 def _finite(value):

@@ -9,12 +9,12 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import cv2
 import numpy as np
 
-from rsr_basicsr.errors import RSRError
+from rsr_basicsr.errors import OptionsError, RSRError
 
 FOLDER = 'record'  # one file for each process that wrote
 PICTURES = 'pictures'
@@ -33,7 +33,10 @@ class Record:
         values: name of the metric -> a number for each mask seed, None where it could not be taken.
         score: log odds of the network's own detector, above 0 where it takes the picture for attacked; None without.
         damage: by the attack's own objective, to the network as it is deployed.
-        zero_gradient: share of the input's values whose gradient is exactly zero where the attack starts.
+        zero_gradient: share of the input's values whose gradient is exactly zero, at the start of the attack and at
+            its end.
+        random: whether the network gives the same picture different outputs.
+        trouble: metric -> why it could not be taken.
         worst: which of the ways through the gate did the most damage.
         attack_options: the block of the attack.
         facts: of the network: ``fingerprint``, ``parameters``, ``type``, ``card``.
@@ -56,6 +59,8 @@ class Record:
     score: Optional[float] = None
     damage: Optional[float] = None
     zero_gradient: Optional[float] = None
+    random: bool = False
+    trouble: Dict[str, str] = field(default_factory=dict)
     worst: Optional[str] = None
     attack_options: Dict[str, Any] = field(default_factory=dict)
     facts: Dict[str, Any] = field(default_factory=dict)
@@ -104,7 +109,7 @@ class Recorder:
 def read_records(folder: Path) -> List[Record]:
     """The records of a run, of all its processes, the last one of each cell.
 
-    A line that is cut off, as a kill leaves it, is not one; a cell that failed and was done later counts as done.
+    A line that is cut off, as a kill leaves it, is not one; of a cell that was made twice the last success counts.
     """
     found: Dict[str, Record] = {}
     names = {entry.name for entry in dataclasses.fields(Record)}
@@ -117,37 +122,77 @@ def read_records(folder: Path) -> List[Record]:
                 continue
             if not _is_sound(record):
                 continue
-            if record.key not in found or found[record.key].error:
+            if record.key not in found or found[record.key].error or not record.error:
                 found[record.key] = record
     return list(found.values())
 
 
 def _is_sound(record: Record) -> bool:
     """Whether a line has the types of a record, and names no file but those of the gallery: it may be a stranger's."""
-    words = (record.key, record.network, record.defense, record.attack, record.dataset, record.picture, record.error)
-    blocks = (record.values, record.attack_options, record.facts, record.environment, record.shown)
+    words = (record.key, record.network, record.defense, record.attack, record.dataset, record.picture, record.error,
+             record.content, record.worst or '')
+    blocks = (record.values, record.attack_options, record.facts, record.environment, record.shown, record.trouble)
     return (all(isinstance(word, str) for word in words) and all(isinstance(block, dict) for block in blocks)
-            and _is_number(record.eps) and all(isinstance(numbers, list) for numbers in record.values.values())
+            and _is_number(record.eps) and record.eps >= 0 and _is_attack(record.attack_options)
+            and _is_number(record.facts.get('parameters', 0)) and isinstance(record.facts.get('card', {}), dict)
+            and all(isinstance(text, str) for block in (record.environment, record.trouble) for text in block.values())
+            and all(isinstance(numbers, list) for numbers in record.values.values())
             and all(value is None or _is_number(value) for numbers in record.values.values() for value in numbers)
             and all(value is None or _is_number(value) for value in (record.score, record.damage, record.zero_gradient))
             and all(isinstance(path, str) and re.fullmatch(rf'{PICTURES}/\w[\w.]*', path)
                     for path in record.shown.values()))
 
 
+def _is_attack(options) -> bool:
+    """Whether the blocks inside a block of an attack are where they belong."""
+    inner = options.get('attacks', [])
+    blocks = [*(inner if isinstance(inner, list) else [None]), *([options['attack']] if 'attack' in options else [])]
+    return all(isinstance(block, dict) and _is_attack(block) for block in blocks) and all(
+        isinstance(options.get(key, ''), str) for key in ('type', 'norm', 'quantize'))
+
+
+def picture_file(folder: Path, path: str) -> Optional[Path]:
+    """A picture of the gallery of a run; None where there is none, or only a link to another place."""
+    file = folder / path
+    return file if file.is_file() and not file.is_symlink() else None
+
+
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def without_paths(options: Any) -> Any:
+    """Options in which files go by their names: folders differ from machine to machine."""
+    if isinstance(options, dict):
+        return {key: os.path.basename(value) if key in ('weights', 'backbone') and isinstance(value, str)
+                else without_paths(value) for key, value in options.items()}
+    return [without_paths(value) for value in options] if isinstance(options, list) else options
 
 
 def merge(records: Iterable[Iterable[Record]]) -> List[Record]:
     """The records of several runs as those of one.
 
     Where two runs give the same name to networks that differ, the later one's gets its fingerprint behind the name.
+
+    Raises:
+        OptionsError: two runs give the same name to attacks or pictures that differ.
     """
+    attacks: Dict[str, str] = {}
+    contents: Dict[Tuple[str, str], str] = {}
     merged: Dict[str, Record] = {}
     owners: Dict[str, str] = {}
     for run in records:
         for record in run:
-            mine = record.facts.get('fingerprint', '')
+            block = json.dumps(without_paths({k: v for k, v in record.attack_options.items() if k != 'eps'}))
+            if record.eps and attacks.setdefault(record.attack, block) != block:
+                raise OptionsError(f'--merge: the runs call different attacks {record.attack!r}; give one of them '
+                                   'another name in its options, and run it again: nothing is measured twice')
+            place = record.dataset, record.picture
+            if contents.setdefault(place, record.content) != record.content:
+                raise OptionsError(f'--merge: the picture {record.picture!r} of {record.dataset!r} is not the same in '
+                                   'all runs; give one of the data sets another name in its options, and run it '
+                                   'again: nothing is measured twice')
+            mine = str(record.facts.get('fingerprint', ''))
             if owners.setdefault(record.network, mine) != mine:
                 record = dataclasses.replace(record, network=f'{record.network} ({mine[:6]})')
             if record.key not in merged or merged[record.key].error:

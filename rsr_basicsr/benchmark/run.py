@@ -53,18 +53,21 @@ def run_benchmark(options: Mapping[str, Any], pictures: Sequence[Picture], folde
         if is_first():
             keep_options(folder, options)  # at the start: what is left of a killed run can be read, too
         matrix = Matrix(options, list(pictures), device)
-        known = {record.key: record for record in read_records(folder)}
-        missing = _missing(matrix.cells, _of_all(sorted(key for key, record in known.items() if not record.error)))
+        missing = _missing(matrix.cells, _of_all({record.key: bool(record.shown) for record in read_records(folder)
+                                                  if not record.error}))
         bench = Bench(matrix, recorder)
         for cell in _with_bar(missing[rank::world], matrix.cells, world, progress and rank == 0):
             recorder.append(bench.measure(cell))
-        return _gathered(matrix.cells, folder, recorder)
+        return _gathered(matrix, folder, recorder)
 
 
 @contextlib.contextmanager
 def launched(launcher: str) -> Iterator[None]:
     """Within the block the processes of a launcher know of each other."""
     if launcher == 'none':
+        if os.environ.get('WORLD_SIZE', '1') != '1':
+            raise OptionsError(f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not know of each '
+                               'other; add --launcher pytorch')
         yield
         return
     if 'RANK' not in os.environ:
@@ -103,9 +106,15 @@ def _missing(cells, done) -> List[Cell]:
     """What is still to be measured, in an order that gives every process a like share of each kind.
 
     By the digest, which is as good as by lot, but the same everywhere.
+
+    Args:
+        cells: of the matrix.
+        done: of each process the keys of what it has, and whether there are pictures of it.
     """
-    done = {key for keys in done for key in keys}
-    return sorted({cell.key: cell for cell in cells if cell.key not in done}.values(), key=lambda cell: cell.key)
+    there = {key for keys in done for key in keys}
+    drawn = {key for keys in done for key, has_pictures in keys.items() if has_pictures}
+    return sorted({cell.key: cell for cell in cells if cell.key not in (drawn if cell.shown else there)}.values(),
+                  key=lambda cell: cell.key)
 
 
 def _with_bar(mine, cells, world, shown):
@@ -132,30 +141,32 @@ def _of_all(value) -> List[Any]:
     return found
 
 
-def _gathered(cells: Sequence[Cell], folder: Path, recorder: Recorder) -> List[Record]:
-    """The records of all cells under the names that they have now; processes elsewhere send theirs to the first."""
+def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> List[Record]:
+    """The records of all cells, with the names and facts of now; processes elsewhere send theirs to the first."""
+    if dist.is_initialized():
+        dist.barrier()  # who is done first must not read before the others have written
     records = {record.key: record for record in read_records(folder)}
     if dist.is_initialized():
         _fetch(records, folder, recorder)
     named = []
-    for cell in cells:
-        record = records.get(cell.key)
-        if record is not None:
-            named.append(Record(**{**vars(record), 'network': cell.network, 'defense': cell.defense,
-                                   'attack': cell.attack, 'dataset': cell.picture.dataset,
-                                   'picture': cell.picture.name}))
+    for cell in matrix.cells:
+        now = {'network': cell.network, 'defense': cell.defense, 'attack': cell.attack, 'eps': cell.eps,
+               'dataset': cell.picture.dataset, 'picture': cell.picture.name, 'facts': matrix.facts[cell.network],
+               'attack_options': matrix.options['attacks'].get(cell.attack, {})}
+        lost = Record(key=cell.key, **now, error='no process has measured it; give the same command again')
+        named.append(Record(**{**vars(records.get(cell.key, lost)), **now}))
     return named
 
 
 def _fetch(records, folder, recorder):
     """Bring home what machines have that do not share the folder."""
-    known = _of_all(sorted(records))
+    known = _of_all(sorted(key for key, record in records.items() if not record.error))
     mine = [{'record': record, 'files': {path: (folder / path).read_bytes() for path in record.shown.values()}}
             for key, record in records.items() if key not in known[0]] if dist.get_rank() else []
     for sent in _of_all(mine):
         for parcel in sent if dist.get_rank() == 0 else ():
             record = parcel['record']
-            if record.key not in records:
+            if record.key not in records or records[record.key].error and not record.error:
                 for path, content in parcel['files'].items():
                     (folder / path).write_bytes(content)
                 records[record.key] = record

@@ -12,9 +12,8 @@ import numpy as np
 from rsr_basicsr.benchmark.record import Record
 from rsr_basicsr.metrics.detection import roc_auc
 from rsr_basicsr.metrics.inputs import is_higher_better
-from rsr_basicsr.options.benchmark import CLEAN, STABILITY
+from rsr_basicsr.options.benchmark import CLEAN, STABILITY, WORST_CASE
 
-WORST_CASE = 'worst case'
 _RESAMPLES = 2000
 _CONFIDENCE = 95  # per cent
 
@@ -227,6 +226,5 @@ def bootstrap(values: np.ndarray, statistic: Callable = np.mean) -> Tuple[float,
 
 def _counts(options):
     """Whether an attack, by its options, stays in the L-inf ball and ends in an 8-bit picture."""
-    inner = [*options.get('attacks', ()), *([options['attack']] if 'attack' in options else [])]
-    norms = {options.get('norm', 'Linf'), *(block.get('norm', 'Linf') for block in inner)}
-    return norms == {'Linf'} and options.get('quantize') != 'none'
+    inner = [*options.get('attacks', ()), *([options['attack']] if options.get('attack') else [])]
+    return options.get('norm', 'Linf') == 'Linf' and options.get('quantize') != 'none' and all(map(_counts, inner))

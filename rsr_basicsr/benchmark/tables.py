@@ -101,19 +101,19 @@ def as_text(results: Results) -> str:
 def as_markdown(results: Results, title: str, summary: Sequence[str], warnings: Sequence[str],
                 protocol: Mapping[str, str]) -> str:
     """The report without its pictures."""
-    parts = [f'# {_escaped(title)}', '', *(f'- {_escaped(sentence)}' for sentence in summary)]
+    parts = [f'# {escaped(title)}', '', *(f'- {escaped(sentence)}' for sentence in summary)]
     if warnings:
-        parts += ['', '**Warnings**', '', *(f'- {_escaped(sentence)}' for sentence in warnings)]
+        parts += ['', '**Warnings**', '', *(f'- {escaped(sentence)}' for sentence in warnings)]
     for dataset in results.datasets:
-        parts += ['', f'## {_escaped(dataset)}', '', markdown_table(main_table(results, dataset))]
+        parts += ['', f'## {escaped(dataset)}', '', markdown_table(main_table(results, dataset))]
     parts += ['', LEGEND, '', '## How it was measured', '']
-    parts += [f'- {_escaped(name)}: {_escaped(text)}' for name, text in protocol.items()]
+    parts += [f'- {escaped(name)}: {escaped(text)}' for name, text in protocol.items()]
     return '\n'.join(parts) + '\n'
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     """Lines of cells, the first of them the names of the columns, as a table of Markdown."""
-    head, *body = [[_escaped(cell) for cell in line] for line in lines]
+    head, *body = [[escaped(cell) for cell in line] for line in lines]
     rule = ['---', *['---:'] * (len(head) - 1)]
     return '\n'.join(f'| {" | ".join(line)} |' for line in [head, rule, *body])
 
@@ -134,7 +134,7 @@ def _rounded(number: float) -> float:
     return round(number, _DIGITS) + 0.0  # no minus zero
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text that Markdown, and the HTML inside it, leave as it is."""
     table: Dict[str, str] = {'\\': '\\\\', '|': '\\|', '*': '\\*', '_': '\\_', '`': '\\`', '[': '\\[', '#': '\\#',
                              '<': '&lt;', '>': '&gt;', '&': '&amp;', '\n': ' '}

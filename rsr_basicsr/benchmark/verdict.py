@@ -7,11 +7,12 @@ from typing import Iterator, List, Mapping, Optional, Sequence
 
 from torch import nn
 
-from rsr_basicsr.attacks import Measurement, build_attack, masking_alarms
+from rsr_basicsr.attacks import Measurement, Perceptual, build_attack, masking_alarms
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Subject
 from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, STABILITY
 
 _FEW = 10  # pictures
+_COMPARABLE = 5  # pictures; the intervals of less are narrow by chance
 _LISTED = 3  # failures that are told one by one
 
 
@@ -44,7 +45,9 @@ def _of_dataset(results, dataset) -> Iterator[str]:
            + (f'; random noise of the same size leaves {noise.mean:.1f} dB.' if noise else '.'))
     gains = {subject: results.difference(dataset, subject, first, WORST_CASE, eps, STABILITY)
              for subject in rivals if subject != first}
-    gains = {subject: gain for subject, gain in gains.items() if gain is not None}
+    if any(gain is not None and gain.count < _COMPARABLE for gain in gains.values()):
+        yield f'There are too few pictures to compare; {_COMPARABLE} are the least.'
+    gains = {subject: gain for subject, gain in gains.items() if gain is not None and gain.count >= _COMPARABLE}
     best = max(gains, key=lambda subject: gains[subject].mean, default=None)
     if best is not None and gains[best].low > 0:
         yield (f'Most stable is {best.label}: {_decibels(rows[best].estimates[STABILITY])}, which is '
@@ -73,7 +76,7 @@ def _clean_cost(results, dataset, subject, first):
     name = next((name for name, metric in results.metrics.items() if metric['type'] == 'calculate_psnr'), None)
     found = None if name is None else results.difference(dataset, subject, first, CLEAN, 0.0, name)
     if found is None:
-        return 'what it costs on clean pictures cannot be told without originals'
+        return 'what it costs on clean pictures cannot be told without the PSNR to originals'
     if found.low <= 0 <= found.high:
         return f'on clean pictures its PSNR to the originals is the same within the error ({found.mean:+.2f} dB)'
     return (f'on clean pictures its PSNR to the originals is {abs(found.mean):.2f} dB '
@@ -81,6 +84,11 @@ def _clean_cost(results, dataset, subject, first):
 
 
 def _failures(results):
+    for name in results.metrics:
+        without = [record for record in results.records if name in record.trouble]
+        if without:
+            yield (f'{name} could not be taken of {len(without)} of {len(results.records)} cells: '
+                   f'{without[0].trouble[name]}')
     failed = [record for record in results.records if record.error]
     if failed:
         told = '; '.join(f'{r.network}, {r.defense}, {r.attack}{f" {r.eps:g}" if r.eps else ""}, {r.picture}: {r.error}'
@@ -95,10 +103,20 @@ def _unfinished(results):
         names = {record.picture for record in results.records if record.dataset == dataset}
         for subject in results.subjects(dataset):
             short = [f'{attack} (eps {eps:g})' for eps in results.strengths for attack in results.attacks
-                     if 0 < results.measured(dataset, subject, attack, eps) < len(names)]
+                     if results.measured(dataset, subject, attack, eps) < len(names)
+                     and _is_due(results, dataset, subject, attack, eps)]
             if short:
                 yield (f'{dataset}, {subject.label}: not finished; of its attacks {len(short)} were not made on all '
                        f'pictures, {short[0]} among them, and the worst case is of what there is.')
+
+
+def _is_due(results, dataset, subject, attack, eps):
+    """Whether an attack of that strength was made on others, and could be on this subject."""
+    made = [r for r in results.records if (r.dataset, r.attack, r.eps) == (dataset, attack, eps)]
+    decides = any(r.facts.get('decides') for r in results.records if r.network == subject.network)
+    aimed = any(block.get('gate') or block.get('type') == 'DetectorAware'
+                for record in made[:1] for block in _blocks(record.attack_options))
+    return bool(made) and (decides or not aimed)
 
 
 def _masked_gradients(results):
@@ -106,7 +124,7 @@ def _masked_gradients(results):
         for subject in results.subjects(dataset):
             try:
                 found = list(measurements(results, dataset, subject))
-            except ValueError as error:  # an attack of a user's own that this process has not imported
+            except (ValueError, TypeError, AttributeError) as error:  # an attack that this process has not imported
                 yield f'{dataset}, {subject.label}: not judged for hidden gradients ({error}).'
                 continue
             for alarm in masking_alarms(found):
@@ -131,8 +149,14 @@ def measurements(results: Results, dataset: str, subject: Subject) -> Iterator[M
 
 def attack_of(options: Mapping, eps: float):
     """The attack of a record, fit to be asked for its arguments only."""
-    options = {key: value for key, value in options.items() if key not in ('eps', 'objective')}
-    return build_attack({**options, 'eps': eps}, lambda source: nn.Identity())
+    objective = options.get('objective', 'stability')
+    if objective not in ('stability', 'ground_truth', 'ground_truth_l1'):
+        objective = Perceptual(_no_distance)  # LPIPS would have to be loaded
+    return build_attack({**options, 'eps': eps, 'objective': objective}, lambda source: nn.Identity())
+
+
+def _no_distance(output, reference):
+    raise NotImplementedError
 
 
 def _missing_attacks(results):
@@ -142,7 +166,7 @@ def _missing_attacks(results):
             tried = [record for record in results.records if record.eps and record.dataset == dataset
                      and (record.network, record.defense) == subject]
             blocks = [block for record in tried for block in _blocks(record.attack_options)]
-            if any(_draws_at_random(results, dataset, subject, record) for record in tried) \
+            if any(record.random for record in tried) \
                     and not any(block.get('draws', 1) > 1 for block in blocks):
                 yield (f'{dataset}, {subject.label}: it draws at random, but no attack took the mean over its draws '
                        '(draws above 1); a stronger attack may be left.')
@@ -150,11 +174,6 @@ def _missing_attacks(results):
                     and not any(block.get('type') == 'DetectorAware' for block in blocks):
                 yield (f'{dataset}, {subject.label}: it decides by a detector, but no attack tried to get past that '
                        '(DetectorAware).')
-
-
-def _draws_at_random(results, dataset, subject, record):
-    values = record.values.get(STABILITY) or ()
-    return len(set(values)) > 1
 
 
 def _few_pictures(results):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import json
 import os.path as osp
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
@@ -14,6 +15,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch import nn
 from torch.utils.data import Dataset
 
+from rsr_basicsr.archs.defended_arch import UNTRAINED
 from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.errors import OptionsError, RSRError, in_one_line
@@ -30,6 +32,7 @@ from rsr_basicsr.options.schema import (
     list_of,
     names,
     nearest,
+    parse_block,
     parse_open,
     plain_name,
     registered,
@@ -37,6 +40,7 @@ from rsr_basicsr.options.schema import (
     text,
     word_or,
 )
+from rsr_basicsr.weights import load_state
 
 
 def _one_eps(value):
@@ -69,6 +73,12 @@ BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(e
 #: The keys whose blocks are named by the user
 SECTIONS = ('networks', 'defenses', 'attacks', 'datasets', 'metrics')
 NO_DEFENSE, CLEAN, NOISE, STABILITY = 'none', 'clean', 'random noise', 'stability'
+WORST_CASE = 'worst case'
+#: Names that an attack of a user's cannot have
+RESERVED = {CLEAN: 'the pictures without an attack', WORST_CASE: 'the worst of all attacks',
+            NOISE: 'the control, which is always measured'}
+#: What a network's entry may say of itself, for the leaderboard
+CARD = {'authors': Key(text), 'link': Key(text), 'note': Key(text)}
 
 
 class Picture(NamedTuple):
@@ -89,6 +99,10 @@ class Picture(NamedTuple):
     has_gt: bool
     size: Tuple[int, int]
     digest: str
+
+
+_OF_PICTURES = ('type', 'name', 'num_pictures', 'dataroot_gt', 'dataroot_lq', 'io_backend', 'meta_info_file', 'color',
+                'mean', 'std')
 
 
 def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Picture]]:
@@ -116,6 +130,11 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
     _check_attacks(options, nets, pictures, problems)
     _check_metrics(options, problems)
     problems.stop()
+    try:
+        json.dumps(options)
+    except TypeError as error:
+        raise OptionsError(f'{error}: an options file holds words, numbers, lists and blocks; put others in quotes'
+                           ) from None
     return options, pictures
 
 
@@ -175,7 +194,8 @@ def _check_networks(options, problems) -> Dict[str, nn.Module]:
         where = f'networks.{name}'
         with problems.noted():
             parse_open(options['networks'], {name: Key(block, required=True)}, 'networks')
-            parse_open(network, {'defenses': Key(names, default=list(options['defenses'])), 'card': Key(block)}, where)
+            parse_open(network, {'defenses': Key(names, default=list(options['defenses'])),
+                                 'card': Key(lambda value: parse_block(value, CARD, f'{where}.card'))}, where)
             for defense in network['defenses']:
                 if defense not in options['defenses']:
                     raise OptionsError(f'{where}.defenses: {defense!r} is not one of the defenses'
@@ -184,7 +204,17 @@ def _check_networks(options, problems) -> Dict[str, nn.Module]:
             nets[name] = check_source(built, where, options['scale'])
             network.update(built)
             _check_scale(nets[name].eval(), network, options['scale'], where)
+            _check_trained(nets[name], network, where)
     return nets
+
+
+def _check_trained(net, network, where):
+    """A classifier that begins with random weights decides otherwise in each process."""
+    if decides(net) and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
+            and not any(key.startswith('defense.') for key in load_state(network['weights'])):
+        raise OptionsError(f'{where}.weights: {network["weights"]} is a plain backbone without a trained classifier; '
+                           f'write builtin or name a file in {where}.defense.classifier.weights, or set gate to always '
+                           'or never')
 
 
 def _check_scale(net, network, scale, where):
@@ -207,6 +237,7 @@ def _check_datasets(options, problems) -> List[Picture]:
         where = f'datasets.{name}'
         with problems.noted():
             parse_open(options['datasets'], {name: Key(block, required=True)}, 'datasets')
+            _check_known(dataset, where)
             dataset.setdefault('name', name)
             dataset.setdefault('io_backend', {'type': 'disk'})
             parse_open(dataset, {'num_pictures': Key(integer(1)), 'crop': Key(integer(1))}, where)
@@ -219,6 +250,15 @@ def _check_datasets(options, problems) -> List[Picture]:
                     dataset[key] = osp.expanduser(dataset[key])
             found += _read_all(options, name, where, problems)
     return found
+
+
+def _check_known(dataset, where):
+    """A misspelt key would be ignored in silence by the data sets that all users know."""
+    own = {'ReducedImageDataset': {'crop'}, 'PairedImageDataset': {'filename_tmpl'}, 'SingleImageDataset': set()}
+    known = {*_OF_PICTURES, *own.get(dataset.get('type'), dataset)}
+    for key in dataset:
+        if key not in known:
+            raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, sorted(known))}')
 
 
 def _read_all(options, name, where, problems) -> List[Picture]:
@@ -281,17 +321,34 @@ def _check_attacks(options, nets, pictures, problems):
     for name, attack in options['attacks'].items():
         where = f'attacks.{name}'
         with problems.noted(f'{where}: '):
-            if name == CLEAN:
-                raise ValueError(f'{CLEAN} stands for the pictures without an attack; give this one another name')
+            if name in RESERVED:
+                raise ValueError(f'{name} stands for {RESERVED[name]}; give this attack another name')
             options['attacks'][name] = attack = _attack_block(attack)
-            attacks[name] = built = build_attack({**attack, 'eps': 1}, lambda source: check_source(source, 'source'))
+            attacks[name] = built = _built(attack)
             if built.objective.needs_ground_truth and blind:
                 raise ValueError(f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
                                  'write objective: stability')
             if nets and not any(applicable(built, net) for net in nets.values()):
                 raise ValueError('it is for networks that decide by a detector, and none of these does')
-    if not any(isinstance(attack, RandomNoise) for attack in attacks.values()):
-        options['attacks'] = {NOISE: {'type': 'RandomNoise', 'quantize': 'nearest'}, **options['attacks']}
+    every = sorted({eps for name in attacks for eps in options['attacks'][name].get('eps', options['eps'])})
+    control = {'type': 'RandomNoise', 'quantize': 'nearest'}
+    if not any(_is_control(options, name, attack, every) for name, attack in attacks.items()):
+        options['attacks'] = {NOISE: {**control, 'eps': every}, **options['attacks']}
+
+
+def _built(attack):
+    try:
+        return build_attack({**attack, 'eps': 1}, lambda source: check_source(source, 'source'))
+    except (RSRError, ValueError):
+        raise
+    except Exception as error:  # whatever a constructor makes of arguments that YAML cannot hold
+        raise ValueError(f'{attack["type"]} cannot be built so: {in_one_line(error)}') from error
+
+
+def _is_control(options, name, attack, every):
+    """Whether an attack is random noise of every strength, as the control wants it."""
+    return (type(attack) is RandomNoise and attack.norm == 'Linf' and attack.quantize == 'nearest' and attack.clamp
+            and attack.restarts == 1 and set(options['attacks'][name].get('eps', options['eps'])) >= set(every))
 
 
 def _attack_block(attack):

@@ -10,7 +10,7 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from rsr_basicsr.errors import OptionsError, RSRError
 from rsr_basicsr.metrics.inputs import INPUTS
 from rsr_basicsr.metrics.lpips_metric import SMALLEST, calculate_lpips
-from rsr_basicsr.options.schema import Key, check_call, parse_open, registered, text
+from rsr_basicsr.options.schema import Key, check_call, one_of, parse_open, registered, text
 
 
 def check_metric(metric: Dict[str, Any], where: str) -> None:
@@ -19,7 +19,7 @@ def check_metric(metric: Dict[str, Any], where: str) -> None:
     Raises:
         OptionsError: one sentence with the key, the value and the remedy.
     """
-    parse_open(metric, {'type': Key(text, required=True)}, where)
+    parse_open(metric, {'type': Key(text, required=True), 'better': Key(one_of(('higher', 'lower')))}, where)
     function = registered(METRIC_REGISTRY, metric['type'], f'{where}.type')
     check_call(function, {**metric, **dict.fromkeys(INPUTS)}, where, own=(*INPUTS, 'better'))
     if function is calculate_lpips:
