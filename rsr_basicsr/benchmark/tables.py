@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import textwrap
 from dataclasses import asdict
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -15,7 +16,8 @@ COLUMNS = ('dataset', 'network', 'defense', 'attack', 'eps', 'metric', 'mean', '
            'seed_spread', 'pictures', 'failed')
 NOTHING = '-'
 LEGEND = ('Stability: PSNR of the output under the worst attack of each picture against the output for the clean '
-          'picture, in dB, [95 % interval]. More is better.')
+          'picture, in dB, [95 % interval]; more is better. Flagged: pictures that the detector takes for attacked, '
+          'clean ones and those of each eps.')
 _DIGITS = 4
 _DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
 _OTHER = ('calculate_psnr', 'calculate_ssim')  # whose worst case the table shows, too
@@ -74,7 +76,7 @@ def main_table(results: Results, dataset: str) -> List[List[str]]:
     detects = any(row.flagged is not None for row in clean.values())
     head = ['network', *(f'clean {name}' for name in metrics), *(f'stability eps {eps:g}' for eps in results.strengths),
             *(f'{name} eps {eps:g}' for eps in last for name in others),
-            *(['flagged: clean', *(f'eps {eps:g}' for eps in results.strengths)] if detects else [])]
+            *(['flagged'] if detects else [])]
     lines = [head]
     for subject in subjects:
         attacked = [worst[subject, eps] for eps in results.strengths]
@@ -82,7 +84,7 @@ def main_table(results: Results, dataset: str) -> List[List[str]]:
             subject.label, *(_number(clean[subject].estimates.get(name)) for name in metrics),
             *(_interval(row.estimates.get(STABILITY)) for row in attacked),
             *(_number(row.estimates.get(name)) for row in attacked[-1:] for name in others),
-            *(map(_flagged, [clean[subject], *attacked]) if detects else [])])
+            *([_flagged([clean[subject], *attacked])] if detects else [])])
     return lines
 
 
@@ -95,7 +97,7 @@ def as_text(results: Results) -> str:
         shown = ['  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
         rule = '-' * max(map(len, shown))
         blocks.append('\n'.join([dataset, shown[0].rstrip(), rule, *shown[1:]]))
-    return '\n\n'.join([*blocks, LEGEND])
+    return '\n\n'.join([*blocks, textwrap.fill(LEGEND, 100)])
 
 
 def as_markdown(results: Results, title: str, summary: Sequence[str], warnings: Sequence[str],
@@ -123,11 +125,13 @@ def _number(found: Optional[Estimate]) -> str:
 
 
 def _interval(found: Optional[Estimate]) -> str:
-    return NOTHING if found is None else f'{found.mean:.2f} [{found.low:.1f}, {found.high:.1f}]'
+    return NOTHING if found is None else f'{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]'
 
 
-def _flagged(row: Row) -> str:
-    return NOTHING if row.flagged is None else f'{round(row.flagged * row.pictures)}/{row.pictures}'
+def _flagged(rows: Sequence[Row]) -> str:
+    """How many pictures the detector takes for attacked, clean and at each eps."""
+    shares = [f'{round(row.flagged * row.pictures)}/{row.pictures}' for row in rows if row.flagged is not None]
+    return ', '.join(shares) or NOTHING
 
 
 def _rounded(number: float) -> float:

@@ -78,7 +78,7 @@ def _clean_cost(results, dataset, subject, first):
     if found is None:
         return 'what it costs on clean pictures cannot be told without the PSNR to originals'
     if found.low <= 0 <= found.high:
-        return f'on clean pictures its PSNR to the originals is the same within the error ({found.mean:+.2f} dB)'
+        return f'on clean pictures no difference of the PSNR to the originals could be shown ({found.mean:+.2f} dB)'
     return (f'on clean pictures its PSNR to the originals is {abs(found.mean):.2f} dB '
             f'{"higher" if found.mean > 0 else "lower"} [{found.low:+.2f}, {found.high:+.2f}]')
 
