@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os.path as osp
@@ -175,7 +176,7 @@ class Matrix:
         weights = options.get('weights')
         return {'fingerprint': hashlib.sha256(identity.encode()).hexdigest(), 'type': options['type'],
                 'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
-                'weights': weights and osp.basename(weights), 'sha256': weights and file_sha256(weights),
+                'weights': weights and osp.basename(weights), 'sha256': weights and _sha256(weights),
                 'decides': decides(net), 'card': dict(options.get('card') or {})}
 
     def _cost(self, network, attack, picture):
@@ -209,11 +210,14 @@ def passes(attack: Optional[Attack]) -> float:
 def by_content(options: Any) -> Any:
     """Options in which the files are named by what is in them."""
     if isinstance(options, Mapping):
-        return {key: file_sha256(value) if key in ('weights', 'backbone') and isinstance(value, str)
+        return {key: _sha256(value) if key in ('weights', 'backbone') and isinstance(value, str)
                 and osp.isfile(value) else by_content(value) for key, value in options.items()}
     if isinstance(options, (list, tuple)):
         return [by_content(value) for value in options]
     return options
+
+
+_sha256 = functools.lru_cache(maxsize=None)(file_sha256)  # once a file, not once a cell
 
 
 def _takes(attack, name):
