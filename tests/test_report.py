@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from rsr_basicsr.benchmark import charts, report
+from rsr_basicsr import files
+from rsr_basicsr.benchmark import charts
 from rsr_basicsr.benchmark.charts import amplified_noise, noise_factor
 from rsr_basicsr.benchmark.record import Record
 from rsr_basicsr.benchmark.report import write_report
@@ -345,7 +346,7 @@ def test_page_is_complete_or_not_there(records, tmp_path, monkeypatch):
     path = tmp_path / 'out' / 'p.html'
     path.parent.mkdir()
     path.write_text('old')
-    monkeypatch.setattr(report.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
+    monkeypatch.setattr(files.os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
     with pytest.raises(OSError, match='disk full'):
         write_report(path, results_of(records), tmp_path, **WORDS)
     assert [p.name for p in path.parent.iterdir()] == ['p.html']

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
@@ -13,6 +12,7 @@ from rsr_basicsr.benchmark.report import write_report
 from rsr_basicsr.benchmark.summary import Results
 from rsr_basicsr.benchmark.tables import as_csv, as_json, as_markdown
 from rsr_basicsr.benchmark.verdict import verdict, warnings
+from rsr_basicsr.files import write_whole
 
 
 def write_results(folder: Path, records: Sequence[Record], options: Mapping[str, Any]) -> Results:
@@ -31,7 +31,7 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
             'results.json': as_json(results, rows, said, doubts, protocol),
             'report.md': as_markdown(results, title, said, doubts, protocol),
             'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results))}.items():
-        _write(folder / name, text)
+        write_whole(folder / name, text.encode('utf-8', errors='replace'))
     write_report(folder / 'report.html', results, folder, title=title, summary=said, warnings=doubts,
                  protocol=protocol, versions=_versions(results))
     return results
@@ -83,9 +83,3 @@ def _text(value) -> str:
         return '[' + ', '.join(map(_text, value)) + ']'
     return f'{value:g}' if isinstance(value, float) else str(value)
 
-
-def _write(path: Path, text: str) -> None:
-    """All of a file or nothing."""
-    aside = path.with_name(f'.{path.name}.{os.getpid()}')
-    aside.write_text(text, encoding='utf-8')
-    os.replace(aside, path)

@@ -14,7 +14,8 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 import cv2
 import numpy as np
 
-from rsr_basicsr.errors import OptionsError, RSRError
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.files import write_whole
 
 FOLDER = 'record'  # one file for each process that wrote
 PICTURES = 'pictures'
@@ -96,10 +97,7 @@ class Recorder:
     def keep_picture(self, name: str, bgr: np.ndarray) -> str:
         """Write a picture of the gallery, all of it or nothing, and return its path below the folder of the run."""
         path = self.folder / PICTURES / f'{name}.png'
-        aside = path.with_name(f'.{path.name}.{os.getpid()}.png')
-        if not cv2.imwrite(str(aside), bgr):
-            raise RSRError(f'{path} cannot be written; see whether there is room on the disk')
-        os.replace(aside, path)
+        write_whole(path, cv2.imencode('.png', bgr)[1].tobytes())
         return f'{PICTURES}/{path.name}'
 
     def close(self) -> None:

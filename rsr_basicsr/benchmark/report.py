@@ -15,6 +15,7 @@ from rsr_basicsr.benchmark import charts
 from rsr_basicsr.benchmark.gallery import gallery
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Row, Subject
 from rsr_basicsr.benchmark.tables import unit, written
+from rsr_basicsr.files import write_whole
 from rsr_basicsr.metrics.inputs import is_higher_better, needs
 from rsr_basicsr.options.benchmark import CLEAN, STABILITY
 
@@ -47,14 +48,8 @@ def write_report(path: Union[str, os.PathLike], results: Results, folder: Path, 
     page = render(results, Path(folder), title=title, summary=list(summary), warnings=list(warnings),
                   protocol=dict(protocol), versions=dict(versions))
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        # The name of a file need not be text; what is none becomes a question mark.
-        unfinished.write_bytes(page.encode('utf-8', errors='replace'))
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    # The name of a file need not be text; what is none becomes a question mark.
+    write_whole(path, page.encode('utf-8', errors='replace'))
     return path
 
 

@@ -19,6 +19,7 @@ from rsr_basicsr.benchmark.matrix import Cell, Matrix
 from rsr_basicsr.benchmark.measure import Bench
 from rsr_basicsr.benchmark.record import Record, Recorder, read_records
 from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.files import write_whole
 from rsr_basicsr.options.benchmark import Picture
 
 OPTIONS = 'options.json'  # what was measured, for those who read the results
@@ -175,6 +176,4 @@ def _fetch(records, folder, recorder):
 
 def keep_options(folder: Path, options: Mapping[str, Any]) -> None:
     """Write beside the records what they were made with."""
-    aside = folder / f'.{OPTIONS}.{os.getpid()}'
-    aside.write_text(json.dumps(dict(options), indent=1), encoding='utf-8')
-    os.replace(aside, folder / OPTIONS)
+    write_whole(folder / OPTIONS, json.dumps(dict(options), indent=1).encode())

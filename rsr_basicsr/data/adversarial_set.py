@@ -25,6 +25,7 @@ from tqdm import tqdm
 from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, fingerprint
 from rsr_basicsr.data.clean_pictures import read_photo
 from rsr_basicsr.errors import OptionsError, WorkerError
+from rsr_basicsr.files import write_whole
 
 SIDES = ('clean', 'attacked')
 FACTS = 'facts.jsonl'
@@ -66,7 +67,7 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
         if _packed(folder / f'{side}.lmdb') != keys:
             (folder / FACTS).unlink(missing_ok=True)  # what makes a set a finished one
             _pack(parts, side, keys, folder / f'{side}.lmdb')
-    _write(folder / FACTS, ''.join(f'{(parts / f"{key}.json").read_text()}\n' for key in keys).encode())
+    write_whole(folder / FACTS, ''.join(f'{(parts / f"{key}.json").read_text()}\n' for key in keys).encode())
     return len(missing)
 
 
@@ -100,7 +101,7 @@ def _claim(folder, options):
         for photo in options['photos']:
             read_photo(photo)  # a broken one that is found later could not be taken out without a new set
     folder.mkdir(parents=True, exist_ok=True)
-    _write(claim, f'{mine}\n'.encode())
+    write_whole(claim, f'{mine}\n'.encode())
     (folder / _PARTS).mkdir(exist_ok=True)
 
 
@@ -154,19 +155,12 @@ def _make(parts: str, index: int) -> None:
     for side in SIDES if pair.attacked is not None else SIDES[:1]:
         bgr = cv2.cvtColor(getattr(pair, side), cv2.COLOR_RGB2BGR)
         _, code = cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, _COMPRESSION])
-        _write(Path(parts) / f'{key}.{side}.png', code.tobytes())
-    _write(Path(parts) / f'{key}.json', json.dumps({'key': key, **pair.facts}).encode())
+        write_whole(Path(parts) / f'{key}.{side}.png', code.tobytes())
+    write_whole(Path(parts) / f'{key}.json', json.dumps({'key': key, **pair.facts}).encode())
 
 
 def _key(index):
     return f'{index:08d}'
-
-
-def _write(path, content):
-    """All of a file or nothing."""
-    aside = path.with_name(f'{path.name}.{os.getpid()}')
-    aside.write_bytes(content)
-    os.replace(aside, path)
 
 
 def _packed(target):
