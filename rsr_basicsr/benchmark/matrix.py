@@ -18,7 +18,8 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.inference import Padded, defenses
-from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, Picture, applicable, decides, open_dataset
+from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, applicable, decides
+from rsr_basicsr.options.benchmark_pictures import Picture, open_dataset
 from rsr_basicsr.weights import digest, file_sha256, load_network
 
 _FORMAT = 2  # of what a key is made of

@@ -20,7 +20,7 @@ from rsr_basicsr.benchmark.measure import Bench
 from rsr_basicsr.benchmark.record import Record, Recorder, read_records
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.files import write_whole
-from rsr_basicsr.options.benchmark import Picture
+from rsr_basicsr.options.benchmark_pictures import Picture
 
 OPTIONS = 'options.json'  # what was measured, for those who read the results
 _PATIENCE = datetime.timedelta(days=30)  # of a process for the others: a cell may take an hour

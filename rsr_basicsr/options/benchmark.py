@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
 import json
-import os.path as osp
-from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import torch
-from basicsr.data import build_dataset
-from basicsr.utils.registry import DATASET_REGISTRY
 from torch import nn
-from torch.utils.data import Dataset
 
 from rsr_basicsr.archs.defended_arch import UNTRAINED
 from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.errors import OptionsError, RSRError, in_one_line
 from rsr_basicsr.inference import OVERLAP, defenses
-from rsr_basicsr.options import host
+from rsr_basicsr.options.benchmark_pictures import Picture, check_datasets
 from rsr_basicsr.options.blocks import VAL_ATTACK
 from rsr_basicsr.options.metrics import check_metric
 from rsr_basicsr.options.networks import check_source
+from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.schema import (
     Key,
     block,
@@ -35,7 +30,6 @@ from rsr_basicsr.options.schema import (
     parse_block,
     parse_open,
     plain_name,
-    registered,
     some_eps,
     text,
     word_or,
@@ -81,37 +75,13 @@ RESERVED = {CLEAN: 'the pictures without an attack', WORST_CASE: 'the worst of a
 CARD = {'authors': Key(text), 'link': Key(text), 'note': Key(text)}
 
 
-class Picture(NamedTuple):
-    """A picture of a data set, without its pixels.
-
-    Args:
-        dataset: name of the data set.
-        index: its place there.
-        name: what it is called.
-        has_gt: whether there is a high-resolution one.
-        size: (H, W) of the low-resolution one in pixels.
-        digest: of the pixels of both.
-    """
-
-    dataset: str
-    index: int
-    name: str
-    has_gt: bool
-    size: Tuple[int, int]
-    digest: str
-
-
-_OF_PICTURES = ('type', 'name', 'num_pictures', 'dataroot_gt', 'dataroot_lq', 'io_backend', 'meta_info_file', 'color',
-                'mean', 'std')
-
-
 def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Picture]]:
     """The options with every value in its final type, and the pictures, each of which has been read once.
 
     Raises:
         OptionsError: a line for everything that is wrong.
     """
-    options, problems = copy.deepcopy(dict(options)), _Problems()
+    options, problems = copy.deepcopy(dict(options)), Problems()
     for key in options:
         if key not in BENCHMARK:
             problems.append(f'unknown key {key!r}{nearest(key, BENCHMARK)}')
@@ -126,7 +96,7 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
             raise OptionsError(f'num_gpu: {options["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
     _check_defenses(options, problems)
     nets = _check_networks(options, problems)
-    pictures = _check_datasets(options, problems)
+    pictures = check_datasets(options, problems)
     _check_attacks(options, nets, pictures, problems)
     _check_metrics(options, problems)
     problems.stop()
@@ -146,32 +116,6 @@ def applicable(attack, net: nn.Module) -> bool:
 def decides(net: nn.Module) -> bool:
     """Whether a network decides by a detector if it masks."""
     return any(defense.gate in ('classifier', 'soft') for defense in defenses(net))
-
-
-def open_dataset(options: Mapping[str, Any], name: str) -> Dataset:
-    """The data set of that name; BasicSR takes its blocks apart when it reads from them, so that this gets a copy."""
-    dataset = copy.deepcopy(options['datasets'][name])
-    dataset.pop('num_pictures', None)
-    # BasicSR logs a line for each data set, and opens its log for that.
-    return build_dataset({**dataset, 'name': name, 'phase': 'val', 'scale': options['scale']})
-
-
-class _Problems(list):
-    """Sentences, collected until there is no use in looking on."""
-
-    @contextlib.contextmanager
-    def noted(self, where: str = ''):
-        """Within the block, an error of a user ends the block only."""
-        try:
-            yield
-        except (RSRError, ValueError) as error:
-            self.append(f'{where}{error}')
-
-    def stop(self):
-        if len(self) == 1:
-            raise OptionsError(self[0])
-        if self:
-            raise OptionsError(f'{len(self)} entries cannot be used:\n' + '\n'.join(f'  {line}' for line in self))
 
 
 def _check_defenses(options, problems):
@@ -227,92 +171,6 @@ def _check_scale(net, network, scale, where):
                            f'{in_one_line(error)}') from error
     if size != (scale * side, scale * side):
         raise OptionsError(f'{where}: it enlarges by {size[0] / side:g}, but scale is {scale}')
-
-
-def _check_datasets(options, problems) -> List[Picture]:
-    found = []
-    if not options['datasets']:
-        problems.append('datasets: there is none')
-    for name, dataset in options['datasets'].items():
-        where = f'datasets.{name}'
-        with problems.noted():
-            parse_open(options['datasets'], {name: Key(block, required=True)}, 'datasets')
-            _check_known(dataset, where)
-            dataset.setdefault('name', name)
-            dataset.setdefault('io_backend', {'type': 'disk'})
-            parse_open(dataset, {'num_pictures': Key(integer(1)), 'crop': Key(integer(1))}, where)
-            host.check_dataset(dataset, where, 'val')
-            registered(DATASET_REGISTRY, dataset['type'], f'{where}.type')
-            for key in ('dataroot_gt', 'dataroot_lq'):
-                if dataset.get(key) is not None and not osp.isdir(osp.expanduser(dataset[key])):
-                    raise OptionsError(f'{where}.{key}: no such folder: {dataset[key]}')
-                if dataset.get(key) is not None:
-                    dataset[key] = osp.expanduser(dataset[key])
-            found += _read_all(options, name, where, problems)
-    return found
-
-
-def _check_known(dataset, where):
-    """A misspelt key would be ignored in silence by the data sets that all users know."""
-    own = {'ReducedImageDataset': {'crop'}, 'PairedImageDataset': {'filename_tmpl'}, 'SingleImageDataset': set()}
-    known = {*_OF_PICTURES, *own.get(dataset.get('type'), dataset)}
-    for key in dataset:
-        if key not in known:
-            raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, sorted(known))}')
-
-
-def _read_all(options, name, where, problems) -> List[Picture]:
-    try:
-        dataset = open_dataset(options, name)
-    except Exception as error:  # whatever a data set makes of its block
-        raise OptionsError(f'{where}: the data set cannot be opened: {in_one_line(error)}') from error
-    wanted = options['datasets'][name].get('num_pictures', len(dataset))
-    if not len(dataset):
-        raise OptionsError(f'{where}: there is no picture')
-    if wanted > len(dataset):
-        raise OptionsError(f'{where}.num_pictures: {wanted}, but there are {len(dataset)}')
-    found = []
-    # By name: BasicSR lists some folders as the file system does.
-    for path, index in sorted((_path(dataset, index), index) for index in range(len(dataset)))[:wanted]:
-        try:
-            item = dataset[index]
-        except Exception as error:  # BasicSR hands on what OpenCV makes of it
-            problems.append(f'{where}: {path} cannot be read as a picture ({in_one_line(error)}); take it out, or save '
-                            'it again')
-            continue
-        with problems.noted(f'{where}: {path}: '):
-            size = _size(item, options['scale'])
-            found.append(Picture(name, index, _name(item['lq_path'], found), 'gt' in item, size, _digest(item)))
-    return found
-
-
-def _size(item, scale):
-    height, width = item['lq'].shape[-2:]
-    if 'gt' in item and tuple(item['gt'].shape[-2:]) != (scale * height, scale * width):
-        raise ValueError(f'the high-resolution picture is {item["gt"].shape[-1]}x{item["gt"].shape[-2]}, but the '
-                         f'low-resolution one is {width}x{height} and scale is {scale}')
-    if not item['lq'].isfinite().all():
-        raise ValueError('it holds values that are not numbers')
-    return height, width
-
-
-def _digest(item):
-    content = hashlib.sha256()
-    for name in ('lq', 'gt'):
-        if name in item:
-            content.update(f'{name} {tuple(item[name].shape)}'.encode() + item[name].contiguous().numpy().tobytes())
-    return content.hexdigest()
-
-
-def _path(dataset, index):
-    path = getattr(dataset, 'paths', {index: f'number {index}'})[index]
-    return path['lq_path'] if isinstance(path, Mapping) else path
-
-
-def _name(path, found):
-    """The file's name without its ending, or the whole path where another picture has the same."""
-    short = osp.splitext(osp.basename(path))[0]
-    return path if short in {picture.name for picture in found} else short
 
 
 def _check_attacks(options, nets, pictures, problems):
