@@ -243,6 +243,29 @@ def test_merge(options, tmp_path, capsys):
     assert 'no folder of a benchmark' in capsys.readouterr().err
 
 
+def test_merge_tells_apart_what_only_shares_a_name(options, tmp_path, weights, capsys):
+    options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none']}}
+    options['eps'] = [8]
+    mine = benchmark(options, tmp_path)
+    state = torch.load(weights)
+    state['params']['body.0.bias'] += 0.1
+    torch.save(state, tmp_path / 'other.pth')
+    options['networks']['plain']['weights'] = str(tmp_path / 'other.pth')
+    theirs = benchmark(options, tmp_path / 'theirs')
+    assert main(['benchmark', '--merge', str(mine), str(theirs), '-o', str(tmp_path / 'both')]) == 0
+    merged = figures(tmp_path / 'both')
+    names = sorted({name for name, *_ in merged})
+    assert len(names) == 2 and re.fullmatch(r'plain \([0-9a-f]{6}\)', names[1])
+    for name, folder in zip(names, (mine, theirs)):
+        assert merged[name, 'none', 'pgd', 8, 'stability'] == figures(folder)['plain', 'none', 'pgd', 8, 'stability']
+    for change, message in (({'mask_seeds': [0, 1, 2]}, 'different mask_seeds'),
+                            ({'attacks': {'pgd': {'type': 'PGD', 'steps': 1}}}, "different attacks 'pgd'")):
+        other = benchmark({**options, **change}, tmp_path / message)
+        capsys.readouterr()
+        assert main(['benchmark', '--merge', str(mine), str(other), '-o', str(tmp_path / f'no {message}')]) == 2
+        assert message in capsys.readouterr().err
+
+
 # warnings
 
 

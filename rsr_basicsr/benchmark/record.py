@@ -9,12 +9,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import cv2
 import numpy as np
 
-from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.files import write_whole
 
 FOLDER = 'record'  # one file for each process that wrote
@@ -157,42 +156,3 @@ def picture_file(folder: Path, path: str) -> Optional[Path]:
 
 def _is_number(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def without_paths(options: Any) -> Any:
-    """Options in which files go by their names: folders differ from machine to machine."""
-    if isinstance(options, dict):
-        return {key: os.path.basename(value) if key in ('weights', 'backbone') and isinstance(value, str)
-                else without_paths(value) for key, value in options.items()}
-    return [without_paths(value) for value in options] if isinstance(options, list) else options
-
-
-def merge(records: Iterable[Iterable[Record]]) -> List[Record]:
-    """The records of several runs as those of one.
-
-    Where two runs give the same name to networks that differ, the later one's gets its fingerprint behind the name.
-
-    Raises:
-        OptionsError: two runs give the same name to attacks or pictures that differ.
-    """
-    attacks: Dict[str, str] = {}
-    contents: Dict[Tuple[str, str], str] = {}
-    merged: Dict[str, Record] = {}
-    owners: Dict[str, str] = {}
-    for run in records:
-        for record in run:
-            block = json.dumps(without_paths({k: v for k, v in record.attack_options.items() if k != 'eps'}))
-            if record.eps and attacks.setdefault(record.attack, block) != block:
-                raise OptionsError(f'--merge: the runs call different attacks {record.attack!r}; give one of them '
-                                   'another name in its options, and run it again: nothing is measured twice')
-            place = record.dataset, record.picture
-            if contents.setdefault(place, record.content) != record.content:
-                raise OptionsError(f'--merge: the picture {record.picture!r} of {record.dataset!r} is not the same in '
-                                   'all runs; give one of the data sets another name in its options, and run it '
-                                   'again: nothing is measured twice')
-            mine = str(record.facts.get('fingerprint', ''))
-            if owners.setdefault(record.network, mine) != mine:
-                record = dataclasses.replace(record, network=f'{record.network} ({mine[:6]})')
-            if record.key not in merged or merged[record.key].error:
-                merged[record.key] = record
-    return list(merged.values())

@@ -1,0 +1,135 @@
+"""Several runs of a benchmark as one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os.path as osp
+import shutil
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Sequence, Tuple
+
+from rsr_basicsr.benchmark.record import PICTURES, Record, Recorder, picture_file, read_records
+from rsr_basicsr.benchmark.run import OPTIONS, keep_options
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options.benchmark import SECTIONS, STABILITY
+
+
+def merge_runs(folders: Sequence[Path], output: Path) -> Tuple[List[Record], Dict[str, Any]]:
+    """Put the records of several runs, finished or not, into one folder, which is then a run like any other.
+
+    Args:
+        folders: of the runs; a single one gives the report of what it has so far.
+        output: the folder for all of them, or the only one that is merged.
+
+    Returns:
+        The records, and the options of all runs as those of one.
+
+    Raises:
+        OptionsError: a folder holds no run, or the runs mean different things by one name.
+    """
+    if output.resolve() in [folder.resolve() for folder in folders] and len(folders) > 1:
+        raise OptionsError(f'-o {output}: it is one of those that are merged; name another folder')
+    options = [_options_of(folder) for folder in folders]
+    together = _together(options)
+    merged = _merged(read_records(folder) for folder in folders)
+    if [output.resolve()] != [folder.resolve() for folder in folders]:
+        _copy(merged, folders, output)
+    keep_options(output, together)
+    return merged, together
+
+
+def _copy(records, folders, output):
+    """The records and the pictures of the gallery, so that the merged run is one like any other."""
+    try:
+        recorder = Recorder(output)
+    except OSError as error:
+        raise OptionsError(f'-o {output}: {error.strerror}; name another folder') from error
+    known = {record.key for record in read_records(output) if not record.error}
+    for record in records:
+        for path in record.shown.values():
+            source = next(filter(None, (picture_file(folder, path) for folder in folders)), None)
+            if source is not None:
+                shutil.copyfile(source, output / PICTURES / Path(path).name)
+        if record.key not in known:
+            recorder.append(record)
+    recorder.close()
+
+
+def _options_of(folder) -> Dict[str, Any]:
+    try:
+        options = json.loads((folder / OPTIONS).read_text(encoding='utf-8'))
+        if not _are_sound(options):
+            raise ValueError(f'{OPTIONS} holds others than those of a benchmark')
+        return options
+    except KeyError as error:
+        raise OptionsError(f'--merge {folder}: no folder of a benchmark ({OPTIONS} has no {error})') from None
+    except (OSError, ValueError, TypeError) as error:
+        raise OptionsError(f'--merge {folder}: no folder of a benchmark ({error})') from None
+
+
+def _are_sound(options) -> bool:
+    """Whether options have the types that a report needs: they may be a stranger's."""
+    blocks = [block for section in SECTIONS for block in (options[section], *options[section].values())]
+    return (isinstance(options['name'], str) and isinstance(options.get('description', ''), str)
+            and all(isinstance(block, dict) for block in blocks) and STABILITY in options['metrics']
+            and all(isinstance(metric['type'], str) for metric in options['metrics'].values())
+            and all(isinstance(options[key], list) and all(isinstance(n, (int, float)) for n in options[key])
+                    for key in ('eps', 'mask_seeds')) and isinstance(options['seed'], int))
+
+
+def _together(options: List[Dict[str, Any]]) -> Dict[str, Any]:
+    """The options of the first run, and what the others have that it has not."""
+    merged = dict(options[0])
+    for later in options[1:]:
+        for key in ('scale', 'seed', 'mask_seeds', 'tile', 'tile_overlap', 'threads', 'metrics'):
+            if _without_paths(later.get(key)) != _without_paths(merged.get(key)):
+                raise OptionsError(f'--merge: the runs have different {key}; merge runs of one protocol')
+        for name, defense in later['defenses'].items():
+            if merged['defenses'].get(name, defense) != defense:
+                raise OptionsError(f'--merge: the runs call different defences {name!r}; give one of them another name')
+        for section in SECTIONS:
+            merged[section] = {**later[section], **merged[section]}
+            merged[section] = {name: merged[section][name] for name in dict.fromkeys(
+                [*options[0][section], *merged[section]])}
+        merged['eps'] = sorted({*merged['eps'], *later['eps']})
+    return merged
+
+
+def _merged(records: Iterable[Iterable[Record]]) -> List[Record]:
+    """The records of several runs as those of one.
+
+    Where two runs give the same name to networks that differ, the later one's gets its fingerprint behind the name.
+
+    Raises:
+        OptionsError: two runs give the same name to attacks or pictures that differ.
+    """
+    attacks: Dict[str, str] = {}
+    contents: Dict[Tuple[str, str], str] = {}
+    merged: Dict[str, Record] = {}
+    owners: Dict[str, str] = {}
+    for run in records:
+        for record in run:
+            block = json.dumps(_without_paths({k: v for k, v in record.attack_options.items() if k != 'eps'}))
+            if record.eps and attacks.setdefault(record.attack, block) != block:
+                raise OptionsError(f'--merge: the runs call different attacks {record.attack!r}; give one of them '
+                                   'another name in its options, and run it again: nothing is measured twice')
+            place = record.dataset, record.picture
+            if contents.setdefault(place, record.content) != record.content:
+                raise OptionsError(f'--merge: the picture {record.picture!r} of {record.dataset!r} is not the same in '
+                                   'all runs; give one of the data sets another name in its options, and run it '
+                                   'again: nothing is measured twice')
+            mine = str(record.facts.get('fingerprint', ''))
+            if owners.setdefault(record.network, mine) != mine:
+                record = dataclasses.replace(record, network=f'{record.network} ({mine[:6]})')
+            if record.key not in merged or merged[record.key].error:
+                merged[record.key] = record
+    return list(merged.values())
+
+
+def _without_paths(options: Any) -> Any:
+    """Options in which files go by their names: folders differ from machine to machine."""
+    if isinstance(options, dict):
+        return {key: osp.basename(value) if key in ('weights', 'backbone') and isinstance(value, str)
+                else _without_paths(value) for key, value in options.items()}
+    return [_without_paths(value) for value in options] if isinstance(options, list) else options
