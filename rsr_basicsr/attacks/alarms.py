@@ -36,13 +36,9 @@ class Measurement:
 
 
 def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
-            attacked: Optional[torch.Tensor] = None, generator: Optional[torch.Generator] = None) -> Measurement:
-    """Attack pictures, and measure what :func:`masking_alarms` wants to know.
-
-    Arguments as in the attack's call, and ``attacked``: what it made of the pictures, where that is known already.
-    """
-    if attacked is None:
-        attacked = attack(model, lq, target, generator=generator)
+            generator: Optional[torch.Generator] = None) -> Measurement:
+    """Attack pictures, and measure what :func:`masking_alarms` wants to know; arguments as in the attack's call."""
+    attacked = attack(model, lq, target, generator=generator)
     radius = attack.radius(lq)
     judge = Attack(**{name: getattr(attack, name) for name in ('eps', *MEASURED)})
     with Problem.of(judge, model, lq, target, radius) as problem:

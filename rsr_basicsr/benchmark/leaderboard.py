@@ -12,7 +12,6 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence
 from rsr_basicsr.benchmark.matrix import by_content
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results
 from rsr_basicsr.benchmark.tables import NOTHING, escaped, markdown_table
-from rsr_basicsr.benchmark.verdict import warnings
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options.benchmark import CARD, CLEAN, STABILITY
 
@@ -20,12 +19,16 @@ _WORDS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'pictu
 _NUMBERS = 3  # of an estimate: mean and both ends of its interval
 
 
-def cards(results: Results) -> List[Dict[str, Any]]:
+def cards(results: Results, warnings: Sequence[str]) -> List[Dict[str, Any]]:
     """An entry for each network behind each defence on each data set.
 
     What stands in ``card:`` of a network's options (``authors``, ``link``, ``note``) goes with it.
+
+    Args:
+        results: what was measured.
+        warnings: of the whole run; each entry keeps its own.
     """
-    options, told, found = results.options, warnings(results), []
+    options, found = results.options, []
     protocol = {key: options.get(key) for key in ('attacks', 'eps', 'metrics', 'mask_seeds', 'scale')}
     digest = _digest(by_content(protocol))
     for dataset in results.datasets:
@@ -44,7 +47,7 @@ def cards(results: Results) -> List[Dict[str, Any]]:
                               if STABILITY in row.estimates},
                 'false_alarms': clean.flagged, 'flagged': {f'{eps:g}': row.flagged for eps, row in attacked.items()},
                 'failed': sum(bool(r.error) for r in results.records if (r.network, r.defense) == subject),
-                'warnings': [sentence for sentence in told if f'{dataset}, {subject.label}: ' in sentence],
+                'warnings': [sentence for sentence in warnings if f'{dataset}, {subject.label}: ' in sentence],
                 'versions': record.environment})
     return found
 

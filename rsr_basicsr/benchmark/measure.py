@@ -63,7 +63,7 @@ class Bench:
         lq, gt = item['lq'], item.get('gt')
         attacked, found = lq, {}
         if cell.attack != CLEAN:
-            attacked, found = self._attacked(cell, net, lq, gt)
+            attacked, objective, found = self._attacked(cell, net, lq, gt)
         clean = self._clean_outputs(cell, net, lq)
         outputs = clean if cell.attack == CLEAN else self._outputs(net, attacked)
         found['random'] = self.matrix.draws_at_random(net)
@@ -72,8 +72,7 @@ class Bench:
             pictures['img2'] = tensor2img(gt)
         if cell.attack != CLEAN:
             pictures['lq_clean'] = tensor2img(lq)
-        if cell.attack != CLEAN:
-            found['damage'] = self._damage(cell, net, outputs, pictures.get('img2'), clean)
+            found['damage'] = _damage(objective, outputs, pictures.get('img2'), clean)
         found['values'], found['trouble'] = self._metrics(pictures, outputs, clean if cell.attack != CLEAN else None)
         found['score'] = detector_score(net, attacked, self.options.get('tile') is not None)
         if cell.shown:
@@ -101,7 +100,7 @@ class Bench:
             found['worst'] = GATES[chosen] if named is None else named[chosen]
         elif isinstance(attack, DetectorAware):
             found['worst'] = 'undetected' if bool(more[1][0]) else 'detected'
-        return attacked, found
+        return attacked, attack.objective, found
 
     def _fitted(self, cell, attack, net):
         """A universal perturbation is one for all pictures of a data set; one that cannot be found is tried once."""
@@ -121,15 +120,6 @@ class Bench:
         if isinstance(fitted, Exception):
             raise fitted
         return fitted
-
-    def _damage(self, cell, net, outputs, original, clean):
-        """By the attack's own objective: the mean over the mask seeds, the clean output drawn as the attacked one."""
-        objective = self.matrix.attack(cell.attack, cell.eps, net).objective
-        references = [original] * len(outputs) if objective.needs_ground_truth else clean
-        pairs = [[torch.from_numpy(picture / 255.0).permute(2, 0, 1)[None].float() for picture in pair]
-                 for pair in zip(outputs, references)]
-        with torch.no_grad():
-            return _number('damage', fmean(objective(*pair).item() for pair in pairs))
 
     def _clean_outputs(self, cell, net, lq):
         place = cell.network, cell.defense, cell.picture
@@ -195,6 +185,15 @@ def environment(matrix: Matrix) -> Dict[str, str]:
     device = torch.cuda.get_device_name(matrix.device) if matrix.device.type == 'cuda' else platform.machine()
     return {'rsr_basicsr': rsr_basicsr.__version__, 'basicsr': basicsr.__version__, 'torch': torch.__version__,
             'python': platform.python_version(), 'device': f'{matrix.device.type}, {device}'}
+
+
+def _damage(objective, outputs, original, clean):
+    """By an attack's objective: the mean over the mask seeds, the clean output drawn as the attacked one."""
+    references = [original] * len(outputs) if objective.needs_ground_truth else clean
+    pairs = [[torch.from_numpy(picture / 255.0).permute(2, 0, 1)[None].float() for picture in pair]
+             for pair in zip(outputs, references)]
+    with torch.no_grad():
+        return _number('damage', fmean(objective(*pair).item() for pair in pairs))
 
 
 def _centre(picture, size):

@@ -30,7 +30,7 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
             'results.csv': as_csv(rows),
             'results.json': as_json(results, rows, said, doubts, protocol),
             'report.md': as_markdown(results, title, said, doubts, protocol),
-            'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results))}.items():
+            'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results, doubts))}.items():
         write_whole(folder / name, text.encode('utf-8', errors='replace'))
     write_report(folder / 'report.html', results, folder, title=title, summary=said, warnings=doubts,
                  protocol=protocol, versions=_versions(results))

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from rsr_basicsr.benchmark import charts
-from rsr_basicsr.benchmark.gallery import gallery
+from rsr_basicsr.benchmark.gallery import NOTHING, gallery
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Row, Subject
 from rsr_basicsr.benchmark.tables import unit, written
 from rsr_basicsr.files import write_whole
@@ -20,7 +20,6 @@ from rsr_basicsr.metrics.inputs import is_higher_better, needs
 from rsr_basicsr.options.benchmark import CLEAN, STABILITY
 
 LONG = 24  # rows of a table; a longer one is folded
-NOTHING = '–'
 
 
 def write_report(path: Union[str, os.PathLike], results: Results, folder: Path, *, title: str,
