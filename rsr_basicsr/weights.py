@@ -319,6 +319,15 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
         if any(True for _ in net.parameters()):
             raise WeightsError(f'the network {options.get("type")} has no weights; name their file')
         return net.eval()
+    return fill(net, path)
+
+
+def fill(net: torch.nn.Module, path: Union[str, Path]) -> torch.nn.Module:
+    """Give a network the weights of a file, and return it in evaluation mode.
+
+    Raises:
+        WeightsError: as :func:`load_state` does, or the file is for another network.
+    """
     prefix = 'module.'  # of files that were saved from a network inside DataParallel
     state = {key[len(prefix):] if key.startswith(prefix) else key: value for key, value in load_state(path).items()}
     try:
