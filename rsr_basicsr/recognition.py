@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.archs.classifier import CALIBRATION
-from rsr_basicsr.archs.defended_arch import CLASSIFIERS
+from rsr_basicsr.archs.defense import CLASSIFIERS
 from rsr_basicsr.errors import WeightsError
 from rsr_basicsr.options import read_network
 from rsr_basicsr.weights import WEIGHTS, fetch, fill, find, load_network, load_state

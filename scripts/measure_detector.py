@@ -17,7 +17,7 @@ from basicsr.archs import build_network
 from timing import describe, fastest
 
 from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defended_arch import CLASSIFIERS, UNTRAINED, build_classifier
+from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED, build_classifier
 from rsr_basicsr.attacks import PGD, DetectorAware
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.data.adversarial_pictures import find_photos

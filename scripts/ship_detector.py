@@ -11,7 +11,7 @@ import sys
 import torch
 
 import rsr_basicsr  # noqa: F401
-from rsr_basicsr.archs.defended_arch import CLASSIFIERS
+from rsr_basicsr.archs.defense import CLASSIFIERS
 from rsr_basicsr.weights import load_state
 
 

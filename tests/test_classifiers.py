@@ -10,7 +10,7 @@ import torch
 
 from rsr_basicsr.archs import EnsembleClassifier, FrequencyClassifier, ResidualClassifier, StatisticsClassifier
 from rsr_basicsr.archs.classifier import log_odds
-from rsr_basicsr.archs.defended_arch import CLASSIFIERS, build_classifier
+from rsr_basicsr.archs.defense import CLASSIFIERS, build_classifier
 from rsr_basicsr.archs.noise_statistics import FLAT, LAGS, residual_statistics
 from rsr_basicsr.errors import WeightsError
 

@@ -1,7 +1,8 @@
 """Architectures: the frequency mask, the classifier, CDC, and the defended twins of it and of BasicSR's networks."""
 
 from rsr_basicsr.archs.cdc_arch import CDC
-from rsr_basicsr.archs.defended_arch import Defense, DefenseMixin, MaskPoint, defend, register_defended
+from rsr_basicsr.archs.defended_arch import DefenseMixin, MaskPoint, defend, register_defended
+from rsr_basicsr.archs.defense import Defense
 from rsr_basicsr.archs.ensemble_classifier_arch import EnsembleClassifier
 from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask

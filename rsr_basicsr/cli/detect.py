@@ -7,7 +7,7 @@ import json
 import sys
 
 from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defended_arch import CLASSIFIERS, DEFAULT_CLASSIFIER, build_classifier
+from rsr_basicsr.archs.defense import CLASSIFIERS, DEFAULT_CLASSIFIER, build_classifier
 from rsr_basicsr.detection import Detection, detect
 from rsr_basicsr.errors import OptionsError
 

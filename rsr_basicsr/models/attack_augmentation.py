@@ -12,7 +12,8 @@ from basicsr.losses import build_loss
 from torch.nn.parallel import DataParallel
 
 from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defended_arch import Decision, DefenseMixin
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.archs.defense import Decision
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.models.robust_validation import RobustValidation

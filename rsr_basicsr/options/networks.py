@@ -10,7 +10,8 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 
 from rsr_basicsr.archs.classifier import CALIBRATION
-from rsr_basicsr.archs.defended_arch import UNTRAINED, DefenseMixin
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.options.blocks import DEFENSE
 from rsr_basicsr.options.schema import Key, check_call, existing_file, parse_block, parse_open, registered, text

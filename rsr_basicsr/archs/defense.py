@@ -1,0 +1,192 @@
+"""Masks, classifier and gate of one network: who decides how much a picture is masked, and the masks."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Dict, Mapping, Optional, Type, Union
+
+import torch
+from torch import nn
+
+from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier, log_odds
+from rsr_basicsr.archs.ensemble_classifier_arch import EnsembleClassifier
+from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
+from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
+from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
+from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
+
+GATES = ('classifier', 'soft', 'always', 'never')
+DECISIONS = ('picture', 'batch', 'tile')
+
+#: By the name of ``defense: classifier: type``
+CLASSIFIERS: Dict[str, Type[SampleClassifier]] = {
+    'ensemble': EnsembleClassifier, 'statistics': StatisticsClassifier, 'residual': ResidualClassifier,
+    'paper': FrequencyClassifier}
+DEFAULT_CLASSIFIER = 'ensemble'
+UNTRAINED = 'untrained'
+
+#: How much pictures are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.
+Decision = Union[bool, torch.Tensor]
+
+
+def build_classifier(options: Mapping[str, Any]) -> SampleClassifier:
+    """The classifier of a block ``type``, ``weights`` (``builtin``, ``untrained`` or a file) and arguments.
+
+    Without ``weights`` it is the built-in one where there is one of that type and no argument asks for another size.
+
+    Raises:
+        ValueError: there is no such type.
+        WeightsError: the weights cannot be read, or are for another type.
+    """
+    options = dict(options)
+    kind, weights = options.pop('type', DEFAULT_CLASSIFIER), options.pop('weights', None)
+    if kind not in CLASSIFIERS:
+        raise ValueError(f'classifier type must be one of {", ".join(CLASSIFIERS)}, got {kind!r}')
+    if weights is None and not options and CLASSIFIERS[kind].builtin_weights().is_file():
+        weights = BUILTIN
+    net = CLASSIFIERS[kind](**options, weights=None if weights == UNTRAINED else weights)
+    net.origin = weights or UNTRAINED
+    return net
+
+
+class Defense(nn.Module):
+    """Masks, classifier and gate of one defended network; the options block ``network_g: defense:``.
+
+    Args:
+        mask: arguments of :class:`RandomFrequencyMask`.
+        classifier: ``type``: one of :data:`CLASSIFIERS`; ``weights``: ``builtin`` for those that come with the
+            package, ``untrained``, or a file with its state dict; ``threshold``: a picture counts as attacked when
+            P(clean) is below it, None for the one that is kept with the weights; the rest is for the class.
+        gate: ``classifier`` masks the pictures it takes for attacked, ``soft`` blends masked and unmasked by
+            P(attacked) at every mask point, ``always`` masks all, ``never`` none.
+        decision: what the classifier decides on: each ``picture``; the ``batch``, by the mean of P(clean), as the
+            published code does; or each ``tile`` where pictures are processed in tiles.
+        draws: in evaluation, average the outputs of this many draws of the masks; each costs a pass.
+        seed: in evaluation, the masks depend on this number, their place and their size only, and every picture
+            passes the network alone: its result is the same in any batch, unless the batch decides. None draws anew
+            at every call.
+    """
+
+    def __init__(self, mask: Optional[dict] = None, classifier: Optional[dict] = None, gate: str = 'classifier',
+                 decision: str = 'picture', draws: int = 1, seed: Optional[int] = None):
+        super().__init__()
+        for name, value, known in (('gate', gate, GATES), ('decision', decision, DECISIONS)):
+            if value not in known:
+                raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
+        if draws < 1:
+            raise ValueError(f'draws must be at least 1, got {draws}')
+        if seed is not None and seed < 0:
+            raise ValueError(f'seed must be at least 0, got {seed}')
+        classifier = dict(classifier or {})
+        self.gate, self.decision = gate, decision
+        self.draws, self.seed = draws, seed
+        self.threshold: Optional[float] = classifier.pop('threshold', None)
+        self.mask = RandomFrequencyMask(**(mask or {}))
+        self.classifier = build_classifier(classifier)
+        self._forced: Optional[Decision] = None
+        self._straight_through = False
+        self._obeyed: Decision = False
+        self._masks_drawn = 0
+
+    @contextlib.contextmanager
+    def forced(self, decision: Decision):
+        """Overrule the gate within the block: one bool for all pictures, or what :meth:`decide` returns."""
+        previous, self._forced = self._forced, decision
+        try:
+            yield self
+        finally:
+            self._forced = previous
+
+    @contextlib.contextmanager
+    def straight_through(self):
+        """Within the block gradients pass the gate ``classifier`` as if it were soft: for attacks that know of it.
+
+        The decision stays as it is; its gradient is that of P(attacked), by which an attack can steer it.
+        """
+        previous, self._straight_through = self._straight_through, True
+        try:
+            yield self
+        finally:
+            self._straight_through = previous
+
+    def attacked(self, x: torch.Tensor) -> torch.Tensor:
+        """The classifier's verdict on pictures ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
+        with torch.no_grad():
+            return self._below_threshold(self._clean_probability(x))
+
+    def logit(self, x: torch.Tensor) -> torch.Tensor:
+        """How far each of the pictures ``x`` is on the attacked side of the threshold: (B,), above 0 where it is.
+
+        The log odds of attacked against clean, less those at the threshold.
+        """
+        odds = log_odds(self.classifier(x))
+        threshold = self.classifier.threshold if self.threshold is None else odds.new_tensor(self.threshold)
+        return odds + threshold.to(odds).logit(eps=1e-6)
+
+    def decide(self, x: torch.Tensor) -> Decision:
+        """How much pictures ``x``, (B, 3, H, W) in [0, 1], are masked.
+
+        Returns:
+            One bool for all, or (B,) with 0 for not at all and 1 for entirely: bool, but float for the gate ``soft``
+            and within :meth:`straight_through`.
+        """
+        if self._forced is not None:
+            return self._forced if isinstance(self._forced, bool) else self._forced.to(x.device)
+        if self.gate in ('always', 'never'):
+            return self.gate == 'always'
+        if self.gate == 'soft':
+            return 1 - self._clean_probability(x)
+        if not self._straight_through:
+            return self.attacked(x)
+        clean = self._clean_probability(x)
+        return self._below_threshold(clean).to(clean.dtype) - (clean - clean.detach())
+
+    @contextlib.contextmanager
+    def obeying(self, decision: Decision):
+        """Within the block, one pass of the network, :meth:`apply_mask` obeys ``decision``."""
+        # Clean pictures should not pay for masks that are thrown away. But in training the host must not wait for the
+        # device, and every rank must take the same way through the network; a compiled one has no other way.
+        if not (isinstance(decision, bool) or self.training or decision.requires_grad or torch.compiler.is_compiling()):
+            decision = decision if decision.any() else False
+        self._obeyed, self._masks_drawn = decision, 0
+        try:
+            yield decision
+        finally:
+            self._obeyed = False
+
+    def apply_mask(self, x: torch.Tensor, repeat: int = 1) -> torch.Tensor:
+        """Mask the samples of ``x``, (B, C, H, W), as far as the decision says."""
+        if self._obeyed is False:
+            return x
+        if repeat > 1:
+            reduced = self.apply_mask(x[..., ::repeat, ::repeat])
+            return reduced.repeat_interleave(repeat, dim=-2).repeat_interleave(repeat, dim=-1)
+        masked = self._mask(x)
+        if self._obeyed is True:
+            return masked
+        return torch.lerp(x, masked, self._obeyed.to(x.dtype).view(-1, 1, 1, 1))
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the masks are those of the seed."""
+        return self.seed is not None and not self.training
+
+    def _mask(self, x):
+        if not self.repeatable:
+            return self.mask(x)
+        place, self._masks_drawn = self._masks_drawn, self._masks_drawn + 1
+        return self.mask.erase(x, repeatable_mask(self.mask.keep_radius, self.seed, place, *x.shape[-2:], x.device))
+
+    def _below_threshold(self, clean):
+        threshold = self.classifier.threshold if self.threshold is None else self.threshold
+        return ~(clean >= threshold)  # and not a number, too: a broken picture must not open a way around
+
+    def _clean_probability(self, x):
+        # The last bits of a matrix product depend on its number of rows.
+        parts = x.split(1) if self.repeatable else [x]
+        clean = torch.cat([self.classifier.clean_probability(part) for part in parts])
+        return clean.mean(dim=0, keepdim=True).expand_as(clean) if self.decision == 'batch' else clean
+
+    def extra_repr(self) -> str:
+        return (f'gate={self.gate}, threshold={"that of the weights" if self.threshold is None else self.threshold}, '
+                f'decision={self.decision}, draws={self.draws}, seed={self.seed}')
