@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from typing import List, Optional
 
 import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from rsr_basicsr.tiles import WholeMasks, spans
 
 OVERLAP = 16  # pixels
 
@@ -17,37 +21,85 @@ OVERLAP = 16  # pixels
 def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, overlap: int = OVERLAP) -> torch.Tensor:
     """Upscale pictures, tile by tile where they are larger than a tile.
 
-    A defended network decides once for each whole picture, unless its defence says ``decision: tile``: a decision
-    for each tile makes seams.
+    A defended network decides once for each whole picture, and masks whole feature maps, unless its defence says
+    ``decision: tile``: a decision or a mask for each tile makes seams. So the result is that of one pass, as far as
+    the overlap reaches. Each mask inside the network costs up to one more pass, of pictures that are masked. Only
+    behind a defence that changes what the network sees of a tile, such as random sizes, masks are of the tile.
 
     Gradients with respect to ``lq`` are those of the whole picture, as far as the overlap reaches. Tiles are computed
     a second time on the way back, so that the memory of one is enough for all.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW).
-        lq: the pictures, (B, 3, H, W) in [0, 1].
+        lq: the pictures, (B, 3, H, W) in [0, 1]; may lie on another device than the network, which then holds one
+            tile at a time.
         tile: size of the tiles in pixels of ``lq``, without the overlap; None takes the whole picture.
         overlap: pixels around a tile that the network sees and that are cut off again.
 
     Returns:
         (B, 3, sH, sW), on the device of ``lq``.
-    """
-    height, width = lq.shape[-2:]
-    if tile is None or max(height, width) <= tile:
-        return net(lq)
-    decisions = [(defense, defense.decide(lq)) for defense in defenses(net) if defense.decision != 'tile']
 
-    def upscale_window(window):  # has all it needs inside, since the way back comes here once more
+    Raises:
+        ValueError: the network does not change the size by a whole number.
+    """
+    device = next((parameter.device for parameter in net.parameters()), lq.device)
+    if tile is None or max(lq.shape[-2:]) <= tile:
+        return net(lq.to(device)).to(lq.device)
+    decisions = {defense: defense.decide(lq.to(device)) for defense in defenses(net) if defense.decision != 'tile'}
+    if not any(map(_masks, decisions.values())):
+        return _upscale_tiles(net, lq, decisions, tile, overlap)
+    return torch.cat([_upscale_tiles(net, lq[index:index + 1], _of_picture(decisions, index), tile, overlap)
+                      for index in range(len(lq))])
+
+
+def _upscale_tiles(net, lq, decisions, tile, overlap):
+    """One picture, or pictures of which none is masked."""
+    inner = getattr(_unwrapped(net), 'defense', None)
+    multiple = windows_of(net)
+    tile, overlap = (-(-pixels // multiple) * multiple for pixels in (tile, overlap))
+    rows, columns = (spans(size, tile, overlap) for size in lq.shape[-2:])
+    masks = WholeMasks(net, decisions.get(inner, False), rows, columns, multiple)
+    device = next((parameter.device for parameter in net.parameters()), lq.device)
+
+    def obediently(function, window):
         with contextlib.ExitStack() as stack:
-            for defense, decision in decisions:
+            for defense, decision in decisions.items():
                 stack.enter_context(defense.forced(decision))
-            return net(window)
+                stack.enter_context(defense.masking_by(masks if defense is inner else None))
+            return function(window.to(device))
 
     forgets = torch.is_grad_enabled() and lq.requires_grad
-    run = (lambda window: checkpoint(upscale_window, window, use_reentrant=False)) if forgets else upscale_window
-    rows = [[_upscale_tile(run, lq, top, left, tile, overlap) for left in range(0, width, tile)]
-            for top in range(0, height, tile)]
-    return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2)
+    return masks.upscale(lq, functools.partial(checkpoint, obediently, use_reentrant=False) if forgets else obediently)
+
+
+def _unwrapped(net):
+    """The network inside of what hands pictures on as they are, or nearly so."""
+    inside = next((getattr(net, name) for name, kind in (('net', Padded), ('module', nn.DataParallel),
+                                                        ('module', nn.parallel.DistributedDataParallel),
+                                                        ('_orig_mod', torch._dynamo.OptimizedModule))
+                   if isinstance(net, kind)), None)
+    return net if inside is None else _unwrapped(inside)
+
+
+def _masks(decision):
+    """Whether a decision masks any picture, or has to pass on the gradient of one that it does not mask."""
+    return decision if isinstance(decision, bool) else decision.requires_grad or bool(decision.any())
+
+
+def _of_picture(decisions, index):
+    return {defense: decision if isinstance(decision, bool) else decision[index:index + 1]
+            for defense, decision in decisions.items()}
+
+
+def windows_of(net: nn.Module) -> int:
+    """The number that a network wants the sides of a picture to be multiples of; 1 for most.
+
+    What says so are whole numbers ``window_size`` of the network or a part of it, as in SwinIR and our CDC, and the
+    scale of an RRDBNet, which folds pixels into channels below 4.
+    """
+    sizes = [getattr(module, 'window_size', 1) for module in net.modules()]
+    folds = [max(4 // module.scale, 1) for module in net.modules() if isinstance(module, RRDBNet)]
+    return math.lcm(*(size for size in (*sizes, *folds) if isinstance(size, int)))
 
 
 class Padded(nn.Module):
@@ -55,12 +107,12 @@ class Padded(nn.Module):
 
     def __init__(self, net: nn.Module, window: int):
         super().__init__()
-        self.net, self.window = net, window
+        self.net, self.window_size = net, window
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         height, width = x.shape[-2:]
-        output = self.net(F.pad(x, (0, -width % self.window, 0, -height % self.window), 'reflect'))
-        scale = output.shape[-1] // (width + -width % self.window)
+        output = self.net(F.pad(x, (0, -width % self.window_size, 0, -height % self.window_size), 'reflect'))
+        scale = output.shape[-1] // (width + -width % self.window_size)
         return output[..., :height * scale, :width * scale]
 
 
@@ -119,22 +171,3 @@ def _kept_bytes(net, window):
         output = net(window.detach().requires_grad_())
         kept[output.untyped_storage().data_ptr()] = output.untyped_storage().nbytes()
     return sum(kept.values())
-
-
-def _upscale_tile(net, lq, top, left, tile, overlap):
-    (y, height, y_before), (x, width, x_before) = (
-        _window(start, tile, overlap, size) for start, size in ((top, lq.shape[-2]), (left, lq.shape[-1])))
-    seen = lq[..., y:y + height, x:x + width]
-    output = net(seen)
-    scale = output.shape[-1] // width
-    if not isinstance(output, torch.Tensor) or output.shape[-2:] != (scale * height, scale * width) or scale == 0:
-        raise ValueError(f'{tuple(output.shape)} of {tuple(seen.shape)}: only networks that enlarge by a whole number '
-                         'can work in tiles')
-    rows, columns = (min(tile, size - start) for start, size in ((top, lq.shape[-2]), (left, lq.shape[-1])))
-    return output[..., y_before * scale:(y_before + rows) * scale, x_before * scale:(x_before + columns) * scale]
-
-
-def _window(start, tile, overlap, size):
-    """Where the window around a tile begins, how long it is, and how much of it lies before the tile."""
-    begin = max(start - overlap, 0)
-    return begin, min(start + tile + overlap, size) - begin, start - begin

@@ -53,6 +53,7 @@ class CDC(nn.Module):
         if scale not in (2, 3, 4):
             raise ValueError(f'scale must be 2, 3 or 4, got {scale}')
         self.scale = scale
+        self.window_size = 2 ** _POOLINGS  # what it pads pictures to multiples of
         self.edge_at = num_hourglass // 2
         self.stem = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.hourglasses = nn.ModuleList(
@@ -68,8 +69,8 @@ class CDC(nn.Module):
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, CDCOutput]:
         """The fused picture, or a :class:`CDCOutput` where ``returns_components`` is set."""
         height, width = x.shape[-2:]
-        step = 2 ** _POOLINGS
-        features = self._features(F.pad(x, (0, -width % step, 0, -height % step), mode='replicate'))
+        missing = -width % self.window_size, -height % self.window_size
+        features = self._features(F.pad(x, (0, missing[0], 0, missing[1]), mode='replicate'))
         pictures = [head(feature) for head, feature in zip(self.picture_heads, features)]
         attention = torch.stack([head(feature) for head, feature in zip(self.attention_heads, features)])
         fused = (attention.softmax(dim=0) * torch.stack(pictures)).sum(dim=0)

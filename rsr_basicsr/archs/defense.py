@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Mapping, Optional, Type, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Type, Union
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ UNTRAINED = 'untrained'
 
 #: How much pictures are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.
 Decision = Union[bool, torch.Tensor]
+Masks = Callable[['Defense', torch.Tensor, int], torch.Tensor]
 
 
 def build_classifier(options: Mapping[str, Any]) -> SampleClassifier:
@@ -85,6 +86,7 @@ class Defense(nn.Module):
         self.classifier = build_classifier(classifier)
         self._forced: Optional[Decision] = None
         self._straight_through = False
+        self._masks: Optional[Masks] = None
         self._obeyed: Decision = False
         self._masks_drawn = 0
 
@@ -154,6 +156,21 @@ class Defense(nn.Module):
         finally:
             self._obeyed = False
 
+    @contextlib.contextmanager
+    def masking_by(self, masks: Masks):
+        """Within the block, :meth:`apply_mask` leaves to a function what a mask makes of a tensor.
+
+        For networks that see a picture tile by tile, see :class:`rsr_basicsr.tiles.WholeMasks`.
+
+        Args:
+            masks: called with this defence, the tensor and the number of the mask in this pass.
+        """
+        previous, self._masks = self._masks, masks
+        try:
+            yield self
+        finally:
+            self._masks = previous
+
     def apply_mask(self, x: torch.Tensor, repeat: int = 1) -> torch.Tensor:
         """Mask the samples of ``x``, (B, C, H, W), as far as the decision says."""
         if self._obeyed is False:
@@ -161,21 +178,28 @@ class Defense(nn.Module):
         if repeat > 1:
             reduced = self.apply_mask(x[..., ::repeat, ::repeat])
             return reduced.repeat_interleave(repeat, dim=-2).repeat_interleave(repeat, dim=-1)
-        masked = self._mask(x)
+        place, self._masks_drawn = self._masks_drawn, self._masks_drawn + 1
+        if self._masks is not None:
+            return self._masks(self, x, place)
+        masked = self.mask.erase(x, self.draw(x, place)) if self.repeatable else self.mask(x)
+        return self.blend(x, masked)
+
+    def draw(self, x: torch.Tensor, place: int) -> torch.Tensor:
+        """The masks for ``x``, (B, C, H, W), as the ``place``-th of a pass: (B, 1, H, W) or (1, 1, H, W)."""
+        if not self.repeatable:
+            return self.mask.draw(x)
+        return repeatable_mask(self.mask.keep_radius, self.seed, place, *x.shape[-2:], x.device)
+
+    def blend(self, x: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """Between ``x`` and what the masks make of it, as far as the decision says."""
         if self._obeyed is True:
             return masked
-        return torch.lerp(x, masked, self._obeyed.to(x.dtype).view(-1, 1, 1, 1))
+        return torch.lerp(x, masked, self._obeyed.to(x).view(-1, 1, 1, 1))
 
     @property
     def repeatable(self) -> bool:
         """Whether the masks are those of the seed."""
         return self.seed is not None and not self.training
-
-    def _mask(self, x):
-        if not self.repeatable:
-            return self.mask(x)
-        place, self._masks_drawn = self._masks_drawn, self._masks_drawn + 1
-        return self.mask.erase(x, repeatable_mask(self.mask.keep_radius, self.seed, place, *x.shape[-2:], x.device))
 
     def _below_threshold(self, clean):
         threshold = self.classifier.threshold if self.threshold is None else self.threshold

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 import torch
 from torch import nn
 
-from rsr_basicsr.archs.defended_arch import UNTRAINED
+from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.errors import OptionsError, RSRError, in_one_line
