@@ -21,7 +21,7 @@ from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED, build_classifier
 from rsr_basicsr.attacks import PGD, DetectorAware
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.data.adversarial_pictures import find_photos
-from rsr_basicsr.detection import read_picture
+from rsr_basicsr.pictures import read_picture
 from rsr_basicsr.weights import WEIGHTS, fetch, load_network
 
 NETWORKS = ('RealESRGAN_x4plus', 'realesr-general-x4v3', 'realesr-animevideov3')
@@ -69,7 +69,7 @@ def _pictures(folder):
             write_evaluation_pairs(Path(scratch) / 'gt', Path(scratch) / 'lq')
         windows = []
         for path in find_photos([folder or str(Path(scratch) / 'lq')]):
-            picture = read_picture(path)
+            picture = read_picture(path).rgb
             top, left = ((side - 64) // 2 for side in picture.shape[-2:])
             windows.append(picture[..., top:top + 64, left:left + 64])
     return torch.cat(windows)

@@ -8,12 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import scipy.stats
-import torch
 
 from rsr_basicsr.attacks import PGD
 from rsr_basicsr.cli import main
-from rsr_basicsr.detection import read_picture
-from rsr_basicsr.errors import PictureError
 from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates, roc_auc, roc_curve
 
 
@@ -65,40 +62,10 @@ def test_rates_and_their_table():
     assert rates(clean) == {'false_alarms': 0.25} and 'misses' in rates(attacked)
 
 
-@pytest.fixture
-def rgb():
-    return np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)
-
-
 def write_picture(path, rgb):
     """As OpenCV writes it, whose order is blue, green, red, alpha."""
     assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][:rgb.shape[2]]] if rgb.ndim == 3 else rgb)
     return path
-
-
-def test_pictures_of_all_kinds_are_read(rgb, tmp_path):
-    expected = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    torch.testing.assert_close(read_picture(write_picture(tmp_path / 'rgb.png', rgb)), expected)
-    alpha = np.concatenate([rgb, rgb[..., :1] // 2], axis=2)
-    torch.testing.assert_close(read_picture(write_picture(tmp_path / 'rgba.png', alpha)), expected)
-    deep = write_picture(tmp_path / 'deep.png', rgb.astype(np.uint16) * 257)
-    torch.testing.assert_close(read_picture(deep), expected)
-    grey = read_picture(write_picture(tmp_path / 'grey.png', rgb[..., 0]))
-    torch.testing.assert_close(grey, expected[:, :1].expand(-1, 3, -1, -1))
-    assert read_picture(write_picture(tmp_path / 'dot.png', rgb[:1, :1])).shape == (1, 3, 1, 1)
-
-
-@pytest.mark.parametrize('make, sentence', [
-    (lambda path: None, 'no such file'),
-    (lambda path: path.write_bytes(b'not a picture'), 'is not a picture that can be read'),
-    (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), np.nan, np.float32)), 'not numbers in'),
-    (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), 200, np.float32)), 'not numbers in')])
-def test_what_is_no_picture_is_named(make, sentence, tmp_path):
-    path = tmp_path / 'p.tiff'
-    make(path)
-    with pytest.raises(PictureError, match=sentence) as error:
-        read_picture(path)
-    assert str(path) in str(error.value)
 
 
 @pytest.fixture(scope='module')
