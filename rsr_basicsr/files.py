@@ -4,6 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Optional
+
+from rsr_basicsr.errors import OptionsError
+
+
+def check_new(path: Optional[Path], overwrite: bool = False) -> None:
+    """Check, before any work, that a file can be written; None is none.
+
+    Raises:
+        OptionsError: it is there already and may not be replaced, or there is no such folder.
+    """
+    if path is None:
+        return
+    if path.exists() and (path.is_dir() or not overwrite):
+        raise OptionsError(f'{path} is there already; ' + (
+            'name a file' if path.is_dir() else 'it is replaced with --overwrite only'))
+    if not path.parent.is_dir():
+        raise OptionsError(f'{path} cannot be written: there is no folder {path.parent}')
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defense import CLASSIFIERS
-from rsr_basicsr.errors import WeightsError
+from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.options import read_network
 from rsr_basicsr.weights import WEIGHTS, fetch, fill, find, load_network, load_state
 
@@ -39,7 +39,10 @@ def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
     if name_or_file in WEIGHTS and not osp.isfile(name_or_file):
         path = str(fetch(name_or_file))
     elif not osp.exists(name_or_file) and not osp.splitext(name_or_file)[1] and osp.basename(path) == path:
-        find(name_or_file)  # which says what names there are
+        try:
+            find(name_or_file)
+        except OptionsError as error:
+            raise OptionsError(f'there is no file {name_or_file}, and {error}') from None
     if options is not None:
         return fill(read_network(options), path)
     return load_network({**recognise(load_state(path), path), 'weights': path})

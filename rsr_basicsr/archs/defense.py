@@ -14,6 +14,7 @@ from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
 from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
+from rsr_basicsr.constants import any_size
 
 GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('picture', 'batch', 'tile')
@@ -114,7 +115,7 @@ class Defense(nn.Module):
     def attacked(self, x: torch.Tensor) -> torch.Tensor:
         """The classifier's verdict on pictures ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
         with torch.no_grad():
-            return self._below_threshold(self._clean_probability(x))
+            return self.below_threshold(self.clean_probability(x))
 
     def logit(self, x: torch.Tensor) -> torch.Tensor:
         """How far each of the pictures ``x`` is on the attacked side of the threshold: (B,), above 0 where it is.
@@ -137,11 +138,16 @@ class Defense(nn.Module):
         if self.gate in ('always', 'never'):
             return self.gate == 'always'
         if self.gate == 'soft':
-            return 1 - self._clean_probability(x)
+            return 1 - self.clean_probability(x)
         if not self._straight_through:
             return self.attacked(x)
-        clean = self._clean_probability(x)
-        return self._below_threshold(clean).to(clean.dtype) - (clean - clean.detach())
+        clean = self.clean_probability(x)
+        return self.below_threshold(clean).to(clean.dtype) - (clean - clean.detach())
+
+    def decision_for(self, clean: torch.Tensor) -> Decision:
+        """As :meth:`decide`, of pictures whose P(clean) is known, (B,), and regardless of :meth:`forced`."""
+        by_gate = {'always': True, 'never': False, 'soft': 1 - clean, 'classifier': self.below_threshold(clean)}
+        return by_gate[self.gate]
 
     @contextlib.contextmanager
     def obeying(self, decision: Decision):
@@ -194,18 +200,21 @@ class Defense(nn.Module):
         """Between ``x`` and what the masks make of it, as far as the decision says."""
         if self._obeyed is True:
             return masked
-        return torch.lerp(x, masked, self._obeyed.to(x).view(-1, 1, 1, 1))
+        share = self._obeyed.to(x).view(-1, 1, 1, 1)
+        return x * (1 - share) + masked * share if any_size() else torch.lerp(x, masked, share)
 
     @property
     def repeatable(self) -> bool:
         """Whether the masks are those of the seed."""
         return self.seed is not None and not self.training
 
-    def _below_threshold(self, clean):
+    def below_threshold(self, clean: torch.Tensor) -> torch.Tensor:
+        """Whether pictures with these P(clean) count as attacked."""
         threshold = self.classifier.threshold if self.threshold is None else self.threshold
         return ~(clean >= threshold)  # and not a number, too: a broken picture must not open a way around
 
-    def _clean_probability(self, x):
+    def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
+        """P(clean) of pictures ``x``, (B, 3, H, W) in [0, 1]: (B,); that of the batch where the batch decides."""
         # The last bits of a matrix product depend on its number of rows.
         parts = x.split(1) if self.repeatable else [x]
         clean = torch.cat([self.classifier.clean_probability(part) for part in parts])
