@@ -1,0 +1,43 @@
+"""Turn a BasicSR or Real-ESRGAN options file into that of a defended network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options.defend import defend_file, difference, write_defended
+from rsr_basicsr.options.presets import DEFAULT_PRESET, PRESETS
+from rsr_basicsr.pipeline import import_plugins
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rsr defend``."""
+    parser.add_argument('file', type=Path, metavar='IN.yml', help='options file of a training or a test')
+    parser.add_argument('-o', '--output', type=Path, metavar='OUT.yml',
+                        help='the defended file; without it, the changes are only shown')
+    parser.add_argument('--preset', choices=tuple(PRESETS), default=DEFAULT_PRESET,
+                        help=f'strength and cost of the training, see docs/options.md; by default {DEFAULT_PRESET}')
+    parser.add_argument('--overwrite', action='store_true', help='replace OUT.yml if it is there')
+    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
+                        help='a module that registers defended twins of your own')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the changes as a diff on stdout, and what is left to do on stderr."""
+    if args.overwrite and args.output is None:
+        raise OptionsError('--overwrite: there is nothing to write; give -o OUT.yml')
+    import_plugins(args.imports)
+    defended = defend_file(args.file, args.preset)
+    if args.output is not None:
+        write_defended(defended, args.output, args.overwrite)
+    encoding = sys.stdout.encoding or 'utf-8'
+    changes = difference(defended.before, defended.text, str(args.file), str(args.output or args.file))
+    sys.stdout.write(changes.encode(encoding, 'backslashreplace').decode(encoding))
+    sys.stdout.flush()
+    for note in defended.notes:
+        print(f'rsr defend: {note}', file=sys.stderr)
+    if args.output is not None:
+        print(f'rsr defend: {args.output} is written; next: rsr {defended.stage} -opt {args.output}', file=sys.stderr)
+    return 0
