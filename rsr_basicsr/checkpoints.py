@@ -7,6 +7,7 @@ starts its epoch and its random numbers anew. What is here serves the models (sa
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -24,11 +25,15 @@ from basicsr.utils import check_resume, get_root_logger
 from basicsr.utils.dist_util import get_dist_info
 from torch import distributed as dist
 
+from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.errors import WeightsError, in_one_line
 from rsr_basicsr.weights import read_file
 
 #: The entry of a training state that holds what BasicSR does not keep
 EXTRAS = 'rsr_basicsr'
+
+#: The entry of a weight file that says which network it is for, as in the options
+NETWORK = 'network_g'
 
 _UNFINISHED = '.saving-'
 _logger = logging.getLogger(__name__)
@@ -236,6 +241,22 @@ def random_streams_kept() -> Iterator[None]:
         set_random_state(before)
 
 
+def _add(path, entry, value):
+    """Add an entry to a file that ``torch.save`` wrote."""
+    content = {**read_file(path), entry: value}
+    written = io.BytesIO()  # torch.save onto a full disk ends in an error of its own, which names no cause
+    torch.save(content, written)
+    with open(path, 'wb') as file:
+        file.write(written.getvalue())
+
+
+def _described(network: Mapping[str, Any]) -> Dict[str, Any]:
+    """What a weight file says of its network: the options, without a path of the machine that it was trained on."""
+    network = copy.deepcopy(dict(network))
+    network.get('defense', {}).get('classifier', {}).pop('weights', None)
+    return network
+
+
 class WholeCheckpoints:
     """Mixin in front of a BasicSR model class: saves by :func:`written_whole`, random streams included."""
 
@@ -270,12 +291,16 @@ class WholeCheckpoints:
         super().save_training_state(epoch, current_iter)
         path = osp.join(self.opt['path']['training_states'], f'{current_iter}.state')
         if osp.isfile(path):  # BasicSR writes none at the end of a training
-            content = read_file(path)
-            content[EXTRAS] = {key: [state[key] for state in self._states] for key in self._states[0]}
-            written = io.BytesIO()  # torch.save onto a full disk ends in an error of its own, which names no cause
-            torch.save(content, written)
-            with open(path, 'wb') as file:
-                file.write(written.getvalue())
+            _add(path, EXTRAS, {key: [state[key] for state in self._states] for key in self._states[0]})
+
+    def save_network(self, net, net_label, current_iter, param_key='params'):
+        """As BasicSR saves it, and with what a defended network is built from, so that the file tells by itself."""
+        super().save_network(net, net_label, current_iter, param_key)
+        name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
+        path = osp.join(self.opt['path']['models'], name)
+        first = self.get_bare_model(net[0] if isinstance(net, list) else net)
+        if isinstance(first, DefenseMixin) and get_dist_info()[0] == 0 and osp.isfile(path):
+            _add(path, NETWORK, _described(self.opt['network_g']))
 
     def resume_training(self, resume_state):
         super().resume_training(resume_state)

@@ -156,10 +156,13 @@ def _no_picture(path, reason):
 
 def _decoded(path, content):
     """At the file's own bit depth, channels in the order red, green, blue, alpha."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said below
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise _no_picture(path, error.err) from None
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if pixels is None:
         raise _no_picture(path, 'no decoder knows it')
     pixels = pixels.reshape(*pixels.shape[:2], -1)

@@ -1,4 +1,7 @@
-"""The network that a weight file is for, told from its tensors: for commands that take a file and nothing else."""
+"""The network that a weight file is for: for commands that take a file and nothing else.
+
+Files of our trainer say it themselves, in an entry beside the tensors; of others it is told from the tensors.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,19 @@ import re
 from typing import Any, Dict, Mapping, Optional
 
 import torch
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from rsr_basicsr.archs.classifier import CALIBRATION
-from rsr_basicsr.archs.defense import CLASSIFIERS
-from rsr_basicsr.errors import OptionsError, WeightsError
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED
+from rsr_basicsr.checkpoints import NETWORK
+from rsr_basicsr.errors import OptionsError, RSRError, WeightsError, in_one_line
 from rsr_basicsr.options import read_network
-from rsr_basicsr.weights import WEIGHTS, fetch, fill, find, load_network, load_state
+from rsr_basicsr.options.blocks import DEFENSE
+from rsr_basicsr.options.presets import POINTS
+from rsr_basicsr.options.schema import parse_block
+from rsr_basicsr.weights import WEIGHTS, fetch, fill, find, load_network, load_state, read_file
 
 State = Mapping[str, torch.Tensor]
 
@@ -23,9 +32,9 @@ def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
     """The network of an official name, or of a weight file.
 
     Args:
-        name_or_file: a name of :data:`rsr_basicsr.weights.WEIGHTS`, which is fetched, or a file. A file with
-            ``defense.*`` keys gives a defended network, with the settings that it has by default.
-        options: an options file whose ``network_g`` the weights are for: for settings other than those, and for
+        name_or_file: a name of :data:`rsr_basicsr.weights.WEIGHTS`, which is fetched, or a file. A file that does not
+            say its network, but has ``defense.*`` keys, gives a defended one with the settings of our options files.
+        options: an options file whose ``network_g`` the weights are for: for other settings than the file's, and for
             architectures that cannot be told from their tensors.
 
     Returns:
@@ -45,7 +54,10 @@ def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
             raise OptionsError(f'there is no file {name_or_file}, and {error}') from None
     if options is not None:
         return fill(read_network(options), path)
-    return load_network({**recognise(load_state(path), path), 'weights': path})
+    state, content = load_state(path), read_file(path)
+    said = content.get(NETWORK) if isinstance(content, dict) else None
+    network = recognise(state, path) if said is None else _checked(said, state, path)
+    return load_network({**network, 'weights': path})
 
 
 def recognise(state: State, path: str) -> Dict[str, Any]:
@@ -68,8 +80,37 @@ def recognise(state: State, path: str) -> Dict[str, Any]:
                   if key.startswith('defense.classifier.')}
     if not classifier:
         return network
-    return {**network, 'type': f'Defended{network["type"]}',
-            'defense': {'classifier': {'type': _classifier(classifier, path), 'weights': 'untrained'}}}
+    kind = network['type']
+    defense = {'classifier': {'type': _classifier(classifier, path), 'weights': UNTRAINED}}
+    if kind in POINTS:
+        defense['points'] = list(POINTS[kind])
+    return {**network, 'type': f'Defended{kind}', 'defense': defense}
+
+
+def _checked(network, state, path):
+    """What a file says of its network, if that is true: the file may be a stranger's."""
+    where = f'{path}: {NETWORK}'
+    try:
+        kind = network['type']
+        if f'{kind}' not in ARCH_REGISTRY:
+            raise OptionsError(f'{where}: {kind} is not registered here; name the module that does by --import')
+        cls = ARCH_REGISTRY.get(kind)
+        if not issubclass(cls, DefenseMixin):
+            raise OptionsError(f'{where}: {kind} is no defended network')
+        defense = parse_block(network.get('defense'), DEFENSE, f'{where}.defense')
+        defense['classifier']['weights'] = UNTRAINED  # its values are in the file
+        network = {**network, 'defense': defense}
+        with torch.device('meta'):  # before memory is taken for whatever size is said
+            shapes = {key: value.shape for key, value in
+                      cls(**{key: value for key, value in network.items() if key != 'type'}).state_dict().items()}
+    except RSRError as error:
+        raise WeightsError(str(error)) from None
+    except Exception as error:  # whatever a constructor makes of wrong arguments
+        raise WeightsError(f'{where} is no network that can be built: {in_one_line(error)}') from error
+    for key, value in state.items():
+        if shapes.get(key) != value.shape:
+            raise WeightsError(f'{where} is not the network of the tensors: {key}')
+    return network
 
 
 def _rrdbnet(state):

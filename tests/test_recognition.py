@@ -5,10 +5,10 @@ import torch
 from basicsr.archs import build_network
 from torch import nn
 
-from helpers import SMALL_NETWORKS
+from helpers import SMALL_NETWORKS, paired_options, train
 from rsr_basicsr.errors import OptionsError, WeightsError
 from rsr_basicsr.recognition import open_network, recognise
-from rsr_basicsr.weights import WEIGHTS
+from rsr_basicsr.weights import WEIGHTS, load_state
 
 COMPACT = SMALL_NETWORKS['SRVGGNetCompact']
 KINDS = {'compact': COMPACT, 'compact x2': {**COMPACT, 'upscale': 2},
@@ -51,6 +51,40 @@ def test_official_weights_are_told_from_their_tensors(real_weights):
     name = 'realesr-animevideov3'
     assert recognise(torch.load(real_weights, weights_only=True)[WEIGHTS[name].key], name) == WEIGHTS[name].network
     assert type(open_network(name)).__name__ == 'SRVGGNetCompact'
+
+
+@pytest.fixture(scope='module')
+def trained(pairs, photos, tmp_path_factory):
+    """A file that the trainer wrote, of a network and with settings that no tensors tell."""
+    opt = paired_options(pairs, photos=photos, network='DefendedMSRResNet', iterations=1)
+    opt['network_g'] = {'type': 'DefendedMSRResNet', **SMALL_NETWORKS['MSRResNet'], 'defense': {
+        'points': ['trunk'], 'gate': 'soft', 'mask': {'keep_radius': [0.3, 0.4]},
+        'classifier': {'type': 'residual', 'threshold': 0.7}}}
+    opt['train'].pop('classifier_opt'), opt['train'].pop('optim_classifier')
+    with pytest.MonkeyPatch.context() as patch:
+        folder = train(opt, tmp_path_factory.mktemp('trained'), patch)
+    return folder / 'models' / 'net_g_latest.pth'
+
+
+def test_a_file_of_the_trainer_says_its_network(trained):
+    net = open_network(str(trained))
+    assert type(net).__name__ == 'DefendedMSRResNet' and net.points == ('trunk',)
+    assert (net.defense.gate, net.defense.threshold, net.defense.mask.keep_radius) == ('soft', 0.7, (0.3, 0.4))
+    state = load_state(trained)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize('change, sentence', [
+    ({'num_feat': 16}, 'is not the network of the tensors'), ({'type': 'DefendedNothing'}, 'is not registered here'),
+    ({'type': 'MSRResNet'}, 'is no defended network'), ({'nonsense': 1}, 'is no network that can be built'),
+    ({'defense': {'gate': 'never ever'}}, 'defense.gate: expected one of'),
+    ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'not the network of the tensors')])
+def test_what_a_stranger_says_of_a_network_is_checked(change, sentence, trained, tmp_path):
+    content = torch.load(trained, weights_only=True)
+    content['network_g'].update(change)
+    torch.save(content, tmp_path / 'net.pth')
+    with pytest.raises(WeightsError, match=sentence):
+        open_network(str(tmp_path / 'net.pth'))
 
 
 def test_other_networks_need_an_options_file(tmp_path, pairs):

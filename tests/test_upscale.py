@@ -133,6 +133,23 @@ def test_what_cannot_be_read_is_skipped_and_listed(files, small, capsys):
     assert sum(bool(found['error']) for found in json.loads((files / 'r.json').read_text())['pictures']) == 3
 
 
+def test_a_folder_of_200_with_20_that_are_broken(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'in').mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(200):
+        ending = ['png', 'jpg', 'webp', 'tif', 'bmp'][number % 5]
+        pixels = rng.integers(0, 256, (*rng.integers(8, 24, 2), 3)).astype(np.uint8)
+        content = cv2.imencode(f'.{ending}', pixels if number % 7 else pixels[..., 0])[1].tobytes()
+        broken = [b'', b'text', content[:len(content) // 2]][number % 3]
+        (tmp_path / 'in' / f'{number}.{ending}').write_bytes(content if number % 10 else broken)
+    assert main(['upscale', 'in', '-n', small, '-o', 'out']) == 1
+    captured = capsys.readouterr()
+    assert '180 of 200 pictures upscaled' in captured.out and captured.err.count('is not a picture that can be') == 20
+    results = list((tmp_path / 'out').iterdir())
+    assert len(results) == 180 and all(cv2.imread(str(path)) is not None for path in results)
+
+
 def test_nothing_is_overwritten_unasked(files, small, capsys):
     def pixels():
         return (files / 'out' / 'rgb_out.jpg').read_bytes()

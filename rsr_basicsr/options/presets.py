@@ -47,7 +47,7 @@ DEFAULT_PRESET = 'light'
 #: Of the iterations of a training, the largest share that eps takes to rise
 _WARMUP_SHARE = 0.1
 #: Where fewer masks are used than there are places
-_POINTS = {'SRVGGNetCompact': ('input',)}  # the others blur it
+POINTS = {'SRVGGNetCompact': ('input',)}  # the others blur it
 
 _ATTACK_COMMENTS = {
     'type': 'any attack of docs/attacks.md',
@@ -89,7 +89,7 @@ def defense_block(preset: Preset, network: str, points: Sequence[str]) -> str:
         network: the plain architecture.
         points: all mask points of its twin.
     """
-    block = {'mask': preset.mask, 'points': list(_POINTS.get(network, points)), 'classifier': preset.classifier,
+    block = {'mask': preset.mask, 'points': list(POINTS.get(network, points)), 'classifier': preset.classifier,
              'gate': 'classifier'}
     return _written({'defense': block}, _DEFENSE_COMMENTS)
 

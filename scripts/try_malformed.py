@@ -1,0 +1,297 @@
+"""Broken and hostile files by the hundred, given to every command: each must end in a sentence, and leave nothing.
+
+    python scripts/try_malformed.py [--count 300] [--seed 0]
+
+Pictures that are cut short, empty, of another kind than their name says or with a header that promises too much; weight
+files that are cut short, hold NaN, are for another network or would run code; options files that are no YAML, nest
+without end, have values of every wrong kind or would run code. A case fails where a command ends in a traceback or in
+exit code 0, says nothing, runs what a file says, or leaves a file behind. Exit code 1 if any did.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import pickle
+import random
+import struct
+import sys
+import tempfile
+import traceback
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Callable, List, NamedTuple
+
+import rsr_basicsr  # noqa: F401  isort: skip
+
+import cv2
+import numpy as np
+import torch
+import yaml
+from basicsr.archs import build_network
+from PIL import Image
+
+from rsr_basicsr.cli import main as rsr
+
+CANARY = 'code_was_run'
+OPTIONS = Path(__file__).parents[1] / 'options'
+NETWORK = dict(type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4)
+
+
+class Case(NamedTuple):
+    """One broken file and the commands that read such files."""
+
+    kind: str
+    content: bytes
+    ending: str
+    commands: List[List[str]]  # FILE stands for its path
+
+
+class RunsCode:
+    """Pickled, it makes a file when it is read."""
+
+    def __reduce__(self):
+        return os.system, (f'touch {CANARY}',)
+
+
+PICTURE_COMMANDS = [['upscale', 'FILE', '-n', 'good.pth', '-o', 'out'], ['detect', 'FILE']]
+WEIGHT_COMMANDS = [['upscale', 'good.png', '-n', 'FILE', '-o', 'out'],
+                   ['export', 'FILE', '--backbone', 'out.pth'], ['detect', 'good.png', '--weights', 'FILE'],
+                   ['train', '-opt', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE'],
+                   ['check', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE']]
+OPTION_COMMANDS = [[command, '-opt', 'FILE'] for command in ('train', 'test', 'masks', 'benchmark', 'adversarial-set')]
+OPTION_COMMANDS += [['check', 'FILE'], ['defend', 'FILE', '-o', 'out.yml'], ['leaderboard', 'FILE', '-o', 'out.md'],
+                    ['upscale', 'good.png', '-n', 'good.pth', '-opt', 'FILE', '-o', 'out']]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--count', type=int, default=300, help='number of broken files')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    rng, failed = random.Random(args.seed), 0
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder) if hasattr(contextlib, 'chdir') \
+            else _chdir(folder):
+        _write_good()
+        for number in range(args.count):
+            case = KINDS[number % len(KINDS)](rng)
+            file = f'case{number}{case.ending}'
+            Path(file).write_bytes(case.content)
+            command = [word.replace('FILE', file) for word in rng.choice(case.commands)]
+            trouble = run(command)
+            if trouble:
+                failed += 1
+                print(f'{case.kind}: rsr {" ".join(command)}: {trouble}')
+                Path(file).rename(Path(tempfile.gettempdir()) / file)  # to look at
+            else:
+                os.remove(file)
+    print(f'{args.count - failed} of {args.count} broken files ended in a sentence and left nothing behind')
+    return 1 if failed else 0
+
+
+def run(command: List[str]) -> str:
+    """What is wrong with the way a command ended; empty where nothing is."""
+    before, text = _listing(), io.StringIO()
+    try:
+        with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            code = rsr(command)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:  # whatever it is, a user would have seen it
+        return traceback.format_exc()
+    said, left = text.getvalue(), _listing() - before
+    if Path(CANARY).exists():
+        os.remove(CANARY)
+        return 'the code in the file was run'
+    if left:
+        return f'left {", ".join(sorted(left))}'
+    if code == 0:
+        return 'exit code 0'
+    sentence = said.strip() and 'Traceback' not in said and 'usage:' not in said
+    return '' if sentence else f'exit code {code}, and said {said!r}'
+
+
+def _listing():
+    return {str(path) for path in Path().rglob('*')}
+
+
+@contextlib.contextmanager
+def _chdir(folder):  # contextlib has it from Python 3.11 on
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def _write_good():
+    """What the commands need besides: a picture, weights, options."""
+    Path('photos').mkdir()
+    for name in ('good.png', 'photos/photo.png'):
+        Image.fromarray(_noise(random.Random(1), 64)).save(name)
+    torch.save({'params': build_network(dict(NETWORK)).state_dict()}, 'good.pth')
+    options = _options('finetune/finetune_defended_general_x4v3.yml')
+    options['network_g'] = {**NETWORK, 'type': 'DefendedSRVGGNetCompact'}
+    options.update(num_gpu=0)
+    Path('photos/list.txt').write_text('photo.png\n')
+    options['datasets'] = {'train': {**options['datasets']['train'], 'dataroot_gt': 'photos',
+                                     'meta_info': 'photos/list.txt'}}
+    del options['val']
+    Path('good.yml').write_text(yaml.safe_dump(options))
+
+
+def _options(name):
+    return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))
+
+
+def _noise(rng, size):
+    return np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (size, size, 3)).astype(np.uint8)
+
+
+# --- Pictures ---------------------------------------------------------------------------------------------------------
+
+def _picture_cut(rng):
+    kind = rng.choice(['PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF'])
+    content = io.BytesIO()
+    Image.fromarray(_noise(rng, 48)).save(content, format=kind)
+    whole = content.getvalue()
+    return Case('picture cut short', whole[:rng.randrange(1, len(whole) * 9 // 10)], f'.{kind.lower()}',
+                PICTURE_COMMANDS)
+
+
+def _picture_of_nothing(rng):
+    content = rng.choice([b'', b'\0' * 200, bytes(rng.randrange(256) for _ in range(300)), b'GIF89a', b'<svg/>',
+                          b'PK\x03\x04', '# text, named like a picture\n'.encode()])
+    return Case('no picture', content, rng.choice(['.png', '.jpg', '.webp', '.tif', '.bmp']), PICTURE_COMMANDS)
+
+
+def _picture_with_huge_header(rng):
+    side = rng.choice([30000, 65535, 2**31 - 1])
+    content = bytearray(cv2.imencode('.png', _noise(rng, 16))[1].tobytes())
+    content[16:24] = struct.pack('>II', side, side)
+    content[29:33] = struct.pack('>I', zlib.crc32(bytes(content[12:29])))
+    return Case('huge header', bytes(content), '.png', PICTURE_COMMANDS)
+
+
+def _picture_of_numbers_that_are_none(rng):
+    pixels = np.full((16, 16, 3), rng.choice([np.nan, np.inf, -1, 300]), np.float32)
+    return Case('values beyond [0, 1]', cv2.imencode('.tiff', pixels)[1].tobytes(), '.tiff', PICTURE_COMMANDS)
+
+
+# --- Weights ----------------------------------------------------------------------------------------------------------
+
+def _saved(content):
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def _state():
+    return build_network(dict(NETWORK)).state_dict()
+
+
+def _weights_cut(rng):
+    whole = _saved({'params': _state()})
+    return Case('weights cut short', whole[:rng.randrange(len(whole))], '.pth', WEIGHT_COMMANDS)
+
+
+def _weights_of_nothing(rng):
+    content = rng.choice([b'', b'\0' * 500, b'PK\x03\x04', b'version https://git-lfs.github.com/spec/v1\n',
+                          b'<html>404</html>', _saved([1, 2, 3]), _saved({}), _saved({'params': None}),
+                          _saved({'params': {'a': 1}}), _saved(torch.zeros(3)), pickle.dumps({'params': 'text'})])
+    return Case('no weights', content, '.pth', WEIGHT_COMMANDS)
+
+
+def _weights_that_run_code(rng):
+    made = rng.randrange(4)
+    if made == 0:
+        content = pickle.dumps({'params': RunsCode()})
+    elif made == 1:
+        content = _saved({'params': {'body.0.weight': RunsCode()}})
+    elif made == 2:
+        content = pickle.dumps(RunsCode(), protocol=0)
+    else:  # as torch lays a file out, with a pickle of another's
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, 'w') as archive:
+            archive.writestr('archive/data.pkl', pickle.dumps({'params': RunsCode()}))
+            archive.writestr('archive/version', '3\n')
+            archive.writestr('archive/byteorder', 'little')
+        content = file.getvalue()
+    return Case('weights that run code', content, '.pth', WEIGHT_COMMANDS)
+
+
+def _weights_of_another_network(rng):
+    state = _state()
+    name = rng.choice(list(state))
+    change = rng.randrange(4)
+    if change == 0:
+        state[name] = torch.full_like(state[name], rng.choice([float('nan'), float('inf')]))
+    elif change == 1:
+        state[name] = torch.zeros(rng.choice([(2,), (1, 2, 3), (5, 5, 5, 5)]))
+    elif change == 2:
+        del state[name]
+    else:
+        state = {f'net.{key}': value for key, value in state.items()}
+    return Case('weights of another network', _saved({'params': state}), '.pth', WEIGHT_COMMANDS)
+
+
+# --- Options ----------------------------------------------------------------------------------------------------------
+
+def _options_of_nothing(rng):
+    texts = ['', '[]', '42', 'text', '\t- a: b', 'a: [1, 2', 'name: "open', '{' * 5000, '[' * 5000, '- ' * 3000 + 'a',
+             'a: &a [*a, *a]', 'name: &n {n: *n}\nnetwork_g: *n\ndatasets: *n\npath: *n\n', '\0\0\0',
+             '%YAML 9.9\n---\na: 1', '? [1, 2]\n: 3', '---\na: 1\n---\nb: 2', 'a: 1\na: 2', '\ufeffname: ~',
+             '1: 2\n3: 4', _bomb()]
+    content = rng.choice([text.encode() for text in texts] + [b'\xff\xfe\x00name', bytes(range(256))])
+    return Case('no options', content, '.yml', OPTION_COMMANDS)
+
+
+def _bomb():
+    """Lists of lists of lists, each ten times the one before."""
+    lines = ['a0: &a0 [x, x, x, x, x, x, x, x, x, x]']
+    lines += [f'a{n}: &a{n} [{", ".join([f"*a{n - 1}"] * 10)}]' for n in range(1, 12)]
+    return '\n'.join([*lines, 'name: *a11', 'network_g: *a11', 'datasets: *a11', 'model_type: *a11', ''])
+
+
+def _options_that_run_code(rng):
+    tag = rng.choice([f'!!python/object/apply:os.system ["touch {CANARY}"]', '!!python/name:os.system',
+                      f'!!python/object/new:subprocess.Popen [["touch", "{CANARY}"]]', '!!python/module:antigravity',
+                      f'!!python/object/apply:eval ["open(\'{CANARY}\', \'w\')"]'])
+    text = Path('good.yml').read_text()
+    place = rng.choice(['name: ', 'model_type: ', 'manual_seed: ', 'scale: '])
+    lines = [f'{place}{tag}' if line.startswith(place) else line for line in text.splitlines()]
+    return Case('options that run code', '\n'.join(lines).encode(), '.yml', OPTION_COMMANDS)
+
+
+def _options_of_wrong_kinds(rng):
+    options = yaml.safe_load(Path('good.yml').read_text())
+    place, key = rng.choice(list(_places(options, rng)))
+    place[key] = rng.choice([None, [], {}, 'nonsense', -1, 1e400, float('nan'), [[1]], {'a': 'b'}, True, '../../etc',
+                             '\0', 10**30])
+    # Of one wrong value a training may be none the worse; without photos it cannot start.
+    options['datasets'] = rng.choice([options.get('datasets'), 'nowhere', {'train': {'type': 'None'}}])
+    options['path'] = {'pretrain_network_g': 'nowhere.pth'}
+    return Case('options of wrong kinds', yaml.safe_dump(options).encode(), '.yml',
+                [command for command in OPTION_COMMANDS if command[0] in ('train', 'test', 'check')])
+
+
+def _places(block, rng):
+    for key, value in block.items():
+        yield block, key
+        if isinstance(value, dict) and value:
+            yield from _places(value, rng)
+
+
+KINDS: List[Callable[[random.Random], Case]] = [
+    _picture_cut, _weights_cut, _options_of_nothing, _picture_of_nothing, _weights_of_nothing, _options_that_run_code,
+    _picture_with_huge_header, _weights_that_run_code, _options_of_wrong_kinds, _picture_of_numbers_that_are_none,
+    _weights_of_another_network]
+
+if __name__ == '__main__':
+    sys.exit(main())
