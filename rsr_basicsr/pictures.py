@@ -24,6 +24,7 @@ FORMATS = {'png': ('PNG', {}), 'jpg': ('JPEG', {'quality': 95}), 'jpeg': ('JPEG'
 _DEEP = ('png', 'tif', 'tiff')  # formats that hold 16 bits a channel
 _WITH_ALPHA = ('png', 'webp', 'tif', 'tiff')
 _WITHOUT_PROFILE = ('bmp',)
+_ROWS = 256  # that are rounded at a time
 
 
 class _Header(NamedTuple):
@@ -193,11 +194,17 @@ def _tensor(pixels):
 
 
 def _array(picture, dtype):
-    """Rounded, (H, W) or (H, W, C), channels in the order red, green, blue, alpha."""
-    parts = [picture.rgb[:, :1] if picture.grey else picture.rgb]
-    parts += [] if picture.alpha is None else [picture.alpha]
-    values = torch.cat(parts, dim=1)[0].clamp(0, 1).permute(1, 2, 0).numpy()
-    return (values * np.iinfo(dtype).max).round().astype(dtype)
+    """Rounded, (H, W, C), channels in the order red, green, blue, alpha."""
+    height, width = picture.rgb.shape[-2:]
+    channels = (1 if picture.grey else 3) + (picture.alpha is not None)
+    array = np.empty((height, width, channels), dtype)
+    for top in range(0, height, _ROWS):  # the numbers before they are rounded take four times the memory
+        rows = slice(top, top + _ROWS)
+        parts = [picture.rgb[0, :1 if picture.grey else 3, rows]]
+        parts += [] if picture.alpha is None else [picture.alpha[0, :, rows]]
+        values = torch.cat(parts).clamp_(0, 1).mul_(np.iinfo(dtype).max).round_()
+        array[rows] = values.permute(1, 2, 0).numpy()
+    return array
 
 
 def _encoded(picture, ending, notes):

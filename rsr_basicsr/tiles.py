@@ -77,9 +77,7 @@ class WholeMasks:
         """
         while True:
             self._mask = None
-            parts = [[self._part(run, lq, row, column) for column in self.columns] for row in self.rows]
-            whole = torch.cat([torch.cat(row, dim=-1) for row in parts], dim=-2)
-            del parts
+            whole = self._whole(run, lq)
             if self._mask is None:
                 return whole
             self._maps.append(self._mask(whole))
@@ -92,6 +90,31 @@ class WholeMasks:
         row, column = ((_scaled(span.start, size, _seen(span, size, self.multiple)), size)
                        for span, size in zip(self._window, x.shape[-2:]))
         return self._maps[index][..., row[0]:sum(row), column[0]:sum(column)].to(x)
+
+    def _whole(self, run, lq):
+        """All tiles of a stage, put together."""
+        if torch.is_grad_enabled() and lq.requires_grad:
+            return torch.cat([torch.cat([self._part(run, lq, row, column) for column in self.columns], dim=-1)
+                              for row in self.rows], dim=-2)
+        whole, top = None, 0  # written into, since to have all parts beside the whole would take twice its memory
+        for row in self.rows:
+            left = 0
+            for column in self.columns:
+                part = self._part(run, lq, row, column)
+                height, width = part.shape[-2:]
+                if whole is None:
+                    size = (self._largest(all_spans, length) for all_spans, length in
+                            ((self.rows, height), (self.columns, width)))
+                    whole = part.new_empty(*part.shape[:-2], *size)
+                whole[..., top:top + height, left:left + width] = part
+                left += width
+            top += height
+        return whole[..., :top, :left]
+
+    def _largest(self, all_spans, length):
+        """What an axis can become, of whose first tile ``length`` has become."""
+        size = sum(span.kept for span in all_spans)
+        return length if len(all_spans) == 1 else _rounded(size, self.multiple) * length // all_spans[0].kept
 
     def _part(self, run, lq, row, column):
         """What one tile adds to the whole: to the output, or to the tensor at the next mask."""
@@ -109,7 +132,7 @@ class WholeMasks:
         if self._mask is None:
             _check_scale(output, row, column)
         part = crop(output, row, column, 1 if self._mask is None else self.multiple)
-        return part.contiguous().to(lq.device)  # without the overlap, which would stay in memory
+        return part.to(lq.device)
 
     def _mask_whole(self, defense, place, device, whole):
         with defense.obeying(self.decision):
@@ -152,7 +175,11 @@ def _check_scale(output, row, column):
 
 def _seen(span, size, multiple):
     """Length of the window that became ``size``: with what the network continued it by, unless it did not yet."""
-    return span.length if size == span.length else -(-span.length // multiple) * multiple
+    return span.length if size == span.length else _rounded(span.length, multiple)
+
+
+def _rounded(number, multiple):
+    return -(-number // multiple) * multiple
 
 
 def _scaled(number, size, length):

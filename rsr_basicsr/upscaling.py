@@ -104,22 +104,21 @@ class Upscaler:
             if alpha is not None:
                 by_network = self.alpha_by_network and alpha.min() < alpha.max()
                 alpha = (_luma(self._upscale(alpha.expand(-1, 3, -1, -1), decision)[0])
-                         if by_network else F.interpolate(alpha, rgb.shape[-2:], mode='bicubic'))
+                         if by_network else F.interpolate(alpha, rgb.shape[-2:], mode='bicubic').clamp_(0, 1))
         if self.outscale is not None:
             size = [int(side * self.outscale) for side in picture.rgb.shape[-2:]]
             rgb, alpha = (values if values is None else _resized(values, size) for values in (rgb, alpha))
-        enlarged = picture.replaced(rgb=rgb.clamp(0, 1), alpha=None if alpha is None else alpha.clamp(0, 1),
-                                    notes=(*picture.notes, *notes))
+        enlarged = picture.replaced(rgb=rgb, alpha=alpha, notes=(*picture.notes, *notes))
         return enlarged, Verdict(clean.item(), attacked, float(decision))
 
     def _upscale(self, lq, decision: Decision):
         """The output, and notes on it."""
         output = self._run(lq, decision, self.precision)
-        if torch.isfinite(output).all():
-            return output, ()
+        if output.sum().isfinite():
+            return output.clamp_(0, 1), ()
         if self.precision != 'fp32':
-            output = self._run(lq, decision, 'fp32')
-        if not torch.isfinite(output).all():
+            output = self._run(lq, decision, 'fp32').clamp_(0, 1)
+        if not output.sum().isfinite():
             raise PictureError('the network makes NaN or infinite values of it; take other weights')
         return output, (f'{self.precision} gave NaN or infinite values; done in fp32',)
 
@@ -272,13 +271,13 @@ def _size(picture):
 
 
 def _luma(rgb):
-    return (rgb.clamp(0, 1) * rgb.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
+    return (rgb * rgb.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True)
 
 
 def _resized(values, size):
-    array = values[0].clamp(0, 1).permute(1, 2, 0).numpy()  # else what lies beyond would ring
+    array = values[0].permute(1, 2, 0).numpy()
     resized = cv2.resize(array, (max(size[1], 1), max(size[0], 1)), interpolation=cv2.INTER_LANCZOS4)
-    return torch.from_numpy(resized.reshape(*resized.shape[:2], -1)).permute(2, 0, 1)[None]
+    return torch.from_numpy(resized.reshape(*resized.shape[:2], -1)).permute(2, 0, 1)[None].clamp_(0, 1)
 
 
 def _device(name):
