@@ -1,9 +1,11 @@
 """Installs the plugin. Set up a whole environment with ``bash scripts/quickstart.sh``."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 
@@ -63,6 +65,20 @@ def read_long_description():
     return readme.read_text(encoding='utf-8') if readme.is_file() else ''
 
 
+class BuildWithOptions(build_py):
+    """Puts options/ into the package: who installs it has no repository to take them from.
+
+    In the repository they stay at the top, where users of BasicSR look for them; rsr_basicsr/files.py finds both.
+    """
+
+    def run(self):
+        super().run()
+        if not getattr(self, 'editable_mode', False):
+            target = Path(self.build_lib) / 'rsr_basicsr' / 'option_files'
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build
+            shutil.copytree(ROOT / 'options', target)
+
+
 setup(
     name='rsr-basicsr',
     version=read_version(),
@@ -70,11 +86,18 @@ setup(
     long_description=read_long_description(),
     long_description_content_type='text/markdown',
     license='Apache-2.0',
+    keywords='super-resolution, adversarial robustness, BasicSR, Real-ESRGAN',
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Image Processing',
+    ],
     python_requires=PYTHON_REQUIRES,
     packages=find_packages(include=['rsr_basicsr', 'rsr_basicsr.*']),
     package_data={'rsr_basicsr': ['benchmark/templates/*', 'archs/weights/*']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={'console_scripts': ['rsr = rsr_basicsr.cli:main']},
+    cmdclass={'build_py': BuildWithOptions},
     zip_safe=False,  # templates are read as files
 )

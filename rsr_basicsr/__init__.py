@@ -3,13 +3,19 @@
 Importing this package registers its architectures, models and losses in BasicSR's registries.
 """
 
+import platform
+
+import torch
+
 from rsr_basicsr import compat
 
 compat.before_import()
 
-import basicsr  # noqa: E402, F401
+import basicsr  # noqa: E402
 
 compat.after_import()
+compat.warn_of_unknown_versions(
+    {'Python': platform.python_version(), 'basicsr': basicsr.__version__, 'torch': torch.__version__})
 
 from rsr_basicsr import archs, attacks, data, losses, metrics, models  # noqa: E402, F401
 from rsr_basicsr.archs import MaskPoint, defend, register_defended  # noqa: E402

@@ -1,4 +1,4 @@
-"""Every mend of the host, BasicSR 1.4.2, in one place.
+"""Every mend of the host, BasicSR 1.4.2, in one place, and the versions that all of it is known to work with.
 
 Each function below mends one thing, says why, checks first whether the mend is needed, and can run twice.
 ``before_import()`` runs before BasicSR is imported for the first time, ``after_import()`` afterwards.
@@ -11,13 +11,19 @@ import functools
 import importlib
 import importlib.util
 import logging
+import re
 import sys
 import types
+import warnings
+from typing import Mapping
 
 import torch
 import yaml
 
 _logger = logging.getLogger(__name__)
+
+#: First and last version that was tried; README says the same
+KNOWN_VERSIONS = {'Python': ('3.9', '3.12'), 'basicsr': ('1.4.2', '1.4.2'), 'torch': ('2.6', '2.15')}
 
 
 def before_import() -> None:
@@ -32,6 +38,25 @@ def after_import() -> None:
     _blur_any_memory_layout()
     _resume_what_is_whole()
     _distribute_on_cpu()
+
+
+def warn_of_unknown_versions(versions: Mapping[str, str]) -> None:
+    """Warn of versions that nobody has tried: what goes wrong later may come from there.
+
+    Args:
+        versions: of what is named in :data:`KNOWN_VERSIONS`.
+    """
+    for name, (first, last) in KNOWN_VERSIONS.items():
+        # To as many places as the limits have: a patch release of a known version is known.
+        found = _numbers(versions[name])[:len(_numbers(last))]
+        if not _numbers(first) <= found <= _numbers(last):
+            known = first if first == last else f'{first} to {last}'
+            warnings.warn(f'{name} {versions[name]} was not tried with rsr_basicsr; known to work: {known}',
+                          RuntimeWarning, stacklevel=3)
+
+
+def _numbers(version):
+    return [int(number) for number in re.findall(r'\d+', version.split('+')[0])]
 
 
 def _alias_functional_tensor():

@@ -1,10 +1,12 @@
-"""Files that are there whole or not at all, whatever ends the process that writes them."""
+"""Files: written whole or not at all, whatever ends the process; and where the options files of the package are."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from pathlib import Path
-from typing import Optional
+from typing import Dict, List, Optional
 
 from rsr_basicsr.errors import OptionsError
 
@@ -38,3 +40,48 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def options_folder() -> Path:
+    """The folder of the options files: inside an installed package, beside that of a repository."""
+    installed = Path(__file__).parent / 'option_files'
+    return installed if installed.is_dir() else Path(__file__).parents[1] / 'options'
+
+
+def options_files() -> Dict[str, str]:
+    """The options files that come with the package: path inside of the folder -> the first sentence of its comment."""
+    folder = options_folder()
+    return {file.relative_to(folder).as_posix(): _title(file.read_text(encoding='utf-8'))
+            for file in sorted(folder.rglob('*.yml'))}
+
+
+def _title(text):
+    comment = ' '.join(line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith('#'),
+                                                                        text.splitlines()))
+    return re.split(r'[.:] ', comment)[0].rstrip('.')
+
+
+def copy_options(folder: Path, overwrite: bool = False) -> List[Path]:
+    """Copy the options files, to be edited; those that are the same already stay.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        OptionsError: one of them has been edited and ``overwrite`` is not set, or the folder cannot be written; in the
+            first case nothing is written.
+    """
+    contents = {folder / name: (options_folder() / name).read_bytes() for name in options_files()}
+    try:
+        contents = {path: content for path, content in contents.items()
+                    if not path.exists() or path.read_bytes() != content}
+        edited = [str(path) for path in contents if path.exists()]
+        if edited and not overwrite:
+            raise OptionsError(f'{", ".join(edited)} would lose what was edited; name another folder, or add '
+                               '--overwrite')
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content)
+    except OSError as error:
+        raise OptionsError(f'{folder} cannot be written: {error.strerror}') from None
+    return list(contents)

@@ -23,10 +23,11 @@ from rsr_basicsr.benchmark.tables import as_text
 from rsr_basicsr.benchmark.verdict import verdict
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.errors import OptionsError, RSRError
+from rsr_basicsr.files import options_folder
 from rsr_basicsr.options.benchmark import check_benchmark
 from rsr_basicsr.weights import WEIGHTS, fetch
 
-OPTIONS = Path(__file__).parents[1] / 'options' / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
+OPTIONS = options_folder() / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
 WEIGHTS_NAME = 'realesr-animevideov3'
 EPS = (2, 4, 8)
 UNDEFENDED, DEFENDED = 'undefended', 'defended'

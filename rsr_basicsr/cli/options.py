@@ -1,0 +1,30 @@
+"""List the options files that come with the package, or copy them to be edited."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rsr_basicsr.files import copy_options, options_files
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rsr options``."""
+    parser.add_argument('-o', '--output', type=Path, metavar='FOLDER', help='copy them into this folder')
+    parser.add_argument('--overwrite', action='store_true', help='replace those in the folder that were edited')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one line a file, or the paths of the files that were written."""
+    if args.output is None:
+        files = options_files()
+        width = max(map(len, files))
+        for name, title in files.items():
+            print(f'{name:<{width}}  {title}')
+        return 0
+    written = copy_options(args.output, args.overwrite)
+    for path in written:
+        print(path)
+    if not written:
+        print(f'{args.output} has them all already')
+    return 0
