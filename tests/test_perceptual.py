@@ -114,7 +114,7 @@ def test_a_block_may_stand_where_a_word_may(attack, photo, monkeypatch):
     ({'backbone': 'a'}, "objective must be one of .*, got {'backbone"),
     ({'type': 'perceptual', 'backbone': 'none.pth'}, 'Perceptual: none.pth does not exist'),
     ({'type': 'perceptual', 'backbone': 'a', 'distance': F.mse_loss}, 'distance and backbone: a exclude each other'),
-], ids=str)
+])  # whose names must be the same in every process
 def test_wrong_blocks_are_refused(objective, message):
     with pytest.raises(ValueError, match=message) as error:
         build_attack({'type': 'PGD', 'objective': objective})
