@@ -44,7 +44,7 @@ def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, ove
     """
     device = next((parameter.device for parameter in net.parameters()), lq.device)
     if tile is None or max(lq.shape[-2:]) <= tile:
-        return net(lq.to(device)).to(lq.device)
+        return net(lq) if device == lq.device else net(lq.to(device)).to(lq.device)
     decisions = {defense: defense.decide(lq.to(device)) for defense in defenses(net) if defense.decision != 'tile'}
     if not any(map(_masks, decisions.values())):
         return _upscale_tiles(net, lq, decisions, tile, overlap)

@@ -12,25 +12,25 @@ import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` poss
 
 import argparse
 import contextlib
-import copy
 import io
 import logging
 import subprocess
 import sys
-import weakref
 from pathlib import Path
 
 import torch
-import yaml
 from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
 from timing import describe, fastest, peak_mib
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from rsr_basicsr.attacks import IFGSM
+from rsr_basicsr.memory import CARDS, GIB, RESERVE, estimate
+from rsr_basicsr.options.check import check_all
+from rsr_basicsr.options.problems import Problems
+from rsr_basicsr.options.reading import as_parsed, load_options
 from rsr_basicsr.options.schema import registered
+from rsr_basicsr.options.training import gt_size
 
 STEP, MEMORY = 1.05, 1.1  # at most: of the floor, of the plain step's peak
 GAN = {'one step, full batch': 1.2, 'two steps, half the batch': 1.3}  # at most, of the plain GAN step
@@ -39,7 +39,6 @@ OPTIONS = Path(__file__).parents[1] / 'options'
 COUNTED = ('finetune/finetune_defended_realesrgan_x4plus.yml', 'train/train_defended_realesrnet_x4plus.yml',
            'finetune/finetune_defended_general_x4v3.yml', 'train/train_defended_msrresnet_x4.yml',
            'train/train_defended_swinir_x4.yml')
-CARDS, CARD_RESERVE = (6, 8, 12, 24), 1.5  # GiB
 
 
 def main():
@@ -162,78 +161,21 @@ def peak_on_gpu(side, device):
     return torch.cuda.max_memory_allocated(device) / 2**30
 
 
-class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors that are alive within the block, and the most there were at a time."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = weakref.WeakSet()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage not in self.known:
-                    self.known.add(storage)
-                    size = storage.nbytes()
-                    self.now += size
-                    weakref.finalize(storage, self.free, size)
-        self.peak = max(self.peak, self.now)
-        return result
-
-    def free(self, size):
-        self.now -= size
-
-
-def count_step(file, batch):
-    """Peak bytes of a training step with the networks, losses and attack of an options file, counted without a GPU.
-
-    On the device meta, where tensors have sizes and no values.
-    """
-    opt = yaml.safe_load((OPTIONS / file).read_text(encoding='utf-8'))
-    size = opt.get('gt_size', opt['datasets']['train'].get('gt_size')) // opt['scale']
-    opt.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=0, path={})
-    perceptual = opt['train'].pop('perceptual_opt', None)
-    opt['train'].setdefault('pixel_opt', {'type': 'L1Loss'})
-    with contextlib.redirect_stdout(io.StringIO()):
-        model = registered(MODEL_REGISTRY, opt['model_type'], 'model_type')(copy.deepcopy(opt))
-    meta = torch.device('meta')
-    nets = [name for name in ('net_g', 'net_g_ema', 'net_d') if hasattr(model, name)]
-    for name in nets:
-        setattr(model, name, getattr(model, name).to(meta))
-    if perceptual:
-        model.cri_perceptual = VGGLoss(meta)
-    model.optimizers.clear()
-    for name in ('optim_g', 'optim_d'):
-        if name in opt['train']:
-            model.opt['train'][name]['type'] = 'Adam'  # which BasicSR takes out when it reads it
-    model.opt['train']['optim_classifier']['type'] = 'Adam'
-    model.setup_optimizers()
-    model.reduce_loss_dict = lambda losses: losses  # which asks for values
-    run = step(model, batch, size, meta)
-    run()  # makes gradients and Adam's moments
-    still = sum(p.numel() * p.element_size() for name in nets for p in getattr(model, name).parameters())
-    trained = sum(p.numel() * p.element_size() for name in nets if name != 'net_g_ema'
-                  for p in getattr(model, name).parameters())
-    if perceptual:
-        still += sum(p.numel() * p.element_size() for p in model.cri_perceptual.parameters())
-    with LiveBytes() as live:
-        run()
-    return still + 3 * trained + live.peak  # gradients are freed and made anew: they are counted twice at most
+def count(file):
+    """The memory of a training step with the networks, losses and attack of an options file."""
+    opt = load_options(str(OPTIONS / file))
+    as_parsed(opt, 'train', '.')
+    checked = check_all(opt, Problems())  # puts values into their final types; folders and weights need not be there
+    return estimate(opt, gt_size(opt, checked.model) // opt['scale'], opt['datasets']['train']['batch_size_per_gpu'])
 
 
 def benchmark_count(device):
     print(f'\nMemory of a training step as the options files have it, counted; batch that fits into a card, of which '
-          f'{CARD_RESERVE:g} GiB are left to CUDA, the pair pool and the degradations')
+          f'{RESERVE:g} GiB are left to CUDA, the pair pool and the degradations')
     for file in COUNTED:
-        one, two = (count_step(file, batch) / 2**30 for batch in (2, 4))
-        sample = (two - one) / 2
-        fixed = one - 2 * sample
-        fits = [max(0, int((card - CARD_RESERVE - fixed) / sample)) for card in CARDS]
-        print(f'  {file}: {fixed:.2f} GiB + {sample:.3f} GiB a sample; '
-              + ', '.join(f'{card} GB: {batch}' for card, batch in zip(CARDS, fits)))
+        found = count(file)
+        print(f'  {file}: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample; '
+              + ', '.join(f'{card} GB: {found.largest_batch(card)}' for card in CARDS))
 
 
 def gan_sides(device):

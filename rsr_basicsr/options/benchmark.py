@@ -102,7 +102,7 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
     problems.stop()
     try:
         json.dumps(options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: a block that holds itself
         raise OptionsError(f'{error}: an options file holds words, numbers, lists and blocks; put others in quotes'
                            ) from None
     return options, pictures
@@ -213,7 +213,7 @@ def _attack_block(attack):
     """The block with every value in its final type; arguments of a user's own attack stay as they are."""
     attack = dict(block(attack))
     kind = attack.get('type')
-    if kind not in ATTACKS:
+    if not isinstance(kind, str) or kind not in ATTACKS:
         raise ValueError(f'type: expected one of {", ".join(ATTACKS)}, got {kind!r}')
     own = [key for key in attack if key not in BENCHMARK_ATTACK and key in ATTACKS[kind].parameters()]
     for key in attack:

@@ -61,7 +61,9 @@ def check_datasets(options: Dict[str, Any], problems: Problems) -> List[Picture]
             dataset.setdefault('name', name)
             dataset.setdefault('io_backend', {'type': 'disk'})
             parse_open(dataset, {'num_pictures': Key(integer(1)), 'crop': Key(integer(1))}, where)
-            host.check_dataset(dataset, where, 'val')
+            host.check_dataset(dataset, where, 'val', problems)
+            if not problems.sound(where):
+                continue
             registered(DATASET_REGISTRY, dataset['type'], f'{where}.type')
             for key in ('dataroot_gt', 'dataroot_lq'):
                 if dataset.get(key) is not None and not osp.isdir(osp.expanduser(dataset[key])):
@@ -75,7 +77,8 @@ def check_datasets(options: Dict[str, Any], problems: Problems) -> List[Picture]
 def _check_known(dataset, where):
     """A misspelt key would be ignored in silence by the data sets that all users know."""
     own = {'ReducedImageDataset': {'crop'}, 'PairedImageDataset': {'filename_tmpl'}, 'SingleImageDataset': set()}
-    known = {*_OF_PICTURES, *own.get(dataset.get('type'), dataset)}
+    kind = dataset.get('type')
+    known = {*_OF_PICTURES, *own.get(kind if isinstance(kind, str) else None, dataset)}
     for key in dataset:
         if key not in known:
             raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, sorted(known))}')

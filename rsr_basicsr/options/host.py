@@ -5,9 +5,9 @@ Blocks are open: BasicSR and other plugins may take more keys than are named her
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.schema import (
     Key,
     block,
@@ -18,8 +18,9 @@ from rsr_basicsr.options.schema import (
     names,
     number,
     one_of,
-    parse_open,
+    parse_each,
     plain_name,
+    shown,
     text,
     word_or,
 )
@@ -54,8 +55,12 @@ LOGGER = {
     'print_freq': Key(integer(1), required=True),
     'save_checkpoint_freq': Key(integer(1), required=True),
     'use_tb_logger': Key(boolean, required=True),
+    'wandb': Key(block),
 }
+#: What the name of a data set begins with
+PHASES = {'train': ('train', 'val'), 'test': ('train', 'val', 'test')}
 VAL = {'save_img': Key(boolean, required=True), 'metrics': Key(block)}
+TILES = {'tile_size': 'tile', 'tile_pad': 'tile_overlap'}  # Real-ESRGAN's names for ours
 VAL_WHILE_TRAINING = {**VAL, 'val_freq': Key(integer(1), required=True)}
 
 #: Of the degradations of RealESRNetModel and RealESRGANModel.
@@ -77,6 +82,8 @@ DATASET = {
     'dataroot_gt': Key(text),
     'dataroot_lq': Key(text),
     'meta_info': Key(text),
+    'meta_info_file': Key(text),
+    'filename_tmpl': Key(text),
     'io_backend': Key(block),
 }
 LOADER = {'batch_size_per_gpu': Key(integer(1), required=True), 'num_worker_per_gpu': Key(integer(0), required=True)}
@@ -103,51 +110,87 @@ DATASET_OF_TYPE = {
 PAIRED_TRAINING = {'gt_size': Key(integer(1), required=True), **_FLIPS}
 
 
-def check_sections(opt: Any, stage: str) -> None:
+def check_sections(opt: Any, stage: str, problems: Optional[Problems] = None) -> None:
     """Check types and required keys of the sections that every run has, and coerce their numbers in place.
 
-    Raises:
-        OptionsError: one sentence.
+    Args:
+        opt: the options.
+        stage: ``train`` or ``test``.
+        problems: where it is noted what is wrong; None raises an OptionsError of it.
     """
-    for key in opt:
-        if not isinstance(key, str):
-            raise OptionsError(f'the key {key!r} must be a word')
-    parse_open(opt, {**RUN, **STAGE[stage]}, '')
-    for key, value in opt.items():
-        if key.startswith('network_'):
-            parse_open(opt, {key: Key(block)}, '')
-            parse_open(value, {'type': Key(text, required=True)}, key)
-    for key in opt['path']:
-        if key.startswith(('pretrain_network', 'resume_state', 'param_key')):
-            parse_open(opt['path'], {key: Key(text)}, 'path')
-    if not opt['datasets']:
-        raise OptionsError('datasets: there is no data set')
-    for phase in opt['datasets']:
-        parse_open(opt['datasets'], {phase: Key(block, required=True)}, 'datasets')
-        check_dataset(opt['datasets'][phase], f'datasets.{phase}', phase.split('_')[0])
+    if problems is None:
+        problems = Problems()
+        check_sections(opt, stage, problems)
+        problems.stop()
+        return
+    for key in [key for key in opt if not isinstance(key, str)]:
+        problems.append(f'the key {shown(key)} must be a word')
+        del opt[key]
+    parse_each(opt, {**RUN, **STAGE[stage]}, '', problems)
+    for key in [key for key in opt if key.startswith('network_')]:
+        parse_each(opt, {key: Key(block)}, '', problems)
+        if problems.there(key) and opt[key] is not None:
+            parse_each(opt[key], {'type': Key(text, required=True)}, key, problems)
+    if problems.there('path'):
+        parse_each(opt['path'], {key: Key(text) for key in opt['path'] if str(key).startswith(
+            ('pretrain_network', 'resume_state', 'param_key'))}, 'path', problems)
+    if problems.there('datasets'):
+        _check_datasets(opt['datasets'], stage, problems)
     if stage == 'train':
-        parse_open(opt['train'], TRAIN, 'train')
-        parse_open(opt['train']['scheduler'], SCHEDULER, 'train.scheduler')
-        for key in [key for key in opt['train'] if key in ('optim_g', 'optim_d')]:
-            parse_open(opt['train'], {key: Key(block)}, 'train')
-            parse_open(opt['train'][key], OPTIMIZER, f'train.{key}')
-        parse_open(opt['logger'], LOGGER, 'logger')
-    if opt.get('val') is not None:
-        parse_open(opt['val'], VAL_WHILE_TRAINING if stage == 'train' else VAL, 'val')
-        for name in opt['val'].get('metrics') or {}:
-            parse_open(opt['val']['metrics'], {name: Key(block, required=True)}, 'val.metrics')
+        _check_training(opt, problems)
+    if problems.there('val') and opt.get('val') is not None:
+        val = opt['val']
+        parse_each(val, VAL_WHILE_TRAINING if stage == 'train' else VAL, 'val', problems)
+        if problems.there('val.metrics'):
+            parse_each(val.get('metrics') or {}, {name: Key(block, required=True) for name in val.get('metrics') or {}},
+                       'val.metrics', problems)
 
 
-def check_dataset(dataset: dict, where: str, phase: str) -> None:
+def _check_datasets(datasets, stage, problems):
+    if not datasets:
+        problems.append('datasets: there is no data set')
+        problems.spoil('datasets')
+    for phase in datasets:
+        where = f'datasets.{phase}'
+        kind = str(phase).split('_')[0]
+        if kind not in PHASES[stage] or (stage == 'train' and kind == 'train' != phase):
+            known = ('train', 'val', 'val_2') if stage == 'train' else ('test_1', 'test_2')
+            problems.append(f'{where}: BasicSR knows data sets by names such as {", ".join(known)}; got {shown(phase)}')
+            problems.spoil(where)
+            continue
+        parse_each(datasets, {phase: Key(block, required=True)}, 'datasets', problems)
+        if problems.there(where):
+            check_dataset(datasets[phase], where, kind, problems)
+
+
+def _check_training(opt, problems):
+    if problems.there('train'):
+        train = opt['train']
+        parse_each(train, TRAIN, 'train', problems)
+        if problems.there('train.scheduler'):
+            parse_each(train['scheduler'], SCHEDULER, 'train.scheduler', problems)
+        for key in [key for key in train if key in ('optim_g', 'optim_d')]:
+            parse_each(train, {key: Key(block)}, 'train', problems)
+            if problems.there(f'train.{key}') and train[key] is not None:
+                parse_each(train[key], OPTIMIZER, f'train.{key}', problems)
+    if problems.there('logger'):
+        parse_each(opt['logger'], LOGGER, 'logger', problems)
+
+
+def check_dataset(dataset: dict, where: str, phase: str, problems: Problems) -> None:
     """Check one block of ``datasets``, as :func:`check_sections` does for all of them."""
-    parse_open(dataset, DATASET, where)
-    kind = DATASET_OF_TYPE.get(dataset['type'], {})
-    parse_open(dataset, kind, where)
+    kind = dataset.get('type') if isinstance(dataset.get('type'), str) else ''
+    schema = {**DATASET, **DATASET_OF_TYPE.get(kind, {})}
     if phase == 'train':
-        parse_open(dataset, LOADER, where)
-        if dataset['type'] in ('PairedImageDataset', 'RealESRGANPairedDataset'):
-            parse_open(dataset, PAIRED_TRAINING, where)
-    if dataset.get('io_backend') is not None:
-        parse_open(dataset['io_backend'], BACKEND, f'{where}.io_backend')
-        if dataset['type'] == 'RealESRGANDataset' and dataset['io_backend']['type'] == 'disk':
-            parse_open(dataset, {'meta_info': Key(text, required=True)}, where)
+        schema.update(LOADER)
+        if kind in ('PairedImageDataset', 'RealESRGANPairedDataset'):
+            schema.update(PAIRED_TRAINING)
+    backend = dataset.get('io_backend')
+    if kind == 'RealESRGANDataset' and isinstance(backend, dict) and backend.get('type') == 'disk':
+        schema['meta_info'] = Key(text, required=True)
+    parse_each(dataset, schema, where, problems)
+    if backend is not None and problems.there(f'{where}.io_backend'):
+        parse_each(backend, BACKEND, f'{where}.io_backend', problems)
+        for key in backend if backend.get('type') == 'disk' else ():
+            if key != 'type':
+                problems.append(f'{where}.io_backend: a disk takes no {key!r}; take it out')

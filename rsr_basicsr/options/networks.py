@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os.path as osp
-from typing import Optional
+from typing import Any, Mapping, Optional
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -71,25 +72,73 @@ def _check_scale(net, scale):
         raise ValueError(f'it enlarges by {size[0] / _PROBE:g}, but scale is {scale:g}')
 
 
+def check_enlargement(net: torch.nn.Module, scale: Optional[int]) -> None:
+    """Check that a network enlarges by the scale; one that the device meta cannot run is let pass.
+
+    Raises:
+        OptionsError: it does not.
+    """
+    if isinstance(net, DefenseMixin) or scale is None:
+        return  # which was seen when it was built
+    try:
+        with torch.no_grad():
+            size = sketch(net)(torch.zeros(1, 3, _PROBE, _PROBE, device='meta')).shape[-2:]
+    except Exception:  # whatever it makes of a picture of that size, or of the device
+        return
+    if len(size) == 2 and tuple(size) != (scale * _PROBE, scale * _PROBE):
+        raise OptionsError(f'network_g: {type(net).__name__} enlarges by {size[0] / _PROBE:g}, but scale is {scale}')
+
+
+def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: Optional[int], scale: int) -> None:
+    """Check that a network takes the patches that it will be trained on, as :func:`check_tiles` does for tiles.
+
+    Args:
+        net: the network.
+        options: its block.
+        gt_size: height and width of the high-resolution patch in pixels; None where it is not known.
+        scale: what the network enlarges by.
+
+    Raises:
+        OptionsError: it does not.
+    """
+    if not isinstance(gt_size, int) or gt_size % scale:
+        return  # which is said elsewhere
+    size, window, hollow = gt_size // scale, options.get('window_size'), sketch(net)
+    windowed = isinstance(window, int) and 0 < window <= size
+    refusal = _refusal(hollow, size)
+    if refusal is None or _refusal(hollow, 2 * window if windowed else _PROBE) is not None:
+        return  # what works on meta only in part cannot be checked there
+    said = f': {refusal}'
+    if windowed and size % window:
+        said = f'; write a multiple of {window * scale}, that is window_size {window} times scale {scale}'
+    raise OptionsError(f'gt_size: {gt_size} gives low-resolution patches of {size}x{size}, which {type(net).__name__} '
+                       f'does not take{said}')
+
+
 def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
     """Check that a network takes tiles of that size, at the border and within a picture.
 
     On the device meta, which knows sizes only, since large tiles would take minutes.
     """
-    sketch = copy.deepcopy(net).to('meta')
-    if _refusal(sketch, _PROBE) is not None:
+    hollow = sketch(net)
+    if _refusal(hollow, _PROBE) is not None:
         return  # what works on meta only in part cannot be checked there
     for size in (tile + overlap, tile + 2 * overlap):
-        refusal = _refusal(sketch, size)
+        refusal = _refusal(hollow, size)
         if refusal is not None:
             raise OptionsError(f'val.tile: {tile} with val.tile_overlap: {overlap} gives tiles of {size}x{size}, which '
                                f'{type(net).__name__} does not take: {refusal}')
 
 
+def sketch(net: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a network without its numbers, which tells sizes at no cost."""
+    return copy.deepcopy(net).to('meta')
+
+
 def _refusal(net, size):
     """What a network says to pictures of that size, None where it takes them."""
     try:
-        with torch.no_grad(), net.defense.forced(False):
+        with torch.no_grad(), net.defense.forced(False) if isinstance(net, DefenseMixin) else contextlib.nullcontext():
             net(torch.zeros(1, 3, size, size, device='meta'))
     except Exception as error:  # whatever it makes of it
         return in_one_line(error)
@@ -141,6 +190,9 @@ def _check_fit(net, state, where):
         if key not in found and key.rsplit('.')[-1] in CALIBRATION:
             continue
         if own.get(key) != found.get(key):
+            if key.startswith('defense.') and not isinstance(net, DefenseMixin):
+                raise OptionsError(f'{where} holds a defended network; write type: Defended{type(net).__name__} to use '
+                                   'it')
             if key.startswith('defense.classifier.'):
                 raise OptionsError(f'{where} holds a classifier of another type or size than the options; write the '
                                    f'one it was trained with in network_g.defense.classifier.type ({key} is '

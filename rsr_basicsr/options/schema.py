@@ -8,14 +8,22 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import os
 import os.path as osp
 import re
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Mapping, Union
 
 from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.options.problems import MissingKey, Problems
 
 ABSENT = object()
+#: How alike two names are of which one is taken for the other misspelt, from 0 to 1
+ALIKE = 0.8
+
+_SHORT = reprlib.Repr()  # by aliases, a file of a few lines can hold a value whose text has no end
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 120, 120
 
 
 @dataclass(frozen=True)
@@ -45,16 +53,16 @@ def parse_block(block: Any, schema: Schema, where: str) -> dict:
     if block is None:
         block = {}
     if not isinstance(block, Mapping):
-        raise OptionsError(f'{where}: {block!r} is not a block of keys; it takes {", ".join(schema)}')
-    for name in block:
-        if name not in schema:
-            raise OptionsError(f'{where}: unknown key {name!r}{nearest(name, schema)}')
-    parsed = {}
+        raise OptionsError(f'{where}: {shown(block)} is not a block of keys; it takes {", ".join(schema)}')
+    problems, parsed = Problems(), {}
+    _refuse_unknown(block, schema, where, problems)
     for name, rule in schema.items():
-        value = (_parse_key(block, name, rule, where) if isinstance(rule, Key)
-                 else parse_block(block.get(name), rule, f'{where}.{name}'))
-        if value is not ABSENT:
-            parsed[name] = value
+        with problems.noted():
+            value = (_parse_key(block, name, rule, where) if isinstance(rule, Key)
+                     else parse_block(block.get(name), rule, f'{where}.{name}'))
+            if value is not ABSENT:
+                parsed[name] = value
+    problems.stop()
     return parsed
 
 
@@ -64,10 +72,48 @@ def parse_open(options: dict, schema: Mapping[str, Key], where: str) -> None:
     Raises:
         OptionsError: as :func:`parse_block` does.
     """
+    problems = Problems()
+    parse_each(options, schema, where, problems)
+    problems.stop()
+
+
+def parse_each(options: dict, schema: Mapping[str, Key], where: str, problems: Problems) -> None:
+    """As :func:`parse_open`, but what is wrong is noted with its place."""
+    missing = []
     for name, rule in schema.items():
-        value = _parse_key(options, name, rule, where)
-        if value is not ABSENT:
-            options[name] = value
+        part = f'{where}.{name}' if where else name
+        with problems.noted(part=part):
+            try:
+                value = _parse_key(options, name, rule, where)
+            except MissingKey as error:
+                if error.hint:
+                    raise
+                missing += [error] if problems.lacks(error) else []
+                problems.spoil(part)
+                continue
+            if value is not ABSENT:
+                options[name] = value
+    if missing:
+        others = ', '.join(repr(error.key) for error in missing[1:])
+        more = f', and so {"is" if len(missing) == 2 else "are"} {others}'
+        problems.append(f'{missing[0]}{more if others else ""}')
+
+
+def _refuse_unknown(options, known, where, problems):
+    for name in options:
+        if name not in known:
+            problems.append(f'{where}: unknown key {name!r}{nearest(name, known)}')
+            for meant in difflib.get_close_matches(str(name), known, n=1):
+                problems.mistaken(where, meant)
+
+
+def _alike(name, known):
+    return difflib.get_close_matches(str(name), known, n=1, cutoff=ALIKE)
+
+
+def shown(value: Any) -> str:
+    """A value as it is shown in messages."""
+    return _SHORT.repr(value)
 
 
 def _near_miss(name, options):
@@ -80,13 +126,12 @@ def _parse_key(options, name, rule, where):
     value = options.get(name)
     if value is None:
         if rule.required:
-            raise OptionsError(f'{where}: the key {name!r} is missing' if where
-                               else f'the key {name!r} is missing{_near_miss(name, options)}')
+            raise MissingKey(where, name, '' if where else _near_miss(name, options))
         return rule.default
     try:
         return rule.parse(value)
     except (TypeError, ValueError) as error:
-        raise OptionsError(f'{f"{where}.{name}" if where else name}: {error}, got {value!r}') from None
+        raise OptionsError(f'{f"{where}.{name}" if where else name}: {error}, got {shown(value)}') from None
 
 
 def registered(registry, name: str, where: str):
@@ -109,18 +154,22 @@ def check_call(function: Callable, options: Mapping, where: str, given: int = 0,
         own: keys that the caller takes out of the block.
 
     Raises:
-        OptionsError: a key is unknown or missing.
+        OptionsError: keys are unknown or missing.
     """
     parameters = list(inspect.signature(function).parameters.values())[given:]
-    known = [*(p.name for p in parameters), 'type', *own]
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        for key in options:
-            if key not in known:
-                raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, known)}')
+    problems, known = Problems(), [*(p.name for p in parameters), 'type', *own]
+    swallows = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if not swallows:
+        _refuse_unknown(options, known, where, problems)
+    elif function.__module__.split('.')[0] in ('basicsr', 'rsr_basicsr'):  # which leave alone what they do not know
+        absent = [name for name in known if name not in options]
+        _refuse_unknown([key for key in options if key not in known and _alike(key, absent)], known, where, problems)
     for parameter in parameters:
         if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD \
                 and parameter.name not in options:
-            raise OptionsError(f'{where}: the key {parameter.name!r} is missing')
+            with problems.noted():
+                raise MissingKey(where, parameter.name)
+    problems.stop()
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:
@@ -137,7 +186,7 @@ def number(low: float, high: float = float('inf'), above: bool = False) -> Calla
         expected = f'expected a number {least}' + ('' if math.isinf(high) else f' and at most {high:g}')
         try:
             result = float(value)
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             raise ValueError(expected) from None
         if isinstance(value, bool) or not low <= result <= high or math.isinf(result) or (above and result == low):
             raise ValueError(expected)
@@ -255,7 +304,7 @@ def boolean(value: Any) -> bool:
 
 def existing_file(value: Any) -> str:
     """A path of a file that is there; ``~`` is expanded."""
-    path = osp.expanduser(str(value))
+    path = osp.expanduser(value if isinstance(value, os.PathLike) else text(value))
     if not osp.isfile(path):
         raise ValueError('no such file')
     return path
@@ -263,9 +312,8 @@ def existing_file(value: Any) -> str:
 
 def distance(value: Any) -> float:
     """A distance in 1/255 units."""
-    as_text = str(value)
-    if '/255' in as_text:
-        raise ValueError(f'this is in 1/255 units already; write {as_text.split("/")[0].strip()}')
+    if isinstance(value, str) and '/255' in value:
+        raise ValueError(f'this is in 1/255 units already; write {value.split("/")[0].strip()}')
     return number(0, 255)(value)
 
 
