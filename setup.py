@@ -39,12 +39,20 @@ EXTRAS_REQUIRE = {
     'lpips': [
         'lpips',  # the perceptual distance, by its authors
     ],
+    'export': [
+        'onnx',
+        'onnxruntime',  # runs exported networks, to compare
+        'onnxscript',  # torch.onnx.export needs it
+    ],
     'test': [
         'pytest',
         'pytest-timeout',  # a hanging data loader or process group must fail, not block
         'scipy',  # the independent reference for the DCT
-        'onnxruntime',  # runs exported networks
-        'onnxscript',  # torch.onnx.export needs it
+        'pytest-xdist',  # uses both cores: most of a test is waiting for one
+        'onnx',
+        'onnxruntime',
+        'onnxscript',
+        'spandrel',  # loads exported networks
         'lpips',
         'matplotlib>=3.7',
     ],

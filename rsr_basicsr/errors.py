@@ -25,6 +25,10 @@ class WorkerError(RSRError):
     """A process that works for this one has ended."""
 
 
+class ExportError(RSRError):
+    """A network cannot be written in another form, or the form computes something else; nothing is written then."""
+
+
 class PictureError(RSRError):
     """A picture cannot be read, or is not one."""
 

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from rsr_basicsr.constants import constant_tensor
+from rsr_basicsr.constants import any_size, constant_tensor
 
 # A product with the cached DCT matrix costs O(n) a value, an FFT O(log n) with a large constant: the matrix wins for
 # patches, tiles and feature maps, the FFT for large pictures.
@@ -50,7 +50,7 @@ def filter_dct(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     Returns:
         The filtered tensor, (B, C, H, W), in the precision of :func:`dct2`.
     """
-    if torch.compiler.is_compiling():  # which plans the memory itself
+    if torch.compiler.is_compiling() or any_size():  # which plans the memory itself
         return idct2(dct2(x) * weight)
     return _in_full_precision(lambda full: _Filter.apply(full, weight.to(full.dtype)), x)
 
@@ -74,6 +74,8 @@ def radial_distance(height: int, width: int, device: torch.device = torch.device
     """
     rows = torch.arange(height, dtype=torch.float32, device=device)
     columns = torch.arange(width, dtype=torch.float32, device=device)
+    if any_size():  # which no exporter has hypot for
+        return (rows[:, None].square() + columns[None, :].square()).sqrt()
     return torch.hypot(rows[:, None], columns[None, :])
 
 
@@ -94,7 +96,8 @@ def log_spectrum(x: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
 def without_autocast(device: torch.device):
     """Context in which nothing is computed in half precision by autocast."""
     # The device meta has none, and refuses to be told to do without.
-    return contextlib.nullcontext() if device.type == 'meta' else torch.autocast(device.type, enabled=False)
+    nothing_to_do = device.type == 'meta' or any_size()
+    return contextlib.nullcontext() if nothing_to_do else torch.autocast(device.type, enabled=False)
 
 
 def _in_full_precision(function, x):
@@ -113,10 +116,20 @@ def _inverse(X):
 def _along_both_axes(x, left, right, fast):
     """``left @ x @ right`` where the matrices are small, and what computes the same where they are not."""
     height, width = x.shape[-2:]
+    if any_size():
+        return _by_plain_products(x, left(height, x.device, x.dtype), right(width, x.device, x.dtype))
     x = x @ right(width, x.device, x.dtype) if width <= _LARGEST_MATRIX else fast(x)
     if height <= _LARGEST_MATRIX:
         return left(height, x.device, x.dtype) @ x
     return fast(x.transpose(-1, -2)).transpose(-1, -2)
+
+
+def _by_plain_products(x, left, right):
+    """``left @ x @ right`` of matrices of unknown size: older exporters take ``mm``, not the cases of ``@``."""
+    height, width = x.shape[-2:]
+    x = torch.mm(x.reshape(-1, width), right).view(x.shape).transpose(-1, -2)
+    x = torch.mm(x.reshape(-1, height), left.T).view(x.shape)
+    return x.transpose(-1, -2)
 
 
 class _Filter(torch.autograd.Function):
@@ -152,6 +165,12 @@ def _filter_by_matrices(x, weight):
 @constant_tensor(maxsize=32)
 def _dct_matrix(n, device, dtype):
     """Orthonormal DCT-II matrix; row k holds the k-th cosine."""
+    if any_size():
+        k = torch.arange(n, device=device)
+        period = 4 * k[-1:] + 4
+        # Whole numbers up to the last step, which single precision then suffices for.
+        matrix = torch.cos((2 * k[None, :] + 1) * k[:, None] % period * (2 * math.pi) / period).to(dtype)
+        return matrix / matrix.square().sum(dim=1, keepdim=True).sqrt()
     k = torch.arange(n, dtype=torch.float64)
     matrix = torch.cos(math.pi * (k[None, :] + 0.5) * k[:, None] / n) * math.sqrt(2 / n)
     matrix[0] /= math.sqrt(2)

@@ -6,4 +6,6 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"
 
 set_up test
 cd "$REPO"
-exec "$PYTHON" -m pytest "$@"
+# Two processes with a thread each: the networks of the tests are too small for more threads.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+exec "$PYTHON" -m pytest -n 2 --dist loadfile "$@"

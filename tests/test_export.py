@@ -10,6 +10,8 @@ from basicsr.archs import build_network
 
 from helpers import SMALL_NETWORKS
 
+TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
+
 
 def build(name, gate):
     """A network, and two pictures that a classifier as gate decides on in either way."""
@@ -22,6 +24,7 @@ def build(name, gate):
     return net, pictures
 
 
+@pytest.mark.skipif(TORCH < (2, 7), reason='torch 2.6 compiles no graph with a context manager inside')
 @pytest.mark.parametrize('gate', ['always', 'classifier'])
 @pytest.mark.parametrize('name', ['RRDBNet', 'SRVGGNetCompact'])
 def test_whole_graph_compiles(name, gate):
@@ -56,7 +59,7 @@ def test_compiles_for_one_size_after_the_other(gate, seed):
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='the default compiler of torch.compile needs g++')
-@pytest.mark.skipif(tuple(map(int, torch.__version__.split('.')[:2])) <= (2, 8),
+@pytest.mark.skipif(TORCH <= (2, 8),
                     reason='the default compiler of torch 2.8 refuses tensors that are constants')
 def test_compiles_to_machine_code():
     torch._dynamo.reset()
@@ -69,6 +72,8 @@ def test_compiles_to_machine_code():
 @pytest.mark.parametrize('name', ['RRDBNet', 'SRVGGNetCompact'])
 def test_onnx_computes_the_same(name, gate, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
+    if gate == 'classifier' and TORCH < (2, 7):
+        pytest.skip('torch 2.6 writes no batch normalisation; rsr export goes around it')
     net, pictures = build(name, gate)
     file = tmp_path / 'net.onnx'
     torch.onnx.export(net, (pictures[0],), str(file), dynamo=True, external_data=False)

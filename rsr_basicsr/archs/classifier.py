@@ -8,6 +8,7 @@ from typing import Iterator, Optional, Tuple, Union
 import torch
 from torch import nn
 
+from rsr_basicsr.constants import any_size
 from rsr_basicsr.errors import WeightsError, in_one_line
 from rsr_basicsr.frequency import without_autocast
 from rsr_basicsr.weights import load_state
@@ -73,7 +74,7 @@ class SampleClassifier(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with without_autocast(x.device):
-            kind = torch.promote_types(x.dtype, torch.float32)
+            kind = torch.float64 if x.dtype == torch.float64 else torch.float32
             return self.raw_logits(x.to(kind)).to(kind) / self.temperature.to(kind)
 
     def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
@@ -114,8 +115,25 @@ def row_bands(x: torch.Tensor, rows: int, pixels: int, multiple: int) -> Iterato
         pixels: of a band, which has 64 rows at least.
         multiple: bands begin at multiples of this number of rows.
     """
+    if any_size():
+        return iter([(0, rows)])
     each = rows if x.requires_grad else max(64, pixels // x.shape[-1] // multiple * multiple)
     return ((top, min(top + each, rows)) for top in range(0, rows, each))
+
+
+def rows_between(x: torch.Tensor, top: int, bottom: int) -> torch.Tensor:
+    """The rows of a band."""
+    return _first(x, -2, bottom) if any_size() else x[..., top:bottom, :]  # where there is one band, from row 0
+
+
+def upper_left(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """That part of ``x``, which has as many rows and columns at least."""
+    return _first(_first(x, -2, rows), -1, columns) if any_size() else x[..., :rows, :columns]
+
+
+def _first(x, dim, size):
+    # A slice would have to be proved to lie within a picture of any size.
+    return x.index_select(dim, torch.arange(size, device=x.device))
 
 
 def _calibrate_files_without(net, state_dict, prefix, *args):

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr.archs.classifier import SampleClassifier
+from rsr_basicsr.constants import any_size
 from rsr_basicsr.frequency import log_spectrum
 
 POOL_BY = ('size', 'height')
@@ -53,6 +54,9 @@ class FrequencyClassifier(SampleClassifier):
             ValueError: ``pool_by`` is ``height`` and the pictures are 48 high, but not 48 wide.
         """
         spectrum = log_spectrum(x).unsqueeze(1)
+        if any_size():
+            spectrum = _pool_any_size(spectrum, self.spectrum_size)
+            return F.avg_pool2d(spectrum, 3).flatten(1)
         height, width = spectrum.shape[-2:]
         if height != self.spectrum_size or width != self.spectrum_size and self.pool_by == 'size':
             spectrum = F.adaptive_avg_pool2d(spectrum, self.spectrum_size)
@@ -63,3 +67,14 @@ class FrequencyClassifier(SampleClassifier):
     def raw_logits(self, x):
         features = (self.features(x) - _FEATURE_MEAN) / _FEATURE_SPREAD
         return self.body(features.to(self.body[0].weight.dtype))
+
+
+def _pool_any_size(x, size):
+    """``adaptive_avg_pool2d`` as a product with two matrices, which leaves what has the size as it is."""
+    for _ in range(2):
+        length = x.shape[-1]
+        bin_, place = torch.arange(size, device=x.device)[:, None], torch.arange(length, device=x.device)[None]
+        inside = ((place + 1) * size > bin_ * length) & (place * size < (bin_ + 1) * length)
+        mean = inside.to(x.dtype) / inside.sum(dim=1, keepdim=True)
+        x = torch.mm(x.reshape(-1, length), mean.T).view(*x.shape[:-1], size).transpose(-1, -2)
+    return x

@@ -10,7 +10,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from rsr_basicsr.constants import constant_tensor
+from rsr_basicsr.constants import any_size, constant_tensor
 from rsr_basicsr.frequency import filter_dct, radial_distance
 
 Generators = Union[torch.Generator, Sequence[torch.Generator]]
@@ -65,6 +65,9 @@ class RandomFrequencyMask(nn.Module):
         source = {'device': device} if generator is None else {'device': generator.device, 'generator': generator}
         low, high = self.keep_radius
         radius = low + (high - low) * torch.rand(samples, 1, 1, 1, **source).to(device)
+        if any_size():
+            noise = torch.rand(samples, 1, height, width, **source).to(device)
+            return _stays_anywhere(radius, noise, radial_distance(height, width, device)).float()
         # Random numbers are a good part of the cost of a small mask; a 64-bit one serves four coefficients.
         noise = torch.randint(-2**63, 2**63 - 1, (samples, -(-height * width // 4)), **source)
         noise = noise.view(torch.int16).to(device)
@@ -76,7 +79,7 @@ class RandomFrequencyMask(nn.Module):
         return f'keep_radius={list(self.keep_radius)}, per_sample={self.per_sample}'
 
 
-@constant_tensor(maxsize=64)
+@constant_tensor(maxsize=64, always=True)  # which no graph can draw
 def repeatable_mask(keep_radius: Tuple[float, float], seed: int, place: int, height: int, width: int,
                     device: torch.device) -> torch.Tensor:
     """The mask, bool (1, 1, H, W), that a seed gives the ``place``-th mask of a pass; the same on every device.
@@ -94,3 +97,10 @@ def _threshold(height, width, device):
     # A 1x1 map has only its DC coefficient, which always stays; the other 1 keeps its 0/0 away.
     stays = 1 - radial_distance(height, width, device) / max(math.hypot(height - 1, width - 1), 1)
     return (stays * 2**16 - 2**15).round().clamp(max=2**15 - 1).to(torch.int16)
+
+
+def _stays_anywhere(radius, noise, distance):
+    """The masks of these radii and of noise in [0, 1), bool (B, 1, H, W); the size is told from the distances alone."""
+    last = distance[-1:, -1:]
+    diagonal = ((distance[-1:, :1] + 1).square() + (distance[:1, -1:] + 1).square()).sqrt()
+    return (distance <= radius * diagonal) | (noise < 1 - distance / last.clamp(min=1))

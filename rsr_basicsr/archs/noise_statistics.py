@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from rsr_basicsr.archs.classifier import row_bands
-from rsr_basicsr.constants import constant_tensor
+from rsr_basicsr.archs.classifier import row_bands, rows_between, upper_left
+from rsr_basicsr.constants import any_size, constant_tensor
 from rsr_basicsr.frequency import dct_basis
 
 BLOCKS = ((8, 4), (4, 2))  # size and stride in pixels
@@ -45,12 +45,12 @@ def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
         up_to, count = 0, 0
         block_rows = (x.shape[-2] - size) // stride + 1
         for top, bottom in row_bands(x, block_rows * stride, band, stride):
-            rows = x[..., top:bottom + size - stride, :]
+            rows = rows_between(x, top, bottom + size - stride)
             c = F.conv2d(rows.flatten(0, 1)[:, None], basis, stride=stride).flatten(2)
             level = (c.abs() + 0.25).log2() + 2
             up_to = up_to + torch.stack([level.clamp(max=k).sum(dim=2) for k in range(BLOCK_BINS)], dim=-1)
             count += c.shape[2]
-        found.append(_roots(up_to.unflatten(0, (-1, 3)) / count).flatten(1))
+        found.append(_roots(up_to.view(x.shape[0], 3, *up_to.shape[1:]) / count).flatten(1))
     return torch.cat(found, dim=1)
 
 
@@ -71,15 +71,17 @@ def residual_statistics(x: torch.Tensor, band: int) -> torch.Tensor:
     """
     cells = _activity(x, band)
     ordered = cells.flatten(1).sort(dim=1).values
-    flat = [(cells <= ordered[:, int(share * (ordered.shape[1] - 1)), None, None, None]).to(x.dtype) for share in FLAT]
+    last = torch.arange(ordered.shape[1], device=x.device)[-1:].double()
+    limits = [ordered.index_select(1, (last * share).long())[..., None, None] for share in FLAT]
+    flat = [(cells <= limit).to(x.dtype) for limit in limits]
     flat = torch.cat(flat, dim=1)  # (B, 2, rows, columns), of cells of 4x4 pixels that begin at pixel 2
     seen = F.pad(x, [_MARGIN - 2] * 4, mode='reflect')
     size = tuple(4 * side for side in flat.shape[-2:])
-    seen = seen[..., :size[0] + 2 * _MARGIN, :size[1] + 2 * _MARGIN]
+    seen = upper_left(seen, size[0] + 2 * _MARGIN, size[1] + 2 * _MARGIN)
     sums = 0
     for top, bottom in row_bands(seen, size[0], band, 4):
-        weight = F.interpolate(flat[..., top // 4:bottom // 4, :], scale_factor=4, mode='nearest')
-        sums = sums + _residual_sums(seen[..., top:bottom + 2 * _MARGIN, :], weight)
+        weight = F.interpolate(rows_between(flat, top // 4, bottom // 4), scale_factor=4, mode='nearest')
+        sums = sums + _residual_sums(rows_between(seen, top, bottom + 2 * _MARGIN), weight)
     return _of_sums(sums, flat.double().sum(dim=(2, 3)) * 16).to(x.dtype)
 
 
@@ -103,15 +105,22 @@ def _activity(x, band):
 
     Means, since noise must not make a flat place an active one.
     """
-    means = [F.avg_pool2d(x[..., top:bottom + 4, :].mean(dim=1, keepdim=True), 8, 4)
+    means = [_block_means(rows_between(x, top, bottom + 4).mean(dim=1, keepdim=True))
              for top, bottom in row_bands(x, x.shape[-2] // 4 * 4 - 4, band, 4)]
     means = torch.cat(means, dim=-2)
     return F.max_pool2d(means, 3, 1, 1) + F.max_pool2d(-means, 3, 1, 1)
 
 
+def _block_means(x):
+    """Of 8x8 pixels, every 4."""
+    if any_size():  # older exporters want to know whether the blocks fill the picture
+        return F.conv2d(x, x.new_full((1, 1, 8, 8), 1 / 64), stride=4)
+    return F.avg_pool2d(x, 8, 4)
+
+
 def _residual_sums(x, weight):
     """What statistics are made of, summed over a band, (B, number of sums), in double precision."""
-    batch, rows, columns = len(x), *weight.shape[-2:]
+    batch, rows, columns = x.shape[0], *weight.shape[-2:]
     planes = torch.cat([F.conv2d(x, _colour_axes(x.device, x.dtype)), 255 * x], dim=1)
     r = F.conv2d(planes.flatten(0, 1)[:, None], _high_pass(x.device, x.dtype))  # three rows around the cells are left
     r = r.view(batch, 6, 4, *r.shape[-2:])
@@ -122,7 +131,7 @@ def _residual_sums(x, weight):
     inner = lagged(r).flatten(3).flatten(1, 2)  # (B, 24, pixels)
     level = 6 * (inner.abs() / 8 + 1).log2()
     weights = weight.flatten(2).transpose(1, 2)  # (B, pixels, 2)
-    found = [torch.stack([level.clamp(max=k) @ weights for k in range(RESIDUAL_BINS)], dim=1)]
+    found = [torch.stack([torch.bmm(level.clamp(max=k), weights) for k in range(RESIDUAL_BINS)], dim=1)]
     flattest = weight[:, :1]
     laplacian, colours = r[:, :3, 3], r[:, 3:]
     for a, b in [(lagged(laplacian), lagged(laplacian, *lag)) for lag in LAGS] + [
@@ -154,5 +163,5 @@ def _roots(up_to):
     A number on its way from one bin to the next counts in part, so that there is a gradient.
     """
     reached = up_to[..., 1:] - up_to[..., :-1]  # the means of (level - k).clamp(0, 1), in half the time
-    share = torch.cat([torch.ones_like(reached[..., :1]), reached, torch.zeros_like(reached[..., :1])], dim=-1)
+    share = F.pad(F.pad(reached, (1, 0), value=1.0), (0, 1))
     return ((share[..., :-1] - share[..., 1:]).clamp(min=0) + 1e-4).sqrt()

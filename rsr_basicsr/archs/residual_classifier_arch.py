@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr.archs.classifier import SampleClassifier, constant, mirrored, row_bands
+from rsr_basicsr.constants import any_size
 
 
 class _BatchNorm(nn.Module):
@@ -21,6 +22,9 @@ class _BatchNorm(nn.Module):
         self.running_mean, self.running_var = constant(torch.zeros(channels)), constant(torch.ones(channels))
 
     def forward(self, x):
+        if any_size():
+            scale = self.weight * (self.running_var + 1e-5).rsqrt()
+            return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.training)
 
 
@@ -65,7 +69,7 @@ class ResidualClassifier(SampleClassifier):
 
     def raw_logits(self, x):
         x = mirrored(x, self.smallest)
-        in_bands = x.shape[-2] * x.shape[-1] > self.band and not torch.is_grad_enabled()
+        in_bands = not any_size() and x.shape[-2] * x.shape[-1] > self.band and not torch.is_grad_enabled()
         mean, square = self._moments_in_bands(x) if in_bands else self._moments(self.patterns(x))
         spread = (square - mean.square()).clamp(min=1e-8).sqrt()
         return self.head(torch.cat([mean, spread], dim=1).to(self.filters.dtype))

@@ -7,11 +7,26 @@ import os
 import sys
 from typing import Optional, Sequence
 
-from rsr_basicsr.cli import adversarial_set, benchmark, detect, leaderboard, masks, test, train, weights
+from rsr_basicsr.cli import (
+    adversarial_set,
+    benchmark,
+    check,
+    defend,
+    detect,
+    export,
+    leaderboard,
+    masks,
+    options,
+    test,
+    train,
+    upscale,
+    weights,
+)
 from rsr_basicsr.errors import RSRError
 
-_COMMANDS = {'weights': weights, 'train': train, 'test': test, 'masks': masks,
-             'adversarial-set': adversarial_set, 'detect': detect, 'benchmark': benchmark, 'leaderboard': leaderboard}
+_COMMANDS = {'weights': weights, 'options': options, 'defend': defend, 'check': check, 'masks': masks,
+             'train': train, 'test': test, 'upscale': upscale, 'detect': detect, 'export': export,
+             'benchmark': benchmark, 'leaderboard': leaderboard, 'adversarial-set': adversarial_set}
 _INTERRUPTED = 130
 _NO_READER = 141  # of a program that a closed pipe ends
 

@@ -1,0 +1,64 @@
+"""The network without its defence, as a weight file for other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from typing import Dict, List, Tuple
+
+import torch
+from basicsr.archs import build_network
+from torch import nn
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.errors import WeightsError
+from rsr_basicsr.export.examples import example_pictures
+from rsr_basicsr.inference import windows_of
+from rsr_basicsr.recognition import recognise
+
+BACKBONE_TAKES = 'a plain network of the same kind'
+BACKBONE_KEEPS = 'what the training put into the weights; no masks, no detector'
+_DEFENSE = 'defense.'
+
+
+def backbone_bytes(net: nn.Module) -> bytes:
+    """The content of the file: the same tensors as ``params_ema`` and as ``params``, since some programs read one
+    and some the other; they are in it once.
+    """
+    state = _plain_state(net)
+    content = io.BytesIO()
+    torch.save({'params_ema': state, 'params': state}, content)
+    return content.getvalue()
+
+
+def verify_backbone(content: bytes, net: nn.Module) -> List[Tuple[float, float]]:
+    """Largest difference and largest output for each picture, of a network made from the file alone and of ``net``
+    without masks. Of a network that cannot be told from its tensors, the tensors are compared instead.
+    """
+    state = torch.load(io.BytesIO(content), weights_only=True)['params_ema']
+    try:
+        # BasicSR prints to stdout when it finds an architecture under its suffixed name.
+        with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+            plain = build_network(recognise(state, 'the backbone'))
+    except WeightsError:
+        own = _plain_state(net)
+        return [(float((state[name] - own[name]).abs().max()), 1.0) for name in own]
+    plain.load_state_dict(state)
+    plain.eval()
+    pictures = example_pictures(windows_of(net))
+    with torch.no_grad():
+        expected = [_unmasked(net, x) for x in pictures]
+        return [(float((plain(x) - output).abs().max()), float(output.abs().max()))
+                for x, output in zip(pictures, expected)]
+
+
+def _plain_state(net) -> Dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in net.state_dict().items() if not key.startswith(_DEFENSE)}
+
+
+def _unmasked(net, x):
+    if not isinstance(net, DefenseMixin):
+        return net(x)
+    with net.defense.forced(False):
+        return net(x)
