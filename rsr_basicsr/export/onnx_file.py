@@ -18,7 +18,7 @@ def check_packages() -> None:
     """Raise OptionsError where a package is missing that writing or verifying takes."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise OptionsError(f'--onnx needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+        raise OptionsError(f'--onnx needs {", ".join(missing)}: pip install {" ".join(missing)}')
 
 
 def to_bytes(graph: Graph) -> bytes:
