@@ -349,7 +349,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     assert after.read_text() == 'mine' and before.read_text() == text_of('ESRGAN')
     assert main(['defend', str(before), '-o', str(after), '--overwrite', '--preset', 'strong']) == 0
     assert after.read_text() == defend_text(text_of('ESRGAN'), 'strong').text
-    assert 'next: rsr train -opt' in capsys.readouterr().err
+    assert 'next: rsr check' in capsys.readouterr().err
     assert main(['defend', str(before), '-o', str(before), '--overwrite']) == 0
     assert before.read_text() == defend_text(text_of('ESRGAN'), 'light').text
     assert sorted(tmp_path.iterdir()) == [before, after]

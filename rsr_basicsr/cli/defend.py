@@ -39,5 +39,5 @@ def run(args: argparse.Namespace) -> int:
     for note in defended.notes:
         print(f'rsr defend: {note}', file=sys.stderr)
     if args.output is not None:
-        print(f'rsr defend: {args.output} is written; next: rsr {defended.stage} -opt {args.output}', file=sys.stderr)
+        print(f'rsr defend: {args.output} is written; next: rsr check {args.output}', file=sys.stderr)
     return 0
