@@ -192,7 +192,7 @@ def find_files(paths: Sequence[Union[str, Path]]) -> List[Tuple[Path, Path]]:
     """Each picture with the subfolder that it lay in; pictures by name as they are, those of folders sorted.
 
     Raises:
-        OptionsError: a folder holds no picture.
+        OptionsError: a folder holds no picture, or nothing of all that is there.
     """
     found = []
     for path in map(Path, paths):
@@ -204,6 +204,8 @@ def find_files(paths: Sequence[Union[str, Path]]) -> List[Tuple[Path, Path]]:
             found += [(file, file.parent.relative_to(path)) for file in files]
         else:
             found.append((path, Path()))
+    if not any(file.exists() for file, _ in found):
+        raise OptionsError(f'{", ".join(map(str, paths))}: no such file or folder')
     return found
 
 

@@ -169,6 +169,11 @@ def test_nothing_is_overwritten_unasked(files, small, capsys):
     assert 'would replace that of another picture' in capsys.readouterr().err
 
 
+def test_nothing_is_fetched_for_pictures_that_are_not_there(files, capsys):
+    assert main(['upscale', 'nowhere', '-n', 'nothing_like_it']) == 2
+    assert 'nowhere: no such file or folder' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('flags, sentence', [
     (['-s', '0'], 'outscale 0.0: expected a number above 0'), (['-s', 'nan'], 'outscale nan'),
     (['-t', '-1'], 'tile -1'), (['--precision', 'fp16', '--device', 'cpu'], 'take bf16 or fp32'),
