@@ -13,6 +13,7 @@ from torch import distributed as dist
 
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options import check_options, read_options
+from rsr_basicsr.options.overrides import override
 
 
 def run_pipeline(stage: str, args: argparse.Namespace) -> None:
@@ -30,7 +31,8 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     """
     _check_launcher(args.launcher, stage)
     import_plugins(args.imports)
-    read_options(args.opt, stage)
+    # BasicSR would do so later, and say of a change that cannot be made what Python says of it.
+    override(read_options(args.opt, stage), args.force_yml, new_sections=False)
     module = importlib.import_module(f'basicsr.{stage}')
     with _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]), \
             _replaced(module, 'parse_options', _checked(module.parse_options, args)), \

@@ -406,9 +406,10 @@ def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch, capsys):
     monkeypatch.setattr(train, 'train_pipeline', lambda root: seen.update(train.parse_options(root)[0]))
     assert main([*command, '--force_yml', 'attack:eps=3', 'train:optim_g:lr=1e-4']) == 0
     assert seen['attack']['eps'] == 3 and seen['train']['optim_g']['lr'] == 1e-4
-    for wrong in ('atack:eps=3', 'attack:eps', 'attack:eps=[1/0]'):
+    for wrong, sentence in {'atack:eps=3': 'has no block atack', 'attack:eps': 'write section:key=value',
+                            'attack:eps=[1/0]': '--force_yml: cannot be applied'}.items():
         assert main([*command, f'--force_yml={wrong}']) == 2
-        assert '--force_yml: cannot be applied' in capsys.readouterr().err
+        assert sentence in capsys.readouterr().err
     assert main([*command, '--launcher', 'pytorch']) == 2
     assert 'RANK is not set; start with: torchrun' in capsys.readouterr().err
     monkeypatch.setenv('WORLD_SIZE', '2')
