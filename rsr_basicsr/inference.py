@@ -42,7 +42,7 @@ def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, ove
     Raises:
         ValueError: the network does not change the size by a whole number.
     """
-    device = next((parameter.device for parameter in net.parameters()), lq.device)
+    device = _device_of(net, lq)
     if tile is None or max(lq.shape[-2:]) <= tile:
         return net(lq) if device == lq.device else net(lq.to(device)).to(lq.device)
     decisions = {defense: defense.decide(lq.to(device)) for defense in defenses(net) if defense.decision != 'tile'}
@@ -59,7 +59,7 @@ def _upscale_tiles(net, lq, decisions, tile, overlap):
     tile, overlap = (-(-pixels // multiple) * multiple for pixels in (tile, overlap))
     rows, columns = (spans(size, tile, overlap) for size in lq.shape[-2:])
     masks = WholeMasks(net, decisions.get(inner, False), rows, columns, multiple)
-    device = next((parameter.device for parameter in net.parameters()), lq.device)
+    device = _device_of(net, lq)
 
     def obediently(function, window):
         with contextlib.ExitStack() as stack:
@@ -70,6 +70,11 @@ def _upscale_tiles(net, lq, decisions, tile, overlap):
 
     forgets = torch.is_grad_enabled() and lq.requires_grad
     return masks.upscale(lq, functools.partial(checkpoint, obediently, use_reentrant=False) if forgets else obediently)
+
+
+def _device_of(net, lq):
+    """That of the network, which may hold nothing that lies anywhere."""
+    return next((parameter.device for parameter in net.parameters()), lq.device)
 
 
 def _unwrapped(net):

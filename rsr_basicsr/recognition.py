@@ -23,7 +23,17 @@ from rsr_basicsr.options import read_network
 from rsr_basicsr.options.blocks import DEFENSE
 from rsr_basicsr.options.presets import POINTS
 from rsr_basicsr.options.schema import parse_block
-from rsr_basicsr.weights import WEIGHTS, fetch, fill, find, load_network, load_state, read_file
+from rsr_basicsr.weights import (
+    WEIGHTS,
+    build_quietly,
+    fetch,
+    fill,
+    find,
+    load_state,
+    read_file,
+    state_in,
+    without_wrapper,
+)
 
 State = Mapping[str, torch.Tensor]
 
@@ -53,11 +63,13 @@ def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
         except OptionsError as error:
             raise OptionsError(f'there is no file {name_or_file}, and {error}') from None
     if options is not None:
-        return fill(read_network(options), path)
-    state, content = load_state(path), read_file(path)
+        net = read_network(options)
+        return fill(net, load_state(path), path)
+    content = read_file(path)
+    state = state_in(content, path)
     said = content.get(NETWORK) if isinstance(content, dict) else None
     network = recognise(state, path) if said is None else _checked(said, state, path)
-    return load_network({**network, 'weights': path})
+    return fill(build_quietly(network), state, path)
 
 
 def recognise(state: State, path: str) -> Dict[str, Any]:
@@ -70,7 +82,7 @@ def recognise(state: State, path: str) -> Dict[str, Any]:
     Raises:
         WeightsError: it is none that is known here.
     """
-    state = {key[len('module.'):] if key.startswith('module.') else key: value for key, value in state.items()}
+    state = without_wrapper(state)
     network = _rrdbnet(state) or _compact(state)
     if network is None:
         raise WeightsError(f'{path} holds weights of a network that cannot be told from them: RRDBNet and '
@@ -92,7 +104,7 @@ def _checked(network, state, path):
     where = f'{path}: {NETWORK}'
     try:
         kind = network['type']
-        if f'{kind}' not in ARCH_REGISTRY:
+        if str(kind) not in ARCH_REGISTRY:
             raise OptionsError(f'{where}: {kind} is not registered here; name the module that does by --import')
         cls = ARCH_REGISTRY.get(kind)
         if not issubclass(cls, DefenseMixin):

@@ -258,10 +258,10 @@ def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence
         PictureError: it cannot be written.
     """
     defense = upscaler.defense
-    threshold = defense.classifier.threshold.item() if defense.threshold is None else defense.threshold
-    report = {'network': network, 'defended': upscaler.defended, 'gate': defense.gate, 'threshold': threshold,
-              'seed': defense.seed, 'precision': upscaler.precision, 'tile': upscaler.tile,
-              'overlap': upscaler.overlap, 'pictures': [dataclasses.asdict(result) for result in results]}
+    report = {'network': network, 'defended': upscaler.defended, 'gate': defense.gate,
+              'threshold': defense.threshold_in_effect.item(), 'seed': defense.seed, 'precision': upscaler.precision,
+              'tile': upscaler.tile, 'overlap': upscaler.overlap,
+              'pictures': [dataclasses.asdict(result) for result in results]}
     try:
         write_whole(path, json.dumps(report, indent=2).encode())
     except OSError as error:

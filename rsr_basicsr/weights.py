@@ -286,9 +286,15 @@ def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = No
     Raises:
         WeightsError: the file is missing, damaged, wants to run code, holds no tensors or values that are not finite.
     """
-    content = read_file(path)
+    return state_in(read_file(path), path, key)
+
+
+def state_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str], None] = None
+             ) -> Dict[str, torch.Tensor]:
+    """As :func:`load_state`, of what :func:`read_file` has read from that file."""
     state = _pick(path, content, key)
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not state or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
         raise WeightsError(
             f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top')
     for name, tensor in state.items():
@@ -312,29 +318,42 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
     """
     options = dict(options)
     path = options.pop('weights', None)
-    # BasicSR prints to stdout when it finds an architecture under its suffixed name.
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-        net = build_network(options)
+    net = build_quietly(options)
     if path is None:
         if any(True for _ in net.parameters()):
             raise WeightsError(f'the network {options.get("type")} has no weights; name their file')
         return net.eval()
-    return fill(net, path)
+    return fill(net, load_state(path), path)
 
 
-def fill(net: torch.nn.Module, path: Union[str, Path]) -> torch.nn.Module:
+def build_quietly(options: Mapping[str, Any]) -> torch.nn.Module:
+    """BasicSR's ``build_network``, which prints to stdout when it finds an architecture under its suffixed name."""
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        return build_network(options)
+
+
+def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[str, Path]) -> torch.nn.Module:
     """Give a network the weights of a file, and return it in evaluation mode.
 
+    Args:
+        net: the network.
+        state: as :func:`load_state` returns it.
+        path: what the file is called in messages.
+
     Raises:
-        WeightsError: as :func:`load_state` does, or the file is for another network.
+        WeightsError: they are for another network.
     """
-    prefix = 'module.'  # of files that were saved from a network inside DataParallel
-    state = {key[len(prefix):] if key.startswith(prefix) else key: value for key, value in load_state(path).items()}
     try:
-        net.load_state_dict(state)
+        net.load_state_dict(without_wrapper(state))
     except RuntimeError as error:
         raise WeightsError(f'{path} holds weights of another network: {in_one_line(error)}') from error
     return net.eval()
+
+
+def without_wrapper(state: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """A state dict under the names of the network itself, where it was saved from inside DataParallel."""
+    prefix = 'module.'
+    return {key[len(prefix):] if key.startswith(prefix) else key: value for key, value in state.items()}
 
 
 def entries(path: Union[str, Path]) -> List[str]:

@@ -225,9 +225,9 @@ def test_another_seed_gives_other_masks_and_none_gives_new_ones():
 def test_decision_of_a_batch_is_that_of_its_mean():
     net, x = build(SRVGGNetCompact, decision='batch'), torch.rand(4, 3, 16, 16)
     clean = net.defense.classifier.clean_probability(x).detach().double().numpy()
-    net.defense.threshold = (clean.mean() + clean.max()) / 2
+    net.defense.threshold = ((clean.mean() + clean.max()) / 2).item()
     assert net.defense.attacked(x).tolist() == [True] * 4 and not (clean < net.defense.threshold).all()
-    net.defense.threshold = (clean.mean() + clean.min()) / 2
+    net.defense.threshold = ((clean.mean() + clean.min()) / 2).item()
     assert net.defense.attacked(x).tolist() == [False] * 4 and (clean < net.defense.threshold).any()
 
 

@@ -123,8 +123,7 @@ class Defense(nn.Module):
         The log odds of attacked against clean, less those at the threshold.
         """
         odds = log_odds(self.classifier(x))
-        threshold = self.classifier.threshold if self.threshold is None else odds.new_tensor(self.threshold)
-        return odds + threshold.to(odds).logit(eps=1e-6)
+        return odds + self.threshold_in_effect.to(odds).logit(eps=1e-6)
 
     def decide(self, x: torch.Tensor) -> Decision:
         """How much pictures ``x``, (B, 3, H, W) in [0, 1], are masked.
@@ -208,10 +207,16 @@ class Defense(nn.Module):
         """Whether the masks are those of the seed."""
         return self.seed is not None and not self.training
 
+    @property
+    def threshold_in_effect(self) -> torch.Tensor:
+        """P(clean) below which a picture counts as attacked, a scalar: the own one, else that of the classifier."""
+        kept = self.classifier.threshold
+        return kept if self.threshold is None else kept.new_tensor(self.threshold)
+
     def below_threshold(self, clean: torch.Tensor) -> torch.Tensor:
         """Whether pictures with these P(clean) count as attacked."""
-        threshold = self.classifier.threshold if self.threshold is None else self.threshold
-        return ~(clean >= threshold)  # and not a number, too: a broken picture must not open a way around
+        # And not a number, too: a broken picture must not open a way around.
+        return ~(clean >= self.threshold_in_effect)
 
     def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
         """P(clean) of pictures ``x``, (B, 3, H, W) in [0, 1]: (B,); that of the batch where the batch decides."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 from typing import Dict, List, Tuple
 
 import torch
-from basicsr.archs import build_network
 from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
@@ -16,6 +13,7 @@ from rsr_basicsr.errors import WeightsError
 from rsr_basicsr.export.examples import example_pictures
 from rsr_basicsr.inference import windows_of
 from rsr_basicsr.recognition import recognise
+from rsr_basicsr.weights import build_quietly
 
 BACKBONE_TAKES = 'a plain network of the same kind'
 BACKBONE_KEEPS = 'what the training put into the weights; no masks, no detector'
@@ -38,9 +36,7 @@ def verify_backbone(content: bytes, net: nn.Module) -> List[Tuple[float, float]]
     """
     state = torch.load(io.BytesIO(content), weights_only=True)['params_ema']
     try:
-        # BasicSR prints to stdout when it finds an architecture under its suffixed name.
-        with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
-            plain = build_network(recognise(state, 'the backbone'))
+        plain = build_quietly(recognise(state, 'the backbone'))
     except WeightsError:
         own = _plain_state(net)
         return [(float((state[name] - own[name]).abs().max()), 1.0) for name in own]

@@ -178,7 +178,7 @@ def _keeps(defense: Optional[Defense], own_seed: Optional[int]) -> str:
             masks += f' (those of the seed {own_seed} of the network would be for one --size)'
     if defense.gate == 'always':
         return f'{masks}, on every picture; no detector'
-    threshold = float(defense.classifier.threshold if defense.threshold is None else defense.threshold)
+    threshold = defense.threshold_in_effect.item()
     if defense.gate == 'soft':
         return f'the detector and {masks}, blended by P(attacked)'
     return f'the detector, P(clean) below {threshold:.4f} being attacked, and {masks}, on the pictures it finds'

@@ -198,8 +198,8 @@ def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> List[st
         size: in pixels.
     """
     defense = net.defense
-    threshold = defense.classifier.threshold if defense.threshold is None else defense.threshold
-    who = f'; {type(defense.classifier).__name__}, {defense.classifier.origin}, threshold {float(threshold):.4g}'
+    threshold = defense.threshold_in_effect.item()
+    who = f'; {type(defense.classifier).__name__}, {defense.classifier.origin}, threshold {threshold:.4g}'
     return [f'network_g.defense.gate: {defense.gate}{who if defense.gate in ("classifier", "soft") else ""}'] + [
         f'mask {number}, {place.point}: {place.module or "the picture"}, {" x ".join(map(str, place.shape))}'
         for number, place in enumerate(sketch.mask_places(size, size), start=1)]

@@ -16,7 +16,7 @@ from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.options.blocks import DEFENSE
 from rsr_basicsr.options.schema import Key, check_call, existing_file, parse_block, parse_open, registered, text
-from rsr_basicsr.weights import WEIGHTS, entries, load_state
+from rsr_basicsr.weights import WEIGHTS, entries, load_state, without_wrapper
 
 _PROBE = 16  # pixels
 
@@ -182,8 +182,7 @@ def _state(path, key, where, key_option):
 
 def _check_fit(net, state, where):
     own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    found = {key[len('module.'):] if key.startswith('module.') else key: tuple(value.shape)
-             for key, value in state.items()}
+    found = {key: tuple(value.shape) for key, value in without_wrapper(state).items()}
     if not _has_defense(found):
         own = {key: shape for key, shape in own.items() if not key.startswith('defense.')}
     for key in [*own, *found]:
