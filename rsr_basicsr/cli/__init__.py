@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from typing import Optional, Sequence
 
+import basicsr
+import torch
+
+import rsr_basicsr
 from rsr_basicsr.cli import (
     adversarial_set,
     benchmark,
@@ -22,6 +25,7 @@ from rsr_basicsr.cli import (
     upscale,
     weights,
 )
+from rsr_basicsr.cli.parser import Parser
 from rsr_basicsr.errors import RSRError
 
 _COMMANDS = {'weights': weights, 'options': options, 'defend': defend, 'check': check, 'masks': masks,
@@ -33,12 +37,16 @@ _NO_READER = 141  # of a program that a closed pipe ends
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
-    parser = argparse.ArgumentParser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
+    parser = Parser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
+    parser.add_argument('--version', action='version', version=f'RSR-BasicSR {rsr_basicsr.__version__}, '
+                        f'BasicSR {basicsr.__version__}, torch {torch.__version__}')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, module in _COMMANDS.items():
         summary = module.__doc__.strip().splitlines()[0]
-        module.add_arguments(commands.add_parser(name, help=summary, description=summary, allow_abbrev=False))
-    args = parser.parse_args(argv)
+        module.add_arguments(commands.add_parser(name, help=summary, description=summary))
+    args, left = parser.parse_known_args(argv)
+    if left:
+        commands.choices[args.command].refuse(left)
     try:
         code = _COMMANDS[args.command].run(args)
         sys.stdout.flush()  # here, where a reader that has gone is understood
