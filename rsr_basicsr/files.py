@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -49,16 +47,10 @@ def options_folder() -> Path:
 
 
 def options_files() -> Dict[str, str]:
-    """The options files that come with the package: path inside of the folder -> the first sentence of its comment."""
+    """The options files that come with the package: path inside of the folder -> the first line, its title."""
     folder = options_folder()
-    return {file.relative_to(folder).as_posix(): _title(file.read_text(encoding='utf-8'))
-            for file in sorted(folder.rglob('*.yml'))}
-
-
-def _title(text):
-    comment = ' '.join(line[1:].strip() for line in itertools.takewhile(lambda line: line.startswith('#'),
-                                                                        text.splitlines()))
-    return re.split(r'[.:] ', comment)[0].rstrip('.')
+    first_lines = {file: file.read_text(encoding='utf-8').partition('\n')[0] for file in sorted(folder.rglob('*.yml'))}
+    return {file.relative_to(folder).as_posix(): line.lstrip('# ').rstrip('.') for file, line in first_lines.items()}
 
 
 def copy_options(folder: Path, overwrite: bool = False) -> List[Path]:

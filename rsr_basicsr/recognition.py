@@ -57,7 +57,9 @@ def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
     path = name_or_file
     if name_or_file in WEIGHTS and not osp.isfile(name_or_file):
         path = str(fetch(name_or_file))
-    elif not osp.exists(name_or_file) and not osp.splitext(name_or_file)[1] and osp.basename(path) == path:
+    elif not osp.exists(name_or_file):
+        if osp.splitext(name_or_file)[1] or osp.basename(path) != path:
+            raise OptionsError(f'{name_or_file} does not exist; check the path, or fetch weights with "rsr weights"')
         try:
             find(name_or_file)
         except OptionsError as error:

@@ -171,15 +171,17 @@ class Result:
     """What became of one file; ``error`` says why nothing did.
 
     Attributes:
-        size, output_size: width and height in pixels.
+        width, height, output_width, output_height: in pixels.
         seconds: from reading to writing.
         notes: what its owner may want to know, such as a profile that was dropped.
     """
 
     file: str
     output: Optional[str] = None
-    size: Optional[Tuple[int, int]] = None
-    output_size: Optional[Tuple[int, int]] = None
+    width: Optional[int] = None
+    height: Optional[int] = None
+    output_width: Optional[int] = None
+    output_height: Optional[int] = None
     clean_probability: Optional[float] = None
     attacked: Optional[bool] = None
     masked: Optional[float] = None
@@ -239,7 +241,7 @@ def _upscale_file(file, inside, upscaler, naming, originals: Set[Path], written:
         raise PictureError(f'{path.parent} cannot be made: {error.strerror}') from None
     enlarged = write_picture(path, enlarged)
     written.add(path.resolve())
-    return Result(str(file), str(path), _size(picture), _size(enlarged), notes=enlarged.notes, **verdict._asdict())
+    return Result(str(file), str(path), *_size(picture), *_size(enlarged), notes=enlarged.notes, **verdict._asdict())
 
 
 def _check_free(path, naming, originals, written):

@@ -465,6 +465,14 @@ def test_wrong_overrides(change, message):
         override({'eps': [1]}, [change])
 
 
+def test_a_named_block_is_added_by_its_type():
+    options = {'attacks': {'pgd': {'type': 'PGD'}, 'old': None}}
+    with pytest.raises(OptionsError, match=r'attacks:PGD-10:steps=2: .* no block PGD-10; known are pgd$'):
+        override(options, ['attacks:PGD-10:steps=2'])
+    override(options, ['attacks:pgd10:type=PGD', 'attacks:pgd10:steps=2'])
+    assert options['attacks']['pgd10'] == {'type': 'PGD', 'steps': 2}
+
+
 def test_overrides_are_values_and_no_code(tmp_path):
     options = {'networks': {'a': {'weights': 'x'}}, 'eps': [1]}
     override(options, ['networks:a:weights=my.pth', 'eps=[2, 8]', 'attacks:pgd:steps=3'])

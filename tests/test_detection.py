@@ -111,6 +111,7 @@ def test_unreadable_files_do_not_stop_the_others(files, tmp_path, capsys):
     assert 'none.png: no such file' in captured.err and 'broken.png is not a picture' in captured.err
     assert 'clean.png' in captured.out and 'Traceback' not in captured.err
     assert 'there is no picture in' in captured.err
+    assert main(['detect', str(tmp_path / 'broken.png')]) == 1 and capsys.readouterr().out == ''
     assert main(['detect', str(tmp_path / 'broken.png'), str(files / 'attacked.png')]) == 3
     (tmp_path / 'w.pth').write_bytes(b'nothing')
     assert main(['detect', '--weights', str(tmp_path / 'w.pth'), str(files)]) == 1

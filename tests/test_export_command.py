@@ -218,6 +218,12 @@ class Forgetful(nn.Module):
         return x * Forgetful.calls
 
 
+def test_a_backbone_of_a_plain_network_claims_no_training(tmp_path, capsys):
+    torch.save({'params': SRVGGNetCompact(**NETWORKS['SRVGGNetCompact']).state_dict()}, tmp_path / 'net.pth')
+    assert main(['export', str(tmp_path / 'net.pth'), '--backbone', str(tmp_path / 'copy.pth')]) == 0
+    assert 'the network has no defence' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('net, said', [(OneSize(), 'give --size HEIGHT WIDTH'), (Forgetful(), 'would differ')])
 def test_what_a_graph_cannot_hold_is_not_written(net, said, tmp_path):
     with pytest.raises(ExportError, match=said):

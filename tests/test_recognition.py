@@ -116,5 +116,5 @@ def test_neither_a_file_nor_a_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionsError, match='there is no file realesr-general, and .* mean realesr-general-x4v3'):
         open_network('realesr-general')
-    with pytest.raises(WeightsError, match='none.pth does not exist'):
+    with pytest.raises(OptionsError, match='none.pth does not exist'):
         open_network('none.pth')

@@ -99,6 +99,9 @@ def test_one_verdict_a_picture_and_a_report(files, real_network, photo, small, c
     for found, expected in zip(report['pictures'], verdicts):
         assert found['clean_probability'] == pytest.approx(expected['clean_probability'], abs=1e-5)
         assert found['attacked'] == expected['attacked'] == bool(found['masked'])
+        assert {key: found[key] for key in ('file', 'width', 'height')} == {
+            key: expected[key] for key in ('file', 'width', 'height')}
+        assert found['output_width'] == found['output_height'] == 256
     assert [found['attacked'] for found in report['pictures']] == [True, False]
     assert report['defended'] and report['gate'] == 'classifier'
 

@@ -35,14 +35,14 @@ def run(args: argparse.Namespace) -> int:
         raise OptionsError(f'--threshold {args.threshold}: a probability is between 0 and 1')
     classifier = build_classifier({'type': args.type, 'weights': args.weights}).eval()
     found, broken = [], 0
-    if not args.json:
-        print(f'P(clean)  verdict   {"size":<12}file    (threshold '
-              f'{float(classifier.threshold) if args.threshold is None else args.threshold:.4f})')
     for verdict in detect(args.files, classifier, args.threshold):
         if not isinstance(verdict, Detection):
             print(f'rsr detect: {verdict}', file=sys.stderr)
             broken += 1
             continue
+        if not args.json and not found:
+            print(f'P(clean)  verdict   {"size":<12}file    (threshold '
+                  f'{float(classifier.threshold) if args.threshold is None else args.threshold:.4f})')
         found.append(verdict)
         if not args.json:
             size = f'{verdict.width}x{verdict.height}'

@@ -87,5 +87,5 @@ def _line(result, defended):
     masked = {0: 'not masked', 1: 'masked'}.get(result.masked, f'masked by {result.masked:.0%}')
     verdict = f'{"attacked" if result.attacked else "clean"}{f", {masked}" if defended else ""}'
     notes = ''.join(f'; {note}' for note in result.notes)
-    return (f'{result.file}: {"x".join(map(str, result.size))} -> {"x".join(map(str, result.output_size))}, P(clean) '
+    return (f'{result.file}: {result.width}x{result.height} -> {result.output_width}x{result.output_height}, P(clean) '
             f'{result.clean_probability:.4f}, {verdict}, {result.seconds:.1f} s, {result.output}{notes}')

@@ -11,7 +11,7 @@ from torch import nn
 
 from rsr_basicsr.errors import ExportError, OptionsError
 from rsr_basicsr.export import onnx_file, torch_file
-from rsr_basicsr.export.backbone import BACKBONE_KEEPS, BACKBONE_TAKES, backbone_bytes, verify_backbone
+from rsr_basicsr.export.backbone import BACKBONE_TAKES, backbone_bytes, backbone_keeps, verify_backbone
 from rsr_basicsr.export.graph import record
 from rsr_basicsr.files import check_new, write_whole
 
@@ -101,7 +101,7 @@ def export(net: nn.Module, outputs: Outputs, *, gate: Optional[str] = None, size
     graph = record(net, gate=gate, size=size, seed=seed) if graph_wanted else None
     if outputs.backbone:
         content = backbone_bytes(net)
-        yield _write(outputs.backbone, content, verify_backbone(content, net), BACKBONE_TAKES, BACKBONE_KEEPS)
+        yield _write(outputs.backbone, content, verify_backbone(content, net), BACKBONE_TAKES, backbone_keeps(net))
     for path, form in ((outputs.torch, torch_file), (outputs.onnx, onnx_file)):
         if path:
             content = form.to_bytes(graph)

@@ -16,8 +16,15 @@ from rsr_basicsr.recognition import recognise
 from rsr_basicsr.weights import build_quietly
 
 BACKBONE_TAKES = 'a plain network of the same kind'
-BACKBONE_KEEPS = 'what the training put into the weights; no masks, no detector'
+PLAIN_KEEPS = 'the weights as they are; the network has no defence'
 _DEFENSE = 'defense.'
+
+
+def backbone_keeps(net: nn.Module) -> str:
+    """What protection the file has, in words."""
+    if not isinstance(net, DefenseMixin):
+        return PLAIN_KEEPS
+    return 'what the training put into the weights; no masks, no detector'
 
 
 def backbone_bytes(net: nn.Module) -> bytes:

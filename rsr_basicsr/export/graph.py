@@ -17,6 +17,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Defense
 from rsr_basicsr.constants import for_any_size
 from rsr_basicsr.errors import ExportError, OptionsError, in_one_line
+from rsr_basicsr.export.backbone import PLAIN_KEEPS
 from rsr_basicsr.export.examples import example_pictures
 from rsr_basicsr.inference import windows_of
 
@@ -168,7 +169,7 @@ def _takes(size, multiple):
 
 def _keeps(defense: Optional[Defense], own_seed: Optional[int]) -> str:
     if defense is None:
-        return 'what the training put into the weights; the network has no defence'
+        return PLAIN_KEEPS
     if defense.gate == 'never':
         return 'what the training put into the weights; no masks, no detector'
     masks = f'the masks of seed {defense.seed}, always the same'
