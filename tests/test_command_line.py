@@ -1,13 +1,20 @@
 """The command line as such: what it does not understand, it says in a sentence."""
 
+import contextlib
+import fcntl
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
 import rsr_basicsr
 from rsr_basicsr.cli import main
+from rsr_basicsr.progress import progress_bar
 
 
 @pytest.mark.parametrize('words, said', [
@@ -43,3 +50,29 @@ def test_the_version_names_the_host_too():
     said = subprocess.run([sys.executable, '-m', 'rsr_basicsr.cli', '--version'], check=True, capture_output=True,
                           text=True).stdout
     assert rsr_basicsr.__version__ in said and 'BasicSR 1.' in said and 'torch 2.' in said
+
+
+def test_progress_in_a_file_is_lines_now_and_then(capsys, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr('tqdm.std.time', lambda: now[0])
+    with progress_bar(total=120, unit='picture') as bar:
+        for _ in range(120):
+            now[0] += 1  # two minutes in all
+            bar.update()
+    said = capsys.readouterr().err.splitlines()
+    assert 3 <= len(said) <= 7 and all(len(line) < 100 and '\r' not in line for line in said)
+    assert '0/120' in said[0] and '120/120' in said[-1]
+
+
+def test_progress_where_someone_watches_is_one_line():
+    program = 'from rsr_basicsr.progress import progress_bar\nlist(progress_bar(iterable=range(3), mininterval=0))'
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, 80, 0, 0))
+    with subprocess.Popen([sys.executable, '-c', program], stderr=terminal) as process:
+        os.close(terminal)
+        said = b''
+        with contextlib.suppress(OSError):  # what a terminal says when its other end has gone
+            while True:
+                said += os.read(screen, 1000)
+    os.close(screen)
+    assert process.returncode == 0 and b'3/3' in said and said.count(b'\r') > said.count(b'\n')

@@ -13,7 +13,6 @@ from typing import Any, Iterator, List, Mapping, Sequence
 import cv2
 import torch
 from torch import distributed as dist
-from tqdm import tqdm
 
 from rsr_basicsr.benchmark.matrix import Cell, Matrix
 from rsr_basicsr.benchmark.measure import Bench
@@ -21,6 +20,7 @@ from rsr_basicsr.benchmark.record import Record, Recorder, read_records
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.files import write_whole
 from rsr_basicsr.options.benchmark_pictures import Picture
+from rsr_basicsr.progress import progress_bar
 
 OPTIONS = 'options.json'  # what was measured, for those who read the results
 _PATIENCE = datetime.timedelta(days=30)  # of a process for the others: a cell may take an hour
@@ -123,12 +123,14 @@ def _with_bar(mine, cells, world, shown):
     place = {cell.key: index for index, cell in enumerate(cells)}
     mine = sorted(mine, key=lambda cell: place[cell.key])
     total = sum(cell.cost for cell in mine)
-    with tqdm(total=100, disable=not (shown and mine), file=sys.stderr, dynamic_ncols=True,
-              bar_format='{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}') as bar:
+    with progress_bar(total=100, disable=not (shown and mine),
+                      bar_format='{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}') as bar:
         for number, cell in enumerate(mine):
-            bar.set_description(f'cell {number + 1} of {len(mine)}' + (f' (of {world} processes)' if world > 1 else ''))
+            bar.set_description(f'cell {number + 1} of {len(mine)}' + (f' (of {world} processes)' if world > 1 else ''),
+                                refresh=False)
             bar.set_postfix_str(f'{cell.network}, {cell.defense}, {cell.attack}'
-                                + (f' {cell.eps:g}' if cell.eps else '') + f', {cell.picture.name}')
+                                + (f' {cell.eps:g}' if cell.eps else '') + f', {cell.picture.name}',
+                                refresh=sys.stderr.isatty())
             yield cell
             bar.update(min(100 * cell.cost / total, 100 - bar.n))
 

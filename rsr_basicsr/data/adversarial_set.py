@@ -20,12 +20,12 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
 import cv2
 import torch
 from basicsr.utils.lmdb_util import LmdbMaker
-from tqdm import tqdm
 
 from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, fingerprint
 from rsr_basicsr.data.clean_pictures import read_photo
 from rsr_basicsr.errors import OptionsError, WorkerError
 from rsr_basicsr.files import write_whole
+from rsr_basicsr.progress import progress_bar
 
 SIDES = ('clean', 'attacked')
 FACTS = 'facts.jsonl'
@@ -59,7 +59,7 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
     _claim(folder, options)
     made = {path.name[:-len('.json')] for path in parts.glob('*.json')}  # written last of each pair
     missing = [index for index in range(options['count']) if _key(index) not in made]
-    with tqdm(total=len(missing), unit='picture', disable=not progress) as bar:
+    with progress_bar(total=len(missing), unit='picture', disable=not progress) as bar:
         for _ in _made(options, parts, missing, workers, imports):
             bar.update()
     keys = [_key(index) for index in range(options['count'])]
