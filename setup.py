@@ -24,6 +24,7 @@ INSTALL_REQUIRES = [
     'jinja2',  # fills in the HTML report; torch brings it today, but promises nothing
     'scikit-image>=0.21',  # ships the quickstart's photos, and adds impulse noise
     'scipy',  # fits the temperature of a detector, ranks its scores
+    'filelock',  # tells whether a run of the same name still goes on; torch brings it today
     'pillow>=10.1',  # draws screenshots and palettes; its own font can be scaled from here on
     'tqdm',  # shows how far a data set is
     # BasicSR imports distutils, which left Python in 3.12; setuptools has a copy.

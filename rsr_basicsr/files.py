@@ -1,12 +1,17 @@
-"""Files: written whole or not at all, whatever ends the process; and where the options files of the package are."""
+"""Files: written whole or not at all, whatever ends the process; folders with one writer; options files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
+
+from filelock import FileLock, Timeout
 
 from rsr_basicsr.errors import OptionsError
+
+_PATIENCE = 10  # seconds
 
 
 def check_new(path: Optional[Path], overwrite: bool = False) -> None:
@@ -38,6 +43,42 @@ def write_whole(path: Path, content: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Within the block nobody else who asks is the writer of a folder, which need not be there yet.
+
+    The file that says so stays beside the folder; what it says ends with the process, however that ends.
+
+    Raises:
+        OptionsError: somebody else is, or the place of the folder cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # The workers of a run that was killed need some seconds to see it.
+        claim = FileLock(_claim_of(folder), timeout=_PATIENCE).acquire()
+    except Timeout:
+        raise OptionsError(f'{folder} belongs to a run that still goes on; wait for its end, or give this one another '
+                           'name') from None
+    except OSError as error:
+        raise OptionsError(f'{folder} cannot be written: {error.strerror}') from error
+    with claim:
+        yield
+
+
+def has_writer(folder: Path) -> bool:
+    """Whether somebody is within :func:`sole_writer` of a folder; nothing is written to find out."""
+    claim = _claim_of(folder)
+    try:
+        with FileLock(claim, timeout=0) if claim.exists() else contextlib.nullcontext():
+            return False
+    except Timeout:
+        return True
+
+
+def _claim_of(folder):
+    return folder.with_name(f'.{folder.name}.lock')
 
 
 def options_folder() -> Path:

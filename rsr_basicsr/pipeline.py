@@ -7,11 +7,13 @@ import contextlib
 import importlib
 import os
 import sys
+from pathlib import Path
 from typing import List
 
 from torch import distributed as dist
 
 from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.files import sole_writer
 from rsr_basicsr.options import check_options, read_options
 from rsr_basicsr.options.overrides import override
 
@@ -34,8 +36,9 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     # BasicSR would do so later, and say of a change that cannot be made what Python says of it.
     override(read_options(args.opt, stage), args.force_yml, new_sections=False)
     module = importlib.import_module(f'basicsr.{stage}')
-    with _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]), \
-            _replaced(module, 'parse_options', _checked(module.parse_options, args)), \
+    with contextlib.ExitStack() as held, \
+            _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]), \
+            _replaced(module, 'parse_options', _checked(module.parse_options, args, held)), \
             _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
     if dist.is_available() and dist.is_initialized():
@@ -99,7 +102,7 @@ def _waited_for(make_exp_dirs):
     return make_and_wait
 
 
-def _checked(parse_options, args):
+def _checked(parse_options, args, held):
     def parse_and_check(root_path, is_train=True):
         try:
             opt, basicsr_args = parse_options(root_path, is_train=is_train)
@@ -109,6 +112,21 @@ def _checked(parse_options, args):
             raise OptionsError(f'--force_yml: cannot be applied ({error!r}); write section:key=value, for sections '
                                'that the options file has') from error
         check_options(opt)
+        _claim_folder(opt, held)
         return opt, basicsr_args
 
     return parse_and_check
+
+
+def _claim_folder(opt, held):
+    """Keep the folder of this run until the end: BasicSR renames one that is there, even if somebody writes into it."""
+    refusal, kind = [None], 'experiments' if opt['is_train'] else 'results'
+    if opt['rank'] == 0:
+        try:
+            held.enter_context(sole_writer(Path(opt['path'][f'{kind}_root'])))
+        except OptionsError as error:
+            refusal = [str(error)]
+    if opt['dist']:
+        dist.broadcast_object_list(refusal)
+    if refusal[0] is not None:
+        raise OptionsError(f'name: {refusal[0]}')

@@ -15,7 +15,7 @@ import torch
 from basicsr.archs import build_network
 
 from helpers import SMALL_NETWORKS, paired_options, train, write
-from rsr_basicsr import checkpoints
+from rsr_basicsr import checkpoints, files
 from rsr_basicsr.checkpoints import ResumingSampler, newest_whole_state, random_state, set_random_state, written_whole
 from rsr_basicsr.cli import main
 from rsr_basicsr.weights import load_state
@@ -207,6 +207,31 @@ def test_a_network_that_the_model_does_not_have_is_not_missed(pairs, photos, tmp
     assert not (folder / 'models/net_d_2.pth').exists()
     train_more(opt, 4, tmp_path, monkeypatch, '--auto_resume')
     assert (folder / 'training_states/4.state').is_file() and not list(tmp_path.rglob('*_archived_*'))
+
+
+@pytest.mark.timeout(120)
+def test_the_folder_of_a_run_that_goes_on_is_left_alone(pairs, photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    opt = paired_options(pairs, photos=photos, iterations=10000)
+    opt['logger']['save_checkpoint_freq'] = 1
+    write(opt, tmp_path / 'options.yml')
+    states = tmp_path / 'experiments' / opt['name'] / 'training_states'
+    with subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml'], start_new_session=True,
+                          stdout=subprocess.DEVNULL) as process:
+        while process.poll() is None and newest(states) < 1:
+            time.sleep(0.05)
+        monkeypatch.setattr(files, '_PATIENCE', 0.1)
+        for command in (['train', '-opt', 'options.yml'], ['train', '-opt', 'options.yml', '--auto_resume']):
+            assert main(command) == 2
+            assert re.search(f'^rsr train: name: .*{opt["name"]} belongs to a run that still goes on; wait',
+                             capsys.readouterr().err, flags=re.MULTILINE)
+        assert main(['check', 'options.yml', '--no-memory', '--decode', '0']) == 2
+        assert 'belongs to a run that still goes on' in capsys.readouterr().out
+        process.kill()
+    assert process.returncode == -signal.SIGKILL and not list(tmp_path.rglob('*_archived_*'))
+    monkeypatch.setattr(files, '_PATIENCE', 30)
+    train_more(opt, 2, tmp_path, monkeypatch)
+    assert len(list(tmp_path.glob('experiments/*_archived_*/training_states/1.state'))) == 1
 
 
 def no_space():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import os.path as osp
+from pathlib import Path
 from typing import Any, Dict, List
 
 import torch
@@ -13,6 +14,7 @@ from basicsr.archs import vgg_arch
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.files import has_writer
 from rsr_basicsr.options.check import Checked
 from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.training import batch_size, degrades
@@ -81,10 +83,14 @@ def _look_at_fit(net, state, where, problems):
 
 def _look_at_folder(opt, problems):
     """BasicSR puts a folder of the same name away."""
-    if not problems.sound('name', 'path') or opt['path'].get('resume_state'):
+    if not problems.sound('name', 'path'):
         return
     kind = 'experiments' if opt['is_train'] else 'results'
-    if osp.isdir(opt['path'][f'{kind}_root']):
+    folder = opt['path'][f'{kind}_root']
+    if has_writer(Path(folder)):
+        problems.append(f'name: {kind}/{opt["name"]} belongs to a run that still goes on; wait for its end, or write '
+                        'another name')
+    elif osp.isdir(folder) and not opt['path'].get('resume_state'):
         remedy = '; write another name, or go on with --auto_resume' if opt['is_train'] else ''
         problems.warnings.append(f'name: {kind}/{opt["name"]} is there already, and will be renamed to '
                                  f'{opt["name"]}_archived_TIME{remedy}')
