@@ -64,6 +64,29 @@ def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypat
     assert moved >= {key for key in first if key.endswith('weight')}
 
 
+def test_what_is_no_trouble_is_no_warning(photos, tmp_path, monkeypatch):
+    opt = shrink(read('finetune/finetune_defended_general_x4v3.yml'), photos, iterations=1)
+    opt['network_g']['defense'].pop('classifier')
+    for key in ('optim_classifier', 'classifier_opt', 'train_classifier'):
+        opt['train'].pop(key, None)
+    plain = build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']}).state_dict()
+    torch.save({'params': plain}, tmp_path / 'w.pth')
+    opt['path']['pretrain_network_g'] = str(tmp_path / 'w.pth')
+    log = next(train(opt, tmp_path, monkeypatch).glob('train_*.log')).read_text()
+    assert 'The classifier (builtin) is not trained.' in log and 'those of a plain backbone' in log
+    assert 'defense.' not in ''.join(line for line in log.splitlines() if 'WARNING' in line)
+
+    plain['body.0.bias_of_mine'] = plain.pop('body.0.bias')  # what is missing beside the defence is still listed
+    torch.save({'params': plain}, tmp_path / 'w.pth')
+    opt['path']['strict_load_g'] = False
+    opt['name'] = 'renamed'
+    log = next(train(opt, tmp_path, monkeypatch).glob('train_*.log')).read_text()
+    warnings = [line.split('WARNING: ')[1].strip() for line in log.splitlines() if 'WARNING: ' in line]
+    first = warnings.index('Current net - loaded net:')
+    assert warnings[first:first + 4] == ['Current net - loaded net:', 'body.0.bias', 'Loaded net - current net:',
+                                         'body.0.bias_of_mine']
+
+
 def test_log_and_optimizers(photos, tmp_path):
     opt = shrink(read('train/train_defended_realesrnet_x4plus.yml'), photos, iterations=2)
     opt['logger']['use_tb_logger'] = True

@@ -9,6 +9,7 @@ from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
 
 import torch
 from basicsr.losses import build_loss
+from basicsr.utils import get_root_logger
 from torch.nn.parallel import DataParallel
 
 from rsr_basicsr.archs.classifier import BUILTIN
@@ -109,13 +110,19 @@ class AttackAugmentation(RobustValidation):
 
     def setup_optimizers(self):
         """Move the classifier out of the generator's optimizer into its own."""
-        super().setup_optimizers()
         train_opt = self.opt['train']
         own = {id(p) for p in self.classifier.parameters()}
+        # BasicSR would warn of every parameter that the generator's optimizer does not get.
+        frozen = [p for p in self.classifier.parameters() if not p.requires_grad]
+        self.classifier.requires_grad_(True)
+        super().setup_optimizers()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         for group in self.optimizer_g.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in own]
         self.optimizer_classifier = None
         if not self._trains_classifier(self.bare_net):
+            get_root_logger().info(f'The classifier ({self.classifier.origin}) is not trained.')
             return
         optim_opt = dict(train_opt['optim_classifier'])
         self.optimizer_classifier = self.get_optimizer(

@@ -86,6 +86,19 @@ class RobustValidation(WholeCheckpoints):
             self._start_net = net.eval().requires_grad_(False)
         return self._start_net
 
+    def _print_different_keys_loading(self, crt_net, load_net, strict=True):
+        """A plain backbone lacks the whole defence: one line, not one for each tensor among BasicSR's warnings."""
+        net = self.get_bare_model(crt_net)
+        missing = {key: value for key, value in net.state_dict().items() if key.startswith('defense.')}
+        if not missing or any(key.startswith('defense.') for key in load_net):
+            super()._print_different_keys_loading(crt_net, load_net, strict)
+            return
+        get_root_logger().info('The weights are those of a plain backbone; the defence is as the options say.')
+        load_net.update(missing)
+        super()._print_different_keys_loading(crt_net, load_net, strict)
+        for key in missing:
+            del load_net[key]
+
     def _validate_start(self, dataloader, tb_logger):
         trained = {name: getattr(self, name) for name in ('net_g', 'net_g_ema') if hasattr(self, name)}
         get_root_logger().info('Validation of the network before the training, as iteration 0:')
