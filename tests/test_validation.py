@@ -89,6 +89,14 @@ def test_curves_begin_with_the_weights_and_are_what_they_say(opt, pairs, tmp_pat
     assert len(list(folder.glob('visualization/*/*_2.png'))) == 6  # and the panel
 
 
+def test_the_last_validation_is_that_of_the_last_iteration(opt, tmp_path, monkeypatch):
+    opt['train']['total_iter'], opt['val']['val_freq'] = 3, 2
+    log = next(train(opt, tmp_path, monkeypatch).glob('train_*.log')).read_text()
+    assert set(re.findall(r'Best: .* @ (\d+) iter', log)) <= {'0', '2', '3'}
+    tb = tmp_path / 'tb_logger' / opt['name']
+    assert sorted(scalars(tb, 'metrics/pairs/psnr')[0]) == [0, 2, 3]
+
+
 def test_a_loss_of_clean_psnr_is_warned_of_in_a_resumed_training_too(opt, tmp_path, monkeypatch):
     opt['val'].update(guard=0.5, panel_freq=None, val_freq=1)
     opt['train']['optim_g']['lr'] = 0.1  # which ruins it

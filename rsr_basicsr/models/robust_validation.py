@@ -57,6 +57,8 @@ class RobustValidation(WholeCheckpoints):
             save_img: write the outputs.
         """
         name = dataloader.dataset.opt['name']
+        if self.opt['is_train']:  # BasicSR counts on by one an epoch when it is done
+            current_iter = min(current_iter, int(self.opt['train']['total_iter']))
         with random_streams_kept():
             if self._can_compare and name not in self._clean_psnr_at_start:
                 self._validate_start(dataloader, tb_logger)
