@@ -641,6 +641,9 @@ def test_leaderboard(options, tmp_path, capsys):
     (tmp_path / 'bad.jsonl').write_text('{"network": "x"}\n')
     assert main(['leaderboard', str(tmp_path / 'bad.jsonl')]) == 2
     assert 'line 1: no entry' in capsys.readouterr().err
+    (tmp_path / 'bad.jsonl').write_text('\n')
+    assert main(['leaderboard', str(tmp_path / 'bad.jsonl'), '-o', str(tmp_path / 'table.md')]) == 2
+    assert 'bad.jsonl holds no entry' in capsys.readouterr().err and not (tmp_path / 'table.md').exists()
 
 
 def test_leaderboard_of_the_documents_is_made_of_its_cards(capsys):

@@ -56,7 +56,7 @@ def read_cards(paths: Iterable[Path]) -> List[Dict[str, Any]]:
     """The entries of files of one JSON object a line.
 
     Raises:
-        OptionsError: a file cannot be read, or a line is no entry.
+        OptionsError: a file cannot be read or holds no entry, or a line is none.
     """
     found = []
     for path in paths:
@@ -64,9 +64,10 @@ def read_cards(paths: Iterable[Path]) -> List[Dict[str, Any]]:
             lines = path.read_text(encoding='utf-8').splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise OptionsError(f'{path} cannot be read: {error}; give a file cards.jsonl of rsr benchmark') from None
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                found.append(_entry(line, f'{path}, line {number}'))
+        entries = [_entry(line, f'{path}, line {number}') for number, line in enumerate(lines, start=1) if line.strip()]
+        if not entries:
+            raise OptionsError(f'{path} holds no entry; give a file cards.jsonl of rsr benchmark')
+        found += entries
     return found
 
 
