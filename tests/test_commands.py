@@ -106,7 +106,7 @@ def _benchmark_options():
     return opt
 
 
-@pytest.mark.parametrize('document', filter(lambda document: any(commands(document)), DOCUMENTS),
+@pytest.mark.parametrize('document', [document for document in DOCUMENTS if any(commands(document))],
                          ids=lambda path: path.name)
 def test_commands_of_a_document(document, place, monkeypatch):
     for line in dict.fromkeys(commands(document)):
