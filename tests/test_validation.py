@@ -1,6 +1,7 @@
 """Validation clean and under an attack: what it measures, what it shows, when it warns."""
 
 import re
+import time
 
 import cv2
 import pytest
@@ -95,6 +96,28 @@ def test_the_last_validation_is_that_of_the_last_iteration(opt, tmp_path, monkey
     assert set(re.findall(r'Best: .* @ (\d+) iter', log)) <= {'0', '2', '3'}
     tb = tmp_path / 'tb_logger' / opt['name']
     assert sorted(scalars(tb, 'metrics/pairs/psnr')[0]) == [0, 2, 3]
+
+
+def test_the_same_network_has_the_same_figures(opt, tmp_path, monkeypatch):
+    opt['network_g']['defense'].pop('seed')  # masks are drawn
+    log = next(train(opt, tmp_path, monkeypatch).glob('train_*.log')).read_text()
+    found = re.findall(r'# (psnr|stability|gain): ([\d.]+)', log)
+    second, last = found[4:8], found[8:]  # of the second iteration, and of the end, which is the same
+    assert len(found) == 12 and second == last and second != found[:4]
+
+
+def test_what_was_best_is_known_to_a_resumed_training(opt, tmp_path, monkeypatch):
+    def best():
+        log = max((tmp_path / 'experiments' / opt['name']).glob('train_*.log')).read_text()
+        return [float(value) for value in re.findall(r'# psnr: .*Best: ([\d.]+) @ 0 iter', log)]
+
+    opt['train'].update(total_iter=2, optim_g={'type': 'Adam', 'lr': 0.3})  # from here on all is worse
+    train(opt, tmp_path, monkeypatch)
+    first = best()
+    time.sleep(1.1)  # BasicSR names logs by the second
+    opt['train']['total_iter'] = 4
+    train(opt, tmp_path, monkeypatch, '--auto_resume')
+    assert len(set(first)) == 2 and set(best()) == set(first)  # clean and attacked
 
 
 def test_a_loss_of_clean_psnr_is_warned_of_in_a_resumed_training_too(opt, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os.path as osp
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 import torch
 from basicsr.archs import build_network
@@ -44,6 +44,7 @@ class RobustValidation(WholeCheckpoints):
         self._panel: Optional[Dict[str, torch.Tensor]] = None
         self._hidden: Dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
         self._measured: Dict[str, List[float]] = {}  # what is measured of attacked pictures only
+        self._seeds: Iterator[int] = iter(())  # of the masks, one a picture
         self._validated = 0  # pictures
         super().__init__(opt)
 
@@ -95,7 +96,6 @@ class RobustValidation(WholeCheckpoints):
         if not missing or any(key.startswith('defense.') for key in load_net):
             super()._print_different_keys_loading(crt_net, load_net, strict)
             return
-        get_root_logger().info('The weights are those of a plain backbone; the defence is as the options say.')
         load_net.update(missing)
         super()._print_different_keys_loading(crt_net, load_net, strict)
         for key in missing:
@@ -134,6 +134,8 @@ class RobustValidation(WholeCheckpoints):
                 del self.gt  # of the training, where these pictures have none
             share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
             loader = DataLoader(share, batch_size=1, num_workers=0)
+            seed = (self._val.get('attack') or {}).get('seed') or 0
+            self._seeds = iter([seed + index for index in mine or [0]])
             with self._quiet(rank), self._metrics_of_basicsr():
                 self.nondist_validation(loader, current_iter, tb_logger,
                                         save_img and not (attacked and self.opt['is_train']) and bool(mine))
@@ -180,7 +182,13 @@ class RobustValidation(WholeCheckpoints):
     def test(self):
         """Upscale ``lq`` into ``output``, in tiles where ``val: tile`` is set; within an attacked validation, attack
         ``lq`` first.
+
+        Masks are drawn from the seed of the attack and the number of the picture: drawn anew they would move the
+        figures by more than a few hundred iterations of training do. The attack does not know them.
         """
+        seed = next(self._seeds, None)
+        if seed is not None:
+            torch.manual_seed(seed)
         self._upscale()
         if self._attack_of_validation is None:
             self._remember('input', self.lq)
@@ -297,8 +305,12 @@ class RobustValidation(WholeCheckpoints):
                 'pretrained)')
 
     def more_state(self):
-        return {**super().more_state(), 'psnr_at_start': dict(self._clean_psnr_at_start)}
+        best = {dataset: {name: {**entry, 'val': float(entry['val'])} for name, entry in metrics.items()}
+                for dataset, metrics in getattr(self, 'best_metric_results', {}).items()}
+        return {**super().more_state(), 'psnr_at_start': dict(self._clean_psnr_at_start), 'best': best}
 
     def restore_more_state(self, mine):
         super().restore_more_state(mine)
         self._clean_psnr_at_start.update(mine.get('psnr_at_start', {}))
+        metrics = set(self._val.get('metrics') or ())  # BasicSR does not begin a metric later than its data set
+        self.best_metric_results = {name: best for name, best in mine.get('best', {}).items() if metrics <= set(best)}
