@@ -111,6 +111,7 @@ def test_what_was_best_is_known_to_a_resumed_training(opt, tmp_path, monkeypatch
         return re.findall(r'# psnr: .*Best: ([\d.]+ @ \d+) iter', log)[-2:]
 
     opt['train'].update(total_iter=2, optim_g={'type': 'Adam', 'lr': 0.3})  # from here on all is worse
+    opt['val']['val_freq'] = 1  # BasicSR saves before it validates
     train(opt, tmp_path, monkeypatch)
     before = best()
     opt['train']['total_iter'] = 4

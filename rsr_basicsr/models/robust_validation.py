@@ -312,5 +312,6 @@ class RobustValidation(WholeCheckpoints):
     def restore_more_state(self, mine):
         super().restore_more_state(mine)
         self._clean_psnr_at_start.update(mine.get('psnr_at_start', {}))
-        metrics = set(self._val.get('metrics') or ())  # BasicSR does not begin a metric later than its data set
+        # BasicSR does not begin a metric later than its data set.
+        metrics = set(self._val.get('metrics') or ()) - set(self._of_attacks)
         self.best_metric_results = {name: best for name, best in mine.get('best', {}).items() if metrics <= set(best)}
