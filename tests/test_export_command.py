@@ -119,7 +119,7 @@ def runners(folder):
     found = {'onnx': lambda x: session.run(None, {'input': x.numpy()})[0]}
     if (folder / 'net.pt2').exists():
         program = torch.export.load(folder / 'net.pt2').module()
-        found['torch'] = lambda x: program(x).numpy()
+        found['torch'] = lambda x: program(x).detach().numpy()  # torch 2.9 reads parameters that ask for a gradient
     return found
 
 

@@ -73,7 +73,7 @@ def test_what_is_no_trouble_is_no_warning(photos, tmp_path, monkeypatch):
     torch.save({'params': plain}, tmp_path / 'w.pth')
     opt['path']['pretrain_network_g'] = str(tmp_path / 'w.pth')
     log = next(train(opt, tmp_path, monkeypatch).glob('train_*.log')).read_text()
-    assert 'The classifier (builtin) is not trained.' in log and 'those of a plain backbone' in log
+    assert 'The classifier (builtin) is not trained.' in log and 'plain backbone weights' in log
     assert 'defense.' not in ''.join(line for line in log.splitlines() if 'WARNING' in line)
 
     plain['body.0.bias_of_mine'] = plain.pop('body.0.bias')  # what is missing beside the defence is still listed
