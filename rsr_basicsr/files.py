@@ -14,8 +14,11 @@ from rsr_basicsr.errors import OptionsError
 _PATIENCE = 10  # seconds
 
 
-def check_new(path: Optional[Path], overwrite: bool = False) -> None:
+def check_new(path: Optional[Path], overwrite: bool = False, made: Optional[Path] = None) -> None:
     """Check, before any work, that a file can be written; None is none.
+
+    Args:
+        made: a folder that need not be there yet.
 
     Raises:
         OptionsError: it is there already and may not be replaced, or there is no such folder.
@@ -25,7 +28,7 @@ def check_new(path: Optional[Path], overwrite: bool = False) -> None:
     if path.exists() and (path.is_dir() or not overwrite):
         raise OptionsError(f'{path} is there already; ' + (
             'name a file' if path.is_dir() else 'it is replaced with --overwrite only'))
-    if not path.parent.is_dir():
+    if not path.parent.is_dir() and path.parent != made:
         raise OptionsError(f'{path} cannot be written: there is no folder {path.parent}')
 
 

@@ -81,6 +81,8 @@ def read_picture(path: Union[str, Path]) -> Picture:
         raise PictureError(f'{path}: no such file') from None
     except OSError as error:
         raise PictureError(f'{path} cannot be read: {error.strerror}') from None
+    if not content:
+        raise _no_picture(path, 'the file is empty')
     header = _header(path, content)
     pixels = _decoded(path, content)
     bits = 8 if pixels.dtype == np.uint8 else 16
@@ -144,15 +146,15 @@ def _header(path, content) -> _Header:
         notes.append('turned upright as EXIF says')
     if frames > 1:
         notes.append(f'first of {frames} frames')
-    if profile and mode == 'CMYK':  # OpenCV has made RGB of it
-        notes.append('ICC profile dropped: it is for CMYK')
+    if mode == 'CMYK':  # OpenCV makes RGB of it
+        notes.append(f'CMYK became RGB{", its ICC profile is dropped" if profile else ""}')
         profile = None
     return _Header(pixels, orientation, profile, tuple(notes))
 
 
 def _no_picture(path, reason):
-    return PictureError(f'{path} is not a picture that can be read ({reason}); give a PNG, JPEG, WebP, BMP or TIFF '
-                        'file')
+    return PictureError(f'{path} is not a picture that can be read ({reason}); give a whole PNG, JPEG, WebP, BMP or '
+                        'TIFF file')
 
 
 def _decoded(path, content):

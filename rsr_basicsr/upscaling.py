@@ -171,6 +171,7 @@ class Result:
     """What became of one file; ``error`` says why nothing did.
 
     Attributes:
+        skipped: the output was there already.
         width, height, output_width, output_height: in pixels.
         seconds: from reading to writing.
         notes: what its owner may want to know, such as a profile that was dropped.
@@ -178,6 +179,7 @@ class Result:
 
     file: str
     output: Optional[str] = None
+    skipped: bool = False
     width: Optional[int] = None
     height: Optional[int] = None
     output_width: Optional[int] = None
@@ -233,24 +235,25 @@ def upscale_files(files: Sequence[Tuple[Path, Path]], upscaler: Upscaler, naming
 def _upscale_file(file, inside, upscaler, naming, originals: Set[Path], written: Set[Path]):
     picture = read_picture(file)
     path = naming.path(file, inside, picture.alpha is not None)
-    _check_free(path, naming, originals, written)
+    _check_free(path, originals, written)
+    written.add(path.resolve())
+    if path.exists() and not naming.overwrite:
+        return Result(str(file), str(path), skipped=True)
     enlarged, verdict = upscaler(picture)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PictureError(f'{path.parent} cannot be made: {error.strerror}') from None
     enlarged = write_picture(path, enlarged)
-    written.add(path.resolve())
-    return Result(str(file), str(path), *_size(picture), *_size(enlarged), notes=enlarged.notes, **verdict._asdict())
+    return Result(str(file), str(path), False, *_size(picture), *_size(enlarged), notes=enlarged.notes,
+                  **verdict._asdict())
 
 
-def _check_free(path, naming, originals, written):
+def _check_free(path, originals, written):
     if path.resolve() in originals:
         raise PictureError(f'its result would replace the picture {path}; give a suffix or another folder')
     if path.resolve() in written:
         raise PictureError(f'its result would replace that of another picture, {path}; give folders of their own')
-    if path.exists() and not naming.overwrite:
-        raise PictureError(f'{path} is there already; it is replaced with --overwrite only')
 
 
 def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence[Result]) -> None:
@@ -265,6 +268,7 @@ def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence
               'tile': upscaler.tile, 'overlap': upscaler.overlap,
               'pictures': [dataclasses.asdict(result) for result in results]}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(report, indent=2).encode())
     except OSError as error:
         raise PictureError(f'the report {path} cannot be written: {error.strerror}') from None

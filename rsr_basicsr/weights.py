@@ -343,10 +343,17 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[st
     Raises:
         WeightsError: they are for another network.
     """
+    state = without_wrapper(state)
     try:
-        net.load_state_dict(without_wrapper(state))
+        net.load_state_dict(state)
     except RuntimeError as error:
-        raise WeightsError(f'{path} holds weights of another network: {in_one_line(error)}') from error
+        own = net.state_dict()
+        missing = [key for key in own if key not in state]
+        name = next((key for key in [*state, *missing]
+                     if key not in own or key not in state or own[key].shape != state[key].shape), '')
+        there, wanted = (tuple(values[name].shape) if name in values else 'missing' for values in (state, own))
+        what = f'{name} is {there} in the file and {wanted} in {type(net).__name__}' if name else in_one_line(error)
+        raise WeightsError(f'{path} holds weights of another network: {what}') from error
     return net.eval()
 
 

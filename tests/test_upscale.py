@@ -161,8 +161,12 @@ def test_nothing_is_overwritten_unasked(files, small, capsys):
     assert main(arguments) == 0
     before = pixels()
     assert main(arguments) == 2 and 'r.json is there already' in capsys.readouterr().err
-    assert main(arguments[:-2]) == 1 and 'rgb_out.jpg is there already' in capsys.readouterr().err
-    assert pixels() == before
+    assert main(['upscale', 'in/inside/grey.png', *arguments[1:-2]]) == 0 and pixels() == before
+    out = capsys.readouterr().out
+    assert 'in/rgb.jpg: skipped, out/rgb_out.jpg is there already' in out
+    assert '1 of 2 pictures upscaled into out' in out and '; 1 were there already' in out
+    assert main([*arguments[:-1], 'out/r.json']) == 0  # a folder of results may hold the report
+    assert [found['skipped'] for found in json.loads((files / 'out/r.json').read_text())['pictures']] == [True]
     assert main([*arguments, '--overwrite']) == 0 and pixels() != before  # masks were drawn anew
     original = (files / 'in' / 'rgb.jpg').read_bytes()
     assert main(['upscale', 'in/rgb.jpg', '-n', small, '-o', 'in', '--suffix', '', '--overwrite']) == 1

@@ -50,12 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace results that are there')
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
                         help='a module that registers architectures of your own')
-    parser.epilog = f'Exit code: 0 all pictures were upscaled, {FAILED} some could not be.'
+    parser.epilog = f'Exit code: 0 all pictures were upscaled or are there already, {FAILED} some could not be.'
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a line a picture, and a summary."""
-    check_new(args.report, args.overwrite)
+    check_new(args.report, args.overwrite, made=args.output)
     import_plugins(args.imports)
     files = find_files(args.inputs)
     upscaler = Upscaler(
@@ -76,14 +76,18 @@ def run(args: argparse.Namespace) -> int:
         if args.report:
             write_report(args.report, args.model_name, upscaler, results)
     failed = sum(result.error is not None for result in results)
-    print(f'{len(results) - failed} of {len(files)} pictures upscaled into {args.output}, '
-          f'{sum(bool(result.attacked) for result in results)} taken for attacked')
+    skipped = sum(result.skipped for result in results)
+    there = f'; {skipped} were there already, --overwrite replaces them' if skipped else ''
+    print(f'{len(results) - failed - skipped} of {len(files)} pictures upscaled into {args.output}, '
+          f'{sum(bool(result.attacked) for result in results)} taken for attacked{there}')
     return FAILED if failed else 0
 
 
 def _line(result, defended):
     if result.error:
         return f'rsr upscale: {result.error}'
+    if result.skipped:
+        return f'{result.file}: skipped, {result.output} is there already'
     masked = {0: 'not masked', 1: 'masked'}.get(result.masked, f'masked by {result.masked:.0%}')
     verdict = f'{"attacked" if result.attacked else "clean"}{f", {masked}" if defended else ""}'
     notes = ''.join(f'; {note}' for note in result.notes)
