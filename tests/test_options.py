@@ -316,7 +316,9 @@ def test_classifier_weights_must_be_a_classifiers(opt, tmp_path):
 
 
 @pytest.mark.parametrize('gate', ['classifier', 'soft'])
-def test_testing_with_an_untrained_classifier_is_refused(gate, opt, tmp_path, real_weights):
+def test_testing_with_an_untrained_classifier_is_refused(gate, opt, tmp_path, real_weights, pairs):
+    opt['datasets'] = {'test_1': {'name': 'a', 'type': 'PairedImageDataset', 'io_backend': {'type': 'disk'},
+                                  'dataroot_gt': str(pairs / 'gt'), 'dataroot_lq': str(pairs / 'lq')}}
     opt.update(is_train=False, val={'save_img': False}, network_g={
         'type': 'DefendedSRVGGNetCompact', 'num_in_ch': 3, 'num_out_ch': 3,
         'defense': {'gate': gate, 'classifier': {'type': 'paper', 'weights': 'untrained'}}})
@@ -327,6 +329,16 @@ def test_testing_with_an_untrained_classifier_is_refused(gate, opt, tmp_path, re
     for classifier in ({'type': 'paper', 'weights': str(tmp_path / 'classifier.pth')}, {}):
         opt['network_g']['defense'] = {'classifier': classifier}
         check_options(opt)
+
+
+def test_testing_by_the_options_of_a_training_is_refused(opt, tmp_path, capsys):
+    for key in ('is_train', 'dist'):
+        del opt[key]
+    opt['val'] = {'save_img': True, 'suffix': None}
+    assert main(['test', '-opt', str(write(opt, tmp_path / 'o.yml'))]) == 2
+    assert re.search("datasets.train: .* such as test_1, test_2; got 'train', as a training has it",
+                     capsys.readouterr().err)
+    assert os.listdir(tmp_path) == ['o.yml']
 
 
 def test_gpu_that_is_not_there(opt, monkeypatch):

@@ -58,7 +58,7 @@ LOGGER = {
     'wandb': Key(block),
 }
 #: What the name of a data set begins with
-PHASES = {'train': ('train', 'val'), 'test': ('train', 'val', 'test')}
+PHASES = {'train': ('train', 'val'), 'test': ('val', 'test')}
 VAL = {'save_img': Key(boolean, required=True), 'metrics': Key(block)}
 TILES = {'tile_size': 'tile', 'tile_pad': 'tile_overlap'}  # Real-ESRGAN's names for ours
 VAL_WHILE_TRAINING = {**VAL, 'val_freq': Key(integer(1), required=True)}
@@ -155,7 +155,8 @@ def _check_datasets(datasets, stage, problems):
         kind = str(phase).split('_')[0]
         if kind not in PHASES[stage] or (stage == 'train' and kind == 'train' != phase):
             known = ('train', 'val', 'val_2') if stage == 'train' else ('test_1', 'test_2')
-            problems.append(f'{where}: BasicSR knows data sets by names such as {", ".join(known)}; got {shown(phase)}')
+            problems.append(f'{where}: BasicSR knows data sets by names such as {", ".join(known)}; got {shown(phase)}'
+                            + (', as a training has it' if kind == 'train' else ''))
             problems.spoil(where)
             continue
         parse_each(datasets, {phase: Key(block, required=True)}, 'datasets', problems)
