@@ -1,7 +1,7 @@
 """Draw the ROC of a detector from what a test of it wrote: python scripts/plot_detector.py RESULTS_FOLDER OUT.png
 
 One curve an eps of PGD on the network kept out of the training, and one an unseen attack, against all clean pictures of
-the sets. Needs matplotlib (pip install rsr-basicsr[report]).
+the sets. Needs matplotlib (pip install matplotlib).
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ def test_a_file_in_order_passes_and_nothing_is_written(name, defended, photos, t
     assert facts[0].endswith('o.yml: a training (rsr train)')
     assert 'datasets.val.dataroot_lq: 5 pictures, 16x16' in facts
     assert any(fact.startswith('memory: ') and 'GiB a sample' in fact for fact in facts)
+    assert any('attacks nothing; rsr defend' in fact for fact in facts) is not defended
     masks = [fact for fact in facts if fact.startswith('mask ')]
     assert masks[:1] == (['mask 1, input: the picture, 3 x 16 x 16'] if defended else [])
 

@@ -214,7 +214,7 @@ def test_every_attack_has_its_row(page):
 
     assert len(rows) == 4 * 2 * 3  # subjects, strengths, two attacks and the worst case
     worst = next(row for row in rows if row[0] == 'guarded' and row[1].startswith(WORST_CASE) and row[2] == '8')
-    assert worst[1] == f'{WORST_CASE} {ATTACK} 2'
+    assert worst[1] == f'{WORST_CASE} {ATTACK} (2 of 2)'
     values = worst_case(1, 8.0, 'stability', min)
     assert worst[3:7] == ['{:.2f} [{:.2f}, {:.2f}]'.format(np.mean(values), *interval(values)), f'{min(values):.2f}',
                           f'{np.std(values, ddof=1):.2f}', '0.00']
@@ -534,7 +534,7 @@ def test_page_without_matplotlib(records, write, monkeypatch):
     monkeypatch.setitem(sys.modules, 'matplotlib', None)
     monkeypatch.delitem(sys.modules, 'matplotlib.figure', raising=False)
     page = write(records, drawn=True)
-    assert 'pip install rsr-basicsr[report]' in page.text
+    assert 'pip install matplotlib' in page.text
     assert 'svg' not in dict(page.tags) and page.pictures()
 
 

@@ -182,7 +182,8 @@ def _needs_original(options) -> bool:
 
 def _attacks(results, rows) -> Dict[str, Any]:
     """A row an attack of an eps on a subject."""
-    chosen = [', '.join(f'{name} {count}' for name, count in row.chosen.items()) for row in rows]
+    chosen = [', '.join(f'{name} ({count} of {sum(row.chosen.values())})' for name, count in row.chosen.items())
+              for row in rows]
     others = [metric for metric in results.metrics if metric != STABILITY]
     failed = [None if row.attack == WORST_CASE else row.failed for row in rows] if any(r.failed for r in rows) else []
     return _table([

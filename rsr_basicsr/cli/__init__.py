@@ -59,7 +59,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         print(f'rsr {args.command}: {error}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(f'rsr {args.command}: interrupted', file=sys.stderr)
+        remedy = '; go on with --auto_resume' if args.command == 'train' else ''
+        print(f'rsr {args.command}: interrupted{remedy}', file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         if not _nobody_reads():

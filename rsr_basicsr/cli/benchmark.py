@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
     options = load_options(args.opt)
     override(options, args.force_yml)
     options, pictures = check_benchmark(options)
+    if args.force_yml:  # what the file says of itself may not be true any more
+        options['description'] = f'{options["description"]} Changed: {"; ".join(args.force_yml)}.'.strip()
     folder = args.output or Path('benchmark') / options['name']
     with launched(args.launcher):
         records = run_benchmark(options, pictures, folder)

@@ -33,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
     """Print a verdict for each picture."""
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise OptionsError(f'--threshold {args.threshold}: a probability is between 0 and 1')
+    if args.weights == BUILTIN and not CLASSIFIERS[args.type].builtin_weights().is_file():
+        raise OptionsError(f'--type {args.type}: no weights of it come with the package; name a file by --weights')
     classifier = build_classifier({'type': args.type, 'weights': args.weights}).eval()
     found, broken = [], 0
     for verdict in detect(args.files, classifier, args.threshold):

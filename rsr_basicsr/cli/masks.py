@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:  # whatever a network makes of a size that it does not take
         raise OptionsError(f'--size {args.size[0]} {args.size[1]}: {type(net).__name__} does not take it: '
                            f'{in_one_line(error)}') from error
-    print(f'{type(net).__name__}, a picture of {args.size[0]}x{args.size[1]}, {len(places)} masks')
+    print(f'{type(net).__name__}, a picture of {args.size[0]}x{args.size[1]}, '
+          f'{len(places)} mask{"" if len(places) == 1 else "s"}')
     for number, (point, module, (channels, height, width), _) in enumerate(places, start=1):
         print(f'{number:>3}  {point:<12}{module:<28}{channels:>4} x {height} x {width}')
     return 0

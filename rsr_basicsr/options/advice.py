@@ -15,6 +15,8 @@ from basicsr.archs import vgg_arch
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.files import has_writer
+from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options.check import Checked
 from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.training import batch_size, degrades
@@ -34,6 +36,10 @@ def advise(opt: Dict[str, Any], checked: Checked, problems: Problems) -> None:
     _look_at_folder(opt, problems)
     if not opt['is_train']:
         return
+    ours = AttackAugmentation, FrequencyClassifierModel
+    if checked.model is not None and not issubclass(checked.model, ours):
+        problems.facts.append(f'model_type: {checked.model.__name__} attacks nothing; rsr defend makes a defended file '
+                              'of this one')
     for look in (_look_at_validation, _look_at_machine, _look_at_rates, _look_at_logging, _look_at_vgg):
         look(opt, problems)
     if checked.model is not None and degrades(opt, checked.model):

@@ -56,7 +56,7 @@ _ATTACK_COMMENTS = {
     'steps': 'gradient steps; each costs a forward and an input-gradient pass',
     'random_start': 'radius of the uniform start in 1/255',
     'objective': 'what is maximised: ground_truth | ground_truth_l1 | stability',
-    'quantize': 'nearest | none: whether attacked pictures are rounded to 8 bit, as the clean ones are',
+    'quantize': 'nearest | floor | none: whether attacked pictures are rounded to 8 bit, as the clean ones are',
     'precision': "of the attack's passes: bf16 is faster on recent GPUs",
     'mode': 'mixed: a share of the batch is attacked | paired: all of it, and clean too | alternating',
     'share': 'of the batch, in mode mixed',
@@ -70,7 +70,7 @@ _DEFENSE_COMMENTS = {
     'type': 'ensemble | statistics | residual | paper, see docs/detector.md',
     'weights': 'what comes with the package (builtin) | untrained | a file',
     'threshold': 'a picture counts as attacked when P(clean) is below this',
-    'gate': 'who decides when to mask: classifier | always | never',
+    'gate': 'who decides when to mask: classifier | soft | always | never',
 }
 _VALIDATION_COMMENTS = {
     'panel_freq': 'a picture of the first sample: input and output, clean and attacked',

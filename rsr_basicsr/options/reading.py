@@ -50,7 +50,10 @@ def load_options(path: str) -> dict:
     except yaml.constructor.ConstructorError as error:
         raise OptionsError(f'-opt {path}: {error.problem}; only plain YAML values are read') from None
     except yaml.YAMLError as error:
-        raise OptionsError(f'-opt {path} is not a YAML file: {in_one_line(error)}') from None
+        where = in_one_line(error).replace(' in "<unicode string>",', ',')
+        tab = "'\\t'" in where
+        raise OptionsError(f'-opt {path} is not a YAML file: {where}'
+                           f'{"; write spaces in the place of tabs" if tab else ""}') from None
     except RecursionError:
         raise OptionsError(f'-opt {path} is not a YAML file: its blocks are too deep') from None
     except Exception as error:  # what Python makes of dates that are none, and of numbers without end
@@ -96,7 +99,7 @@ def _read(path):
     except OSError as error:
         raise OptionsError(f'-opt {path} cannot be read: {error.strerror}') from None
     except UnicodeDecodeError as error:
-        raise OptionsError(f'-opt {path} is not a YAML file: {in_one_line(error)}') from None
+        raise OptionsError(f'-opt {path} is not a YAML file: it is no text ({in_one_line(error)})') from None
 
 
 def as_parsed(opt: Dict[str, Any], stage: str, root: str) -> None:

@@ -321,7 +321,7 @@ def eps(value: Any) -> float:
     """An attack budget in 1/255 units: a fraction such as 8/255 or 0.031 is taken for the mistake it is."""
     radius = distance(value)
     if 0 < radius < 0.25:
-        raise ValueError(f'this is in 1/255 units; did you mean {radius * 255:.3g}?')
+        raise ValueError(f'this is in 1/255 units (did you mean {radius * 255:.3g}?)')
     return radius
 
 
