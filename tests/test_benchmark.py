@@ -465,6 +465,13 @@ def test_wrong_overrides(change, message):
         override({'eps': [1]}, [change])
 
 
+def test_a_report_says_what_was_changed_on_the_command_line(options, tmp_path):
+    options.update(description='PGD of 4 steps.', attacks={'fgsm': {'type': 'FGSM'}}, eps=[8], defenses={})
+    out = benchmark(options, tmp_path, '--force_yml', 'networks:defended=', 'eps=[4]')
+    assert 'PGD of 4 steps. Changed: networks:defended=; eps=[4].' in (out / 'options.json').read_text()
+    assert 'PGD of 4 steps. Changed: ' in (out / 'report.md').read_text()
+
+
 def test_a_named_block_is_added_by_its_type():
     options = {'attacks': {'pgd': {'type': 'PGD'}, 'old': None}}
     with pytest.raises(OptionsError, match=r'attacks:PGD-10:steps=2: .* no block PGD-10; known are pgd$'):
