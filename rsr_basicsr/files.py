@@ -78,6 +78,8 @@ def has_writer(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # it belongs to another user, as the folder will: whoever writes there is told so
+        return False
 
 
 def _claim_of(folder):

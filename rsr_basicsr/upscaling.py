@@ -236,8 +236,8 @@ def _upscale_file(file, inside, upscaler, naming, originals: Set[Path], written:
     picture = read_picture(file)
     path = naming.path(file, inside, picture.alpha is not None)
     _check_free(path, originals, written)
-    written.add(path.resolve())
     if path.exists() and not naming.overwrite:
+        written.add(path.resolve())
         return Result(str(file), str(path), skipped=True)
     enlarged, verdict = upscaler(picture)
     try:
@@ -245,6 +245,7 @@ def _upscale_file(file, inside, upscaler, naming, originals: Set[Path], written:
     except OSError as error:
         raise PictureError(f'{path.parent} cannot be made: {error.strerror}') from None
     enlarged = write_picture(path, enlarged)
+    written.add(path.resolve())
     return Result(str(file), str(path), False, *_size(picture), *_size(enlarged), notes=enlarged.notes,
                   **verdict._asdict())
 
