@@ -347,12 +347,11 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[st
     try:
         net.load_state_dict(state)
     except RuntimeError as error:
-        own = net.state_dict()
-        missing = [key for key in own if key not in state]
-        name = next((key for key in [*state, *missing]
-                     if key not in own or key not in state or own[key].shape != state[key].shape), '')
-        there, wanted = (tuple(values[name].shape) if name in values else 'missing' for values in (state, own))
-        what = f'{name} is {there} in the file and {wanted} in {type(net).__name__}' if name else in_one_line(error)
+        found, own = ({key: tuple(value.shape) for key, value in tensors.items()}
+                      for tensors in (state, net.state_dict()))
+        what = next((f'{key} is {found.get(key, "missing")} in the file and {own.get(key, "missing")} in '
+                     f'{type(net).__name__}' for key in [*found, *own] if found.get(key) != own.get(key)),
+                    in_one_line(error))
         raise WeightsError(f'{path} holds weights of another network: {what}') from error
     return net.eval()
 

@@ -211,7 +211,8 @@ class Defense(nn.Module):
     def threshold_in_effect(self) -> torch.Tensor:
         """P(clean) below which a picture counts as attacked, a scalar: the own one, else that of the classifier."""
         kept = self.classifier.threshold
-        return kept if self.threshold is None else kept.new_tensor(self.threshold)
+        # Filled on the device: a copy from the host would make it wait at every pass.
+        return kept if self.threshold is None else torch.full_like(kept, self.threshold)
 
     def below_threshold(self, clean: torch.Tensor) -> torch.Tensor:
         """Whether pictures with these P(clean) count as attacked."""
