@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from rsr_basicsr.checkpoints import random_streams_kept
 from rsr_basicsr.models.attack_augmentation import SCHEDULE
+from rsr_basicsr.models.training_gradient import iteration_of_generator
 
 GIB = 2**30
 CARDS = (6, 8, 12, 24)  # GiB
@@ -131,9 +132,7 @@ def _step(model, opt, size, batch):
     lq = torch.zeros(batch, channels, size, size, device=_META)
     gt = torch.zeros(batch, channels, scale * size, scale * size, device=_META)
     # One in which there is an attack, and in which a GAN trains its generator.
-    train = opt['train']
-    iteration = (opt.get('attack') or {}).get('every', 1) * train.get('net_d_iters', 1) * (
-        train.get('net_d_init_iters', 0) + 1)
+    iteration = (opt.get('attack') or {}).get('every', 1) * iteration_of_generator(opt['train'])
 
     def run():
         model.lq, model.gt, model.gt_usm = lq, gt, gt

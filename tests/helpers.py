@@ -21,6 +21,11 @@ SMALL_NETWORKS = {
 }
 
 
+#: The attack of the published training, as a block of options
+PUBLISHED = dict(type='IFGSM', eps=8, steps=2, step_size=16, random_start=0, objective='training_loss',
+                 first_gradient='clean_step', quantize='none', clamp=False, mode='alternating')
+
+
 def read(name: str) -> dict:
     """Options of a file below options/, by its path there."""
     return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))

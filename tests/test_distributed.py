@@ -10,7 +10,7 @@ import sys
 import pytest
 import torch
 
-from helpers import paired_options, write
+from helpers import PUBLISHED, paired_options, write
 
 #: Imported by the processes of a test by ``--import``: the same random numbers in every process and at every step,
 #: and a record of losses and of what goes over the wire.
@@ -139,7 +139,8 @@ def test_the_attack_adds_nothing_to_what_goes_over_the_wire(both, pairs, photos,
     ('DefendedSRModel', True, {'mode': 'mixed', 'share': 0.3, 'every': 2, 'warm_start': True, 'type': 'PGD'}),
     ('DefendedSRModel', False, {'mode': 'alternating'}),
     ('DefendedSRGANModel', True, {}),
-], ids=str)
+    ('DefendedSRGANModel', True, {**PUBLISHED, 'seed': None}),  # in every other iteration without a generator step
+], ids=['mixed', 'alternating', 'gan', 'published'])
 def test_every_way_of_training_is_distributed(model_type, train_classifier, attack, pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2, iterations=4, model_type=model_type)
     opt['train']['train_classifier'] = train_classifier

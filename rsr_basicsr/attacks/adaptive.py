@@ -59,6 +59,10 @@ class DetectorAware(PGD):
         self.weights = tuple(expect('weights', weight, 0) for weight in weights)
         self.margin, self.detector = expect('margin', margin, 0), detector
 
+    @property
+    def compares_samples(self) -> bool:
+        return True
+
     def gate_for(self, model):
         return self.gate or ('never' if defenses(model) else None)
 

@@ -92,6 +92,20 @@ class Attack:
         self.objective = build_objective(objective)
         self.restarts, self.quantize, self.clamp, self.gate, self.draws = restarts, quantize, clamp, gate, draws
         self.tile, self.memory, self.overlap, self.precision, self.seed = tile, memory, overlap, precision, seed
+        if not self.objective.per_sample:
+            self._check_batch_loss()
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether the attack needs the loss of each sample, to keep the best of what it met."""
+        return True
+
+    def _check_batch_loss(self) -> None:
+        if self.compares_samples:
+            raise ValueError(f'{self.objective} is one number per batch, but {type(self).__name__} compares samples; '
+                             'take IFGSM, MIFGSM or PGD, without keep_best and restarts')
+        if self.tile is not None or self.memory is not None or self.seed is not None:
+            raise ValueError(f'{self.objective} is computed on a batch as a whole; leave tile, memory and seed out')
 
     def __call__(self, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
                  eps: Optional[torch.Tensor] = None, generator: Generators = None) -> torch.Tensor:
@@ -119,14 +133,19 @@ class Attack:
                              'a network in half precision needs precision: bf16')
         return attacked
 
-    def perturb(self, model, lq, target=None, *, eps=None, generator=None, start=None) -> torch.Tensor:
+    def perturb(self, model, lq, target=None, *, eps=None, generator=None, start=None,
+                first_gradient=None) -> torch.Tensor:
         """:meth:`__call__` without the checks, which make the host wait for the device.
 
         Args:
             start: perturbations to begin at instead of the attack's own start, (B, C, H, W); only of attacks with
                 ``takes_start``.
+            first_gradient: gradient of the loss at the clean images, (B, C, H, W), which saves the first step its
+                passes; only of attacks without ``compares_samples``, and without a seed.
         """
-        return self.results(model, lq, target, eps=eps, generator=generator, start=start)[0]
+        if first_gradient is None:
+            return self.results(model, lq, target, eps=eps, generator=generator, start=start)[0]
+        return self._results(model, lq.detach(), target, eps, generator, start, first_gradient)[0]
 
     def results(self, model, lq, target=None, *, eps=None, generator=None, start=None) -> Tuple[torch.Tensor, ...]:
         """What :meth:`search` finds: the attacked pictures first, then whatever else it reports of each sample."""
@@ -144,9 +163,9 @@ class Attack:
             torch.manual_seed(seed)
             return self._results(model, lq, target, eps, torch.Generator().manual_seed(seed), start)
 
-    def _results(self, model, lq, target, eps, generator, start=None):
+    def _results(self, model, lq, target, eps, generator, start=None, first_gradient=None):
         with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
-            problem.start = start
+            problem.start, problem.first_gradient = start, first_gradient
             return self.search(problem)
 
     def radius(self, lq: torch.Tensor, eps: Optional[torch.Tensor] = None) -> torch.Tensor:
@@ -228,15 +247,19 @@ class GradientAttack(Attack):
 
     def __init__(self, *, steps: int = 10, step_size: Optional[float] = None, random_start: Optional[float] = None,
                  keep_best: bool = False, **common):
+        self.keep_best = expect_bool('keep_best', keep_best)
         super().__init__(**common)
         expect('steps', steps, 1, whole=True)
         expect('random_start', random_start, 0, 255, optional=True)
         expect('step_size', step_size, 0, above=True, optional=True)
-        expect_bool('keep_best', keep_best)
         if random_start == 0 and self.objective.needs_random_start:
             raise ValueError(f'{self.objective} has no gradient at the clean picture; it needs random_start > 0')
         self.steps, self.step_size, self.random_start = steps, step_size, random_start
         self.keep_best = keep_best or self.restarts > 1
+
+    @property
+    def compares_samples(self) -> bool:
+        return self.keep_best or self.restarts > 1
 
     def run(self, problem):
         attacked = self.start(problem)

@@ -30,6 +30,8 @@ class Transfer(Attack):
         if attack is not None and common:
             raise ValueError(f'Transfer: {", ".join(common)} belong to the attack that is given')
         self.source, self.attack = source, PGD(**common) if attack is None else attack
+        if not self.attack.objective.per_sample:
+            raise ValueError(f'Transfer: {self.attack.objective} is that of the network in training, not of the source')
         # What others ask an attack for.
         self.eps, self.norm, self.seed = self.attack.eps, self.attack.norm, self.attack.seed
         for name in MEASURED:

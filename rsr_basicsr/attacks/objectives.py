@@ -24,6 +24,9 @@ class Objective:
     needs_random_start = False  # where the gradient at the clean picture is zero
     needs_target = False  # the caller must give the attack's ``target``
     needs_ground_truth = False  # and it is the ground truth
+    per_sample = True  # False: one loss for the whole batch, so that samples cannot be compared
+    #: Gradient of the loss with respect to images, (B, C, H, W), where the loss is not a function of the output alone
+    gradient: Optional[Callable[[torch.Tensor], torch.Tensor]] = None
     target_is = 'what the output is compared with'
 
     def reference(self, model: Network, lq: torch.Tensor, target: Optional[torch.Tensor]) -> torch.Tensor:
@@ -59,6 +62,23 @@ class GroundTruthL1(GroundTruth):
 
     def __call__(self, output, reference):
         return (output - reference).abs().flatten(1).sum(1)
+
+
+class TrainingLoss(GroundTruth):
+    """The whole loss of a training step, as the trainer computes it (the published code of Yue et al. 2021).
+
+    It is one number per batch, of all losses of the trainer. :class:`rsr_basicsr.models.AttackAugmentation` sets
+    ``gradient``; outside of a training there is none.
+    """
+
+    per_sample = False
+
+    def gradient(self, x: torch.Tensor) -> torch.Tensor:
+        """Raise a ValueError: no trainer has set its own."""
+        raise ValueError(f'{self} is the loss of a training step, and there is no training here; write stability')
+
+    def __call__(self, output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        raise ValueError(f'{self} has a gradient, but no loss for each sample')
 
 
 class Stability(Objective):
@@ -115,7 +135,7 @@ class Perceptual(Objective):
 
 
 OBJECTIVES = {'ground_truth': GroundTruth, 'ground_truth_l1': GroundTruthL1, 'stability': Stability,
-              'target': Target, 'perceptual': Perceptual}
+              'target': Target, 'perceptual': Perceptual, 'training_loss': TrainingLoss}
 
 
 def build_objective(objective: Union[str, Mapping[str, Any], Objective]) -> Objective:

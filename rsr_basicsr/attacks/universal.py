@@ -71,6 +71,10 @@ class Universal(GradientAttack):
         return self
 
     @property
+    def compares_samples(self) -> bool:
+        return True  # it adds up gradients of batches that no training step has seen
+
+    @property
     def asks_for_damage(self):
         return self.perturbation is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from collections import OrderedDict
 from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
@@ -16,13 +17,15 @@ from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Decision
 from rsr_basicsr.attacks import build_attack
+from rsr_basicsr.attacks.objectives import TrainingLoss
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.models.robust_validation import RobustValidation
 from rsr_basicsr.models.running_means import RunningMeans, Stopwatch
+from rsr_basicsr.models.training_gradient import gradient_of_step, iteration_of_generator
 from rsr_basicsr.weights import load_network
 
 #: Keys of the block ``attack`` that are the training's, not the attack's
-SCHEDULE = ('mode', 'share', 'masked', 'every', 'warmup', 'warm_start')
+SCHEDULE = ('mode', 'share', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')
 
 
 USE_TORCHRUN = ('start one process a GPU with: torchrun --nproc_per_node=N -m rsr_basicsr.train -opt FILE --launcher '
@@ -70,10 +73,13 @@ class AttackAugmentation(RobustValidation):
         self.attack_mode, self.attack_share = schedule.get('mode', 'paired'), schedule.get('share', 0.5)
         self.attack_masked, self.attack_every = schedule.get('masked', 1.0), schedule.get('every', 1)
         self.attack_warmup, self.warm_start = schedule.get('warmup', 0), schedule.get('warm_start', False)
+        self.first_gradient = schedule.get('first_gradient', 'own')
         eps = options['eps']
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
         self.attack = build_attack({**options, 'eps': max(self.eps_range)},
                                    lambda source: load_network(source).to(self.device))
+        if isinstance(self.attack.objective, TrainingLoss):
+            self.attack.objective.gradient = self._gradient_of_training_loss
         self.perturbation: Optional[torch.Tensor] = None
         self.cri_classifier = build_loss(self.opt['train']['classifier_opt']).to(self.device)
         self.means = RunningMeans(('l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share',
@@ -138,8 +144,7 @@ class AttackAugmentation(RobustValidation):
             self.optimizer_classifier.zero_grad()
         for batch in self.attacked_batches(current_iter) if attacks else [self._clean_batch()]:
             with contextlib.ExitStack() as stack:
-                for net in self._networks():
-                    stack.enter_context(net.defense.forced(batch.decision))
+                stack.enter_context(self._forced(batch.decision))
                 if lessons or self.opt['dist']:  # several processes wait for the gradient of every parameter
                     stack.enter_context(self._lesson(batch.labels, 1 / lessons if lessons else 0))
                 super().optimize_parameters(current_iter)
@@ -159,8 +164,12 @@ class AttackAugmentation(RobustValidation):
         clean = self._clean_batch()
         size = len(self.lq)
         if self.attack_mode == 'alternating':
+            lq = leaf = self.lq
+            if self.first_gradient == 'clean_step':
+                leaf = lq.detach().requires_grad_()
+                self.lq = leaf.clone()  # networks may begin with an in-place operation, which a leaf does not allow
             yield clean
-            self.lq, decision = self.attack_pictures(self.lq, self.attack_target(), current_iter)
+            self.lq, decision = self.attack_pictures(lq, self.attack_target(), current_iter, leaf.grad)
             yield Batch(~clean.labels, decision)
         elif self.attack_mode == 'paired':
             attacked, decision = self.attack_pictures(self.lq, self.attack_target(), current_iter)
@@ -183,9 +192,16 @@ class AttackAugmentation(RobustValidation):
             masked[chosen] = self._for_each(decision, count)
             yield Batch(labels, masked)
 
-    def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor,
-                        current_iter: int) -> Tuple[torch.Tensor, Union[bool, torch.Tensor]]:
-        """Attack pictures as the network will see them, each with a radius of its own where ``attack: eps`` is a range.
+    def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor, current_iter: int,
+                        first_gradient: Optional[torch.Tensor] = None
+                        ) -> Tuple[torch.Tensor, Union[bool, torch.Tensor]]:
+        """Attack images as the network will see them, each with a radius of its own where ``attack: eps`` is a range.
+
+        Args:
+            lq: low-resolution images, (B, C, H, W) in [0, 1].
+            target: what the objective compares with, (B, C, sH, sW).
+            current_iter: the iteration.
+            first_gradient: that of the first step, (B, C, H, W), where it is known; None has the attack compute it.
 
         Returns:
             The attacked pictures, and which of them pass the masks: the share ``attack: masked``.
@@ -205,13 +221,26 @@ class AttackAugmentation(RobustValidation):
             with torch.no_grad(), net.defense.forced(False):
                 target = net(lq)
         start = self._last_perturbation(lq) if self.warm_start else None
-        with net.defense.forced(decision):
-            attacked = self.attack.perturb(net, lq, target, eps=eps, start=start)
+        with self._forced(decision):
+            attacked = self.attack.perturb(net, lq, target, eps=eps, start=start, first_gradient=first_gradient)
         if self.warm_start:
             self.perturbation = attacked - lq
         self.means.add_times(t_attack=stopwatch.stopped())
         self.means.add('attack_eps', eps)
         return attacked, decision
+
+    @contextlib.contextmanager
+    def _forced(self, decision: Decision) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for net in self._networks():
+                stack.enter_context(net.defense.forced(decision))
+            yield
+
+    def _gradient_of_training_loss(self, x: torch.Tensor) -> torch.Tensor:
+        """Gradient of the sum of all losses of the class's own step with respect to ``lq``, (B, C, H, W)."""
+        iteration = iteration_of_generator(self.opt['train'])
+        step = functools.partial(super().optimize_parameters, iteration)
+        return gradient_of_step(self, step, x, self.attack.precision)
 
     def _last_perturbation(self, lq):
         """The perturbations of the last batch, as often as it takes (Shafahi et al. 2019); None for other sizes."""
@@ -252,7 +281,8 @@ class AttackAugmentation(RobustValidation):
             if given or not torch.is_grad_enabled():
                 return None  # one lesson is enough for a model that asks the network twice
             with torch.set_grad_enabled(self.optimizer_classifier is not None):
-                logits = self.classifier(args[0])
+                # Detached: where the step's gradient of the input is an attack's, it is that of the step's own losses.
+                logits = self.classifier(args[0].detach())
                 loss = self.cri_classifier(logits, classes)
             given.append((logits.detach(), loss.detach()))
             if self.optimizer_classifier is None:

@@ -33,6 +33,7 @@ from rsr_basicsr.options.schema import (
 )
 
 ATTACK_MODES = ('paired', 'mixed', 'alternating')
+FIRST_GRADIENTS = ('own', 'clean_step')
 TARGETS = ('ground_truth', 'pretrained')
 
 #: ``network_g: defense:``
@@ -81,7 +82,8 @@ _ANY_ATTACK = {
     'queries': Key(integer(2)),
     'area': Key(number(0, 1, above=True)),  # share of the picture
 }
-_OBJECTIVES = tuple(name for name in OBJECTIVES if name != 'target')  # which a training has none for
+#: ``target`` needs an image of the attacker's choice, ``training_loss`` the step of a training
+_OBJECTIVES = tuple(name for name in OBJECTIVES if name not in ('target', 'training_loss'))
 
 
 def _objective(words: Iterable[str], where: str) -> Callable[[Any], Any]:
@@ -122,7 +124,7 @@ _OTHERS = {
 ATTACK = {
     'type': Key(one_of(tuple(ATTACKS)), required=True),
     'eps': Key(either(eps, interval(eps)), required=True),  # 1/255; [low, high] is drawn from for each sample
-    'objective': Key(_objective(_OBJECTIVES, 'attack'), default='ground_truth_l1'),
+    'objective': Key(_objective((*_OBJECTIVES, 'training_loss'), 'attack'), default='ground_truth_l1'),
     # The classifier must not learn to tell 8-bit pictures from others.
     'quantize': Key(one_of(QUANTIZE), default='nearest'),
     **_ANY_ATTACK,
@@ -133,6 +135,7 @@ ATTACK = {
     'every': Key(integer(1), default=1),  # iterations
     'warmup': Key(integer(0), default=0),  # iterations
     'warm_start': Key(boolean, default=False),
+    'first_gradient': Key(one_of(FIRST_GRADIENTS), default='own'),  # of mode alternating
 }
 
 

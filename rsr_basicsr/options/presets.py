@@ -30,11 +30,11 @@ PRESETS = {
         {'type': 'IFGSM', 'eps': [1, 8], 'warmup': 5000, 'steps': 2, 'random_start': 1, 'objective': 'ground_truth_l1',
          'quantize': 'nearest', 'precision': 'fp32', 'mode': 'mixed', 'share': 0.5, 'masked': 0.5, 'every': 1},
         _MASK, _CLASSIFIER),
-    # Yue et al. 2021, as in options/train/train_cdc_realsr_x4_paper.yml: one strength, two steps an iteration, and the
-    # paper's classifier, which learns along.
+    # The published training of Yue et al. 2021, as in options/train/train_cdc_realsr_x4_paper.yml: one strength, three
+    # passes per batch, and the paper's classifier, which learns along.
     'paper': Preset(
-        {'type': 'IFGSM', 'eps': 8, 'steps': 3, 'random_start': 0, 'objective': 'ground_truth_l1', 'quantize': 'none',
-         'mode': 'alternating'},
+        {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'step_size': 16, 'random_start': 0, 'objective': 'training_loss',
+         'first_gradient': 'clean_step', 'quantize': 'none', 'clamp': False, 'mode': 'alternating'},
         {'keep_radius': _KEEP_RADIUS}, {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9}),
     # Every picture clean and attacked, by an attack that goes on when it has met the border of the ball.
     'strong': Preset(
@@ -54,8 +54,11 @@ _ATTACK_COMMENTS = {
     'eps': 'budget in 1/255, L-inf; [low, high] is drawn from for each sample',
     'warmup': 'iterations over which eps rises to that',
     'steps': 'gradient steps; each costs a forward and an input-gradient pass',
+    'step_size': 'in 1/255; 2 eps puts every value on the face of the ball',
     'random_start': 'radius of the uniform start in 1/255',
-    'objective': 'what is maximised: ground_truth | ground_truth_l1 | stability',
+    'objective': 'what is maximised: ground_truth | ground_truth_l1 | stability | training_loss, the whole loss',
+    'first_gradient': 'clean_step: that of the step on the clean batch, at no cost | own',
+    'clamp': 'false: inside the ball, but not inside [0, 1]',
     'quantize': 'nearest | floor | none: whether attacked pictures are rounded to 8 bit, as the clean ones are',
     'precision': "of the attack's passes: bf16 is faster on recent GPUs",
     'mode': 'mixed: a share of the batch is attacked | paired: all of it, and clean too | alternating',

@@ -150,6 +150,26 @@ def _check_attack(opt, model, problems):
         check_buildable({key: value for key, value in opt['attack'].items() if key not in SCHEDULE}, 'attack')
         if opt['attack']['warm_start'] and not ATTACKS[opt['attack']['type']].takes_start:
             raise OptionsError(f'attack.warm_start: {opt["attack"]["type"]} has a start of its own; leave it out')
+        if opt['attack']['first_gradient'] == 'clean_step':
+            _check_first_gradient(opt['attack'])
+
+
+def _check_first_gradient(attack: Dict[str, Any]) -> None:
+    """Whether the clean step's gradient can be the first one of an attack, which then begins at the clean image."""
+    where = 'attack.first_gradient: clean_step'
+    if attack['mode'] != 'alternating':
+        raise OptionsError(f'{where} needs a step on the clean batch; write mode: alternating, got {attack["mode"]}')
+    if attack['warm_start']:
+        raise OptionsError(f'{where} is the gradient at the clean image, where warm_start does not begin; drop one')
+    built = build_attack({**{key: value for key, value in attack.items() if key not in SCHEDULE}, 'eps': 1},
+                         check_source)
+    if built.compares_samples:
+        raise OptionsError(f'{where}: {attack["type"]} compares samples by their losses, which the clean step does not '
+                           'have; take IFGSM, MIFGSM or PGD, without keep_best and restarts')
+    if built.seed is not None:
+        raise OptionsError(f'{where} and seed exclude each other; leave one out')
+    if built.start_radius(1.0) != 0:
+        raise OptionsError(f'{where} is the gradient at the clean image; write random_start: 0')
 
 
 def _check_defended(opt, problems):
