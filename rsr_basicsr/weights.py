@@ -308,7 +308,7 @@ def tensors_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[st
                ) -> Dict[str, torch.Tensor]:
     """As :func:`state_in`, but values that are not finite are let pass: a training that has diverged can go on."""
     state = _pick(path, content, key)
-    if not state or not _is_state(state):
+    if not is_state(state) or not state:
         raise WeightsError(
             f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top')
     return with_metadata(state, state)
@@ -324,12 +324,13 @@ def entry_taken(content: Any, key: Optional[str]) -> Optional[str]:
     """
     entries_there = content if isinstance(content, dict) else {}
     found = next((entry for entry in (key, 'params') if entry in entries_there), None)
-    if found is None and _is_state(entries_there.get('state_dict')):
+    if found is None and is_state(entries_there.get('state_dict')):
         return 'state_dict'
-    return key if found is None and not _is_state(content) else found
+    return key if found is None and not is_state(content) else found
 
 
-def _is_state(value: Any) -> bool:
+def is_state(value: Any) -> bool:
+    """Whether something out of a file is a state dict; an empty one, too."""
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
 
@@ -453,6 +454,6 @@ def _pick(path: Union[str, Path], content: Any, key: Union[str, Sequence[str], N
     if found is not None:
         return content[found]
     if key is None:
-        return content['state_dict'] if 'state_dict' in entries_there and _is_state(content['state_dict']) else content
+        return content['state_dict'] if 'state_dict' in entries_there and is_state(content['state_dict']) else content
     there = ', '.join(map(str, list(entries_there)[:5])) or 'none'
     raise WeightsError(f'{path} has no entry {" or ".join(wanted)}; it has {there}')

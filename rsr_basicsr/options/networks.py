@@ -20,10 +20,10 @@ from rsr_basicsr.options.schema import Key, check_call, existing_file, parse_blo
 from rsr_basicsr.weights import (
     WEIGHTS,
     entry_taken,
+    is_state,
     load_state,
     read_file,
     state_in,
-    tensors_in,
     under_own_names,
     without_wrapper,
 )
@@ -195,8 +195,10 @@ def check_resumed(opt: Mapping[str, Any], network: str, net: torch.nn.Module) ->
         return
     iteration = read_file(opt['path']['resume_state'])['iter']
     path = osp.join(opt['path']['models'], f'net_{network[len("network_"):]}_{iteration}.pth')
-    if osp.isfile(path):
-        _check_versions(net, tensors_in(read_file(path), path), f'path.resume_state: {path}')
+    content = read_file(path) if osp.isfile(path) else {}
+    for state in content.values() if isinstance(content, dict) else ():
+        if is_state(state):
+            _check_versions(net, state, f'path.resume_state: {path}')
 
 
 def _check_versions(net, state, where):
