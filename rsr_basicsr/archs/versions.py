@@ -1,0 +1,72 @@
+"""Weights of an earlier version of an architecture: refused where they would silently compute something else.
+
+``state_dict`` notes the ``_version`` of each module class in its metadata, and ``torch.save`` keeps the metadata.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Mapping, Optional
+
+import torch
+from torch import nn
+
+from rsr_basicsr.errors import WeightsError
+
+_logger = logging.getLogger(__name__)
+
+
+def refuse_older_files(net: nn.Module, version: int, because: str) -> None:
+    """Let ``net.load_state_dict`` refuse weights of an earlier version of its class, and warn where none is noted.
+
+    Args:
+        net: a module whose class sets ``_version = version``; to be called in its constructor.
+        version: the first version whose weights compute the same as now.
+        because: a clause for the message: what changed, and what the user should do.
+    """
+    net.older_files = _OlderFiles(version, because)
+    net.register_load_state_dict_pre_hook(net.older_files)
+
+
+def check_versions(net: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights as ``net.load_state_dict(state)`` would, without loading them and without the warning.
+
+    Args:
+        net: the network.
+        state: a state dict under the names of the network, with its metadata where it has any.
+
+    Raises:
+        WeightsError: a part of them is of an earlier version.
+    """
+    metadata = getattr(state, '_metadata', None) or {}
+    for name, module in net.named_modules():
+        check = getattr(module, 'older_files', None)
+        if check is not None:
+            check.refuse(module, metadata.get(name, {}).get('version'))
+
+
+class _OlderFiles:
+    """Pre-hook of ``load_state_dict``. An object, not a closure, so that networks can be copied and pickled."""
+
+    def __init__(self, version: int, because: str):
+        self.version, self.because = version, because
+
+    def __call__(self, net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str, metadata: Mapping[str, Any],
+                 *_: Any) -> None:
+        found = metadata.get('version')
+        self.refuse(net, found)
+        if found is None and _has_own_values(net, state, prefix):
+            _logger.warning('%s: the weights do not note their version; if it is earlier than %d: %s',
+                            type(net).__name__, self.version, self.because)
+
+    def refuse(self, net: nn.Module, found: Optional[int]) -> None:
+        """Raise WeightsError for weights of version ``found``, where that is too old."""
+        if found is not None and found < self.version:
+            raise WeightsError(f'the weights were trained with an earlier version of {type(net).__name__} ({found}, '
+                               f'now {self.version}): {self.because}')
+
+
+def _has_own_values(net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str) -> bool:
+    """Whether a state dict brings values for a module; not where a defended network put back those it had."""
+    kept = {f'{prefix}{name}': value.data_ptr() for name, value in net.state_dict().items()}
+    return any(key in kept and value.data_ptr() != kept[key] for key, value in state.items())
