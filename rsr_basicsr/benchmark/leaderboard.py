@@ -37,7 +37,8 @@ def cards(results: Results, warnings: Sequence[str]) -> List[Dict[str, Any]]:
             clean = results.row(dataset, subject, CLEAN, 0.0)
             attacked = {eps: results.row(dataset, subject, WORST_CASE, eps) for eps in results.strengths}
             record = next(r for r in results.records if r.network == subject.network)
-            facts = {key: value for key, value in record.facts.items() if key not in ('card', 'decides')}
+            facts = {key: value for key, value in record.facts.items()
+                     if key not in ('card', 'decides', 'detector_has_gradient')}
             found.append({
                 **facts, **record.facts.get('card', {}), **subject._asdict(), 'protocol': options['name'],
                 'protocol_digest': digest, 'dataset': dataset, 'pictures': clean.pictures,

@@ -18,7 +18,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.inference import Padded, defenses
-from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, applicable, decides
+from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, applicable, decides, detector_has_gradient
 from rsr_basicsr.options.benchmark_pictures import Picture, open_dataset
 from rsr_basicsr.weights import digest, file_sha256, load_network
 
@@ -178,7 +178,8 @@ class Matrix:
         return {'fingerprint': hashlib.sha256(identity.encode()).hexdigest(), 'type': options['type'],
                 'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
                 'weights': weights and osp.basename(weights), 'sha256': weights and _sha256(weights),
-                'decides': decides(net), 'card': dict(options.get('card') or {})}
+                'decides': decides(net), 'detector_has_gradient': detector_has_gradient(net),
+                'card': dict(options.get('card') or {})}
 
     def _cost(self, network, attack, picture):
         # Convolutional networks work in proportion to their parameters and the pixels of the input.

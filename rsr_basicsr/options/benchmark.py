@@ -109,13 +109,24 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
 
 
 def applicable(attack, net: nn.Module) -> bool:
-    """Whether an attack can be made on a network: what is aimed at the gate or the detector needs one that decides."""
-    return decides(net) or not any(map(_asks_for_gate, [attack, *_parts(attack)]))
+    """Whether an attack can be made on a network.
+
+    What is aimed at the gate or the detector needs one that decides, and a DetectorAware its gradient.
+    """
+    every = [attack, *_parts(attack)]
+    if not decides(net):
+        return not any(map(_asks_for_gate, every))
+    return detector_has_gradient(net) or not any(map(_asks_for_detector, every))
 
 
 def decides(net: nn.Module) -> bool:
     """Whether a network decides by a detector if it masks."""
     return any(defense.gate in ('classifier', 'soft') for defense in defenses(net))
+
+
+def detector_has_gradient(net: nn.Module) -> bool:
+    """Whether an attack can follow the gradient of the network's detector; False without one."""
+    return decides(net) and all(defense.classifier.has_gradient for defense in defenses(net))
 
 
 def _check_defenses(options, problems):
@@ -187,7 +198,8 @@ def _check_attacks(options, nets, pictures, problems):
                 raise ValueError(f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
                                  'write objective: stability')
             if nets and not any(applicable(built, net) for net in nets.values()):
-                raise ValueError('it is for networks that decide by a detector, and none of these does')
+                raise ValueError('it is for networks that decide by a detector'
+                                 f'{" with a gradient" * _asks_for_detector(built)}, and none of these does')
     every = sorted({eps for name in attacks for eps in options['attacks'][name].get('eps', options['eps'])})
     control = {'type': 'RandomNoise', 'quantize': 'nearest'}
     if not any(_is_control(options, name, attack, every) for name, attack in attacks.items()):
@@ -239,4 +251,8 @@ def _parts(attack):
 
 
 def _asks_for_gate(attack):
-    return getattr(attack, 'gate', None) is not None or isinstance(attack, DetectorAware) and attack.detector is None
+    return getattr(attack, 'gate', None) is not None or _asks_for_detector(attack)
+
+
+def _asks_for_detector(attack):
+    return isinstance(attack, DetectorAware) and attack.detector is None
