@@ -217,8 +217,9 @@ def _built(attack):
 
 def _is_control(options, name, attack, every):
     """Whether an attack is random noise of every strength, as the control wants it."""
-    return (type(attack) is RandomNoise and attack.norm == 'Linf' and attack.quantize == 'nearest' and attack.clamp
-            and attack.restarts == 1 and set(options['attacks'][name].get('eps', options['eps'])) >= set(every))
+    return (type(attack) is RandomNoise and attack.norm == 'Linf' and attack.quantize == 'nearest'
+            and attack.clamp is True and attack.restarts == 1
+            and set(options['attacks'][name].get('eps', options['eps'])) >= set(every))
 
 
 def _attack_block(attack):
