@@ -37,6 +37,7 @@ def after_import() -> None:
     _train_real_esrgan_on_cpu()
     _blur_any_memory_layout()
     _resume_what_is_whole()
+    _load_any_state_dict()
     _distribute_on_cpu()
 
 
@@ -169,6 +170,16 @@ def _resume_what_is_whole():
     from rsr_basicsr import checkpoints
     train.load_resume_state = checkpoints.load_resume_state
     train.EnlargedSampler = checkpoints.ResumingSampler
+
+
+def _load_any_state_dict():
+    """``load_network`` ends in a KeyError where a file has no entry ``params``, and lists all keys of a file as missing
+    that the network knows under other names.
+    """
+    from basicsr.models.base_model import BaseModel
+
+    from rsr_basicsr import loading
+    BaseModel.load_network = loading.load_network
 
 
 def _distribute_on_cpu():

@@ -14,6 +14,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
+from rsr_basicsr.archs.cdc_published import is_published, renamed
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED
@@ -85,9 +86,11 @@ def recognise(state: State, path: str) -> Dict[str, Any]:
         WeightsError: it is none that is known here.
     """
     state = without_wrapper(state)
-    network = _rrdbnet(state) or _compact(state)
+    if is_published(state):
+        state = renamed(state)
+    network = _rrdbnet(state) or _compact(state) or _cdc(state)
     if network is None:
-        raise WeightsError(f'{path} holds weights of a network that cannot be told from them: RRDBNet and '
+        raise WeightsError(f'{path} holds weights of a network that cannot be told from them: RRDBNet, CDC and '
                            'SRVGGNetCompact of three channels can; for others give an options file with its '
                            'network_g by -opt')
     classifier = {key[len('defense.classifier.'):]: value for key, value in state.items()
@@ -152,6 +155,21 @@ def _compact(state):
         return None
     return dict(type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=convolutions[0].shape[0],
                 num_conv=len(convolutions) - 2, upscale=upscale, act_type='prelu')
+
+
+def _cdc(state):
+    last = max(_numbers(r'picture_heads\.0\.(\d+)\.weight', state), default=None)
+    stem, head, attention = (state.get(key) for key in ('stem.weight', f'picture_heads.0.{last}.weight',
+                                                        f'attention_heads.0.{last}.weight'))
+    hourglasses = _numbers(r'hourglasses\.(\d+)\.', state)
+    if stem is None or head is None or attention is None or not stem.dim() == head.dim() == attention.dim() == 4:
+        return None
+    # Two doublings make a head longer; at x3 the attention heads end with a 3x3.
+    scale = 4 if last == 9 else 3 if attention.shape[-1] == 3 else 2
+    if (stem.shape[1], head.shape[0]) != (3, 3) or last not in (6, 9) or len(hourglasses) % 2:
+        return None
+    return dict(type='CDC', num_in_ch=3, num_out_ch=3, num_feat=stem.shape[0], num_hourglass=len(hourglasses),
+                scale=scale)
 
 
 def _numbers(pattern, state):

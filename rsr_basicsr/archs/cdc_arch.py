@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import Any, Callable, Mapping, NamedTuple, Union
 
 import torch
+from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 from torch.nn import functional as F
+
+from rsr_basicsr.archs.cdc_published import for_network, is_published
+from rsr_basicsr.archs.versions import refuse_older_files
+
+State = Mapping[str, torch.Tensor]
 
 _POOLINGS = 4
 
@@ -43,7 +49,11 @@ class CDC(nn.Module):
     Shape:
         (B, num_in_ch, H, W) in [0, 1] -> (B, num_out_ch, scale*H, scale*W). Sizes that the four poolings do not
         divide are padded at the lower right by repeating the edge, and the output is cropped.
+
+    Weights load under the module names of the published code, too.
     """
+
+    _version = 2  # torch notes it in every state dict
 
     def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_hourglass: int = 6,
                  scale: int = 4):
@@ -62,6 +72,8 @@ class CDC(nn.Module):
         attention = 3 if scale == 3 else 1
         self.picture_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, 3) for _ in range(3))
         self.attention_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, attention) for _ in range(3))
+        refuse_older_files(self, self._version, "the activations that end the inception blocks' third branches (ten in "
+                           'the published network) were added since, and change the output; train it again')
 
     #: The trainer sets this around its step, whose loss takes a :class:`CDCOutput`.
     returns_components = False
@@ -76,6 +88,25 @@ class CDC(nn.Module):
         fused = (attention.softmax(dim=0) * torch.stack(pictures)).sum(dim=0)
         output = CDCOutput(*(p[..., :height * self.scale, :width * self.scale] for p in (*pictures, fused)))
         return output if self.returns_components else output.fused
+
+    def under_own_names(self, state: State, report: Callable[[str], None] = lambda line: None) -> State:
+        """A state dict under the names of this network.
+
+        Args:
+            state: one under these names, which is returned, or under those of the published code.
+            report: called with a sentence where the file has a classifier that this network does not have.
+        """
+        if not is_published(state):
+            return state
+        ours, left_out = for_network(state, self)
+        if left_out:
+            report(f'{type(self).__name__}: the classifier in the published file is left out; DefendedCDC with '
+                   'defense.classifier.type: paper takes it.')
+        return ours
+
+    def load_state_dict(self, state_dict: State, strict: bool = True, assign: bool = False) -> Any:
+        """As of torch; also takes weights under the names of the published code."""
+        return super().load_state_dict(self.under_own_names(state_dict, get_root_logger().info), strict, assign)
 
     def _features(self, x):
         stem = outer = self.stem(x)
@@ -142,7 +173,7 @@ class InceptionBlock(nn.Module):
         self.branches = nn.ModuleList([
             nn.Sequential(_conv(n, n, 1), _lrelu()),
             nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu()),
-            nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu(), _conv(n, n, 3)),
+            nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu(), _conv(n, n, 3), _lrelu()),
         ])
         self.fuse = _conv(3 * n, n, 1)
 

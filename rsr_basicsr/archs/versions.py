@@ -5,15 +5,14 @@
 
 from __future__ import annotations
 
-import logging
+from collections import OrderedDict
 from typing import Any, Mapping, Optional
 
 import torch
+from basicsr.utils import get_root_logger
 from torch import nn
 
 from rsr_basicsr.errors import WeightsError
-
-_logger = logging.getLogger(__name__)
 
 
 def refuse_older_files(net: nn.Module, version: int, because: str) -> None:
@@ -41,8 +40,17 @@ def check_versions(net: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     metadata = getattr(state, '_metadata', None) or {}
     for name, module in net.named_modules():
         check = getattr(module, 'older_files', None)
-        if check is not None:
+        if check is not None and _brings_values(module, state, f'{name}.' if name else ''):
             check.refuse(module, metadata.get(name, {}).get('version'))
+
+
+def with_metadata(state: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]
+                  ) -> 'OrderedDict[str, torch.Tensor]':
+    """A copy of a state dict with the metadata of another one, where that has any."""
+    copied = OrderedDict(state)
+    if hasattr(source, '_metadata'):
+        copied._metadata = OrderedDict(source._metadata)
+    return copied
 
 
 class _OlderFiles:
@@ -53,11 +61,13 @@ class _OlderFiles:
 
     def __call__(self, net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str, metadata: Mapping[str, Any],
                  *_: Any) -> None:
+        if not _brings_values(net, state, prefix):
+            return  # torch says which keys are missing
         found = metadata.get('version')
         self.refuse(net, found)
-        if found is None and _has_own_values(net, state, prefix):
-            _logger.warning('%s: the weights do not note their version; if it is earlier than %d: %s',
-                            type(net).__name__, self.version, self.because)
+        if found is None:
+            get_root_logger().warning(f'{type(net).__name__}: the weights do not note their version; if it is earlier '
+                                      f'than {self.version}: {self.because}')
 
     def refuse(self, net: nn.Module, found: Optional[int]) -> None:
         """Raise WeightsError for weights of version ``found``, where that is too old."""
@@ -66,7 +76,12 @@ class _OlderFiles:
                                f'now {self.version}): {self.because}')
 
 
-def _has_own_values(net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str) -> bool:
-    """Whether a state dict brings values for a module; not where a defended network put back those it had."""
-    kept = {f'{prefix}{name}': value.data_ptr() for name, value in net.state_dict().items()}
-    return any(key in kept and value.data_ptr() != kept[key] for key, value in state.items())
+def _brings_values(net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str) -> bool:
+    """Whether a state dict is for a module, by half of its keys at least: files of other networks have a version, too.
+
+    A defended network puts the values that it has itself beside those of a plain file; they do not count.
+    """
+    own = {f'{prefix}{name}': value for name, value in net.state_dict().items()}
+    brought = [key for key, value in own.items() if key in state and state[key].shape == value.shape
+               and state[key].data_ptr() != value.data_ptr()]
+    return 2 * len(brought) >= len(own)

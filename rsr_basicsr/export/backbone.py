@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.archs.versions import with_metadata
 from rsr_basicsr.errors import WeightsError
 from rsr_basicsr.export.examples import example_pictures
 from rsr_basicsr.inference import windows_of
@@ -57,7 +58,12 @@ def verify_backbone(content: bytes, net: nn.Module) -> List[Tuple[float, float]]
 
 
 def _plain_state(net) -> Dict[str, torch.Tensor]:
-    return {key: value.detach().clone() for key, value in net.state_dict().items() if not key.startswith(_DEFENSE)}
+    state = net.state_dict()
+    plain = with_metadata({key: value.detach().clone() for key, value in state.items()
+                           if not key.startswith(_DEFENSE)}, state)
+    for name in [name for name in plain._metadata if f'{name}.'.startswith(_DEFENSE)]:
+        del plain._metadata[name]
+    return plain
 
 
 def _unmasked(net, x):

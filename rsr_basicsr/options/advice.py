@@ -20,7 +20,7 @@ from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierMod
 from rsr_basicsr.options.check import Checked
 from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.training import batch_size, degrades
-from rsr_basicsr.weights import entries, load_state
+from rsr_basicsr.weights import entries, load_state, under_own_names, without_wrapper
 
 _GENTLE = 2e-4  # of a learning rate that begins with weights
 
@@ -78,7 +78,7 @@ def _describe_file(opt, label, net, problems):
 
 def _look_at_fit(net, state, where, problems):
     """BasicSR leaves out what does not fit, where it may."""
-    own = net.state_dict()
+    own, state = net.state_dict(), under_own_names(net, without_wrapper(state))
     fitting = sum(key in own and own[key].shape == value.shape for key, value in state.items())
     sentence = f'{where} has {len(state)} tensors, of which {fitting} fit {type(net).__name__}'
     if not fitting:

@@ -17,7 +17,7 @@ from rsr_basicsr.inference import OVERLAP, defenses
 from rsr_basicsr.options.benchmark_pictures import Picture, check_datasets
 from rsr_basicsr.options.blocks import VAL_ATTACK
 from rsr_basicsr.options.metrics import check_metric
-from rsr_basicsr.options.networks import check_source
+from rsr_basicsr.options.networks import brings_defense, check_source
 from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.schema import (
     Key,
@@ -166,7 +166,7 @@ def _check_networks(options, problems) -> Dict[str, nn.Module]:
 def _check_trained(net, network, where):
     """A classifier that begins with random weights decides otherwise in each process."""
     if decides(net) and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
-            and not any(key.startswith('defense.') for key in load_state(network['weights'])):
+            and not brings_defense(net, load_state(network['weights'])):
         raise OptionsError(f'{where}.weights: {network["weights"]} is a plain backbone without a trained classifier; '
                            f'write builtin or name a file in {where}.defense.classifier.weights, or set gate to always '
                            'or never')

@@ -16,7 +16,14 @@ from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierMod
 from rsr_basicsr.options import host
 from rsr_basicsr.options.datasets import Pictures, check_datasets
 from rsr_basicsr.options.known import check_strays
-from rsr_basicsr.options.networks import check_enlargement, check_network, check_patch, check_tiles, check_weights
+from rsr_basicsr.options.networks import (
+    check_enlargement,
+    check_network,
+    check_patch,
+    check_resumed,
+    check_tiles,
+    check_weights,
+)
 from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.schema import registered
 from rsr_basicsr.options.start import check_start
@@ -64,6 +71,9 @@ def check_all(opt: Dict[str, Any], problems: Problems) -> Checked:
     networks = _check_networks(opt, problems)
     _check_uses(opt, model, networks, problems)
     resumed = check_start(opt, problems)
+    for name, net in networks.items() if resumed else ():
+        with problems.noted(part='path.resume_state'):
+            check_resumed(opt, name, net)
     for name, net in networks.items() if problems.there('path') else ():
         keys = [f'path.{key}_{name[len("network_"):]}' for key in ('param_key', 'strict_load')]
         if not resumed and problems.sound(f'path.pretrain_{name}', *keys):

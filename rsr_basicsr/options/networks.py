@@ -13,10 +13,20 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
+from rsr_basicsr.archs.versions import check_versions
 from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.options.blocks import DEFENSE
 from rsr_basicsr.options.schema import Key, check_call, existing_file, parse_block, parse_open, registered, text
-from rsr_basicsr.weights import WEIGHTS, entries, load_state, without_wrapper
+from rsr_basicsr.weights import (
+    WEIGHTS,
+    entry_taken,
+    is_state,
+    load_state,
+    read_file,
+    state_in,
+    under_own_names,
+    without_wrapper,
+)
 
 _PROBE = 16  # pixels
 
@@ -59,7 +69,9 @@ def check_source(options: dict, where: str = 'attack.source', scale: Optional[in
         return net
     parse_open(options, {'weights': Key(existing_file, required=True)}, where)
     try:
-        _check_fit(net, load_state(options['weights']), f'{where}.weights: {options["weights"]}')
+        state = load_state(options['weights'])
+        _check_fit(net, state, f'{where}.weights: {options["weights"]}')
+        _check_versions(net, state, f'{where}.weights: {options["weights"]}')
     except WeightsError as error:
         raise OptionsError(f'{where}.weights: {error}') from None
     return net
@@ -161,28 +173,57 @@ def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     state = _state(path, opt['path'].get(f'param_key_{label}', 'params'), f'{where}: ', f'path.param_key_{label}')
     if opt['path'].get(f'strict_load_{label}', True):
         _check_fit(net, state, f'{where}: {path}')
+    _check_versions(net, state, f'{where}: {path}')
     if isinstance(net, DefenseMixin) and not opt['is_train'] and net.defense.gate in ('classifier', 'soft') \
-            and net.defense.classifier.origin == UNTRAINED and not _has_defense(state):
+            and net.defense.classifier.origin == UNTRAINED and not brings_defense(net, state):
         raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; write builtin or name '
                            f'a file in {network}.defense.classifier.weights, or set gate to always or never')
 
 
-def _state(path, key, where, key_option):
-    """The state dict that BasicSR will take: of the key, of params where the key is missing, or the whole file."""
+def check_resumed(opt: Mapping[str, Any], network: str, net: torch.nn.Module) -> None:
+    """Check that what a resumed training goes on with is not of an earlier version of the network.
+
+    Args:
+        opt: options whose ``path: resume_state`` was found to be whole.
+        network: the key of the network's block.
+        net: the network.
+
+    Raises:
+        OptionsError: it is of an earlier version.
+    """
+    if network in (opt['path'].get('ignore_resume_networks') or ()):
+        return
+    iteration = read_file(opt['path']['resume_state'])['iter']
+    path = osp.join(opt['path']['models'], f'net_{network[len("network_"):]}_{iteration}.pth')
+    content = read_file(path) if osp.isfile(path) else {}
+    for state in content.values() if isinstance(content, dict) else ():
+        if is_state(state):
+            _check_versions(net, state, f'path.resume_state: {path}')
+
+
+def _check_versions(net, state, where):
     try:
-        if key is not None:
-            return load_state(path, (key, 'params'))
-        found = entries(path)
-        if {'params', 'params_ema'} & set(found):
+        check_versions(net, under_own_names(net, without_wrapper(state)))
+    except WeightsError as error:
+        raise OptionsError(f'{where}: {error}') from None
+
+
+def _state(path, key, where, key_option):
+    """The state dict that BasicSR will take: see :func:`rsr_basicsr.weights.entry_taken`."""
+    try:
+        content = read_file(path)
+        found = list(map(str, content)) if isinstance(content, dict) else []
+        if key is None and {'params', 'params_ema'} & set(found):
             raise OptionsError(f'{where}{path} has the entries {", ".join(found)}; name one in {key_option}')
-        return load_state(path)
+        entry = entry_taken(content, key)
+        return state_in(content, path, entry if entry in (None, 'state_dict') else (entry, 'params'))
     except WeightsError as error:
         raise OptionsError(f'{where}{error}; see {key_option}') from None
 
 
 def _check_fit(net, state, where):
     own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in without_wrapper(state).items()}
+    found = {key: tuple(value.shape) for key, value in under_own_names(net, without_wrapper(state)).items()}
     if not _has_defense(found):
         own = {key: shape for key, shape in own.items() if not key.startswith('defense.')}
     for key in [*own, *found]:
@@ -199,6 +240,11 @@ def _check_fit(net, state, where):
                                    f'{type(net).__name__} as the options build it)')
             raise OptionsError(f'{where} holds weights of another network: {key} is {found.get(key, "missing")} in the '
                                f'file and {own.get(key, "missing")} in {type(net).__name__} as the options build it')
+
+
+def brings_defense(net: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a network takes a defence from a state dict as :func:`rsr_basicsr.weights.load_state` returns it."""
+    return _has_defense(under_own_names(net, without_wrapper(state)))
 
 
 def _has_defense(state):
