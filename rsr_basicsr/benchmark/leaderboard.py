@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
+from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.benchmark.matrix import by_content
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results
 from rsr_basicsr.benchmark.tables import NOTHING, escaped, markdown_table
@@ -106,7 +107,7 @@ def _table(group):
             *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
             NOTHING if alarms is None else f'{alarms:.0%}', str(len(entry.get('warnings', []))),
             str(entry.get('failed', 0)),
-            str(entry.get('sha256') or NOTHING)[:12],
+            UNTRAINED if entry.get('weights') == UNTRAINED else str(entry.get('sha256') or NOTHING)[:12],
             ', '.join(entry[key] for key in CARD if entry.get(key)) or NOTHING])
     return markdown_table(lines)
 

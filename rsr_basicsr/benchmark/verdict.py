@@ -7,6 +7,7 @@ from typing import Iterator, List, Mapping, Optional, Sequence
 
 from torch import nn
 
+from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Measurement, Perceptual, build_attack, masking_alarms
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Subject
 from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, STABILITY
@@ -23,8 +24,8 @@ def verdict(results: Results) -> List[str]:
 
 def warnings(results: Results) -> List[str]:
     """What speaks against the results, one sentence an item; none if nothing does."""
-    return [*_failures(results), *_unfinished(results), *_masked_gradients(results), *_missing_attacks(results),
-            *_few_pictures(results), *_mixed(results)]
+    return [*_untrained(results), *_failures(results), *_unfinished(results), *_masked_gradients(results),
+            *_missing_attacks(results), *_few_pictures(results), *_mixed(results)]
 
 
 def _of_dataset(results, dataset) -> Iterator[str]:
@@ -81,6 +82,13 @@ def _clean_cost(results, dataset, subject, first):
         return f'on clean pictures no difference of the PSNR to the originals could be shown ({found.mean:+.2f} dB)'
     return (f'on clean pictures its PSNR to the originals is {abs(found.mean):.2f} dB '
             f'{"higher" if found.mean > 0 else "lower"} [{found.low:+.2f}, {found.high:+.2f}]')
+
+
+def _untrained(results):
+    for name, facts in {record.network: record.facts for record in results.records}.items():
+        if facts.get('weights') == UNTRAINED:
+            yield (f'{name} is untrained: its weights are drawn from seed {results.options.get("seed", 0)}. Its '
+                   'figures show that the protocol runs, and say nothing about a network.')
 
 
 def _failures(results):

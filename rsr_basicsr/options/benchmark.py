@@ -17,7 +17,7 @@ from rsr_basicsr.inference import OVERLAP, defenses
 from rsr_basicsr.options.benchmark_pictures import Picture, check_datasets
 from rsr_basicsr.options.blocks import VAL_ATTACK
 from rsr_basicsr.options.metrics import check_metric
-from rsr_basicsr.options.networks import brings_defense, check_source
+from rsr_basicsr.options.networks import brings_defense, check_network, check_source
 from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.schema import (
     Key,
@@ -156,16 +156,28 @@ def _check_networks(options, problems) -> Dict[str, nn.Module]:
                     raise OptionsError(f'{where}.defenses: {defense!r} is not one of the defenses'
                                        f'{nearest(defense, options["defenses"])}')
             built = {key: value for key, value in network.items() if key not in ('defenses', 'card')}
-            nets[name] = check_source(built, where, options['scale'])
+            nets[name] = _checked_network(built, where, options['scale'])
             network.update(built)
             _check_scale(nets[name].eval(), network, options['scale'], where)
             _check_trained(nets[name], network, where)
     return nets
 
 
+def _checked_network(network, where, scale) -> nn.Module:
+    """As :func:`check_source`; ``weights: untrained`` stands for numbers that are drawn from the seed."""
+    if network.get('weights') != UNTRAINED:
+        return check_source(network, where, scale)
+    parse_open(network, {'type': Key(text, required=True)}, where)
+    bare = {key: value for key, value in network.items() if key != 'weights'}
+    net = check_network({where: bare, 'scale': scale}, where)
+    network.update(bare)
+    return net
+
+
 def _check_trained(net, network, where):
-    """A classifier that begins with random weights decides otherwise in each process."""
-    if decides(net) and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
+    """A classifier that begins with random weights decides otherwise in each process, unless all are of the seed."""
+    if network.get('weights') != UNTRAINED and decides(net) \
+            and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
             and not brings_defense(net, load_state(network['weights'])):
         raise OptionsError(f'{where}.weights: {network["weights"]} is a plain backbone without a trained classifier; '
                            f'write builtin or name a file in {where}.defense.classifier.weights, or set gate to always '

@@ -120,8 +120,8 @@ def _check_uses(opt, model, networks, problems):
             if None not in (size, wanted) and size != wanted and issubclass(model, SRGANModel):
                 problems.append(f'network_d.input_size: {wanted}, but it sees patches of {size} (gt_size); write them '
                                 'alike')
-    for where, attack in (('attack', opt.get('attack')), ('val.attack', (opt.get('val') or {}).get('attack'))):
-        if isinstance(net, DefenseMixin) and problems.sound(where) and _aims_at_detector(attack):
+    for where, section in (('attack', opt), ('val.attack', opt.get('val') or {})):
+        if isinstance(net, DefenseMixin) and problems.sound(where) and _aims_at_detector(section.get('attack')):
             with problems.noted(f'{where}: ', part=where):
                 own_detector(net)
     if issubclass(model, AttackAugmentation) and problems.sound('val.tile', 'val.tile_overlap') \
