@@ -3,6 +3,7 @@
 import pytest
 import torch
 from basicsr.archs import build_network
+from cdc_files import REFERENCE, at_reference, fill_by_formula, reference_input
 from torch.nn import functional as F
 
 from rsr_basicsr.archs.cdc_arch import CDC, Hourglass
@@ -115,6 +116,22 @@ def test_hourglass_written_out():
     torch.testing.assert_close(ours[0], inner)
     torch.testing.assert_close(ours[1], outer)
     assert w.next == count(net)
+
+
+@pytest.mark.parametrize('case', REFERENCE['cases'], ids=lambda case: f'{case["num_hourglass"]} hourglasses')
+def test_reference(case):
+    """Every head against the published implementation with the same weights."""
+    net = fill_by_formula(CDC(scale=case['scale'], num_hourglass=case['num_hourglass'])).eval()
+    net.returns_components = True
+    with torch.no_grad():
+        output = net(reference_input(*case['size']))
+    assert set(output._fields) == set(case['heads'])
+    for name, head in case['heads'].items():
+        found, expected = at_reference(getattr(output, name), head)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        figures = getattr(output, name).double()
+        assert figures.mean().item() == pytest.approx(head['mean'], abs=1e-5)
+        assert figures.std().item() == pytest.approx(head['std'], rel=1e-4)
 
 
 def test_head_and_fusion_written_out():

@@ -13,6 +13,7 @@ from typing import Callable, Dict, Mapping, Match, Optional, Tuple
 import torch
 from torch import nn
 
+from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.versions import with_metadata
 
 State = Mapping[str, torch.Tensor]
@@ -50,13 +51,16 @@ def for_network(state: State, net: nn.Module) -> Tuple[State, bool]:
         The state dict under our names, and whether a classifier that the network does not have was left out.
     """
     ours = renamed(state)
-    shapes = {key: value.shape for key, value in net.state_dict().items()}
+    own = net.state_dict()
     classifier = [key for key in ours if key.startswith(_CLASSIFIER)]
-    left_out = any(shapes.get(key) != ours[key].shape for key in classifier)
+    left_out = any(key not in own or own[key].shape != ours[key].shape for key in classifier)
     for key in classifier if left_out else ():
         del ours[key]
+    if classifier and not left_out:
+        ours.update({f'{_CLASSIFIER}{name}': torch.full_like(own[f'{_CLASSIFIER}{name}'], value)
+                     for name, value in CALIBRATION.items()})
     # The published network computes what ours does now.
-    return with_metadata(ours, net.state_dict()), left_out
+    return with_metadata(ours, own), left_out
 
 
 def _renamed(key: str, doublings: Mapping[str, bool]) -> str:

@@ -1,0 +1,59 @@
+"""CDC with the weights of a formula, and weight files under the names of the published code."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Dict, Mapping, Tuple
+
+import torch
+from basicsr.archs import build_network
+from torch import nn
+
+FIXTURES = Path(__file__).parent / 'fixtures' / 'cdc'
+REFERENCE = json.loads((FIXTURES / 'reference.json').read_text())
+PUBLISHED = {ours: published for published, ours in json.loads((FIXTURES / 'key_map.json').read_text())['pairs']}
+SMALL = dict(num_feat=4, num_hourglass=4)
+
+
+def fill_by_formula(net: nn.Module) -> nn.Module:
+    """Element i of parameter k: a * sin(0.7 i + k), as the reference says."""
+    with torch.no_grad():
+        for k, parameter in enumerate(net.parameters()):
+            i = torch.arange(parameter.numel(), dtype=torch.float64)
+            a = (2.5 / parameter[0].numel()) ** 0.5 if parameter.dim() == 4 else 0.05
+            parameter.copy_((a * torch.sin(0.7 * i + k)).view_as(parameter))
+    return net
+
+
+def reference_input(height: int, width: int) -> torch.Tensor:
+    c, i, j = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (3, height, width)), indexing='ij')
+    return (0.5 + 0.5 * torch.sin(0.37 * i + 0.61 * j + 1.3 * c)).float()[None]
+
+
+def at_reference(output: torch.Tensor, head: Mapping) -> Tuple[torch.Tensor, torch.Tensor]:
+    """What a network gives at the 40 places of a head of the reference, and what the published code gave there."""
+    assert list(output.shape) == head['shape']
+    return output.flatten()[head['indices']], torch.tensor(head['values'])
+
+
+def published_state(net: nn.Module, pairs: Mapping[str, str] = PUBLISHED) -> 'OrderedDict[str, torch.Tensor]':
+    """The state dict of a plain CDC as the published code would save it, with the version that torch notes there."""
+    state = OrderedDict()
+    for key, value in net.state_dict().items():
+        module, _, parameter = key.rpartition('.')
+        state[f'{pairs[module]}.{parameter}'] = value
+    state._metadata = OrderedDict({'': {'version': 1}, 'conv_in': {'version': 1}})
+    return state
+
+
+def classifier_state() -> Dict[str, torch.Tensor]:
+    """The paper's classifier under its published names, small random values."""
+    shapes = {0: (512, 256), 2: (256, 512), 4: (2, 256)}
+    return {f'preclass.fcall.{layer}.{name}': torch.randn(shape) / 16 for layer, full in shapes.items()
+            for name, shape in (('weight', full), ('bias', full[:1]))}
+
+
+def small_cdc(kind: str = 'CDC', **options) -> nn.Module:
+    return build_network({'type': kind, **SMALL, **options}).eval()
