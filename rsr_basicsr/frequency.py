@@ -80,17 +80,19 @@ def radial_distance(height: int, width: int, device: torch.device = torch.device
 
 
 def log_spectrum(x: torch.Tensor, floor: float = 1e-6) -> torch.Tensor:
-    """Logarithm of the magnitude of the channel-averaged DCT of a picture (Yue et al. 2021).
+    """Logarithm of the magnitude of the channel-averaged DCT of an image (Yue et al. 2021).
+
+    The gradient is that of the logarithm where a magnitude is above the floor, and zero where it is below.
 
     Args:
-        x: pictures of shape (B, C, H, W).
-        floor: what stands in for a coefficient that is exactly zero.
+        x: images of shape (B, C, H, W).
+        floor: magnitudes below it count as this one. What should be zero is rounding noise otherwise, whose logarithm
+            depends on the precision, the size and the machine.
 
     Returns:
-        float32 tensor of shape (B, H, W).
+        Tensor of shape (B, H, W); float64 for float64 input, else float32.
     """
-    magnitude = dct2(x).mean(dim=1).abs()
-    return torch.where(magnitude == 0, torch.full_like(magnitude, floor), magnitude).log()
+    return _in_full_precision(_channel_mean_dct, x).abs().clamp(min=floor).log()
 
 
 def without_autocast(device: torch.device):
@@ -111,6 +113,26 @@ def _transform(x):
 
 def _inverse(X):
     return _along_both_axes(X, _inverse_dct_matrix, _dct_matrix, _fft_idct)
+
+
+def _channel_mean_dct(x: torch.Tensor) -> torch.Tensor:
+    """The mean over the channels of the DCT of each, (B, H, W), with less rounding noise than that mean has."""
+    # Rounding the DC coefficient of a bright image leaks more than 1e-6 into all others. So a constant is taken out
+    # before the transform and put back into that coefficient alone. The first pixel makes what is left of a flat image
+    # exactly zero; the mean keeps the rest small where that pixel is unlike the others.
+    first = x.detach()[:, :, :1, :1]
+    grey = (x - first).mean(dim=1)
+    mean = grey.detach().mean(dim=(-2, -1), keepdim=True)
+    spectrum = _transform(grey - mean)
+    at_dc = radial_distance(*x.shape[-2:], x.device) == 0
+    return torch.where(at_dc, spectrum + (first.mean(dim=1) + mean) * _dc_of_ones(grey), spectrum)
+
+
+def _dc_of_ones(x: torch.Tensor) -> torch.Tensor:
+    """The DC coefficient of an image of ones of the size of ``x``, (B, H, W): a scalar."""
+    if any_size():  # where the size is no number
+        return torch.ones_like(x[:1]).sum().sqrt()
+    return x.new_full((), math.sqrt(x.shape[-2] * x.shape[-1]))
 
 
 def _along_both_axes(x, left, right, fast):

@@ -28,7 +28,7 @@ WRONG = [
     (dict(type='Square', queries=1), 'queries >= 2'), (dict(type='Square', area=0), 'area > 0 and <= 1, got 0'),
     (dict(type='MIFGSM', decay=-1), 'decay >= 0'), (dict(type='Universal', size=0), 'size >= 1'),
     (dict(type='DetectorAware', weights=[]), 'expected weights'), (dict(type='PGD', eps='8'), "got '8'"),
-    (dict(type='PGD', steps=2.5), 'a whole number, got 2.5'), (dict(type='PGD', clamp='no'), "true or false, got 'no'"),
+    (dict(type='PGD', steps=2.5), 'a whole number, got 2.5'), (dict(type='PGD', clamp='no'), 'false or end, got .no'),
     (dict(type='APGD', rho=-3), 'rho >= 0 and <= 1, got -3'), (dict(type='PGD', objective=['a']), 'objective must be'),
     (dict(type='BandLimited', band=0.4), r'band as \[low, high\], got 0.4'), (dict(type=['PGD']), "got \\['PGD'\\]"),
     (dict(type='APGD', step_size=3), "APGD has no 'step_size'"), (dict(type='WorstOf', attacks=['PGD']), "got 'PGD'"),

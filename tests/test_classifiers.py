@@ -8,7 +8,13 @@ import scipy.fft
 import scipy.ndimage
 import torch
 
-from rsr_basicsr.archs import EnsembleClassifier, FrequencyClassifier, ResidualClassifier, StatisticsClassifier
+from rsr_basicsr.archs import (
+    EnsembleClassifier,
+    FrequencyClassifier,
+    ResidualClassifier,
+    RRDBFrequencyClassifier,
+    StatisticsClassifier,
+)
 from rsr_basicsr.archs.classifier import log_odds
 from rsr_basicsr.archs.defense import CLASSIFIERS, build_classifier
 from rsr_basicsr.archs.noise_statistics import FLAT, LAGS, residual_statistics
@@ -24,7 +30,7 @@ def test_at_most_a_million_parameters(cls):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (5, 40), (17, 16), (64, 48)])
-@pytest.mark.parametrize('cls', ALL)
+@pytest.mark.parametrize('cls', [*ALL, RRDBFrequencyClassifier])
 def test_any_size(cls, size):
     logits = cls().eval()(torch.rand(2, 3, *size))
     assert logits.shape == (2, 2) and logits.isfinite().all()
@@ -195,7 +201,7 @@ def test_weights_of_another_classifier_are_refused(tmp_path):
     torch.save(FrequencyClassifier().state_dict(), tmp_path / 'paper.pth')
     with pytest.raises(WeightsError, match='weights of another classifier than EnsembleClassifier'):
         build_classifier({'weights': str(tmp_path / 'paper.pth')})
-    known = 'ensemble, statistics, residual, paper'
+    known = 'ensemble, statistics, residual, paper, paper_rrdb'
     with pytest.raises(ValueError, match=f"classifier type must be one of {known}, got 'cnn'"):
         build_classifier({'type': 'cnn'})
 

@@ -28,6 +28,33 @@ def test_regions_are_scipys():
     assert (ours.mean(axis=(1, 2)) > 0.01).all()
 
 
+def test_regions_of_the_published_luma():
+    photo = data.astronaut() / 255
+    x = torch.from_numpy(photo).permute(2, 0, 1)[None].float()
+    published = region_maps(x, luma='published')[0].numpy().astype(bool)
+    expected = harris_regions(255 * photo @ np.array([0.257, 0.564, 0.098]) + 16)
+    assert (published == expected).all(axis=0).mean() > 0.9995
+    differ = (published != region_maps(x)[0].numpy().astype(bool)).any(axis=0).mean()
+    assert 0.0005 < differ < 0.003
+    with pytest.raises(ValueError, match="luma must be one of bt601, published, got 'rec709'"):
+        region_maps(x, luma='rec709')
+
+
+def test_component_loss_takes_the_published_luma():
+    hr = torch.from_numpy(data.astronaut()[:256, 100:356] / 255).permute(2, 0, 1)[None].float()
+    output = CDCOutput(*torch.rand(4, 1, 3, 256, 256))
+    losses = {}
+    for luma in ('bt601', 'published'):
+        losses[luma] = build_loss({'type': 'ComponentLoss', 'luma': luma, 'fused_weight': 0})(output, hr).item()
+        regions = region_maps(hr, luma)
+        expected = sum(weight * (image - hr).abs().mul(region).mean() for weight, image, region in
+                       zip((1, 2, 5), output, regions.unbind(1)))
+        assert losses[luma] == pytest.approx(expected.item(), rel=1e-5)
+    assert losses['bt601'] != losses['published'] and build_loss({'type': 'ComponentLoss'}).luma == 'bt601'
+    with pytest.raises(ValueError, match="luma must be one of bt601, published, got 'y'"):
+        build_loss({'type': 'ComponentLoss', 'luma': 'y'})
+
+
 def test_regions_of_a_square():
     x = torch.zeros(2, 3, 32, 32)
     x[1, :, 8:24, 8:24] = 1

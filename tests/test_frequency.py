@@ -6,6 +6,7 @@ import scipy.fft
 import torch
 
 from rsr_basicsr import frequency
+from rsr_basicsr.constants import for_any_size
 from rsr_basicsr.frequency import dct2, filter_dct, idct2, log_spectrum, radial_distance
 
 SHAPES = [(1, 1), (1, 64), (48, 48), (37, 91), (2, 3, 5, 8), (770, 9), (9, 769), (800, 901)]
@@ -75,9 +76,41 @@ def test_radial_distance():
     assert distance[0, 0] == 0 and distance[3, 4] == 5 and distance[0, 4] == 4
 
 
-def test_log_spectrum_of_zeros_is_the_floor():
-    x = torch.full((1, 3, 8, 8), 0.5)
-    spectrum = log_spectrum(x)
-    assert spectrum[0, 0, 0] == pytest.approx(np.log(0.5 * 8), abs=1e-5)
-    assert torch.isfinite(log_spectrum(torch.zeros(1, 3, 8, 8))).all()
-    assert log_spectrum(torch.zeros(1, 3, 8, 8)).max() == pytest.approx(np.log(1e-6), abs=1e-5)
+SIZES = [(1, 1), (8, 8), (48, 48), (50, 70), (300, 1000), (1080, 1920)]
+FLOOR = np.log(1e-6)
+
+
+@pytest.mark.parametrize('colours', [(0, 0, 0), (1, 1, 1), (128 / 255,) * 3, (0.1, 0.7, 0.9)], ids=str)
+@pytest.mark.parametrize('size', SIZES, ids=str)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_log_spectrum_of_a_flat_image_is_the_floor_off_dc(size, colours, dtype):
+    x = torch.tensor(colours, dtype=dtype).view(1, 3, 1, 1).expand(1, 3, *size)
+    expected = np.full(size, FLOOR)
+    expected[0, 0] = np.log(max(np.mean(colours) * np.sqrt(size[0] * size[1]), 1e-6))
+    found = log_spectrum(x)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-6)
+    with for_any_size():
+        np.testing.assert_allclose(log_spectrum(x[..., :300, :300])[0, 1:].numpy(), FLOOR, atol=2e-6)
+
+
+@pytest.mark.parametrize('size', SIZES[2:5], ids=str)
+@pytest.mark.parametrize('dtype, atol', [(torch.float32, 2e-7), (torch.float64, 1e-12)], ids=str)
+def test_log_spectrum_is_scipys_above_the_floor(size, dtype, atol):
+    x = np.random.default_rng(0).random((3, *size))
+    x[:, :, size[1] // 2:] = [[[0.9]], [[0.2]], [[0.4]]]  # half of it flat: coefficients of every magnitude
+    expected = np.abs(scipy.fft.dctn(x, axes=(1, 2), norm='ortho').mean(axis=0))
+    found = log_spectrum(torch.from_numpy(x).to(dtype)[None])[0].double().exp().numpy()
+    # Rounding grows with the norm of the image.
+    np.testing.assert_allclose(found, np.maximum(expected, 1e-6), atol=atol * np.linalg.norm(x), rtol=1e-5)
+
+
+@pytest.mark.parametrize('largest_matrix', [0, 768], ids=['fft', 'matrix'])
+def test_gradient_of_the_log_spectrum(largest_matrix, monkeypatch):
+    monkeypatch.setattr(frequency, '_LARGEST_MATRIX', largest_matrix)
+    x = torch.rand(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(log_spectrum, (x,))
+    flat = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    gradient, = torch.autograd.grad(log_spectrum(flat).sum(), flat)
+    # Only the DC coefficient, 8 times the mean of the channels, is above the floor: d log(8 m) / d x = 1 / (m 3 64).
+    torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / (0.5 * 3 * 64)))

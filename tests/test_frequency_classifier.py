@@ -8,6 +8,8 @@ import torch
 from basicsr.archs import build_network
 
 from rsr_basicsr.archs import FrequencyClassifier
+from rsr_basicsr.archs.defense import build_classifier
+from rsr_basicsr.errors import WeightsError
 
 
 def test_parameter_count_of_the_paper():
@@ -28,6 +30,39 @@ def test_features_are_the_pooled_log_spectrum():
     np.testing.assert_allclose(features[0].numpy(), expected, atol=2e-3)
 
 
+def test_features_of_a_grey_image_do_not_depend_on_the_precision():
+    net, grey = FrequencyClassifier(), torch.full((1, 3, 48, 48), 128 / 255)
+    expected = np.full((16, 16), np.log(1e-6))
+    expected[0, 0] += (np.log(48 * 128 / 255) - np.log(1e-6)) / 9
+    for x in (grey, grey.double()):
+        np.testing.assert_allclose(net.features(x).view(16, 16).numpy(), expected, atol=1e-5)
+
+
+def test_logits_written_out():
+    net, x = FrequencyClassifier(), torch.rand(2, 3, 48, 48)
+    values = ((net.features(x) + 4.3) / 1.43).double().numpy()
+    for name in ('0', '2', '4'):
+        weight, bias = (net.body.state_dict()[f'{name}.{kind}'].double().numpy() for kind in ('weight', 'bias'))
+        values = values @ weight.T + bias
+        if name != '4':
+            values = np.where(values > 0, values, 0.01 * values)
+    np.testing.assert_allclose(net(x).detach().numpy(), values, atol=1e-5)
+
+
+def test_weights_of_the_former_slope_are_refused(tmp_path):
+    state = FrequencyClassifier().state_dict()
+    torch.save(state, tmp_path / 'now.pth')
+    state._metadata['']['version'] = 1
+    torch.save(state, tmp_path / 'before.pth')
+    load = [lambda path: FrequencyClassifier(weights=str(path)),
+            lambda path: build_classifier({'type': 'paper', 'weights': str(path)}),
+            lambda path: FrequencyClassifier().load_state_dict(torch.load(path, weights_only=True))]
+    for each in load:
+        each(tmp_path / 'now.pth')
+        with pytest.raises(WeightsError, match='slope 0.2 where it has 0.01 now'):
+            each(tmp_path / 'before.pth')
+
+
 def test_probability_is_the_softmax_of_class_0():
     net, x = FrequencyClassifier(), torch.rand(4, 3, 48, 48)
     logits = net(x).detach().double().numpy()
@@ -40,7 +75,7 @@ def test_pooling_by_height_leaves_no_answer_for_48xW():
     for size in ((48, 48), (40, 48), (96, 60)):
         assert torch.equal(by_height.features(torch.ones(1, 3, *size)), by_size.features(torch.ones(1, 3, *size)))
     assert by_size(torch.rand(1, 3, 48, 60)).shape == (1, 2)
-    with pytest.raises(ValueError, match='does not pool pictures of 48x60; write pool_by: size'):
+    with pytest.raises(ValueError, match='does not pool images of 48x60; write pool_by: size'):
         by_height(torch.rand(1, 3, 48, 60))
     with pytest.raises(ValueError, match="pool_by must be one of size, height, got 'width'"):
         FrequencyClassifier(pool_by='width')

@@ -6,6 +6,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from basicsr.metrics import calculate_metric
 from skimage import data
@@ -50,6 +51,36 @@ def test_psnr_and_ssim_of_the_host(img, img2):
     # Both leave out the 5 pixels at each edge where the window sticks out.
     assert calculate_metric(pictures, {'type': 'calculate_ssim', **options}) == pytest.approx(
         structural_similarity(y, y2, **SSIM), abs=1e-6)
+
+
+def zero_padded_ssim(x, y):
+    """Mean of the SSIM map, with scipy's filters."""
+    taps = np.exp(-np.arange(-5, 6)**2 / (2 * 1.5**2))
+    window = np.outer(taps, taps) / taps.sum()**2
+
+    def mean(values):
+        return scipy.ndimage.correlate(values, window, mode='constant', cval=0)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, vxy = mean(x * x) - mx * mx, mean(y * y) - my * my, mean(x * y) - mx * my
+    c1, c2 = 2.55**2, 7.65**2
+    return ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))).mean()
+
+
+@pytest.mark.parametrize('img, img2', PAIRS)
+def test_the_published_ssim_is_zero_padded(img, img2):
+    found = calculate_metric({'img': img, 'img2': img2}, {'type': 'calculate_ssim_zero_padded'})
+    assert found == pytest.approx(zero_padded_ssim(luma(img), luma(img2)), abs=1e-5)
+    host = calculate_metric({'img': img, 'img2': img2},
+                            {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True})
+    assert 1e-4 < abs(found - host) <= 0.03
+    planes = {'img': img.transpose(2, 0, 1), 'img2': img2.transpose(2, 0, 1)}
+    assert calculate_metric(planes, {'type': 'calculate_ssim_zero_padded', 'input_order': 'CHW'}) == found
+    assert calculate_metric({'img': img, 'img2': img}, {'type': 'calculate_ssim_zero_padded'}) == pytest.approx(1)
+    border = calculate_metric({'img': img, 'img2': img2}, {'type': 'calculate_ssim_zero_padded', 'crop_border': 4})
+    assert border == pytest.approx(zero_padded_ssim(luma(inner(img)), luma(inner(img2))), abs=1e-5)
+    with pytest.raises(ValueError, match='expected two images of one size'):
+        calculate_metric({'img': img, 'img2': img2[1:]}, {'type': 'calculate_ssim_zero_padded'})
 
 
 @pytest.mark.parametrize('img, img_clean', PAIRS)

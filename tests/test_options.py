@@ -280,6 +280,24 @@ def test_lists_of_pairs(line, message, photos, tmp_path):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize('attack', [
+    {'type': 'DetectorAware', 'steps': 2},
+    {'type': 'WorstOf', 'attacks': [{'type': 'PGD', 'steps': 2}, {'type': 'DetectorAware', 'steps': 2}]}])
+def test_a_detector_without_a_gradient_is_not_to_be_evaded(opt, attack):
+    opt['network_g']['defense'] = {'classifier': {'type': 'paper_rrdb'}, 'decision': 'majority', 'seed': 0}
+    check_options(copy.deepcopy(opt))
+    for where in ('attack', 'val.attack'):
+        wrong = copy.deepcopy(opt)
+        if where == 'attack':
+            wrong['attack'] = {'eps': 8, **attack}
+        else:
+            wrong['val']['attack'] = {'eps': 8, **attack}
+        with pytest.raises(OptionsError, match=f'^{where}: DetectorAware: the detector of .*, a RRDBFreq.*, has no '):
+            check_options(wrong)
+        wrong['network_g']['defense'] = {'classifier': {'type': 'paper', 'weights': 'untrained'}}
+        check_options(wrong)
+
+
 def test_warm_start_is_for_attacks_that_have_a_start(opt):
     opt['attack'] = {'type': 'Square', 'eps': 8, 'queries': 3, 'warm_start': True}
     with pytest.raises(OptionsError, match='attack.warm_start: Square has a start of its own'):

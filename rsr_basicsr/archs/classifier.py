@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Iterator, Optional, Tuple, Union
+from typing import Iterator, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -36,10 +36,14 @@ class SampleClassifier(nn.Module):
 
     #: Where the weights of this network came from: ``builtin``, ``untrained`` or a file
     origin = 'untrained'
+    #: What its weight files may lack, and what they then mean
+    calibration: Mapping[str, float] = CALIBRATION
+    #: Whether a gradient reaches the images
+    has_gradient = True
 
     def __init__(self):
         super().__init__()
-        self.threshold, self.temperature = (constant(torch.tensor(value)) for value in CALIBRATION.values())
+        self.threshold, self.temperature = (constant(torch.tensor(self.calibration[name])) for name in CALIBRATION)
         self.register_load_state_dict_pre_hook(_calibrate_files_without)
 
     @classmethod
@@ -67,6 +71,15 @@ class SampleClassifier(nn.Module):
     def train(self, mode: bool = True):
         """Training mode, but only of a classifier that is trained: one that is frozen decides without dropout."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
+    def seen(self, x: torch.Tensor, seed: Optional[int] = None) -> torch.Tensor:
+        """The part of images that it decides on, (B, 3, h, w): all of them, unless it looks at random crops.
+
+        Args:
+            x: images, (B, 3, H, W).
+            seed: makes a crop a function of this number and the size alone; None draws anew at every call.
+        """
+        return x
 
     def raw_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Logits of pictures before the temperature, (B, 2), outside of autocast."""
@@ -137,5 +150,5 @@ def _first(x, dim, size):
 
 
 def _calibrate_files_without(net, state_dict, prefix, *args):
-    for name, value in CALIBRATION.items():
+    for name, value in net.calibration.items():
         state_dict.setdefault(f'{prefix}{name}', torch.full_like(getattr(net, name), value))

@@ -10,19 +10,19 @@ from torch import nn
 
 from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier, log_odds
 from rsr_basicsr.archs.ensemble_classifier_arch import EnsembleClassifier
-from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier
+from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier, RRDBFrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
 from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
 from rsr_basicsr.constants import any_size
 
 GATES = ('classifier', 'soft', 'always', 'never')
-DECISIONS = ('picture', 'batch', 'tile')
+DECISIONS = ('picture', 'batch', 'majority', 'tile')
 
 #: By the name of ``defense: classifier: type``
 CLASSIFIERS: Dict[str, Type[SampleClassifier]] = {
     'ensemble': EnsembleClassifier, 'statistics': StatisticsClassifier, 'residual': ResidualClassifier,
-    'paper': FrequencyClassifier}
+    'paper': FrequencyClassifier, 'paper_rrdb': RRDBFrequencyClassifier}
 DEFAULT_CLASSIFIER = 'ensemble'
 UNTRAINED = 'untrained'
 
@@ -62,11 +62,12 @@ class Defense(nn.Module):
         gate: ``classifier`` masks the pictures it takes for attacked, ``soft`` blends masked and unmasked by
             P(attacked) at every mask point, ``always`` masks all, ``never`` none.
         decision: what the classifier decides on: each ``picture``; the ``batch``, by the mean of P(clean), as the
-            published code does; or each ``tile`` where pictures are processed in tiles.
+            published code does; the batch by ``majority``: all its images are masked if more than half of them count
+            as attacked, as the published RRDB does; or each ``tile`` where images are processed in tiles.
         draws: in evaluation, average the outputs of this many draws of the masks; each costs a pass.
-        seed: in evaluation, the masks depend on this number, their place and their size only, and every picture
-            passes the network alone: its result is the same in any batch, unless the batch decides. None draws anew
-            at every call.
+        seed: in evaluation, the masks depend on this number, their place and their size only, as do the crops of a
+            classifier that looks at some, and every picture passes the network alone: its result is the same in any
+            batch, unless the batch decides. None draws anew at every call.
     """
 
     def __init__(self, mask: Optional[dict] = None, classifier: Optional[dict] = None, gate: str = 'classifier',
@@ -122,7 +123,7 @@ class Defense(nn.Module):
 
         The log odds of attacked against clean, less those at the threshold.
         """
-        odds = log_odds(self.classifier(x))
+        odds = log_odds(self.classifier(self._seen(x)))
         return odds + self.threshold_in_effect.to(odds).logit(eps=1e-6)
 
     def decide(self, x: torch.Tensor) -> Decision:
@@ -220,12 +221,29 @@ class Defense(nn.Module):
         return ~(clean >= self.threshold_in_effect)
 
     def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
-        """P(clean) of pictures ``x``, (B, 3, H, W) in [0, 1]: (B,); that of the batch where the batch decides."""
+        """P(clean) of images ``x``, (B, 3, H, W) in [0, 1]: (B,).
+
+        Where the batch decides, that of the batch: the mean, or the value that is below a threshold just when more
+        than half of the batch is.
+        """
         # The last bits of a matrix product depend on its number of rows.
         parts = x.split(1) if self.repeatable else [x]
-        clean = torch.cat([self.classifier.clean_probability(part) for part in parts])
-        return clean.mean(dim=0, keepdim=True).expand_as(clean) if self.decision == 'batch' else clean
+        clean = torch.cat([self.classifier.clean_probability(self._seen(part)) for part in parts])
+        if self.decision == 'batch':
+            return clean.mean(dim=0, keepdim=True).expand_as(clean)
+        return _of_majority(clean).expand_as(clean) if self.decision == 'majority' else clean
+
+    def _seen(self, x: torch.Tensor) -> torch.Tensor:
+        """What the classifier looks at of images (B, 3, H, W): the crop of the seed where there is one."""
+        return self.classifier.seen(x, self.seed) if self.repeatable else x
 
     def extra_repr(self) -> str:
         return (f'gate={self.gate}, threshold={"that of the weights" if self.threshold is None else self.threshold}, '
                 f'decision={self.decision}, draws={self.draws}, seed={self.seed}')
+
+
+def _of_majority(clean: torch.Tensor) -> torch.Tensor:
+    """The P(clean) that decides the vote of a batch, (B,) -> (1,): the median, the upper one of an even number."""
+    clean = torch.where(clean.isnan(), torch.zeros_like(clean), clean)  # votes for attacked
+    middle = torch.ones_like(clean, dtype=torch.long).sum() // 2  # exporters take no number that depends on the batch
+    return clean.sort().values.index_select(0, middle.view(1))

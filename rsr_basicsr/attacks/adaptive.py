@@ -106,11 +106,15 @@ def own_detector(model) -> Callable[[torch.Tensor], torch.Tensor]:
     """The classifier of a defended network: maps pictures to a logit, (B,), above 0 where it takes them for attacked.
 
     Raises:
-        ValueError: the network has no defence.
+        ValueError: the network has no defence, or its classifier has no gradient.
     """
     found = defenses(model)
     if not found:
         raise ValueError(f'{type(model).__name__} has no detector; DetectorAware needs a defended network, or detector')
+    if not found[0].classifier.has_gradient:
+        raise ValueError(f'DetectorAware: the detector of {type(model).__name__}, a '
+                         f'{type(found[0].classifier).__name__}, has no gradient; attack the network with gate: always '
+                         'or never, or by Square')
     return found[0].logit
 
 

@@ -10,7 +10,7 @@ from typing import Callable, Dict, Mapping, Optional, Tuple, Union
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks.checks import check_pictures, check_radius, expect, expect_bool, expect_one_of
+from rsr_basicsr.attacks.checks import check_clamp, check_pictures, check_radius, expect, expect_bool, expect_one_of
 from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
 from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, worse
@@ -36,8 +36,9 @@ class Attack:
         quantize: ``nearest`` rounds the result to 8 bit, still inside the ball, as a stored picture would be;
             ``floor`` rounds it down, as the published code does, which makes it 0.4 of a level darker; ``none``
             leaves it as it is.
-        clamp: keep the pictures inside [0, 1]; False keeps them inside the ball only, as the published code does in
-            training, and needs ``quantize`` to be ``none``.
+        clamp: keep the pictures inside [0, 1]; ``end`` does so when the attack is over, as the published code does in
+            evaluation: until then they are inside the ball only. False keeps them inside the ball only, as the
+            published code does in training, and needs ``quantize`` to be ``none``.
         gate: of a defended network, while it is attacked: ``straight_through`` gives the classifier's decision a
             gradient, ``always`` and ``never`` take the decision from it; None leaves it as it is.
         draws: gradients and damages are means over this many passes: the expectation over the transformations
@@ -70,7 +71,7 @@ class Attack:
         return super().__new__(cls)
 
     def __init__(self, *, eps: float = 8, norm: str = 'Linf', objective: Union[str, Objective] = 'stability',
-                 restarts: int = 1, quantize: str = 'none', clamp: bool = True, gate: Optional[str] = None,
+                 restarts: int = 1, quantize: str = 'none', clamp: Union[bool, str] = True, gate: Optional[str] = None,
                  draws: int = 1, tile: Optional[int] = None, memory: Optional[float] = None, overlap: int = OVERLAP,
                  precision: str = 'fp32', seed: Optional[int] = None):
         expect('eps in 1/255 units', eps, 0, 255)
@@ -83,7 +84,7 @@ class Attack:
         expect('memory', memory, 0, above=True, optional=True)
         expect('overlap', overlap, 0, whole=True)
         expect('seed', seed, 0, whole=True, optional=True)
-        expect_bool('clamp', clamp)
+        check_clamp(clamp)
         if tile is not None and memory is not None:
             raise ValueError(f'tile: {tile} and memory: {memory} exclude each other; memory chooses the tile')
         if quantize != 'none' and not clamp:

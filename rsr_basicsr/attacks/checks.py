@@ -42,6 +42,12 @@ def expect_bool(name: str, value) -> bool:
     return value
 
 
+def check_clamp(value) -> None:
+    """Raise a ValueError if ``value`` is neither true, false nor ``end``."""
+    if not isinstance(value, bool) and value != 'end':
+        raise ValueError(f'expected clamp to be true, false or end, got {value!r}')
+
+
 def check_pictures(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
     """Refuse what is not a batch of pictures in [0, 1].
 

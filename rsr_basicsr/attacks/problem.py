@@ -130,17 +130,18 @@ class Problem:
         return self.objective(output, self.reference)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        """The picture inside the ball and, with ``clamp``, inside [0, 1]."""
-        return constraints.project(self.constraint, x, self.lq, self.radius, self.clamp)
+        """The picture inside the ball and, with ``clamp`` that is not ``end``, inside [0, 1]."""
+        return constraints.project(self.constraint, x, self.lq, self.radius, self.clamp is True)
 
     def finished(self, x: torch.Tensor) -> torch.Tensor:
         """Attacked pictures as they are handed out: kept to the band, ``quantize`` done, not a number if unsound."""
         if isinstance(self.constraint, constraints.Band):
-            x = constraints.settle(self.constraint, x, self.lq, self.radius, self.clamp)
+            x = constraints.settle(self.constraint, x, self.lq, self.radius, bool(self.clamp))
         return torch.where(self.sound.view(-1, 1, 1, 1), self.quantized(x), torch.nan).to(self.kind)
 
     def quantized(self, x: torch.Tensor) -> torch.Tensor:
-        """The pictures as ``quantize`` wants them."""
+        """The pictures as ``clamp: end`` and ``quantize`` want them."""
+        x = x.clamp(0, 1) if self.clamp == 'end' else x
         if self.quantize == 'none':
             return x
         rounding = torch.round if self.quantize == 'nearest' else torch.floor

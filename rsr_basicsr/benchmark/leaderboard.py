@@ -9,6 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Sequence
 
+from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.benchmark.matrix import by_content
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results
 from rsr_basicsr.benchmark.tables import NOTHING, escaped, markdown_table
@@ -37,7 +38,8 @@ def cards(results: Results, warnings: Sequence[str]) -> List[Dict[str, Any]]:
             clean = results.row(dataset, subject, CLEAN, 0.0)
             attacked = {eps: results.row(dataset, subject, WORST_CASE, eps) for eps in results.strengths}
             record = next(r for r in results.records if r.network == subject.network)
-            facts = {key: value for key, value in record.facts.items() if key not in ('card', 'decides')}
+            facts = {key: value for key, value in record.facts.items()
+                     if key not in ('card', 'decides', 'detector_has_gradient')}
             found.append({
                 **facts, **record.facts.get('card', {}), **subject._asdict(), 'protocol': options['name'],
                 'protocol_digest': digest, 'dataset': dataset, 'pictures': clean.pictures,
@@ -105,7 +107,7 @@ def _table(group):
             *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
             NOTHING if alarms is None else f'{alarms:.0%}', str(len(entry.get('warnings', []))),
             str(entry.get('failed', 0)),
-            str(entry.get('sha256') or NOTHING)[:12],
+            UNTRAINED if entry.get('weights') == UNTRAINED else str(entry.get('sha256') or NOTHING)[:12],
             ', '.join(entry[key] for key in CARD if entry.get(key)) or NOTHING])
     return markdown_table(lines)
 

@@ -15,12 +15,13 @@ import torch
 from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.inference import Padded, defenses
-from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, applicable, decides
+from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, applicable, decides, detector_has_gradient
 from rsr_basicsr.options.benchmark_pictures import Picture, open_dataset
-from rsr_basicsr.weights import digest, file_sha256, load_network
+from rsr_basicsr.weights import build_quietly, digest, file_sha256, load_network
 
 _FORMAT = 2  # of what a key is made of
 _TRIALS = 8  # of a network, to see whether it draws at random: some do not always
@@ -75,7 +76,7 @@ class Matrix:
         if (name, defense) not in self._deployed:
             self._deployed.clear()  # the cells come network by network
             options = _without(self.options['networks'][name], 'defenses', 'card')
-            net = load_network(options).requires_grad_(False)
+            net = _built(options, self.options['seed']).requires_grad_(False)
             if options.get('window_size'):
                 net = Padded(net, options['window_size'])
             if self.options['defenses'][defense]:
@@ -175,15 +176,25 @@ class Matrix:
         identity = json.dumps([built, digest(state)], sort_keys=True)
         net.to(self.device)
         weights = options.get('weights')
+        file = None if weights == UNTRAINED else weights
         return {'fingerprint': hashlib.sha256(identity.encode()).hexdigest(), 'type': options['type'],
                 'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
-                'weights': weights and osp.basename(weights), 'sha256': weights and _sha256(weights),
-                'decides': decides(net), 'card': dict(options.get('card') or {})}
+                'weights': weights and osp.basename(weights), 'sha256': file and _sha256(file),
+                'decides': decides(net), 'detector_has_gradient': detector_has_gradient(net),
+                'card': dict(options.get('card') or {})}
 
     def _cost(self, network, attack, picture):
         # Convolutional networks work in proportion to their parameters and the pixels of the input.
         work = (self.facts[network]['parameters'] + 1e4) * picture.size[0] * picture.size[1]
         return work * (passes(attack) + 2 * len(self.options['mask_seeds']))
+
+
+def _built(options: Mapping[str, Any], seed: int) -> nn.Module:
+    """The network of a block, on the CPU; of ``weights: untrained`` with the numbers that a seed gives it."""
+    if options.get('weights') != UNTRAINED:
+        return load_network(options)
+    with drawing(seed, 0, torch.device('cpu')):
+        return build_quietly(_without(options, 'weights')).eval()
 
 
 @contextlib.contextmanager

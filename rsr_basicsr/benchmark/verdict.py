@@ -7,6 +7,7 @@ from typing import Iterator, List, Mapping, Optional, Sequence
 
 from torch import nn
 
+from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Measurement, Perceptual, build_attack, masking_alarms
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Subject
 from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, STABILITY
@@ -23,8 +24,8 @@ def verdict(results: Results) -> List[str]:
 
 def warnings(results: Results) -> List[str]:
     """What speaks against the results, one sentence an item; none if nothing does."""
-    return [*_failures(results), *_unfinished(results), *_masked_gradients(results), *_missing_attacks(results),
-            *_few_pictures(results), *_mixed(results)]
+    return [*_untrained(results), *_failures(results), *_unfinished(results), *_masked_gradients(results),
+            *_missing_attacks(results), *_few_pictures(results), *_mixed(results)]
 
 
 def _of_dataset(results, dataset) -> Iterator[str]:
@@ -83,6 +84,13 @@ def _clean_cost(results, dataset, subject, first):
             f'{"higher" if found.mean > 0 else "lower"} [{found.low:+.2f}, {found.high:+.2f}]')
 
 
+def _untrained(results):
+    for name, facts in {record.network: record.facts for record in results.records}.items():
+        if facts.get('weights') == UNTRAINED:
+            yield (f'{name} is untrained: its weights are drawn from seed {results.options.get("seed", 0)}. Its '
+                   'figures show that the protocol runs, and say nothing about a network.')
+
+
 def _failures(results):
     for name in results.metrics:
         without = [record for record in results.records if name in record.trouble]
@@ -113,10 +121,17 @@ def _unfinished(results):
 def _is_due(results, dataset, subject, attack, eps):
     """Whether an attack of that strength was made on others, and could be on this subject."""
     made = [r for r in results.records if (r.dataset, r.attack, r.eps) == (dataset, attack, eps)]
-    decides = any(r.facts.get('decides') for r in results.records if r.network == subject.network)
-    aimed = any(block.get('gate') or block.get('type') == 'DetectorAware'
-                for record in made[:1] for block in _blocks(record.attack_options))
-    return bool(made) and (decides or not aimed)
+    facts = next((r.facts for r in results.records if r.network == subject.network), {})
+    blocks = [block for record in made[:1] for block in _blocks(record.attack_options)]
+    aware = any(block.get('type') == 'DetectorAware' for block in blocks)
+    if not facts.get('decides'):
+        return bool(made) and not (aware or any(block.get('gate') for block in blocks))
+    return bool(made) and (_has_gradient(facts) or not aware)
+
+
+def _has_gradient(facts: Mapping) -> bool:
+    """Whether the detector of a network has a gradient; records of before it was noted are of those that have."""
+    return facts.get('detector_has_gradient', True)
 
 
 def _masked_gradients(results):
@@ -170,8 +185,11 @@ def _missing_attacks(results):
                     and not any(block.get('draws', 1) > 1 for block in blocks):
                 yield (f'{dataset}, {subject.label}: it draws at random, but no attack took the mean over its draws '
                        '(draws above 1); a stronger attack may be left.')
-            if any(record.score is not None for record in tried) \
-                    and not any(block.get('type') == 'DetectorAware' for block in blocks):
+            detected = any(record.score is not None for record in tried)
+            if detected and not all(_has_gradient(record.facts) for record in tried):
+                yield (f'{dataset}, {subject.label}: its detector has no gradient, so that DetectorAware could not try '
+                       'to get past it; a stronger attack may be left.')
+            elif detected and not any(block.get('type') == 'DetectorAware' for block in blocks):
                 yield (f'{dataset}, {subject.label}: it decides by a detector, but no attack tried to get past that '
                        '(DetectorAware).')
 

@@ -17,7 +17,7 @@ from rsr_basicsr.inference import OVERLAP, defenses
 from rsr_basicsr.options.benchmark_pictures import Picture, check_datasets
 from rsr_basicsr.options.blocks import VAL_ATTACK
 from rsr_basicsr.options.metrics import check_metric
-from rsr_basicsr.options.networks import brings_defense, check_source
+from rsr_basicsr.options.networks import brings_defense, check_network, check_source
 from rsr_basicsr.options.problems import Problems
 from rsr_basicsr.options.schema import (
     Key,
@@ -109,13 +109,24 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
 
 
 def applicable(attack, net: nn.Module) -> bool:
-    """Whether an attack can be made on a network: what is aimed at the gate or the detector needs one that decides."""
-    return decides(net) or not any(map(_asks_for_gate, [attack, *_parts(attack)]))
+    """Whether an attack can be made on a network.
+
+    What is aimed at the gate or the detector needs one that decides, and a DetectorAware its gradient.
+    """
+    every = [attack, *_parts(attack)]
+    if not decides(net):
+        return not any(map(_asks_for_gate, every))
+    return detector_has_gradient(net) or not any(map(_asks_for_detector, every))
 
 
 def decides(net: nn.Module) -> bool:
     """Whether a network decides by a detector if it masks."""
     return any(defense.gate in ('classifier', 'soft') for defense in defenses(net))
+
+
+def detector_has_gradient(net: nn.Module) -> bool:
+    """Whether an attack can follow the gradient of the network's detector; False without one."""
+    return decides(net) and all(defense.classifier.has_gradient for defense in defenses(net))
 
 
 def _check_defenses(options, problems):
@@ -145,16 +156,28 @@ def _check_networks(options, problems) -> Dict[str, nn.Module]:
                     raise OptionsError(f'{where}.defenses: {defense!r} is not one of the defenses'
                                        f'{nearest(defense, options["defenses"])}')
             built = {key: value for key, value in network.items() if key not in ('defenses', 'card')}
-            nets[name] = check_source(built, where, options['scale'])
+            nets[name] = _checked_network(built, where, options['scale'])
             network.update(built)
             _check_scale(nets[name].eval(), network, options['scale'], where)
             _check_trained(nets[name], network, where)
     return nets
 
 
+def _checked_network(network, where, scale) -> nn.Module:
+    """As :func:`check_source`; ``weights: untrained`` stands for numbers that are drawn from the seed."""
+    if network.get('weights') != UNTRAINED:
+        return check_source(network, where, scale)
+    parse_open(network, {'type': Key(text, required=True)}, where)
+    bare = {key: value for key, value in network.items() if key != 'weights'}
+    net = check_network({where: bare, 'scale': scale}, where)
+    network.update(bare)
+    return net
+
+
 def _check_trained(net, network, where):
-    """A classifier that begins with random weights decides otherwise in each process."""
-    if decides(net) and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
+    """A classifier that begins with random weights decides otherwise in each process, unless all are of the seed."""
+    if network.get('weights') != UNTRAINED and decides(net) \
+            and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
             and not brings_defense(net, load_state(network['weights'])):
         raise OptionsError(f'{where}.weights: {network["weights"]} is a plain backbone without a trained classifier; '
                            f'write builtin or name a file in {where}.defense.classifier.weights, or set gate to always '
@@ -187,7 +210,8 @@ def _check_attacks(options, nets, pictures, problems):
                 raise ValueError(f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
                                  'write objective: stability')
             if nets and not any(applicable(built, net) for net in nets.values()):
-                raise ValueError('it is for networks that decide by a detector, and none of these does')
+                raise ValueError('it is for networks that decide by a detector'
+                                 f'{" with a gradient" * _asks_for_detector(built)}, and none of these does')
     every = sorted({eps for name in attacks for eps in options['attacks'][name].get('eps', options['eps'])})
     control = {'type': 'RandomNoise', 'quantize': 'nearest'}
     if not any(_is_control(options, name, attack, every) for name, attack in attacks.items()):
@@ -205,8 +229,9 @@ def _built(attack):
 
 def _is_control(options, name, attack, every):
     """Whether an attack is random noise of every strength, as the control wants it."""
-    return (type(attack) is RandomNoise and attack.norm == 'Linf' and attack.quantize == 'nearest' and attack.clamp
-            and attack.restarts == 1 and set(options['attacks'][name].get('eps', options['eps'])) >= set(every))
+    return (type(attack) is RandomNoise and attack.norm == 'Linf' and attack.quantize == 'nearest'
+            and attack.clamp is True and attack.restarts == 1
+            and set(options['attacks'][name].get('eps', options['eps'])) >= set(every))
 
 
 def _attack_block(attack):
@@ -239,4 +264,8 @@ def _parts(attack):
 
 
 def _asks_for_gate(attack):
-    return getattr(attack, 'gate', None) is not None or isinstance(attack, DetectorAware) and attack.detector is None
+    return getattr(attack, 'gate', None) is not None or _asks_for_detector(attack)
+
+
+def _asks_for_detector(attack):
+    return isinstance(attack, DetectorAware) and attack.detector is None

@@ -64,7 +64,7 @@ _ANY_ATTACK = {
     'restarts': Key(integer(1)),
     'keep_best': Key(boolean),
     'norm': Key(one_of(tuple(NORMS))),
-    'clamp': Key(boolean),
+    'clamp': Key(word_or(('end',), boolean)),
     'gate': Key(one_of(ATTACK_GATES)),
     'draws': Key(integer(1)),
     'tile': Key(integer(1)),  # pixels of the input

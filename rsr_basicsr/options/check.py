@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, Mapping, NamedTuple, Optional
 
 import torch
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.attacks.adaptive import own_detector
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.models.attack_augmentation import USE_TORCHRUN, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
@@ -119,10 +120,20 @@ def _check_uses(opt, model, networks, problems):
             if None not in (size, wanted) and size != wanted and issubclass(model, SRGANModel):
                 problems.append(f'network_d.input_size: {wanted}, but it sees patches of {size} (gt_size); write them '
                                 'alike')
+    for where, section in (('attack', opt), ('val.attack', opt.get('val') or {})):
+        if isinstance(net, DefenseMixin) and problems.sound(where) and _aims_at_detector(section.get('attack')):
+            with problems.noted(f'{where}: ', part=where):
+                own_detector(net)
     if issubclass(model, AttackAugmentation) and problems.sound('val.tile', 'val.tile_overlap') \
             and (opt.get('val') or {}).get('tile'):
         with problems.noted(part='val.tile'):
             check_tiles(net, opt['val']['tile'], opt['val']['tile_overlap'])
+
+
+def _aims_at_detector(attack: Any) -> bool:
+    """Whether a block of an attack, if it is one, needs the gradient of the detector of the network under attack."""
+    return isinstance(attack, Mapping) and (attack.get('type') == 'DetectorAware'
+                                            or any(map(_aims_at_detector, attack.get('attacks') or ())))
 
 
 def _check_devices(opt, net):
