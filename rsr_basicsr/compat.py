@@ -67,7 +67,8 @@ def _numbers(version):
 
 def _require_basicsr() -> None:
     """pip does not see to BasicSR (setup.py says why), so there may be none."""
-    if importlib.util.find_spec('basicsr') is None:
+    spec = importlib.util.find_spec('basicsr')
+    if spec is None or spec.origin is None:  # no origin: a folder of that name without a package in it
         raise ModuleNotFoundError(
             'rsr_basicsr is a plugin for BasicSR, which is not installed: install it, in a clone of RSR-BasicSR, with: '
             'python scripts/install_basicsr.py', name='basicsr')
