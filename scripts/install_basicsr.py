@@ -139,4 +139,7 @@ def _is_older(version: str) -> bool:
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:  # pip has said so itself
+        sys.exit(130)
