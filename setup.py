@@ -10,9 +10,13 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 
 # scripts/_environment.sh tells users of these limits before pip would: keep its copies in step.
-PYTHON_REQUIRES = '>=3.9,<3.13'  # BasicSR's setup.py fails from 3.13 on (KeyError: '__version__')
+PYTHON_REQUIRES = '>=3.10'  # tried: 3.10 to 3.13, see rsr_basicsr/compat.py
+# BasicSR itself (1.4.2 or later, as basicsr, basicsr-fixed or a clone) is deliberately none of these:
+# - a requirement has one name. For who has basicsr-fixed or another fork, pip would install basicsr on top, into the
+#   same folder, and uninstalling either would break the other.
+# - pip cannot build BasicSR 1.4.2 by itself on Python 3.13 and later.
+# scripts/install_basicsr.py installs it, and `import rsr_basicsr` says so where there is none.
 INSTALL_REQUIRES = [
-    'basicsr>=1.4.2',  # the host whose breakages rsr_basicsr/compat.py mends
     # BasicSR reads checkpoints with a plain torch.load. Up to 2.5 that runs code from a prepared file;
     # from 2.6 on it reads weights only.
     'torch>=2.6',
@@ -27,8 +31,7 @@ INSTALL_REQUIRES = [
     'filelock',  # tells whether a run of the same name still goes on; torch brings it today
     'pillow>=10.1',  # draws screenshots and palettes; its own font can be scaled from here on
     'tqdm',  # shows how far a data set is
-    # BasicSR imports distutils, which left Python in 3.12; setuptools has a copy.
-    'setuptools; python_version >= "3.12"',
+    'packaging',  # stands in for distutils, which BasicSR imports and Python 3.12 removed
 ]
 EXTRAS_REQUIRE = {
     'benchmark': [
@@ -99,6 +102,12 @@ setup(
     classifiers=[
         'Intended Audience :: Science/Research',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3 :: Only',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
+        'Programming Language :: Python :: 3.14',
         'Topic :: Scientific/Engineering :: Image Processing',
     ],
     python_requires=PYTHON_REQUIRES,

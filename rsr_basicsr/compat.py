@@ -22,12 +22,18 @@ import yaml
 
 _logger = logging.getLogger(__name__)
 
-#: First and last version that was tried; README says the same
-KNOWN_VERSIONS = {'Python': ('3.9', '3.12'), 'basicsr': ('1.4.2', '1.4.2'), 'torch': ('2.6', '2.15')}
+#: First and last version that was tried; README says the same. Python 3.14 may work, but was not tried.
+KNOWN_VERSIONS = {'Python': ('3.10', '3.13'), 'basicsr': ('1.4.2', '1.4.2'), 'torch': ('2.6', '2.15')}
 
 
 def before_import() -> None:
-    """Make ``import basicsr`` possible."""
+    """Make ``import basicsr`` possible.
+
+    Raises:
+        ModuleNotFoundError: if there is no BasicSR.
+    """
+    _require_basicsr()
+    _replace_distutils()
     _alias_functional_tensor()
 
 
@@ -58,6 +64,32 @@ def warn_of_unknown_versions(versions: Mapping[str, str]) -> None:
 
 def _numbers(version):
     return [int(number) for number in re.findall(r'\d+', version.split('+')[0])]
+
+
+def _require_basicsr() -> None:
+    """pip does not see to BasicSR (setup.py says why), so there may be none."""
+    spec = importlib.util.find_spec('basicsr')
+    if spec is None or spec.origin is None:  # no origin: a folder of that name without a package in it
+        raise ModuleNotFoundError(
+            'rsr_basicsr is a plugin for BasicSR, which is not installed: install it, in a clone of RSR-BasicSR, with: '
+            'python scripts/install_basicsr.py', name='basicsr')
+
+
+def _replace_distutils() -> None:
+    """Python 3.12 removed distutils, which BasicSR 1.4.2 imports ``LooseVersion`` from.
+
+    It compares torchvision's version by it, which packaging does too. setuptools brings a distutils of its own, which
+    is used where it is in reach: it need not be installed, and SETUPTOOLS_USE_DISTUTILS=stdlib switches it off.
+    PEP 632 names packaging as the successor.
+    """
+    name = 'distutils.version'
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        from packaging.version import Version
+        replacement = types.ModuleType(name)
+        replacement.LooseVersion = Version
+        sys.modules[name] = replacement
 
 
 def _alias_functional_tensor():

@@ -12,7 +12,7 @@ REPO="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$REPO/.venv"
 
 # The limits of setup.py, which gives the reasons.
-PYTHON_RANGE='3.9 to 3.12'
+PYTHON_RANGE='3.10 to 3.14'
 TORCH_MIN='2.6'
 BASICSR_MIN='1.4.2'
 # pip and setuptools: the first that install a folder as editable by the standard way, without build isolation.
@@ -35,8 +35,8 @@ set_up() {
     begin
     ensure_environment
     inspect "$extra"
-    refuse_older torch "$TORCH_MIN" torch torchvision
-    refuse_older basicsr "$BASICSR_MIN" basicsr --no-build-isolation
+    refuse_older torch "$TORCH_MIN" -m pip install --upgrade torch torchvision
+    refuse_older basicsr "$BASICSR_MIN" scripts/install_basicsr.py --upgrade basicsr
     ensure_tools
     ensure_torch
     ensure_basicsr
@@ -76,9 +76,9 @@ check_python() {
     # Old syntax on purpose: even Python 2 must get as far as the sentence.
     version="$("$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null </dev/null)" || version=''
     case "$version" in
-        3.9 | 3.10 | 3.11 | 3.12) ;;
+        3.10 | 3.11 | 3.12 | 3.13 | 3.14) ;;
         '') stop "$2 does not run as a Python: install Python $PYTHON_RANGE, or set RSR_PYTHON to the Python of an environment that has it." ;;
-        *) stop "$2 is Python $version, but only $PYTHON_RANGE are supported: set RSR_PYTHON to the Python of an environment with one of those, or make one here, as with: python3.12 -m venv --clear '$VENV'" ;;
+        *) stop "$2 is Python $version, but only $PYTHON_RANGE are supported: set RSR_PYTHON to the Python of an environment with one of those, or make one here, as with: python3.13 -m venv --clear '$VENV'" ;;
     esac
 }
 
@@ -138,9 +138,16 @@ def package_is_current(name):
     return all(map(satisfied, package.requires or []))
 
 
-for name in ('torch', 'torchvision', 'basicsr', 'realesrgan'):
+for name in ('torch', 'torchvision', 'realesrgan'):
     if version(name):
         print(name, version(name))
+sys.path.append(os.path.join(repo, 'scripts'))
+import install_basicsr  # noqa: E402  what counts as BasicSR, it decides
+
+host = install_basicsr.installed()
+if host:
+    print('basicsr', host[1])
+    print('basicsr-is', *host)
 try:
     from pip._vendor.packaging.requirements import Requirement
 except ImportError:
@@ -162,13 +169,13 @@ has() {
     [ -n "$(version_of "$1")" ]
 }
 
-# refuse_older NAME MINIMUM PIP_ARGUMENTS...: what the user chose is not replaced without asking.
+# refuse_older NAME MINIMUM ARGUMENTS...: the arguments make Python upgrade it. What the user chose is not replaced without asking.
 refuse_older() {
     local found oldest
     found="$(version_of "$1")"
     [ -n "$found" ] || return 0
     oldest="$(printf '%s\n' "$2" "${found%%+*}" | sort -V | head -n 1)"
-    [ "$oldest" = "$2" ] || stop "$1 $found in the environment of $PYTHON is older than $2, which rsr-basicsr needs: upgrade it with: '$PYTHON' -m pip install --upgrade ${*:3}"
+    [ "$oldest" = "$2" ] || stop "$1 $found in the environment of $PYTHON is older than $2, which rsr-basicsr needs: upgrade it, in $REPO, with: '$PYTHON' ${*:3}"
 }
 
 
@@ -218,16 +225,16 @@ check_pair() {
     stop "torch and torchvision in the environment of $PYTHON do not work together (${reason##*$'\n'}): install both from one place with: '$PYTHON' -m pip install --force-reinstall torch torchvision"
 }
 
-# Without build isolation, here and below: BasicSR names torch as a build requirement, and an isolated build
-# would download all of it a second time.
+# Any package that `import basicsr` finds is kept, basicsr-fixed and clones too.
 ensure_basicsr() {
     if has basicsr; then
-        already basicsr "$(version_of basicsr)"
+        already basicsr "$(version_of basicsr-is)"
     else
-        pip_step basicsr 'about 30 s' --use-pep517 --no-build-isolation "basicsr>=$BASICSR_MIN"
+        source_step basicsr 'about 30 s' "basicsr>=$BASICSR_MIN"
     fi
 }
 
+# Without build isolation, as BasicSR is built: setuptools is there.
 ensure_package() {
     local name='rsr-basicsr' extra="${1:+[$1]}"
     if has "$name"; then
@@ -243,7 +250,7 @@ ensure_realesrgan() {
     if has realesrgan; then
         already realesrgan "$(version_of realesrgan)"
     else
-        pip_step realesrgan 'about 5 s' --use-pep517 --no-build-isolation --no-deps realesrgan==0.3.0
+        source_step realesrgan 'about 5 s' --no-deps realesrgan==0.3.0
     fi
 }
 
@@ -291,6 +298,11 @@ already() {
 # pip_step NAME DURATION ARGUMENTS...: pip's own settings (index, find-links, proxies) stay as the user has them.
 pip_step() {
     run_step "$1" "$2" "$PYTHON" -m pip install --no-input --disable-pip-version-check "${@:3}"
+}
+
+# source_step NAME DURATION ARGUMENTS...: the same for packages whose setup.py fails on Python 3.13, BasicSR's kin.
+source_step() {
+    run_step "$1" "$2" "$PYTHON" scripts/install_basicsr.py --no-input --disable-pip-version-check "${@:3}"
 }
 
 # run_step NAME DURATION COMMAND...: one line, with the seconds ticking where someone watches.

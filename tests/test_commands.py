@@ -23,6 +23,7 @@ ELSEWHERE = {
     'bash scripts/quickstart.sh': ('tests/test_quickstart.py', 'def test_the_whole_way'),
     'bash scripts/test.sh': ('.ci/run', 'scripts/test.sh'),
     'source .venv/bin/activate': ('scripts/_environment.sh', 'bin/activate'),
+    'python scripts/install_basicsr.py': ('tests/test_packaging.py', 'install_basicsr.py'),
     'pip install': ('tests/test_packaging.py', 'pip'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/test_distributed.py', 'torch.distributed.run'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.cli benchmark': ('tests/test_benchmark.py', 'torch.distributed.run'),

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 
@@ -40,6 +41,35 @@ def test_any_import_order(first):
     run = python(f'{first}\nimport rsr_basicsr, basicsr\nfrom basicsr.utils.registry import ARCH_REGISTRY\n'
                  'print("DefendedRRDBNet" in ARCH_REGISTRY)')
     assert run.returncode == 0 and run.stdout.split()[-1] == 'True', run.stderr
+
+
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+
+class Without:
+    @staticmethod
+    def find_spec(name, *rest):
+        return None if name.split('.')[0] == {!r} else PathFinder.find_spec(name, *rest)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
+def test_distutils_is_not_needed(monkeypatch):
+    monkeypatch.setenv('SETUPTOOLS_USE_DISTUTILS', 'stdlib')  # takes the copy of setuptools out of reach
+    run = python(WITHOUT.format('distutils') + 'import rsr_basicsr\n'
+                 'from basicsr.archs.arch_util import LooseVersion as V\n'
+                 'print(V("0.10.0+cpu") >= V("0.9.0"), V("0.8.2") >= V("0.9.0"))')
+    assert run.returncode == 0 and run.stdout.split()[-2:] == ['True', 'False'], run.stderr
+
+
+def test_without_basicsr_the_import_says_how_to_install_it():
+    run = python(WITHOUT.format('basicsr') + 'import rsr_basicsr')
+    assert run.returncode == 1
+    assert re.match('ModuleNotFoundError: .*not installed.*install_basicsr.py$', run.stderr.splitlines()[-1])
 
 
 @pytest.mark.skipif(importlib.util.find_spec('realesrgan') is None, reason='the realesrgan package is not installed')
