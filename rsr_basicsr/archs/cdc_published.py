@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.archs.classifier import CALIBRATION
+from rsr_basicsr.archs.frequency_classifier_arch import for_scaled_features
 from rsr_basicsr.archs.versions import with_metadata
 
 State = Mapping[str, torch.Tensor]
@@ -56,6 +57,9 @@ def for_network(state: State, net: nn.Module) -> Tuple[State, bool]:
     left_out = any(key not in own or own[key].shape != ours[key].shape for key in classifier)
     for key in classifier if left_out else ():
         del ours[key]
+    if classifier and not left_out:
+        first = [f'{_CLASSIFIER}body.0.{parameter}' for parameter in ('weight', 'bias')]
+        ours.update(zip(first, for_scaled_features(*(ours[key] for key in first))))
     if classifier and not left_out:
         ours.update({f'{_CLASSIFIER}{name}': torch.full_like(own[f'{_CLASSIFIER}{name}'], value)
                      for name, value in CALIBRATION.items()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 import torch
@@ -100,6 +100,16 @@ class RRDBFrequencyClassifier(FrequencyClassifier):
 
     def raw_logits(self, x: torch.Tensor) -> torch.Tensor:
         return super().raw_logits(self.seen(x.detach()))
+
+
+def for_scaled_features(weight: torch.Tensor, bias: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    """The first layer of a classifier of raw features, as one of our shifted and scaled features: logits stay the same.
+
+    Args:
+        weight: (512, 256), as of published weight files.
+        bias: (512,).
+    """
+    return weight * _FEATURE_SPREAD, bias + _FEATURE_MEAN * weight.sum(dim=1)
 
 
 @constant_tensor(maxsize=64)
