@@ -38,7 +38,7 @@ def cases(pairs, photos):
     srvgg['attack'] = dict(PUBLISHED)
     cdc = shrink(read('train/train_cdc_realsr_x4_paper.yml'), photos)
     assert cdc['attack'] == PUBLISHED
-    return {'SRVGGNetCompact': (srvgg, F.l1_loss), 'CDC': (cdc, ComponentLoss())}
+    return {'SRVGGNetCompact': (srvgg, F.l1_loss), 'CDC': (cdc, ComponentLoss(luma='published'))}
 
 
 @pytest.mark.parametrize('kind', ['SRVGGNetCompact', 'CDC'])
