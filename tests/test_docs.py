@@ -7,6 +7,7 @@ import cv2
 import pytest
 import torch
 import yaml
+from basicsr.losses import build_loss
 from torch import nn
 
 from networks import DefendedGain, Gain
@@ -42,13 +43,17 @@ def test_every_equation_is_where_the_table_says(what, files, names):
 def test_published_ways_are_options():
     options = [yaml.safe_load(code) for row in rows('The paper, the published code') + rows('Beyond the paper')
                for code in re.findall(r'`([a-z]+: [^`]+)`', row[4] if len(row) > 4 else row[1])]
-    assert len(options) >= 11
+    assert len(options) >= 24
     for option in options:
         (block, values), = option.items()
         if block == 'defense':
             assert parse_block(values, DEFENSE, block)
         elif block == 'train':
             parse_open(values, TRAIN, block)
+        elif block == 'pixel_opt':
+            build_loss(values)
+        elif block == 'path':
+            assert set(values) <= {'pretrain_network_g'}  # of BasicSR
         elif block == 'attack':
             parse_block({'type': 'IFGSM', 'eps': 8, 'steps': 3, **values}, ATTACK, block)
         else:
