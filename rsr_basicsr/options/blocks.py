@@ -9,6 +9,7 @@ from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.attacks.constraints import NORMS
+from rsr_basicsr.attacks.gradient import SCHEDULES
 from rsr_basicsr.attacks.problem import GATES as ATTACK_GATES
 from rsr_basicsr.attacks.problem import PRECISIONS
 from rsr_basicsr.inference import OVERLAP
@@ -59,6 +60,7 @@ DEFENSE = {
 _ANY_ATTACK = {
     'steps': Key(integer(1)),
     'step_size': Key(distance),  # 1/255
+    'schedule': Key(one_of(SCHEDULES)),
     'random_start': Key(distance),  # 1/255
     'restarts': Key(integer(1)),
     'keep_best': Key(boolean),
