@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks import constraints
+from rsr_basicsr.attacks import constraints, restrictions
 from rsr_basicsr.attacks.memory import Sparing
 from rsr_basicsr.inference import defenses, tile_within, upscale
 
@@ -122,6 +122,8 @@ class Problem:
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
         """The picture inside the ball and, with ``clamp``, inside [0, 1]."""
+        if isinstance(self.constraint, restrictions.ZeroMean):
+            return self.constraint.fit(x, self.lq, self.radius, self.clamp)
         return constraints.project(self.constraint, x, self.lq, self.radius, self.clamp)
 
     def finished(self, x: torch.Tensor) -> torch.Tensor:
@@ -131,11 +133,14 @@ class Problem:
         return torch.where(self.sound.view(-1, 1, 1, 1), self.quantized(x), torch.nan).to(self.kind)
 
     def quantized(self, x: torch.Tensor) -> torch.Tensor:
-        """The pictures as ``quantize`` wants them."""
+        """The pictures as ``quantize`` wants them, within the restrictions of the constraint."""
         if self.quantize == 'none':
             return x
+        return restrictions.restored(self.constraint, self._rounded(x), x, self.lq)
+
+    def _rounded(self, x: torch.Tensor) -> torch.Tensor:
         rounding = torch.round if self.quantize == 'nearest' else torch.floor
-        ball = getattr(self.constraint, 'ball', self.constraint)
+        ball = restrictions.innermost(self.constraint)
         if isinstance(ball, constraints.Linf):
             return constraints.to_8_bit(x, self.lq, self.radius, rounding)
         return constraints.to_8_bit_inside(ball, x, self.lq, self.radius, rounding)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from rsr_basicsr.attacks.checks import check_pictures, expect
 from rsr_basicsr.attacks.gradient import Scheduled
 from rsr_basicsr.attacks.problem import Generators, Problem
+from rsr_basicsr.attacks.restrictions import allowed
 
 
 class Universal(Scheduled):
@@ -90,7 +91,7 @@ class Universal(Scheduled):
             uphill = 0
             for problem in problems:
                 gradient, _ = problem.gradient(self._applied(found, problem))
-                uphill = uphill + self._gathered(gradient)
+                uphill = uphill + self._gathered(allowed(problem.constraint, gradient))
             found = (found + self.share(taken) * first * problems[0].off_plateaus(uphill).sign()).clamp(-1, 1)
         return found
 

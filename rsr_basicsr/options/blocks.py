@@ -12,6 +12,7 @@ from rsr_basicsr.attacks.constraints import NORMS
 from rsr_basicsr.attacks.gradient import SCHEDULES
 from rsr_basicsr.attacks.problem import GATES as ATTACK_GATES
 from rsr_basicsr.attacks.problem import PRECISIONS
+from rsr_basicsr.attacks.restrictions import ZERO_MEANS
 from rsr_basicsr.inference import OVERLAP
 from rsr_basicsr.options.schema import (
     Key,
@@ -66,6 +67,8 @@ _ANY_ATTACK = {
     'keep_best': Key(boolean),
     'norm': Key(one_of(tuple(NORMS))),
     'clamp': Key(boolean),
+    'region': Key(list_of(number(0, 1))),  # top, left, height, width: shares of the image
+    'zero_mean': Key(one_of(ZERO_MEANS)),
     'gate': Key(one_of(ATTACK_GATES)),
     'draws': Key(integer(1)),
     'tile': Key(integer(1)),  # pixels of the input
