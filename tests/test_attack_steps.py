@@ -127,15 +127,17 @@ def test_a_falling_step_reaches_what_a_fixed_one_steps_over():
     assert falling <= 16 / 20 and constant > 1  # the last step is 1 / 20 of the first
 
 
-def test_a_falling_step_is_stronger_on_real_weights(real_network, photo):
+@pytest.mark.parametrize('attack, gain', [(PGD, 1.2), (APGD, 1.05)])
+def test_a_falling_step_is_stronger_on_real_weights(attack, gain, real_network, photo):
+    parts = torch.cat([part for row in photo.split(32, dim=2) for part in row.split(32, dim=3)])
     with torch.no_grad():
-        clean = real_network(photo)
+        clean = real_network(parts)
         damage = {}
         for schedule in ('linear', 'constant', None):
-            attacked = PGD(eps=8, steps=20, schedule=schedule)(
-                real_network, photo, generator=torch.Generator().manual_seed(0))
-            damage[schedule] = (real_network(attacked) - clean).square().flatten(1).sum(1)
-    assert (damage[None] > 1.05 * damage['constant']).all() and torch.equal(damage[None], damage['linear'])
+            attacked = attack(eps=8, steps=20, schedule=schedule)(
+                real_network, parts, generator=torch.Generator().manual_seed(0))
+            damage[schedule] = (real_network(attacked) - clean).square().mean()
+    assert damage[None] > gain * damage['constant'] and damage[None] == damage['linear']
 
 
 def test_apgd_looks_where_the_paper_does():
@@ -143,10 +145,12 @@ def test_apgd_looks_where_the_paper_does():
     assert sorted(APGD.looks(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
-def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over():
+@pytest.mark.parametrize('schedule', ['constant', 'linear'])
+def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over(schedule):
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
     error = {attack: ((attack(net, lq, lq) - lq) * 255 - 3).abs().mean() for attack in (
-        APGD(eps=8, steps=60, objective=Valley()), PGD(eps=8, steps=60, step_size=16, objective=Valley()))}
+        APGD(eps=8, steps=60, schedule=schedule, objective=Valley()),
+        PGD(eps=8, steps=60, step_size=16, objective=Valley()))}
     apgd, pgd = error.values()
     assert apgd < 0.3 and pgd > 1
 

@@ -95,8 +95,11 @@ class Universal(Scheduled):
             found = (found + self.share(taken) * first * problems[0].off_plateaus(uphill).sign()).clamp(-1, 1)
         return found
 
+    def own_start(self, radius):
+        return radius
+
     def _random(self, problem):
-        start = 1.0 if self.random_start is None else min(self.random_start / max(self.eps, 1e-6), 1.0)
+        start = self.own_start(1.0) if self.random_start is None else min(self.random_start / max(self.eps, 1e-6), 1.0)
         return (2 * problem.rand(problem.lq.shape[1], self.size, self.size)[:1] - 1) * start
 
     def _applied(self, perturbation, problem):
