@@ -1,6 +1,6 @@
-"""What an attack step costs (against a plain loop, in bf16, in batches), and what each attack reaches.
+"""What an attack step costs (against a plain loop, in bf16, in batches), and what each reaches.
 
-    python scripts/benchmark_attacks.py [--device cpu|cuda] [--only step precision batch strength]
+    python scripts/benchmark_attacks.py [--device cpu|cuda] [--only step precision batch strength schedules]
 
 Both sides of a ratio are measured in turn in one run, and the fastest run of each counts: other work on the machine
 makes runs slower, never faster. Peak memory on a CPU is that of a process of its own for each side, which Linux alone
@@ -153,15 +153,32 @@ def time_batch(device):
 
 def compare_strength(device):
     """How far each attack moves the output of realesr-animevideov3 for five photos that come with scikit-image."""
+    net, lq = real_network_and_photos(device)
+    source = torch.nn.Upsample(scale_factor=4, mode='bicubic')
+    compare(net, lq, (1, 2, 4, 8), [
+        RandomNoise(), FGSM(), IFGSM(steps=10), MIFGSM(steps=10), PGD(steps=20), PGD(steps=50), APGD(steps=50),
+        BandLimited(steps=20), Universal(size=32, steps=20), Square(queries=300), Transfer(source=source)])
+
+
+def compare_schedules(device):
+    """The same with the steps of PGD and APGD falling, and as they were published."""
+    net, lq = real_network_and_photos(device)
+    compare(net, lq, (2, 8), [
+        attack(steps=steps, schedule=schedule) for steps in (10, 20, 50) for attack in (PGD, APGD)
+        for schedule in ('constant', 'linear')])
+
+
+def real_network_and_photos(device):
+    """realesr-animevideov3, and five photos of scikit-image reduced to 32x32, (5, 3, 32, 32)."""
     net = load_network({**WEIGHTS['realesr-animevideov3'].network, 'weights': fetch('realesr-animevideov3')}).to(device)
     with tempfile.TemporaryDirectory() as folder:
         names = write_evaluation_pairs(Path(folder, 'gt'), Path(folder, 'lq'), gt_size=128)
         pictures = [cv2.imread(str(Path(folder, 'lq', f'{name}.png')))[..., ::-1] / 255 for name in names]
-    lq = torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() for picture in pictures]).to(device)
-    source = torch.nn.Upsample(scale_factor=4, mode='bicubic')
-    attacks = [RandomNoise(), FGSM(), IFGSM(steps=10), MIFGSM(steps=10), PGD(steps=20), PGD(steps=50), APGD(steps=50),
-               BandLimited(steps=20), Universal(size=32, steps=20), Square(queries=300), Transfer(source=source)]
-    eps = (1, 2, 4, 8)
+    return net, torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() for picture in pictures]).to(device)
+
+
+def compare(net, lq, eps, attacks):
+    """Print the mean stability under each attack, at each eps."""
     print(f'\nstability in dB, {len(lq)} pictures of 32x32, 8 bit' + ''.join(f'{f"eps {e}":>8}' for e in eps)
           + '  seconds')
     with torch.no_grad():
@@ -178,7 +195,8 @@ def compare_strength(device):
               + f'{time.perf_counter() - started:9.0f}')
 
 
-SECTIONS = {'step': time_step, 'precision': time_precision, 'batch': time_batch, 'strength': compare_strength}
+SECTIONS = {'step': time_step, 'precision': time_precision, 'batch': time_batch, 'strength': compare_strength,
+            'schedules': compare_schedules}
 
 
 if __name__ == '__main__':

@@ -26,6 +26,8 @@ WRONG = [
     (dict(type='PGD', random_start=0), 'no gradient at the clean picture'),
     (dict(type='BandLimited', band=[0.5, 0.4]), r'0 <= low < high <= 1, got \[0.5, 0.4\]'),
     (dict(type='Square', queries=1), 'queries >= 2'), (dict(type='Square', area=0), 'area > 0 and <= 1, got 0'),
+    (dict(type='PGD', schedule='cosine'), "schedule must be one of linear, constant, got 'cosine'"),
+    (dict(type='IFGSM', schedule='linear'), "IFGSM has no 'schedule'"),  # its step is that of the paper
     (dict(type='MIFGSM', decay=-1), 'decay >= 0'), (dict(type='Universal', size=0), 'size >= 1'),
     (dict(type='DetectorAware', weights=[]), 'expected weights'), (dict(type='PGD', eps='8'), "got '8'"),
     (dict(type='PGD', steps=2.5), 'a whole number, got 2.5'), (dict(type='PGD', clamp='no'), 'false or end, got .no'),

@@ -104,15 +104,53 @@ def test_momentum_against_the_recursion_written_out():
     torch.testing.assert_close(attacked, x)
 
 
+@pytest.mark.parametrize('arguments, levels', [
+    (dict(step_size=4, schedule='linear'), 4 + 3 + 2 + 1), (dict(step_size=4), 4 * 4),  # a given step stays
+    (dict(step_size=4, schedule='constant'), 4 * 4), (dict(), 2 * 20 * (4 + 3 + 2 + 1) / 4),
+    (dict(schedule='constant'), 2.5 * 20)], ids=str)
+def test_steps_of_a_schedule_sum_to_what_is_computed_by_hand(arguments, levels):
+    class Unbounded(PGD):
+        def run(self, problem):
+            problem.project = lambda x: x
+            return super().run(problem)
+
+    lq = torch.full((1, 3, 4, 4), 0.5, dtype=torch.float64)
+    attack = Unbounded(eps=20, steps=4, random_start=0, objective=Along(), **arguments)
+    attacked = attack(Affine(torch.ones(1, 3, 1, 1)), lq, torch.ones_like(lq))
+    torch.testing.assert_close(attacked, lq + levels / 255)
+
+
+def test_a_falling_step_reaches_what_a_fixed_one_steps_over():
+    net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
+    falling, constant = (((PGD(eps=8, steps=20, step_size=16, schedule=schedule, objective=Valley())(net, lq, lq)
+                           - lq) * 255 - 3).abs().max() for schedule in ('linear', 'constant'))
+    assert falling <= 16 / 20 and constant > 1  # the last step is 1 / 20 of the first
+
+
+@pytest.mark.parametrize('attack, gain', [(PGD, 1.2), (APGD, 1.05)])
+def test_a_falling_step_is_stronger_on_real_weights(attack, gain, real_network, photo):
+    parts = torch.cat([part for row in photo.split(32, dim=2) for part in row.split(32, dim=3)])
+    with torch.no_grad():
+        clean = real_network(parts)
+        damage = {}
+        for schedule in ('linear', 'constant', None):
+            attacked = attack(eps=8, steps=20, schedule=schedule)(
+                real_network, parts, generator=torch.Generator().manual_seed(0))
+            damage[schedule] = (real_network(attacked) - clean).square().mean()
+    assert damage[None] > gain * damage['constant'] and damage[None] == damage['linear']
+
+
 def test_apgd_looks_where_the_paper_does():
     # p = 0, 0.22, then gaps of 0.19, 0.16, 0.13, 0.10, 0.07, 0.06, 0.06: Croce and Hein 2020, section 3.1.
     assert sorted(APGD.looks(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
-def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over():
+@pytest.mark.parametrize('schedule', ['constant', 'linear'])
+def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over(schedule):
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
     error = {attack: ((attack(net, lq, lq) - lq) * 255 - 3).abs().mean() for attack in (
-        APGD(eps=8, steps=60, objective=Valley()), PGD(eps=8, steps=60, step_size=16, objective=Valley()))}
+        APGD(eps=8, steps=60, schedule=schedule, objective=Valley()),
+        PGD(eps=8, steps=60, step_size=16, objective=Valley()))}
     apgd, pgd = error.values()
     assert apgd < 0.3 and pgd > 1
 

@@ -13,6 +13,7 @@ from basicsr.archs import build_network
 
 from helpers import OPTIONS, read, shrink, write
 from rsr_basicsr.archs import FrequencyClassifier
+from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.cli import main
 from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.options import blocks, check_options, host, read_options
@@ -398,6 +399,13 @@ def test_committed_sets_hold_what_their_check_takes(file, photos, tmp_path):
     opt['photos'] = [str(photos)]
     parsed = check_adversarial_set(opt)
     assert len(parsed['photos']) >= 11 and parsed['dataroot'] == f'datasets/detector/{file.stem}'
+
+
+@pytest.mark.parametrize('file', sorted((OPTIONS / 'adversarial_set').glob('*.yml')), ids=lambda file: file.name)
+def test_committed_sets_keep_the_step_that_the_shipped_detector_was_made_with(file):
+    for attack in yaml.safe_load(file.read_text()).get('attacks', ()):
+        built = build_attack({key: value for key, value in attack.items() if key not in ('share', 'eps')})
+        assert not getattr(built, 'falls', False), attack
 
 
 def test_the_options_of_the_detector_name_the_committed_sets():

@@ -14,6 +14,7 @@ from rsr_basicsr.attacks.checks import check_clamp, check_pictures, check_radius
 from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
 from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, worse
+from rsr_basicsr.attacks.restrictions import Shares, restrict
 from rsr_basicsr.inference import OVERLAP
 
 #: By what the damage of an attack is measured
@@ -39,6 +40,9 @@ class Attack:
         clamp: keep the pictures inside [0, 1]; ``end`` does so when the attack is over, as the published code does in
             evaluation: until then they are inside the ball only. False keeps them inside the ball only, as the
             published code does in training, and needs ``quantize`` to be ``none``.
+        region: what may change: [top, left, height, width] as shares of the image, or a mask (H, W), nonzero inside.
+            Outside the result is equal to ``lq`` bit by bit. None is the whole image.
+        zero_mean: ``channel`` or ``image``: each channel of the perturbation, or all of it, has mean zero.
         gate: of a defended network, while it is attacked: ``straight_through`` gives the classifier's decision a
             gradient, ``always`` and ``never`` take the decision from it; None leaves it as it is.
         draws: gradients and damages are means over this many passes: the expectation over the transformations
@@ -71,7 +75,8 @@ class Attack:
         return super().__new__(cls)
 
     def __init__(self, *, eps: float = 8, norm: str = 'Linf', objective: Union[str, Objective] = 'stability',
-                 restarts: int = 1, quantize: str = 'none', clamp: Union[bool, str] = True, gate: Optional[str] = None,
+                 restarts: int = 1, quantize: str = 'none', clamp: Union[bool, str] = True,
+                 region: Optional[Shares] = None, zero_mean: Optional[str] = None, gate: Optional[str] = None,
                  draws: int = 1, tile: Optional[int] = None, memory: Optional[float] = None, overlap: int = OVERLAP,
                  precision: str = 'fp32', seed: Optional[int] = None):
         expect('eps in 1/255 units', eps, 0, 255)
@@ -89,7 +94,8 @@ class Attack:
             raise ValueError(f'tile: {tile} and memory: {memory} exclude each other; memory chooses the tile')
         if quantize != 'none' and not clamp:
             raise ValueError(f'quantize: {quantize} needs clamp: an 8-bit picture has no values outside [0, 1]')
-        self.eps, self.norm, self.constraint = eps, norm, NORMS[norm]()
+        self.eps, self.norm, self.region, self.zero_mean = eps, norm, region, zero_mean
+        self.constraint = restrict(NORMS[norm](), region, zero_mean)
         self.objective = build_objective(objective)
         self.restarts, self.quantize, self.clamp, self.gate, self.draws = restarts, quantize, clamp, gate, draws
         self.tile, self.memory, self.overlap, self.precision, self.seed = tile, memory, overlap, precision, seed

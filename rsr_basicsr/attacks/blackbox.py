@@ -7,6 +7,7 @@ import torch
 from rsr_basicsr.attacks.base import Attack
 from rsr_basicsr.attacks.checks import expect
 from rsr_basicsr.attacks.problem import worse
+from rsr_basicsr.attacks.restrictions import extent
 
 
 class Square(Attack):
@@ -17,7 +18,7 @@ class Square(Attack):
 
     Args:
         queries: passes of the network.
-        area: share of the picture that the first squares take.
+        area: share of the picture, or of its region, that the first squares take.
     """
 
     uses = 'queries'
@@ -30,15 +31,18 @@ class Square(Attack):
         self.queries, self.area = expect('queries', queries, 2, whole=True), expect('area', area, 0, 1, above=True)
 
     def run(self, problem):
-        channels, height, width = problem.lq.shape[1:]
+        channels, _, width = problem.lq.shape[1:]
+        rows, columns = extent(problem.constraint, problem.lq)
         attacked = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, width))
         best = (problem.damage(attacked), attacked)
         for query in range(1, self.queries):
-            side = self.side(query, height, width)
-            inside = self._window(problem.rand(1), height, side).unsqueeze(2) & \
-                self._window(problem.rand(1), width, side).unsqueeze(1)
+            side = self.side(query, len(rows), len(columns))
+            inside = self._window(problem.rand(1), rows, side, problem.lq).unsqueeze(2) & \
+                self._window(problem.rand(1), columns, side, problem.lq, -1).unsqueeze(1)
             moved = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, 1))
             candidate = torch.where(inside.unsqueeze(1), moved, best[1])
+            if self.zero_mean is not None:  # of two pictures of mean zero, the parts are not
+                candidate = problem.project(candidate)
             best = worse(best, (problem.damage(candidate), candidate))
         return best
 
@@ -49,11 +53,11 @@ class Square(Attack):
         return min(max(round((area * height * width)**0.5), 1), height, width)
 
     @staticmethod
-    def _window(place, size, side):
-        """Where on an axis the square lies, bool (B, size), for a place in [0, 1), (B, 1)."""
-        begin = (place * (size - side + 1)).floor()
-        axis = torch.arange(size, device=place.device)
-        return (axis >= begin) & (axis < begin + side)
+    def _window(place: torch.Tensor, within: range, side: int, x: torch.Tensor, axis: int = -2) -> torch.Tensor:
+        """Where on an axis of ``x`` the square lies, bool (B, size of the axis), for a place in [0, 1), (B, 1)."""
+        begin = within.start + (place * (len(within) - side + 1)).floor()
+        indices = torch.arange(x.shape[axis], device=x.device)
+        return (indices >= begin) & (indices < begin + side)
 
 
 class RandomNoise(Attack):

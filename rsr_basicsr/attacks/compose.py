@@ -89,7 +89,7 @@ class WorstOf(Attack):
         ValueError: there is no attack, or the target would mean different things to them.
     """
 
-    fixed = ('eps', 'norm', 'restarts', 'quantize', 'clamp', 'gate')
+    fixed = ('eps', 'norm', 'restarts', 'quantize', 'clamp', 'region', 'zero_mean', 'gate')
 
     def __init__(self, *, attacks: Sequence[Attack], seed: Optional[int] = None, **measured):
         if not attacks:

@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple, Union
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks import constraints
+from rsr_basicsr.attacks import constraints, restrictions
 from rsr_basicsr.attacks.memory import Sparing
 from rsr_basicsr.inference import defenses, tile_within, upscale
 
@@ -130,8 +130,13 @@ class Problem:
         return self.objective(output, self.reference)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        """The picture inside the ball and, with ``clamp`` that is not ``end``, inside [0, 1]."""
-        return constraints.project(self.constraint, x, self.lq, self.radius, self.clamp is True)
+        """The image inside the ball and, with ``clamp`` that is not ``end``, inside [0, 1]."""
+        return self._inside(x, self.clamp is True)
+
+    def _inside(self, x: torch.Tensor, clamp: bool) -> torch.Tensor:
+        if isinstance(self.constraint, restrictions.ZeroMean):
+            return self.constraint.fit(x, self.lq, self.radius, clamp)
+        return constraints.project(self.constraint, x, self.lq, self.radius, clamp)
 
     def finished(self, x: torch.Tensor) -> torch.Tensor:
         """Attacked pictures as they are handed out: kept to the band, ``quantize`` done, not a number if unsound."""
@@ -140,12 +145,15 @@ class Problem:
         return torch.where(self.sound.view(-1, 1, 1, 1), self.quantized(x), torch.nan).to(self.kind)
 
     def quantized(self, x: torch.Tensor) -> torch.Tensor:
-        """The pictures as ``clamp: end`` and ``quantize`` want them."""
-        x = x.clamp(0, 1) if self.clamp == 'end' else x
+        """The images as ``clamp: end`` and ``quantize`` want them, within the restrictions of the constraint."""
+        x = self._inside(x, True) if self.clamp == 'end' else x
         if self.quantize == 'none':
             return x
+        return restrictions.restored(self.constraint, self._rounded(x), x, self.lq)
+
+    def _rounded(self, x: torch.Tensor) -> torch.Tensor:
         rounding = torch.round if self.quantize == 'nearest' else torch.floor
-        ball = getattr(self.constraint, 'ball', self.constraint)
+        ball = restrictions.innermost(self.constraint)
         if isinstance(ball, constraints.Linf):
             return constraints.to_8_bit(x, self.lq, self.radius, rounding)
         return constraints.to_8_bit_inside(ball, x, self.lq, self.radius, rounding)

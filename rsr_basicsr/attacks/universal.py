@@ -9,12 +9,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rsr_basicsr.attacks.base import GradientAttack
 from rsr_basicsr.attacks.checks import check_pictures, expect
+from rsr_basicsr.attacks.gradient import Scheduled
 from rsr_basicsr.attacks.problem import Generators, Problem
+from rsr_basicsr.attacks.restrictions import allowed
 
 
-class Universal(GradientAttack):
+class Universal(Scheduled):
     """One perturbation for all pictures (Moosavi-Dezfooli et al. 2017), found by projected sign steps.
 
     :meth:`fit` finds it on a set of pictures. Without it each call finds one for its own batch: the only attack
@@ -22,7 +23,7 @@ class Universal(GradientAttack):
 
     Args:
         size: height and width of the perturbation in pixels.
-        steps: passes over the pictures, each a step along the sign of the gradient of all; ``step_size`` as in PGD.
+        steps: passes over the pictures, each a step along the sign of the gradient of all, as long as those of PGD.
         perturbation: one that was found before, (1, C, size, size), as a share of eps.
     """
 
@@ -88,18 +89,21 @@ class Universal(GradientAttack):
         return self._applied(self._random(problem), problem)
 
     def _find(self, problems: List[Problem]):
-        share = 2.5 / self.steps if self.step_size is None else self.step_size / max(self.eps, 1e-6)
+        first = self.own_step(1.0) if self.step_size is None else self.step_size / max(self.eps, 1e-6)
         found = self._random(problems[0])
-        for _ in range(self.steps):
+        for taken in range(self.steps):
             uphill = 0
             for problem in problems:
                 gradient, _ = problem.gradient(self._applied(found, problem))
-                uphill = uphill + self._gathered(gradient)
-            found = (found + share * problems[0].off_plateaus(uphill).sign()).clamp(-1, 1)
+                uphill = uphill + self._gathered(allowed(problem.constraint, gradient))
+            found = (found + self.share(taken) * first * problems[0].off_plateaus(uphill).sign()).clamp(-1, 1)
         return found
 
+    def own_start(self, radius):
+        return radius
+
     def _random(self, problem):
-        start = 1.0 if self.random_start is None else min(self.random_start / max(self.eps, 1e-6), 1.0)
+        start = self.own_start(1.0) if self.random_start is None else min(self.random_start / max(self.eps, 1e-6), 1.0)
         return (2 * problem.rand(problem.lq.shape[1], self.size, self.size)[:1] - 1) * start
 
     def _applied(self, perturbation, problem):

@@ -23,7 +23,8 @@ from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, applicable, decides
 from rsr_basicsr.options.benchmark_pictures import Picture, open_dataset
 from rsr_basicsr.weights import build_quietly, digest, file_sha256, load_network
 
-_FORMAT = 2  # of what a key is made of
+# Of what a key is made of, and of what the options in it mean: since 3 the step of PGD falls.
+_FORMAT = 3
 _TRIALS = 8  # of a network, to see whether it draws at random: some do not always
 _WITH_OWN_WAYS = (DetectorAware, Universal, WorstOf)  # through the gate
 GATES = ('as it decides', 'always', 'never')

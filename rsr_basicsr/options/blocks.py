@@ -9,8 +9,10 @@ from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.attacks.constraints import NORMS
+from rsr_basicsr.attacks.gradient import SCHEDULES
 from rsr_basicsr.attacks.problem import GATES as ATTACK_GATES
 from rsr_basicsr.attacks.problem import PRECISIONS
+from rsr_basicsr.attacks.restrictions import ZERO_MEANS
 from rsr_basicsr.inference import OVERLAP
 from rsr_basicsr.options.schema import (
     Key,
@@ -60,11 +62,14 @@ DEFENSE = {
 _ANY_ATTACK = {
     'steps': Key(integer(1)),
     'step_size': Key(distance),  # 1/255
+    'schedule': Key(one_of(SCHEDULES)),
     'random_start': Key(distance),  # 1/255
     'restarts': Key(integer(1)),
     'keep_best': Key(boolean),
     'norm': Key(one_of(tuple(NORMS))),
     'clamp': Key(word_or(('end',), boolean)),
+    'region': Key(list_of(number(0, 1))),  # top, left, height, width: shares of the image
+    'zero_mean': Key(one_of(ZERO_MEANS)),
     'gate': Key(one_of(ATTACK_GATES)),
     'draws': Key(integer(1)),
     'tile': Key(integer(1)),  # pixels of the input
