@@ -123,7 +123,7 @@ def _benchmark(folder, options, weights) -> Dict[str, Any]:
         'num_gpu': 0, 'gallery': 5, 'mask_seeds': [0],
         'networks': {UNDEFENDED: {**WEIGHTS[WEIGHTS_NAME].network, 'weights': str(weights)},
                      DEFENDED: {**options['network_g'], 'weights': str(trained)}},
-        'attacks': {'ifgsm': {'type': 'IFGSM', 'steps': 10, 'objective': 'stability', 'quantize': 'nearest'}},
+        'attacks': {'pgd': {'type': 'PGD', 'steps': 10, 'objective': 'stability', 'quantize': 'nearest'}},
         'eps': list(EPS),
         'datasets': {'scikit-image': {'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'gt'),
                                       'dataroot_lq': str(folder / 'lq'), 'io_backend': {'type': 'disk'}}},
