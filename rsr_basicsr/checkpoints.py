@@ -12,13 +12,11 @@ import io
 import logging
 import os
 import os.path as osp
-import random
 import shutil
 import tempfile
 import zipfile
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
-import numpy as np
 import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import check_resume, get_root_logger
@@ -26,8 +24,9 @@ from basicsr.utils.dist_util import get_dist_info
 from torch import distributed as dist
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.errors import WeightsError, in_one_line
-from rsr_basicsr.weights import read_file
+from rsr_basicsr.utils.errors import WeightsError, in_one_line
+from rsr_basicsr.utils.random_streams import random_state, set_random_state
+from rsr_basicsr.weights.state_dict import read_file
 
 #: The entry of a training state that holds what BasicSR does not keep
 EXTRAS = 'rsr_basicsr'
@@ -211,34 +210,10 @@ class ResumingSampler(EnlargedSampler):
         return iter(indices)
 
 
-def random_state() -> Dict[str, Any]:
-    """States of all random number generators of this process, as plain values and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    state = {'python': random.getstate(), 'numpy': [name, keys.tolist(), position, has_gauss, cached],
-             'torch': torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        state['cuda'] = torch.cuda.get_rng_state()
-    return state
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what :func:`random_state` returned."""
-    random.setstate(state['python'])
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state['torch'])
-    if 'cuda' in state and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state['cuda'])
 
 
-@contextlib.contextmanager
-def random_streams_kept() -> Iterator[None]:
-    """At the end of the block all random streams go on as if it had not been there."""
-    before = random_state()
-    try:
-        yield
-    finally:
-        set_random_state(before)
 
 
 def _add(path, entry, value):

@@ -210,7 +210,7 @@ def _load_any_state_dict():
     """
     from basicsr.models.base_model import BaseModel
 
-    from rsr_basicsr import loading
+    from rsr_basicsr.weights import loading
     BaseModel.load_network = loading.load_network
 
 

@@ -12,10 +12,10 @@ from typing import List
 
 from torch import distributed as dist
 
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.files import sole_writer
-from rsr_basicsr.options import check_options, read_options
-from rsr_basicsr.options.overrides import override
+from rsr_basicsr.check import check_options
+from rsr_basicsr.options.loading import override, read_options
+from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.files import sole_writer
 
 
 def run_pipeline(stage: str, args: argparse.Namespace) -> None:

@@ -17,15 +17,15 @@ from typing import Any, Dict, Optional
 
 import yaml
 
-from rsr_basicsr.benchmark.output import write_results
+from rsr_basicsr.benchmark.options import check_benchmark
+from rsr_basicsr.benchmark.report.output import write_results
+from rsr_basicsr.benchmark.report.tables import as_text
+from rsr_basicsr.benchmark.report.verdict import verdict
 from rsr_basicsr.benchmark.run import run_benchmark
-from rsr_basicsr.benchmark.tables import as_text
-from rsr_basicsr.benchmark.verdict import verdict
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
-from rsr_basicsr.errors import OptionsError, RSRError
-from rsr_basicsr.files import options_folder
-from rsr_basicsr.options.benchmark import check_benchmark
-from rsr_basicsr.weights import WEIGHTS, fetch
+from rsr_basicsr.options.shipped import options_folder
+from rsr_basicsr.utils.errors import OptionsError, RSRError
+from rsr_basicsr.weights.official import WEIGHTS, fetch
 
 OPTIONS = options_folder() / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
 WEIGHTS_NAME = 'realesr-animevideov3'

@@ -24,20 +24,10 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from timing import describe, fastest, peak_mib
 
-from rsr_basicsr.attacks import (
-    APGD,
-    FGSM,
-    IFGSM,
-    MIFGSM,
-    PGD,
-    BandLimited,
-    RandomNoise,
-    Square,
-    Transfer,
-    Universal,
-)
+from rsr_basicsr.attacks import APGD, FGSM, IFGSM, MIFGSM, PGD, BandLimited, RandomNoise, Square, Transfer, Universal
 from rsr_basicsr.data import write_evaluation_pairs
-from rsr_basicsr.weights import WEIGHTS, fetch, load_network
+from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.state_dict import load_network
 
 NETWORKS = {
     'RRDBNet, 23 blocks': lambda: RRDBNet(3, 3, num_feat=64, num_block=23, num_grow_ch=32),

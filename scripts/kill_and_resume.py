@@ -20,7 +20,7 @@ import yaml
 
 import rsr_basicsr  # noqa: F401
 from rsr_basicsr.data import write_evaluation_pairs
-from rsr_basicsr.weights import load_state
+from rsr_basicsr.weights.state_dict import load_state
 
 EVERY = 3  # iterations from one checkpoint to the next
 

@@ -20,9 +20,10 @@ from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED, build_classifier
 from rsr_basicsr.attacks import PGD, DetectorAware
 from rsr_basicsr.data import write_evaluation_pairs
-from rsr_basicsr.data.adversarial_pictures import find_photos
-from rsr_basicsr.pictures import read_picture
-from rsr_basicsr.weights import WEIGHTS, fetch, load_network
+from rsr_basicsr.inference.image_io import read_picture
+from rsr_basicsr.inference.listing import find_photos
+from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.state_dict import load_network
 
 NETWORKS = ('RealESRGAN_x4plus', 'realesr-general-x4v3', 'realesr-animevideov3')
 

@@ -12,7 +12,7 @@ import torch
 
 import rsr_basicsr  # noqa: F401
 from rsr_basicsr.archs.defense import CLASSIFIERS
-from rsr_basicsr.weights import load_state
+from rsr_basicsr.weights.state_dict import load_state
 
 
 def ship(path: str) -> None:

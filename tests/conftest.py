@@ -10,8 +10,9 @@ import torch
 from skimage import data
 
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
-from rsr_basicsr.errors import WeightsError
-from rsr_basicsr.weights import WEIGHTS, fetch, load_network
+from rsr_basicsr.utils.errors import WeightsError
+from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.state_dict import load_network
 
 
 @pytest.fixture(autouse=True)

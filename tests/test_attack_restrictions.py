@@ -22,7 +22,7 @@ from rsr_basicsr.attacks import (
 from rsr_basicsr.attacks.constraints import L2, Linf
 from rsr_basicsr.attacks.restrictions import Region, ZeroMean
 from rsr_basicsr.options.blocks import ATTACK
-from rsr_basicsr.options.schema import parse_block
+from rsr_basicsr.options.types import parse_block
 
 REGION = [0.25, 0.5, 0.5, 0.25]
 SMALL = dict(steps=4, queries=30, size=8)

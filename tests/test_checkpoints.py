@@ -15,10 +15,12 @@ import torch
 from basicsr.archs import build_network
 
 from helpers import SMALL_NETWORKS, paired_options, train, write
-from rsr_basicsr import checkpoints, files
-from rsr_basicsr.checkpoints import ResumingSampler, newest_whole_state, random_state, set_random_state, written_whole
+from rsr_basicsr import checkpoints
+from rsr_basicsr.checkpoints import ResumingSampler, newest_whole_state, written_whole
 from rsr_basicsr.cli import main
-from rsr_basicsr.weights import load_state
+from rsr_basicsr.utils import files
+from rsr_basicsr.utils.random_streams import random_state, set_random_state
+from rsr_basicsr.weights.state_dict import load_state
 
 
 def train_more(opt, iterations, folder, monkeypatch, *flags):

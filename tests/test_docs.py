@@ -13,7 +13,7 @@ from torch import nn
 from networks import DefendedGain, Gain
 from rsr_basicsr import attacks
 from rsr_basicsr.options.blocks import ATTACK, DEFENSE, TRAIN
-from rsr_basicsr.options.schema import parse_block, parse_open
+from rsr_basicsr.options.types import parse_block, parse_open
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = re.split(r'^## ', (ROOT / 'docs' / 'method.md').read_text(encoding='utf-8'), flags=re.MULTILINE)

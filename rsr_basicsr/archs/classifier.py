@@ -8,10 +8,10 @@ from typing import Iterator, Mapping, Optional, Tuple, Union
 import torch
 from torch import nn
 
-from rsr_basicsr.constants import any_size
-from rsr_basicsr.errors import WeightsError, in_one_line
-from rsr_basicsr.frequency import without_autocast
-from rsr_basicsr.weights import load_state
+from rsr_basicsr.ops.caching import any_size
+from rsr_basicsr.ops.frequency import without_autocast
+from rsr_basicsr.utils.errors import WeightsError, in_one_line
+from rsr_basicsr.weights.state_dict import load_state
 
 CLEAN = 0  # the class; 1 is attacked
 

@@ -23,6 +23,8 @@ from rsr_basicsr.archs.cdc_arch import CDC
 from rsr_basicsr.archs.defense import Defense
 
 INPUT = 'input'
+#: Where fewer masks are used than there are places
+POINTS = {'SRVGGNetCompact': ('input',)}  # the others blur it
 
 
 class MaskPoint(NamedTuple):

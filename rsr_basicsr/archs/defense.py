@@ -14,7 +14,7 @@ from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier, RRD
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
 from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
-from rsr_basicsr.constants import any_size
+from rsr_basicsr.ops.caching import any_size
 
 GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('picture', 'batch', 'majority', 'tile')
@@ -166,7 +166,7 @@ class Defense(nn.Module):
     def masking_by(self, masks: Masks):
         """Within the block, :meth:`apply_mask` leaves to a function what a mask makes of a tensor.
 
-        For networks that see a picture tile by tile, see :class:`rsr_basicsr.tiles.WholeMasks`.
+        For networks that see a picture tile by tile, see :class:`rsr_basicsr.ops.whole_masks.WholeMasks`.
 
         Args:
             masks: called with this defence, the tensor and the number of the mask in this pass.

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from rsr_basicsr.archs.classifier import CALIBRATION, SampleClassifier
 from rsr_basicsr.archs.versions import refuse_older_files
-from rsr_basicsr.constants import any_size, constant_tensor
-from rsr_basicsr.frequency import log_spectrum
+from rsr_basicsr.ops.caching import any_size, constant_tensor
+from rsr_basicsr.ops.frequency import log_spectrum
 
 POOL_BY = ('size', 'height')
 

@@ -10,8 +10,8 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
-from rsr_basicsr.constants import any_size, constant_tensor
-from rsr_basicsr.frequency import filter_dct, radial_distance
+from rsr_basicsr.ops.caching import any_size, constant_tensor
+from rsr_basicsr.ops.frequency import filter_dct, radial_distance
 
 Generators = Union[torch.Generator, Sequence[torch.Generator]]
 

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from rsr_basicsr.archs.classifier import row_bands, rows_between, upper_left
-from rsr_basicsr.constants import any_size, constant_tensor
-from rsr_basicsr.frequency import dct_basis
+from rsr_basicsr.ops.caching import any_size, constant_tensor
+from rsr_basicsr.ops.frequency import dct_basis
 
 BLOCKS = ((8, 4), (4, 2))  # size and stride in pixels
 BLOCK_BINS = 8  # of log2 of the magnitude: 0, 0.25, 0.75, 1.75, ... 31.75 grey levels

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr.archs.classifier import SampleClassifier, constant, mirrored, row_bands
-from rsr_basicsr.constants import any_size
+from rsr_basicsr.ops.caching import any_size
 
 
 class _BatchNorm(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from basicsr.utils import get_root_logger
 from torch import nn
 
-from rsr_basicsr.errors import WeightsError
+from rsr_basicsr.utils.errors import WeightsError
 
 
 def refuse_older_files(net: nn.Module, version: int, because: str) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from rsr_basicsr.attacks.checks import check_pictures, check_radius, expect
 from rsr_basicsr.attacks.gradient import PGD, to_unit
 from rsr_basicsr.attacks.problem import Problem, worse
-from rsr_basicsr.inference import defenses
+from rsr_basicsr.ops.tiled import defenses
 
 
 class Evasion(NamedTuple):

@@ -15,7 +15,7 @@ from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
 from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, worse
 from rsr_basicsr.attacks.restrictions import Shares, restrict
-from rsr_basicsr.inference import OVERLAP
+from rsr_basicsr.ops.tiled import OVERLAP
 
 #: By what the damage of an attack is measured
 MEASURED = ('objective', 'draws', 'tile', 'memory', 'overlap', 'precision')

@@ -10,8 +10,8 @@ from typing import Callable
 
 import torch
 
-from rsr_basicsr.constants import constant_tensor
-from rsr_basicsr.frequency import dct2, filter_dct, radial_distance
+from rsr_basicsr.ops.caching import constant_tensor
+from rsr_basicsr.ops.frequency import dct2, filter_dct, radial_distance
 
 
 class Linf:

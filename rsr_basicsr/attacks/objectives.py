@@ -12,8 +12,8 @@ from typing import Any, Callable, Mapping, Optional, Union
 
 import torch
 
-from rsr_basicsr.errors import WeightsError
-from rsr_basicsr.perceptual import lpips_distance
+from rsr_basicsr.ops.perceptual import lpips_distance
+from rsr_basicsr.utils.errors import WeightsError
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -110,7 +110,7 @@ class Perceptual(Objective):
         backbone: file with AlexNet's weights for LPIPS; None takes torchvision's own.
 
     Raises:
-        ValueError: both are given, or LPIPS cannot be had; see :func:`rsr_basicsr.perceptual.lpips_distance`.
+        ValueError: both are given, or LPIPS cannot be had; see :func:`rsr_basicsr.ops.perceptual.lpips_distance`.
     """
 
     needs_random_start = True

@@ -10,7 +10,7 @@ from torch import nn
 
 from rsr_basicsr.attacks import constraints, restrictions
 from rsr_basicsr.attacks.memory import Sparing
-from rsr_basicsr.inference import defenses, tile_within, upscale
+from rsr_basicsr.ops.tiled import defenses, tile_within, upscale
 
 Generators = Union[None, torch.Generator, Sequence[torch.Generator]]
 GATES = ('straight_through', 'always', 'never')

@@ -17,11 +17,12 @@ from torch import nn
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
+from rsr_basicsr.benchmark.images import Picture, open_dataset
+from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE
+from rsr_basicsr.benchmark.options import applicable, decides, detector_has_gradient
 from rsr_basicsr.defenses import build_defense
-from rsr_basicsr.inference import Padded, defenses
-from rsr_basicsr.options.benchmark import CLEAN, NO_DEFENSE, applicable, decides, detector_has_gradient
-from rsr_basicsr.options.benchmark_pictures import Picture, open_dataset
-from rsr_basicsr.weights import build_quietly, digest, file_sha256, load_network
+from rsr_basicsr.ops.tiled import Padded, defenses
+from rsr_basicsr.weights.state_dict import build_quietly, digest, file_sha256, load_network
 
 # Of what a key is made of, and of what the options in it mean: since 3 the step of PGD falls.
 _FORMAT = 3
@@ -54,7 +55,7 @@ class Matrix:
     """The cells of a benchmark, and what is needed to measure them, loaded when it is asked for.
 
     Args:
-        options: as :func:`rsr_basicsr.options.benchmark.check_benchmark` returns them.
+        options: as :func:`rsr_basicsr.benchmark.options.check_benchmark` returns them.
         pictures: likewise.
         device: where the networks compute.
 

@@ -20,11 +20,11 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf
 from rsr_basicsr.attacks.alarms import zero_gradient
 from rsr_basicsr.benchmark.matrix import GATES, Cell, Matrix, drawing
+from rsr_basicsr.benchmark.names import CLEAN
 from rsr_basicsr.benchmark.record import Record, Recorder
-from rsr_basicsr.errors import in_one_line
-from rsr_basicsr.inference import upscale
 from rsr_basicsr.metrics.inputs import calculate
-from rsr_basicsr.options.benchmark import CLEAN
+from rsr_basicsr.ops.tiled import upscale
+from rsr_basicsr.utils.errors import in_one_line
 
 #: Pixels of the input, at the centre, that the gallery keeps
 SHOWN = 160

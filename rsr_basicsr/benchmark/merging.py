@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
+from rsr_basicsr.benchmark.names import SECTIONS, STABILITY
 from rsr_basicsr.benchmark.record import PICTURES, Record, Recorder, picture_file, read_records
 from rsr_basicsr.benchmark.run import OPTIONS, keep_options
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options.benchmark import SECTIONS, STABILITY
+from rsr_basicsr.utils.errors import OptionsError
 
 
 def merge_runs(folders: Sequence[Path], output: Path) -> Tuple[List[Record], Dict[str, Any]]:

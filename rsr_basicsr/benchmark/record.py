@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional
 import cv2
 import numpy as np
 
-from rsr_basicsr.files import write_whole
+from rsr_basicsr.utils.files import write_whole
 
 FOLDER = 'record'  # one file for each process that wrote
 PICTURES = 'pictures'

@@ -14,13 +14,13 @@ import cv2
 import torch
 from torch import distributed as dist
 
+from rsr_basicsr.benchmark.images import Picture
 from rsr_basicsr.benchmark.matrix import Cell, Matrix
 from rsr_basicsr.benchmark.measure import Bench
 from rsr_basicsr.benchmark.record import Record, Recorder, read_records
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.files import write_whole
-from rsr_basicsr.options.benchmark_pictures import Picture
-from rsr_basicsr.progress import progress_bar
+from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.progress import progress_bar
 
 OPTIONS = 'options.json'  # what was measured, for those who read the results
 _PATIENCE = datetime.timedelta(days=30)  # of a process for the others: a cell may take an hour
@@ -34,7 +34,7 @@ def run_benchmark(options: Mapping[str, Any], pictures: Sequence[Picture], folde
     result of a cell does not depend on which process measures it.
 
     Args:
-        options, pictures: as :func:`rsr_basicsr.options.benchmark.check_benchmark` returns them.
+        options, pictures: as :func:`rsr_basicsr.benchmark.options.check_benchmark` returns them.
         folder: where the records are kept, and looked for.
         progress: show a bar on stderr.
 

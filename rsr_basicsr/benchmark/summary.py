@@ -9,10 +9,10 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Opt
 
 import numpy as np
 
+from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.record import Record
 from rsr_basicsr.metrics.detection import roc_auc
 from rsr_basicsr.metrics.inputs import is_higher_better
-from rsr_basicsr.options.benchmark import CLEAN, STABILITY, WORST_CASE
 
 _RESAMPLES = 2000
 _CONFIDENCE = 95  # per cent

@@ -26,7 +26,7 @@ from rsr_basicsr.cli import (
     weights,
 )
 from rsr_basicsr.cli.parser import Parser
-from rsr_basicsr.errors import RSRError
+from rsr_basicsr.utils.errors import RSRError
 
 _COMMANDS = {'weights': weights, 'options': options, 'defend': defend, 'check': check, 'masks': masks,
              'train': train, 'test': test, 'upscale': upscale, 'detect': detect, 'export': export,

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from rsr_basicsr.data.adversarial_set import write_adversarial_set
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options import load_options
-from rsr_basicsr.options.adversarial_set import check_adversarial_set
+from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
+from rsr_basicsr.options.loading import load_options
 from rsr_basicsr.pipeline import import_plugins
+from rsr_basicsr.utils.errors import OptionsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

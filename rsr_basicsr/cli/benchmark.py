@@ -6,15 +6,14 @@ import argparse
 from pathlib import Path
 
 from rsr_basicsr.benchmark.merging import merge_runs
-from rsr_basicsr.benchmark.output import write_results
+from rsr_basicsr.benchmark.options import check_benchmark
+from rsr_basicsr.benchmark.report.output import write_results
+from rsr_basicsr.benchmark.report.tables import as_text
+from rsr_basicsr.benchmark.report.verdict import verdict, warnings
 from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
-from rsr_basicsr.benchmark.tables import as_text
-from rsr_basicsr.benchmark.verdict import verdict, warnings
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options import load_options
-from rsr_basicsr.options.benchmark import check_benchmark
-from rsr_basicsr.options.overrides import override
+from rsr_basicsr.options.loading import load_options, override
 from rsr_basicsr.pipeline import import_plugins
+from rsr_basicsr.utils.errors import OptionsError
 
 #: Exit code when cells failed; the others are measured and reported
 FAILED = 3

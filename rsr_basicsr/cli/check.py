@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options.survey import survey
+from rsr_basicsr.check.survey import survey
 from rsr_basicsr.pipeline import import_plugins
+from rsr_basicsr.utils.errors import OptionsError
 
 _LONGEST = 1000  # characters of a sentence
 

@@ -6,10 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options.defend import defend_file, difference, write_defended
-from rsr_basicsr.options.presets import DEFAULT_PRESET, PRESETS
+from rsr_basicsr.defend_file.options_file import defend_file, difference, write_defended
+from rsr_basicsr.defend_file.presets import DEFAULT_PRESET, PRESETS
 from rsr_basicsr.pipeline import import_plugins
+from rsr_basicsr.utils.errors import OptionsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,8 +8,8 @@ import sys
 
 from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defense import CLASSIFIERS, DEFAULT_CLASSIFIER, build_classifier
-from rsr_basicsr.detection import Detection, detect
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.inference.detector import Detection, detect
+from rsr_basicsr.utils.errors import OptionsError
 
 #: Exit code when a picture was attacked; 1 is for files that cannot be read where none was
 ATTACKED = 3

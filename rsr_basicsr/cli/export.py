@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rsr_basicsr.archs.defense import GATES
 from rsr_basicsr.export import Outputs, export
+from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.pipeline import import_plugins
-from rsr_basicsr.recognition import open_network
-from rsr_basicsr.weights import WEIGHTS
+from rsr_basicsr.weights.official import WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rsr_basicsr.benchmark.leaderboard import as_leaderboard, read_cards
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.benchmark.report.leaderboard import as_leaderboard, read_cards
+from rsr_basicsr.utils.errors import OptionsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.errors import OptionsError, in_one_line
-from rsr_basicsr.options import read_network
+from rsr_basicsr.options.loading import read_network
 from rsr_basicsr.pipeline import import_plugins
+from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rsr_basicsr.files import copy_options, options_files
+from rsr_basicsr.options.shipped import copy_options, options_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

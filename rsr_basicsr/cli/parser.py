@@ -6,8 +6,8 @@ import argparse
 import difflib
 from typing import List
 
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.options.schema import nearest
+from rsr_basicsr.options.types import nearest
+from rsr_basicsr.utils.errors import OptionsError
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,12 +9,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rsr_basicsr.archs.defense import GATES
-from rsr_basicsr.files import check_new
-from rsr_basicsr.pictures import FORMATS
+from rsr_basicsr.inference.batch import Naming, find_files, upscale_files, write_report
+from rsr_basicsr.inference.image_io import FORMATS
+from rsr_basicsr.inference.recognition import open_network
+from rsr_basicsr.inference.upscaler import OVERLAP, PRECISIONS, TILE, Upscaler
 from rsr_basicsr.pipeline import import_plugins
-from rsr_basicsr.recognition import open_network
-from rsr_basicsr.upscaling import OVERLAP, PRECISIONS, TILE, Naming, Upscaler, find_files, upscale_files, write_report
-from rsr_basicsr.weights import WEIGHTS
+from rsr_basicsr.utils.files import check_new
+from rsr_basicsr.weights.official import WEIGHTS
 
 #: Exit code when a picture could not be upscaled; the others were
 FAILED = 1

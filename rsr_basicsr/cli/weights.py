@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.weights import WEIGHTS, fetch, find
+from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.weights.official import WEIGHTS, fetch, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

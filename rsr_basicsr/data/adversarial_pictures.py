@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os.path as osp
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
-from basicsr.utils import scandir
 
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.data.clean_pictures import CleanPictures
-from rsr_basicsr.errors import PictureError
-from rsr_basicsr.inference import defenses
-from rsr_basicsr.weights import file_sha256, load_network
-
-EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+from rsr_basicsr.ops.tiled import defenses
+from rsr_basicsr.weights.state_dict import file_sha256, load_network
 
 
 class Pair(NamedTuple):
@@ -105,22 +100,6 @@ class AdversarialPictures:
         return (attacked[0] * 255).round().byte().permute(1, 2, 0).numpy()
 
 
-def find_photos(folders: Sequence[str]) -> List[str]:
-    """Paths of the pictures in folders and in those inside, sorted by name.
-
-    Raises:
-        PictureError: a folder is missing, or there is no picture.
-    """
-    found = []
-    for folder in folders:
-        if not osp.isdir(folder):
-            raise PictureError(f'{folder} is not a folder of photos')
-        found += [osp.join(folder, name) for name in sorted(scandir(folder, recursive=True))
-                  if name.lower().endswith(EXTENSIONS)]
-    if not found:
-        raise PictureError(f'there is no picture in {", ".join(map(str, folders))}; known are files named '
-                           f'*{", *".join(EXTENSIONS)}')
-    return found
 
 
 def fingerprint(options: Mapping[str, Any]) -> str:

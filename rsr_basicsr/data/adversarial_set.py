@@ -23,9 +23,9 @@ from basicsr.utils.lmdb_util import LmdbMaker
 
 from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, fingerprint
 from rsr_basicsr.data.clean_pictures import read_photo
-from rsr_basicsr.errors import OptionsError, WorkerError
-from rsr_basicsr.files import write_whole
-from rsr_basicsr.progress import progress_bar
+from rsr_basicsr.utils.errors import OptionsError, WorkerError
+from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.progress import progress_bar
 
 SIDES = ('clean', 'attacked')
 FACTS = 'facts.jsonl'

@@ -12,9 +12,10 @@ from basicsr.utils import imfrombytes
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
-from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, Pair, find_photos
+from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, Pair
 from rsr_basicsr.data.adversarial_set import read_facts
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.inference.listing import find_photos
+from rsr_basicsr.utils.errors import OptionsError
 
 
 class _Pairs(Dataset):

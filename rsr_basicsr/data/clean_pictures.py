@@ -16,9 +16,9 @@ from basicsr.models.realesrnet_model import RealESRNetModel
 from basicsr.utils import DiffJPEG
 from torch.utils.data import default_collate
 
-from rsr_basicsr.checkpoints import random_streams_kept
 from rsr_basicsr.data.clean_kinds import KINDS, from_8_bit, to_8_bit
-from rsr_basicsr.errors import PictureError
+from rsr_basicsr.utils.errors import PictureError
+from rsr_basicsr.utils.random_streams import random_streams_kept
 
 REAL_ESRGAN = 'real_esrgan'
 SMALLEST = 16  # pixels of a side of a photo

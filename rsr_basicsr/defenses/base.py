@@ -10,7 +10,7 @@ from basicsr.utils.registry import Registry
 from torch import nn
 
 from rsr_basicsr.attacks.checks import expect
-from rsr_basicsr.frequency import without_autocast
+from rsr_basicsr.ops.frequency import without_autocast
 
 #: By the name of ``type`` in a defence block; any callable that takes the network first, and keywords
 DEFENSE_REGISTRY = Registry('defense')

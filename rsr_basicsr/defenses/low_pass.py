@@ -8,9 +8,9 @@ from typing import Tuple
 import torch
 from torch import nn
 
-from rsr_basicsr.constants import constant_tensor
 from rsr_basicsr.defenses.base import DEFENSE_REGISTRY, InputTransform, expect_bounds
-from rsr_basicsr.frequency import filter_dct, radial_distance
+from rsr_basicsr.ops.caching import constant_tensor
+from rsr_basicsr.ops.frequency import filter_dct, radial_distance
 
 
 @DEFENSE_REGISTRY.register()

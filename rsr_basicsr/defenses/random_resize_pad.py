@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from rsr_basicsr.attacks.checks import expect
 from rsr_basicsr.defenses.base import DEFENSE_REGISTRY, NetworkWrapper, expect_bounds, in_full_precision
 from rsr_basicsr.defenses.padding import reflect_pad
-from rsr_basicsr.frequency import without_autocast
+from rsr_basicsr.ops.frequency import without_autocast
 
 _STEP = 8  # pixels
 

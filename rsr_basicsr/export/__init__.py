@@ -9,11 +9,11 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from torch import nn
 
-from rsr_basicsr.errors import ExportError, OptionsError
 from rsr_basicsr.export import onnx_file, torch_file
 from rsr_basicsr.export.backbone import BACKBONE_TAKES, backbone_bytes, backbone_keeps, verify_backbone
 from rsr_basicsr.export.graph import record
-from rsr_basicsr.files import check_new, write_whole
+from rsr_basicsr.utils.errors import ExportError, OptionsError
+from rsr_basicsr.utils.files import check_new, write_whole
 
 #: Larger differences between a network and what was made of it are a failure: a quarter of a grey level of 8 bits,
 #: or that share of the largest output

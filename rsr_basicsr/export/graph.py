@@ -15,11 +15,11 @@ from torch.export import Dim, ExportedProgram
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Defense
-from rsr_basicsr.constants import for_any_size
-from rsr_basicsr.errors import ExportError, OptionsError, in_one_line
 from rsr_basicsr.export.backbone import PLAIN_KEEPS
 from rsr_basicsr.export.examples import example_pictures
-from rsr_basicsr.inference import windows_of
+from rsr_basicsr.ops.caching import for_any_size
+from rsr_basicsr.ops.tiled import windows_of
+from rsr_basicsr.utils.errors import ExportError, OptionsError, in_one_line
 
 SMALLEST = 16  # pixels a side, what the classifiers take without continuing a picture
 LARGEST = 2**15

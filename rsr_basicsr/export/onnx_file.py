@@ -8,8 +8,8 @@ from typing import List, Tuple
 import torch
 from torch.overrides import TorchFunctionMode
 
-from rsr_basicsr.errors import ExportError, OptionsError, in_one_line
 from rsr_basicsr.export.graph import INPUT, OUTPUT, Graph, quiet
+from rsr_basicsr.utils.errors import ExportError, OptionsError, in_one_line
 
 PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 

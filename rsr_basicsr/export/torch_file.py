@@ -7,8 +7,8 @@ from typing import List, Tuple
 
 import torch
 
-from rsr_basicsr.errors import ExportError, in_one_line
 from rsr_basicsr.export.graph import Graph, quiet
+from rsr_basicsr.utils.errors import ExportError, in_one_line
 
 
 def to_bytes(graph: Graph) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from rsr_basicsr.metrics.stability_metric import cropped
-from rsr_basicsr.perceptual import lpips_distance
+from rsr_basicsr.ops.perceptual import lpips_distance
 
 #: Pixels: AlexNet's three layers with a stride leave nothing of less.
 SMALLEST = 31
@@ -30,7 +30,7 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int, backbon
         img2: the picture it is compared with, likewise.
         crop_border: pixels left out at each edge.
         backbone: file with the weights of torchvision's AlexNet, read once in a process; None takes torchvision's
-            own, see :func:`rsr_basicsr.perceptual.lpips_distance`.
+            own, see :func:`rsr_basicsr.ops.perceptual.lpips_distance`.
         input_order: ``HWC`` or ``CHW``.
 
     Raises:

@@ -18,11 +18,11 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Decision
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.attacks.objectives import TrainingLoss
-from rsr_basicsr.errors import OptionsError
 from rsr_basicsr.models.robust_validation import RobustValidation
 from rsr_basicsr.models.running_means import RunningMeans, Stopwatch
 from rsr_basicsr.models.training_gradient import gradient_of_step, iteration_of_generator
-from rsr_basicsr.weights import load_network
+from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.weights.state_dict import load_network
 
 #: Keys of the block ``attack`` that are the training's, not the attack's
 SCHEDULE = ('mode', 'share', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')

@@ -21,10 +21,11 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader
 
 from rsr_basicsr.archs.classifier import log_odds
-from rsr_basicsr.checkpoints import WholeCheckpoints, random_streams_kept
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.checkpoints import WholeCheckpoints
 from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates
 from rsr_basicsr.models.running_means import RunningMeans
+from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.random_streams import random_streams_kept
 
 _PREPARED_WITH = 256  # pairs
 _PARTS = ('clean', 'extra', 'lq', 'attacked')  # of a batch; the attacked ones last

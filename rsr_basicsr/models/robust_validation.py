@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.utils import make_grid
 
 from rsr_basicsr.attacks import build_attack
-from rsr_basicsr.checkpoints import WholeCheckpoints, random_streams_kept
-from rsr_basicsr.errors import OptionsError
-from rsr_basicsr.inference import OVERLAP, Padded, upscale
+from rsr_basicsr.checkpoints import WholeCheckpoints
 from rsr_basicsr.metrics.inputs import calculate, is_higher_better, needs
-from rsr_basicsr.weights import load_network
+from rsr_basicsr.ops.tiled import OVERLAP, Padded, upscale
+from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.random_streams import random_streams_kept
+from rsr_basicsr.weights.state_dict import load_network
 
 
 class RobustValidation(WholeCheckpoints):

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
 from rsr_basicsr.attacks.problem import untouched
-from rsr_basicsr.errors import OptionsError
+from rsr_basicsr.utils.errors import OptionsError
 
 
 def gradient_of_step(model: SRModel, step: Callable[[], None], lq: torch.Tensor, precision: str = 'fp32'

@@ -1,6 +1,5 @@
-"""The options of this package: their schema, and the check that runs before anything is built."""
+"""The options of this package: their types, and how files are read. They lie below models and data."""
 
-from rsr_basicsr.options.check import check_options
-from rsr_basicsr.options.reading import load_options, read_network, read_options
+from rsr_basicsr.options.loading import load_options, read_network, read_options
 
-__all__ = ['check_options', 'load_options', 'read_network', 'read_options']
+__all__ = ['load_options', 'read_network', 'read_options']

@@ -13,8 +13,8 @@ from rsr_basicsr.attacks.gradient import SCHEDULES
 from rsr_basicsr.attacks.problem import GATES as ATTACK_GATES
 from rsr_basicsr.attacks.problem import PRECISIONS
 from rsr_basicsr.attacks.restrictions import ZERO_MEANS
-from rsr_basicsr.inference import OVERLAP
-from rsr_basicsr.options.schema import (
+from rsr_basicsr.ops.tiled import OVERLAP
+from rsr_basicsr.options.types import (
     Key,
     block,
     boolean,

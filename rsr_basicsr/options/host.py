@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
-from rsr_basicsr.options.problems import Problems
-from rsr_basicsr.options.schema import (
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.options.types import (
     Key,
     block,
     boolean,

@@ -7,10 +7,10 @@ from typing import Any, Dict
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 
-from rsr_basicsr.errors import OptionsError, RSRError
 from rsr_basicsr.metrics.inputs import INPUTS
 from rsr_basicsr.metrics.lpips_metric import SMALLEST, calculate_lpips
-from rsr_basicsr.options.schema import Key, check_call, one_of, parse_open, registered, text
+from rsr_basicsr.options.types import Key, check_call, one_of, parse_open, registered, text
+from rsr_basicsr.utils.errors import OptionsError, RSRError
 
 
 def check_metric(metric: Dict[str, Any], where: str) -> None:

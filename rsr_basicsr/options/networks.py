@@ -14,11 +14,11 @@ from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.archs.versions import check_versions
-from rsr_basicsr.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.options.blocks import DEFENSE
-from rsr_basicsr.options.schema import Key, check_call, existing_file, parse_block, parse_open, registered, text
-from rsr_basicsr.weights import (
-    WEIGHTS,
+from rsr_basicsr.options.types import Key, check_call, existing_file, parse_block, parse_open, registered, text
+from rsr_basicsr.utils.errors import OptionsError, WeightsError, in_one_line
+from rsr_basicsr.weights.official import WEIGHTS
+from rsr_basicsr.weights.state_dict import (
     entry_taken,
     is_state,
     load_state,

@@ -1,0 +1,263 @@
+"""The options of ``rsr benchmark`` and their check, which names everything that is wrong at once."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any, Dict, List, Mapping, Tuple
+
+import torch
+from torch import nn
+
+from rsr_basicsr.archs.defense import UNTRAINED
+from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
+from rsr_basicsr.benchmark.images import Picture, check_datasets
+from rsr_basicsr.benchmark.names import CARD, NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
+from rsr_basicsr.defenses import build_defense
+from rsr_basicsr.ops.tiled import OVERLAP, defenses
+from rsr_basicsr.options.blocks import VAL_ATTACK
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.options.metrics import check_metric
+from rsr_basicsr.options.networks import brings_defense, check_network, check_source
+from rsr_basicsr.options.types import (
+    Key,
+    block,
+    either,
+    integer,
+    list_of,
+    names,
+    nearest,
+    parse_block,
+    parse_open,
+    plain_name,
+    some_eps,
+    text,
+    word_or,
+)
+from rsr_basicsr.utils.errors import OptionsError, RSRError, in_one_line
+from rsr_basicsr.weights.state_dict import load_state
+
+
+def _one_eps(value):
+    return [some_eps(value)]
+
+
+#: The top level of the options file
+BENCHMARK = {
+    'name': Key(plain_name, required=True),
+    'description': Key(text, default=''),
+    'scale': Key(integer(1), default=4),
+    'num_gpu': Key(word_or(('auto',), integer(0)), default='auto'),
+    'threads': Key(integer(1), default=1),  # of a process on the CPU; the last bits depend on it
+    'seed': Key(integer(0), default=0),  # of the attacks
+    'mask_seeds': Key(list_of(integer(0)), default=[0, 1, 2]),  # of the network's own randomness
+    'tile': Key(integer(1)),  # pixels of the input
+    'tile_overlap': Key(integer(0), default=OVERLAP),
+    'gallery': Key(integer(0), default=3),  # pictures of each data set that the report shows
+    'networks': Key(block, required=True),
+    'defenses': Key(block, default={}),
+    'attacks': Key(block, required=True),
+    'eps': Key(list_of(some_eps), required=True),  # 1/255
+    'datasets': Key(block, required=True),
+    'metrics': Key(block, default={
+        'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
+        'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True}}),
+}
+#: A block of ``attacks:``; ``eps`` stands in the place of the eps of the matrix
+BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(either(_one_eps, list_of(some_eps)))}
+
+
+def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Picture]]:
+    """The options with every value in its final type, and the pictures, each of which has been read once.
+
+    Raises:
+        OptionsError: a line for everything that is wrong.
+    """
+    options, problems = copy.deepcopy(dict(options)), Problems()
+    for key in options:
+        if key not in BENCHMARK:
+            problems.append(f'unknown key {key!r}{nearest(key, BENCHMARK)}')
+    for key, rule in BENCHMARK.items():
+        with problems.noted():
+            parse_open(options, {key: rule}, '')
+    problems.stop()  # what follows needs the sections
+    for section in SECTIONS:  # an entry without a value is one that was taken out
+        options[section] = {str(name): entry for name, entry in options[section].items() if entry is not None}
+    with problems.noted():
+        if isinstance(options['num_gpu'], int) and options['num_gpu'] > 0 and not torch.cuda.is_available():
+            raise OptionsError(f'num_gpu: {options["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
+    _check_defenses(options, problems)
+    nets = _check_networks(options, problems)
+    pictures = check_datasets(options, problems)
+    _check_attacks(options, nets, pictures, problems)
+    _check_metrics(options, problems)
+    problems.stop()
+    try:
+        json.dumps(options)
+    except (TypeError, ValueError) as error:  # ValueError: a block that holds itself
+        raise OptionsError(f'{error}: an options file holds words, numbers, lists and blocks; put others in quotes'
+                           ) from None
+    return options, pictures
+
+
+def applicable(attack, net: nn.Module) -> bool:
+    """Whether an attack can be made on a network.
+
+    What is aimed at the gate or the detector needs one that decides, and a DetectorAware its gradient.
+    """
+    every = [attack, *_parts(attack)]
+    if not decides(net):
+        return not any(map(_asks_for_gate, every))
+    return detector_has_gradient(net) or not any(map(_asks_for_detector, every))
+
+
+def decides(net: nn.Module) -> bool:
+    """Whether a network decides by a detector if it masks."""
+    return any(defense.gate in ('classifier', 'soft') for defense in defenses(net))
+
+
+def detector_has_gradient(net: nn.Module) -> bool:
+    """Whether an attack can follow the gradient of the network's detector; False without one."""
+    return decides(net) and all(defense.classifier.has_gradient for defense in defenses(net))
+
+
+def _check_defenses(options, problems):
+    for name, defense in options['defenses'].items():
+        with problems.noted(f'defenses.{name}: '):
+            if name == NO_DEFENSE and defense:
+                raise ValueError(f'{NO_DEFENSE} is the network as it is; give this defence another name')
+            if defense:
+                build_defense(defense, nn.Identity())
+            elif name != NO_DEFENSE:
+                raise ValueError('expected a block with type and arguments')
+    options['defenses'] = {NO_DEFENSE: {}, **options['defenses']}
+
+
+def _check_networks(options, problems) -> Dict[str, nn.Module]:
+    nets = {}
+    if not options['networks']:
+        problems.append('networks: there is none')
+    for name, network in options['networks'].items():
+        where = f'networks.{name}'
+        with problems.noted():
+            parse_open(options['networks'], {name: Key(block, required=True)}, 'networks')
+            parse_open(network, {'defenses': Key(names, default=list(options['defenses'])),
+                                 'card': Key(lambda value: parse_block(value, CARD, f'{where}.card'))}, where)
+            for defense in network['defenses']:
+                if defense not in options['defenses']:
+                    raise OptionsError(f'{where}.defenses: {defense!r} is not one of the defenses'
+                                       f'{nearest(defense, options["defenses"])}')
+            built = {key: value for key, value in network.items() if key not in ('defenses', 'card')}
+            nets[name] = _checked_network(built, where, options['scale'])
+            network.update(built)
+            _check_scale(nets[name].eval(), network, options['scale'], where)
+            _check_trained(nets[name], network, where)
+    return nets
+
+
+def _checked_network(network, where, scale) -> nn.Module:
+    """As :func:`check_source`; ``weights: untrained`` stands for numbers that are drawn from the seed."""
+    if network.get('weights') != UNTRAINED:
+        return check_source(network, where, scale)
+    parse_open(network, {'type': Key(text, required=True)}, where)
+    bare = {key: value for key, value in network.items() if key != 'weights'}
+    net = check_network({where: bare, 'scale': scale}, where)
+    network.update(bare)
+    return net
+
+
+def _check_trained(net, network, where):
+    """A classifier that begins with random weights decides otherwise in each process, unless all are of the seed."""
+    if network.get('weights') != UNTRAINED and decides(net) \
+            and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
+            and not brings_defense(net, load_state(network['weights'])):
+        raise OptionsError(f'{where}.weights: {network["weights"]} is a plain backbone without a trained classifier; '
+                           f'write builtin or name a file in {where}.defense.classifier.weights, or set gate to always '
+                           'or never')
+
+
+def _check_scale(net, network, scale, where):
+    side = network.get('window_size', 16)
+    try:
+        with torch.no_grad():
+            size = tuple(net(torch.zeros(1, 3, side, side)).shape[-2:])
+    except Exception as error:  # whatever a network makes of it
+        raise OptionsError(f'{where}: {type(net).__name__} does not take a picture of {side}x{side}: '
+                           f'{in_one_line(error)}') from error
+    if size != (scale * side, scale * side):
+        raise OptionsError(f'{where}: it enlarges by {size[0] / side:g}, but scale is {scale}')
+
+
+def _check_attacks(options, nets, pictures, problems):
+    blind = sorted({picture.dataset for picture in pictures if not picture.has_gt})
+    attacks = {}
+    for name, attack in options['attacks'].items():
+        where = f'attacks.{name}'
+        with problems.noted(f'{where}: '):
+            if name in RESERVED:
+                raise ValueError(f'{name} stands for {RESERVED[name]}; give this attack another name')
+            options['attacks'][name] = attack = _attack_block(attack)
+            attacks[name] = built = _built(attack)
+            if built.objective.needs_ground_truth and blind:
+                raise ValueError(f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
+                                 'write objective: stability')
+            if nets and not any(applicable(built, net) for net in nets.values()):
+                raise ValueError('it is for networks that decide by a detector'
+                                 f'{" with a gradient" * _asks_for_detector(built)}, and none of these does')
+    every = sorted({eps for name in attacks for eps in options['attacks'][name].get('eps', options['eps'])})
+    control = {'type': 'RandomNoise', 'quantize': 'nearest'}
+    if not any(_is_control(options, name, attack, every) for name, attack in attacks.items()):
+        options['attacks'] = {NOISE: {**control, 'eps': every}, **options['attacks']}
+
+
+def _built(attack):
+    try:
+        return build_attack({**attack, 'eps': 1}, lambda source: check_source(source, 'source'))
+    except (RSRError, ValueError):
+        raise
+    except Exception as error:  # whatever a constructor makes of arguments that YAML cannot hold
+        raise ValueError(f'{attack["type"]} cannot be built so: {in_one_line(error)}') from error
+
+
+def _is_control(options, name, attack, every):
+    """Whether an attack is random noise of every strength, as the control wants it."""
+    return (type(attack) is RandomNoise and attack.norm == 'Linf' and attack.quantize == 'nearest'
+            and attack.clamp is True and attack.restarts == 1
+            and set(options['attacks'][name].get('eps', options['eps'])) >= set(every))
+
+
+def _attack_block(attack):
+    """The block with every value in its final type; arguments of a user's own attack stay as they are."""
+    attack = dict(block(attack))
+    kind = attack.get('type')
+    if not isinstance(kind, str) or kind not in ATTACKS:
+        raise ValueError(f'type: expected one of {", ".join(ATTACKS)}, got {kind!r}')
+    own = [key for key in attack if key not in BENCHMARK_ATTACK and key in ATTACKS[kind].parameters()]
+    for key in attack:
+        if key not in BENCHMARK_ATTACK and key not in own:
+            raise ValueError(f'unknown key {key!r}{nearest(key, [*BENCHMARK_ATTACK, *ATTACKS[kind].parameters()])}')
+    try:
+        parse_open(attack, BENCHMARK_ATTACK, '')
+    except OptionsError as error:
+        raise ValueError(str(error)) from None
+    return attack
+
+
+def _check_metrics(options, problems):
+    options['metrics'] = {STABILITY: {'type': 'calculate_stability', 'crop_border': 4}, **options['metrics']}
+    for name, metric in options['metrics'].items():
+        with problems.noted():
+            parse_open(options['metrics'], {name: Key(block, required=True)}, 'metrics')
+            check_metric(metric, f'metrics.{name}')
+
+
+def _parts(attack):
+    return [part for inner in getattr(attack, 'attacks', ()) for part in (inner, *_parts(inner))]
+
+
+def _asks_for_gate(attack):
+    return getattr(attack, 'gate', None) is not None or _asks_for_detector(attack)
+
+
+def _asks_for_detector(attack):
+    return isinstance(attack, DetectorAware) and attack.detector is None

@@ -1,0 +1,154 @@
+"""A line of results for each network, in the spirit of RobustBench's model entries, and the table made of many."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Sequence
+
+from rsr_basicsr.archs.defense import UNTRAINED
+from rsr_basicsr.benchmark.matrix import by_content
+from rsr_basicsr.benchmark.names import CARD, CLEAN, STABILITY
+from rsr_basicsr.benchmark.report.tables import NOTHING, escaped, markdown_table
+from rsr_basicsr.benchmark.summary import WORST_CASE, Results
+from rsr_basicsr.utils.errors import OptionsError
+
+_WORDS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'pictures_digest')
+_NUMBERS = 3  # of an estimate: mean and both ends of its interval
+
+
+def cards(results: Results, warnings: Sequence[str]) -> List[Dict[str, Any]]:
+    """An entry for each network behind each defence on each data set.
+
+    What stands in ``card:`` of a network's options (``authors``, ``link``, ``note``) goes with it.
+
+    Args:
+        results: what was measured.
+        warnings: of the whole run; each entry keeps its own.
+    """
+    options, found = results.options, []
+    protocol = {key: options.get(key) for key in ('attacks', 'eps', 'metrics', 'mask_seeds', 'scale')}
+    digest = _digest(by_content(protocol))
+    for dataset in results.datasets:
+        contents = sorted({record.content for record in results.records if record.dataset == dataset})
+        for subject in results.subjects(dataset):
+            clean = results.row(dataset, subject, CLEAN, 0.0)
+            attacked = {eps: results.row(dataset, subject, WORST_CASE, eps) for eps in results.strengths}
+            record = next(r for r in results.records if r.network == subject.network)
+            facts = {key: value for key, value in record.facts.items()
+                     if key not in ('card', 'decides', 'detector_has_gradient')}
+            found.append({
+                **facts, **record.facts.get('card', {}), **subject._asdict(), 'protocol': options['name'],
+                'protocol_digest': digest, 'dataset': dataset, 'pictures': clean.pictures,
+                'pictures_digest': _digest(contents), 'attacks': results.attacks,
+                'clean': {name: _numbers(entry) for name, entry in clean.estimates.items()},
+                'stability': {f'{eps:g}': _numbers(row.estimates[STABILITY]) for eps, row in attacked.items()
+                              if STABILITY in row.estimates},
+                'false_alarms': clean.flagged, 'flagged': {f'{eps:g}': row.flagged for eps, row in attacked.items()},
+                'failed': sum(bool(r.error) for r in results.records if (r.network, r.defense) == subject),
+                'warnings': [sentence for sentence in warnings if f'{dataset}, {subject.label}: ' in sentence],
+                'versions': record.environment})
+    return found
+
+
+def read_cards(paths: Iterable[Path]) -> List[Dict[str, Any]]:
+    """The entries of files of one JSON object a line.
+
+    Raises:
+        OptionsError: a file cannot be read or holds no entry, or a line is none.
+    """
+    found = []
+    for path in paths:
+        try:
+            lines = path.read_text(encoding='utf-8').splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OptionsError(f'{path} cannot be read: {error}; give a file cards.jsonl of rsr benchmark') from None
+        entries = [_entry(line, f'{path}, line {number}') for number, line in enumerate(lines, start=1) if line.strip()]
+        if not entries:
+            raise OptionsError(f'{path} holds no entry; give a file cards.jsonl of rsr benchmark')
+        found += entries
+    return found
+
+
+def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The entries as a document: a table for each protocol and data set, the most stable at its largest eps first."""
+    groups = defaultdict(list)
+    for entry in entries:
+        groups[entry['protocol'], entry['protocol_digest'], entry['dataset'], entry['pictures_digest']].append(entry)
+    parts = ['# Leaderboard', '',
+             'Made by `rsr leaderboard` from the entries that `rsr benchmark` writes into `cards.jsonl`; how to add '
+             'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each picture, [95 % '
+             'interval over the pictures]. Only entries of the same protocol and the same pictures stand in one table.']
+    for (protocol, digest, dataset, pictures), group in sorted(groups.items()):
+        attacks = ', '.join(group[0].get('attacks', []))
+        parts += ['', f'## {escaped(protocol)} on {escaped(dataset)}', '',
+                  f'{group[0]["pictures"]} pictures ({escaped(pictures)}), attacks: {escaped(attacks)} '
+                  f'({escaped(digest)}).', '', _table(group)]
+    return '\n'.join(parts) + '\n'
+
+
+def _table(group):
+    strengths = sorted({eps for entry in group for eps in entry['stability']}, key=float)
+    metrics = list(dict.fromkeys(name for entry in group for name in entry['clean']))
+    last = strengths[-1:]
+    group = sorted(group, key=lambda entry: [-entry['stability'].get(eps, [-1e9])[0] for eps in last])
+    head = ['network', 'defence', 'parameters', *(f'clean {name}' for name in metrics),
+            *(f'stability eps {eps}' for eps in strengths), 'false alarms', 'warnings', 'failed cells', 'weights',
+            'source']
+    lines = [head]
+    for entry in group:
+        alarms = entry.get('false_alarms')
+        lines.append([
+            entry['network'], entry['defense'], f'{entry.get("parameters", 0) / 1e6:.2f} M',
+            *(_shown(entry['clean'].get(name), 2, False) for name in metrics),
+            *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
+            NOTHING if alarms is None else f'{alarms:.0%}', str(len(entry.get('warnings', []))),
+            str(entry.get('failed', 0)),
+            UNTRAINED if entry.get('weights') == UNTRAINED else str(entry.get('sha256') or NOTHING)[:12],
+            ', '.join(entry[key] for key in CARD if entry.get(key)) or NOTHING])
+    return markdown_table(lines)
+
+
+def _entry(line, where):
+    try:
+        entry = json.loads(line)
+        sound = _is_sound(entry)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        sound = False
+    if not sound:
+        raise OptionsError(f'{where}: no entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
+    return entry
+
+
+def _is_sound(entry) -> bool:
+    """Whether an entry, which may be a stranger's, has the types of one."""
+    words = [entry[key] for key in _WORDS] + [entry.get(key) or '' for key in (*CARD, 'sha256')]
+    numbers = [*entry['clean'].values(), *entry['stability'].values()]
+    lists = [entry.get(key, []) for key in ('attacks', 'warnings')]
+    return (all(isinstance(word, str) for word in words)
+            and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
+            and all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
+            and all(_is_number(entry.get(key) or 0) for key in ('pictures', 'parameters', 'false_alarms', 'failed'))
+            and all(_is_number(float(eps)) for eps in entry['stability']))
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _shown(numbers, digits, interval):
+    if numbers is None:
+        return NOTHING
+    mean, low, high = numbers
+    return f'{mean:.{digits}f}' + (f' [{low:.{digits}f}, {high:.{digits}f}]' if interval else '')
+
+
+def _numbers(found):
+    return [round(number, 4) for number in (found.mean, found.low, found.high)]
+
+
+def _digest(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

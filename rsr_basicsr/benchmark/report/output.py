@@ -1,0 +1,85 @@
+"""Everything that a benchmark leaves for its readers, written from its records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence
+
+from rsr_basicsr.benchmark.record import Record
+from rsr_basicsr.benchmark.report.leaderboard import cards
+from rsr_basicsr.benchmark.report.page import write_report
+from rsr_basicsr.benchmark.report.tables import as_csv, as_json, as_markdown
+from rsr_basicsr.benchmark.report.verdict import verdict, warnings
+from rsr_basicsr.benchmark.summary import Results
+from rsr_basicsr.utils.files import write_whole
+
+
+def write_results(folder: Path, records: Sequence[Record], options: Mapping[str, Any]) -> Results:
+    """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``cards.jsonl`` into a folder.
+
+    Args:
+        folder: of the run; the pictures of the gallery lie there.
+        records: of the run, or of several.
+        options: of the run, in their final types.
+    """
+    results = Results(records, options)
+    rows, said, doubts, protocol = results.rows(), verdict(results), warnings(results), describe(options)
+    title = f'{options["name"]}: robustness under attack'
+    for name, text in {
+            'results.csv': as_csv(rows),
+            'results.json': as_json(results, rows, said, doubts, protocol),
+            'report.md': as_markdown(results, title, said, doubts, protocol),
+            'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results, doubts))}.items():
+        write_whole(folder / name, text.encode('utf-8', errors='replace'))
+    write_report(folder / 'report.html', results, folder, title=title, summary=said, warnings=doubts,
+                 protocol=protocol, versions=_versions(results))
+    return results
+
+
+def describe(options: Mapping[str, Any]) -> Dict[str, str]:
+    """How it was measured, label -> text."""
+    attacks = options['attacks']
+    return {
+        **({'Protocol': options['description']} if options.get('description') else {}),
+        'Networks': '; '.join(f'{name}: {_keys(network, "card", "defenses")}'
+                              for name, network in options['networks'].items()),
+        'Defences': '; '.join(f'{name}: {_keys(defense)}' if defense else f'{name}: the network as it is'
+                              for name, defense in options['defenses'].items()),
+        **{f'Attack {name}': _keys(attack) for name, attack in attacks.items()},
+        'Budgets': f'eps {", ".join(f"{eps:g}" for eps in options["eps"])} of 255',
+        'Gates': 'on a network that decides by a detector, an attack with gradients that says nothing of the gate is '
+                 'made with the gate as it decides, forced open and forced shut; the worst for the deployed network '
+                 'counts',
+        'Stability': 'PSNR of the output under attack against the output of the same network, behind the same defence, '
+                     'for the clean picture; equal pictures count as 100 dB',
+        'Worst case': 'for each picture the worst of all attacks of that eps that stay in the L-inf ball and end in '
+                      'pictures of 8 bit; for each metric its own',
+        'Randomness': f'attacks: seed {options["seed"]}; every output is measured under the seeds '
+                      f'{", ".join(map(str, options["mask_seeds"]))} of what the network draws',
+        'Intervals': '95 %, bootstrap over the pictures, 2000 samples',
+        **{f'Metric {name}': _keys(metric) for name, metric in options['metrics'].items()},
+        **{f'Pictures {name}': _keys(dataset, 'name') for name, dataset in options['datasets'].items()},
+    }
+
+
+def _versions(results: Results) -> Dict[str, str]:
+    found: Dict[str, List[str]] = {}
+    for record in results.records:
+        for name, value in record.environment.items():
+            if value not in found.setdefault(name, []):
+                found[name].append(value)
+    return {name: ', '.join(values) for name, values in found.items()}
+
+
+def _keys(options: Mapping[str, Any], *without: str) -> str:
+    return ', '.join(f'{key} {_text(value)}' for key, value in options.items() if key not in without)
+
+
+def _text(value) -> str:
+    if isinstance(value, Mapping):
+        return '(' + _keys(value) + ')'
+    if isinstance(value, (list, tuple)):
+        return '[' + ', '.join(map(_text, value)) + ']'
+    return f'{value:g}' if isinstance(value, float) else str(value)
+

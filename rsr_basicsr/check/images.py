@@ -1,0 +1,239 @@
+"""The pictures of BasicSR's data sets themselves: whole, readable, and of sizes that fit; too slow for every start."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import os.path as osp
+import warnings
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+from basicsr.utils import imfrombytes
+from PIL import Image, UnidentifiedImageError
+
+from rsr_basicsr.check.datasets import CROP, Pictures
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.utils.errors import in_one_line
+
+#: How a file ends that is there to its end, by what it begins with
+_ENDS = {b'\x89PNG': b'IEND\xaeB`\x82', b'\xff\xd8\xff': b'\xff\xd9'}
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF, which OpenCV obeys
+_SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset')
+_NAMED = 3  # of the files of a folder that are broken
+
+
+class Header(NamedTuple):
+    """What a picture says of itself.
+
+    Args:
+        size: (width, height) in pixels, as BasicSR will see it.
+        oddities: what BasicSR will not keep of it.
+        doubtful: whether its end is missing.
+    """
+
+    size: Tuple[int, int]
+    oddities: Tuple[str, ...] = ()
+    doubtful: bool = False
+
+
+def check_pictures(dataset: Dict[str, Any], where: str, pictures: Pictures, patch: Optional[int], decoded: int,
+                   problems: Problems) -> None:
+    """Look at every picture of a data set, and decode some.
+
+    Args:
+        dataset: its block, which was checked.
+        where: its place in the file.
+        pictures: what it takes them from.
+        patch: height and width in pixels of the high-resolution patches that are cut out of them; None for none.
+        decoded: how many are decoded, evenly spread; those whose end is missing are decoded anyhow.
+        problems: where it is noted what is found.
+    """
+    with problems.noted(f'{where}: '), _source(dataset, pictures) as (read, header):
+        headers = {}
+        for column, key in enumerate(pictures.keys):
+            names = [entry[column] for entry in pictures.entries]
+            headers[key] = _check_files(names, f'{where}.{key}', read(key), header(key), decoded, problems)
+        _check_sizes(dataset, where, pictures, headers, patch, problems)
+        _note(where, headers, problems)
+
+
+@contextlib.contextmanager
+def _source(dataset, pictures):
+    """Within the block: for a folder, what reads a picture of a name, and what reads its header."""
+    if dataset['io_backend']['type'] != 'lmdb':
+        yield (lambda key: lambda name: _content(osp.join(dataset[key], name)),
+               lambda key: lambda name: _header(osp.join(dataset[key], name)))
+        return
+    import lmdb
+    with contextlib.ExitStack() as stack:
+        views = {}
+        for key in pictures.keys:
+            try:
+                database = stack.enter_context(lmdb.open(dataset[key], readonly=True, lock=False))
+                # What is beyond the end of the file ends the process that reads it.
+                wanted = (database.info()['last_pgno'] + 1) * database.stat()['psize']
+                if osp.getsize(osp.join(dataset[key], 'data.mdb')) < wanted:
+                    raise lmdb.Error('data.mdb is cut short')
+                views[key] = stack.enter_context(database.begin())
+            except lmdb.Error as error:
+                raise ValueError(f'{dataset[key]} cannot be read as LMDB: {in_one_line(error)}; make it anew') from None
+
+        def read(key):
+            def value(name):
+                try:
+                    found = views[key].get(name.encode('ascii', 'replace'))
+                except lmdb.Error as error:
+                    raise ValueError(f'cannot be read from data.mdb ({in_one_line(error)})') from None
+                if found is None:
+                    raise ValueError('is in meta_info.txt and not in data.mdb')
+                return found
+
+            return value
+
+        yield read, lambda key: lambda name: _parsed(io.BytesIO(read(key)(name)))
+
+
+def _check_files(names, where, read, header, decoded, problems) -> List[Optional[Header]]:
+    headers, broken = [], {}
+    chosen = set(range(0, len(names), max(1, len(names) // max(1, decoded)))) if decoded else set()
+    endings = set()
+    for index, name in enumerate(names):
+        try:
+            found = header(name)
+            ending = osp.splitext(name)[1].lower()
+            if found.doubtful or index in chosen or (decoded and ending not in endings):
+                _decode(read(name))
+            endings.add(ending)
+            headers.append(found)
+        except ValueError as error:
+            broken[name] = str(error)
+            headers.append(None)
+    for number, (name, reason) in enumerate(list(broken.items())[:_NAMED], start=1):
+        more = f' (and {len(broken) - _NAMED} more)' if number == _NAMED < len(broken) else ''
+        problems.append(f'{where}: {name} {reason}; take it out, or save it again{more}')
+    return headers
+
+
+def _content(path):
+    try:
+        with open(path, 'rb') as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f'cannot be read ({error.strerror})') from None
+
+
+def _header(path):
+    try:
+        with open(path, 'rb') as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise ValueError('is an empty file')
+            return _parsed(file)
+    except OSError as error:
+        raise ValueError(f'cannot be read ({error.strerror or in_one_line(error)})') from None
+
+
+def _parsed(file) -> Header:
+    """The header of a picture, of which nothing else is read."""
+    start = file.read(32)
+    end = next((end for begin, end in _ENDS.items() if start.startswith(begin)), b'')
+    file.seek(-min(len(end), file.seek(0, os.SEEK_END)), os.SEEK_END)
+    doubtful = not file.read().endswith(end)
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            picture = Image.open(file)
+            # Of a PNG, the question alone would decode it.
+            turned = picture.format != 'PNG' and picture.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
+    except UnidentifiedImageError:
+        return _decoded_header(file)
+    except Exception as error:  # whatever a damaged header leads to
+        raise ValueError(f'is not a picture that can be read ({in_one_line(error)})') from None
+    size = picture.size[::-1] if turned else picture.size
+    return Header(size, tuple(_oddities(picture, start)), doubtful)
+
+
+def _oddities(picture, start) -> Iterator[str]:
+    deep_png = start.startswith(b'\x89PNG') and start[24:25] == b'\x10'  # which PIL may show as 8 bit
+    if deep_png or picture.mode.startswith(('I', 'F')):
+        yield 'more than 8 bit, of which BasicSR reads 8'
+    if picture.mode in ('1', 'L', 'LA') or picture.mode.startswith(('I', 'F')):
+        yield 'grey, read as three equal channels'
+    if picture.mode in ('LA', 'RGBA', 'PA') or 'transparency' in picture.info:
+        yield 'transparency, which is dropped'
+
+
+def _decoded_header(file):
+    """Of what OpenCV alone may know."""
+    file.seek(0)
+    height, width = _decoded(file.read()).shape[:2]
+    return Header((width, height))
+
+
+def _decode(content):
+    """Decode a picture by PIL, which knows when its end is missing, and as BasicSR will."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            Image.open(io.BytesIO(content)).load()
+    except UnidentifiedImageError:
+        pass  # what OpenCV alone may know
+    except Exception as error:  # whatever a damaged picture leads to
+        raise ValueError(f'cannot be decoded ({in_one_line(error)})') from None
+    _decoded(content)
+
+
+def _decoded(content):
+    try:
+        return imfrombytes(content, float32=True)
+    except Exception:  # BasicSR hands on what OpenCV makes of it
+        raise ValueError('is not a picture that OpenCV can read') from None
+
+
+def _check_sizes(dataset, where, pictures, headers, patch, problems):
+    if dataset['type'] in _SCALED:
+        unfit, small = [], []
+        for (name, _), gt, lq in zip(pictures.entries, headers['dataroot_gt'], headers['dataroot_lq']):
+            if gt is None or lq is None:
+                continue
+            wanted = tuple(dataset['scale'] * side for side in lq.size)
+            # Of a validation BasicSR cuts off what is too much; of a wrong folder that is nearly everything.
+            spare = 0 if dataset['phase'] == 'train' else dataset['scale']
+            if not all(want <= side <= want + spare for want, side in zip(wanted, gt.size)):
+                unfit.append(f'{name} is {_shown(gt.size)} and its low-resolution picture {_shown(lq.size)}')
+            elif patch is not None and min(gt.size) < patch:
+                small.append(f'{name} is {_shown(gt.size)}')
+        if unfit:
+            problems.append(f'{where}: {unfit[0]}, but scale is {dataset["scale"]}{_others(unfit)}; see dataroot_lq')
+        if small:
+            problems.append(f'{where}.gt_size: {small[0]}, smaller than {patch}{_others(small)}; take it out, or lower '
+                            'gt_size')
+    elif dataset['type'] == 'RealESRGANDataset':
+        small = [f'{name} is {_shown(header.size)}' for (name,), header in zip(
+            pictures.entries, headers['dataroot_gt']) if header is not None and min(header.size) < CROP]
+        if small:
+            problems.warnings.append(f'{where}: {small[0]}, and is filled up to {CROP}x{CROP} by its mirror image'
+                                     f'{_others(small)}')
+
+
+def _note(where, headers, problems):
+    for key, found in headers.items():
+        found = [header for header in found if header is not None]
+        if not found:
+            continue
+        kinds = [kind for header in found for kind in header.oddities]
+        if kinds:
+            problems.warnings.append(f'{where}.{key}: ' + '; '.join(
+                f'{kinds.count(kind)} of {len(found)} pictures: {kind}' for kind in dict.fromkeys(kinds)))
+        sizes = sorted((header.size for header in found), key=lambda size: size[0] * size[1])
+        span = _shown(sizes[0]) if sizes[0] == sizes[-1] else f'{_shown(sizes[0])} to {_shown(sizes[-1])}'
+        problems.facts.append(f'{where}.{key}: {len(found)} pictures, {span}')
+
+
+def _others(found):
+    return f' (and {len(found) - 1} more)' if len(found) > 1 else ''
+
+
+def _shown(size):
+    return f'{size[0]}x{size[1]}'

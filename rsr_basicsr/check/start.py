@@ -1,0 +1,77 @@
+"""Where a training begins: the weights that it takes, or the training state in whose place it goes on."""
+
+from __future__ import annotations
+
+import os.path as osp
+from typing import Any, Dict
+
+from rsr_basicsr.checkpoints import check_checkpoint, newest_whole_state
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.utils.errors import OptionsError, WeightsError
+
+
+def check_start(opt: Dict[str, Any], problems: Problems) -> bool:
+    """Check what a training begins with, and note it in ``train: start``.
+
+    Args:
+        opt: options as BasicSR's parser returns them, whose sections were checked.
+        problems: where it is noted what is wrong.
+
+    Returns:
+        Whether a run is resumed, whose own networks stand in the place of the pretrained ones.
+    """
+    if not opt['is_train'] or not problems.there('path', 'train'):
+        return False
+    resumed = False
+    if problems.sound('path.resume_state'):
+        with problems.noted(part='path.resume_state'):
+            resumed = _check_resume(opt)
+    if problems.sound('path.pretrain_network_g', 'path.param_key_g', 'train.ema_decay'):
+        with problems.noted(part='path.pretrain_network_g'):
+            _keep_start(opt)
+            if resumed:
+                _check_start_of_resumed(opt)
+    return resumed
+
+
+def _keep_start(opt):
+    """Note the weights that a training begins with, since BasicSR replaces their path when it resumes."""
+    path = opt['path'].get('pretrain_network_g')
+    if path is None:
+        if opt['train'].get('target') == 'pretrained':
+            raise OptionsError("train.target: pretrained needs the weights whose output is the target; name them in "
+                               'path.pretrain_network_g')
+        return
+    # BasicSR fills the moving average, which is what it validates, from params_ema where the file has it.
+    key = 'params_ema' if opt['train'].get('ema_decay', 0) else opt['path'].get('param_key_g', 'params')
+    opt['train']['start'] = {'weights': osp.expanduser(path), 'key': key,
+                             'strict': opt['path'].get('strict_load_g', True)}
+
+
+def _check_start_of_resumed(opt):
+    """Whether the weights that the resumed training began with are still there; not every option needs them."""
+    start = opt['train'].get('start')
+    if start is not None and not osp.isfile(start['weights']):
+        if opt['train'].get('target') == 'pretrained':
+            raise OptionsError(f'path.pretrain_network_g: no such file: {start["weights"]}; train.target: pretrained '
+                               'needs it in a resumed training too')
+        del opt['train']['start']
+
+
+def _check_resume(opt):
+    """Whether a run will be resumed; a training state that is named must be there and whole."""
+    if opt.get('auto_resume'):
+        # Found once, since it takes reading every file of a checkpoint.
+        opt['path']['resume_state'], opt['auto_resume'] = newest_whole_state(opt), False
+        return opt['path']['resume_state'] is not None
+    state = opt['path'].get('resume_state')
+    if state is None:
+        return False
+    if not osp.isfile(state):
+        raise OptionsError(f'path.resume_state: no such file: {state}')
+    try:
+        check_checkpoint(opt, state)
+    except WeightsError as error:
+        raise OptionsError(f'path.resume_state: {error} (BasicSR takes the networks of a state from '
+                           f'{opt["path"]["models"]})') from None
+    return True

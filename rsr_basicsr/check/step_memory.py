@@ -1,0 +1,264 @@
+"""Memory of a training step, counted without a GPU: all tensors that are alive at a time.
+
+The step is BasicSR's own, with the networks, losses and attack of an options file, on the device meta, where tensors
+have sizes and no values. What a GPU needs beyond that is not counted: CUDA itself, the workspaces of cuDNN, memory
+that is lost between tensors, Real-ESRGAN's pair pool and degradations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import random
+import warnings
+import weakref
+from typing import Any, Dict, Iterable, Iterator, NamedTuple
+
+import torch
+from basicsr.archs import build_network, vgg_arch
+from basicsr.utils.registry import MODEL_REGISTRY
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rsr_basicsr.models.attack_augmentation import SCHEDULE
+from rsr_basicsr.models.training_gradient import iteration_of_generator
+from rsr_basicsr.utils.random_streams import random_streams_kept
+
+GIB = 2**30
+CARDS = (6, 8, 12, 24)  # GiB
+RESERVE = 1.5  # GiB of a card that are left to what is not counted
+_META = torch.device('meta')
+
+
+class Estimate(NamedTuple):
+    """Memory of a training step in bytes.
+
+    Args:
+        fixed: what does not depend on the batch.
+        sample: for each picture of the batch.
+        simplified: whether attack and pixel loss are IFGSM and L1 in the place of those that ask for values.
+    """
+
+    fixed: float
+    sample: float
+    simplified: bool = False
+
+    def of(self, batch: int) -> float:
+        """Bytes of a batch."""
+        return self.fixed + batch * self.sample
+
+    def largest_batch(self, gib: float) -> int:
+        """The largest batch that fits into a card of ``gib`` GiB, less :data:`RESERVE`; 0 where none does."""
+        return max(0, int(((gib - RESERVE) * GIB - self.fixed) / max(self.sample, 1)))
+
+
+def estimate(opt: Dict[str, Any], size: int, batch: int) -> Estimate:
+    """Count the memory of a training step.
+
+    Args:
+        opt: options of a training that were checked; they stay as they are.
+        size: height and width in pixels of the low-resolution patches.
+        batch: pictures of a batch, about which the estimate is best.
+
+    Raises:
+        Exception: whatever a network or a loss makes of tensors without values.
+    """
+    try:
+        return _estimate(opt, size, batch, simplified=False)
+    except Exception:  # whatever an attack or a loss makes of tensors without values
+        return _estimate(opt, size, batch, simplified=True)
+
+
+def _estimate(opt, size, batch, simplified):
+    opt = copy.deepcopy(opt)
+    opt.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=0)
+    opt['path'] = {}
+    attack = opt.get('attack') or {}
+    if simplified and attack:
+        attack = opt['attack'] = {**{key: attack[key] for key in SCHEDULE if key in attack}, 'type': 'IFGSM',
+                                  'eps': attack['eps'], 'objective': 'ground_truth_l1', 'steps': 1}
+    if 'steps' in attack:
+        attack['steps'] = 1  # the memory of each is the same
+    with random_streams_kept(), _quiet(), unfilled_vgg():
+        random.seed(0)
+        model = _sketched(opt)
+        if simplified:
+            model.cri_pix = _L1()
+        one, two = (_peak(model, opt, size, number) for number in (batch, 2 * batch))
+    sample = (two - one) / batch
+    return Estimate(one - batch * sample, sample, simplified)
+
+
+class _L1(torch.nn.Module):
+    """L1 of all pictures that a network returns."""
+
+    def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
+        return sum((picture - target).abs().mean() for picture in tree_leaves(output))
+
+
+def _sketched(opt):
+    """The model on meta, with the gradients and moments that it has from the second step on."""
+    started = opt['train'].pop('start', None)
+    model = _on_meta(MODEL_REGISTRY.get(opt['model_type']))(copy.deepcopy(opt))
+    if started is not None and opt['train'].get('target') == 'pretrained':
+        model._start_net = build_network(opt['network_g']).to(_META).requires_grad_(False)
+    for optimizer in model.optimizers:
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group['params']):
+            parameter.grad = torch.empty_like(parameter)
+        with LiveBytes():
+            optimizer.step()
+    return model
+
+
+def _peak(model, opt, size, batch):
+    run = _step(model, opt, size, batch)
+    with LiveBytes(_tensors(model)) as live:
+        run()
+    return live.peak
+
+
+def _on_meta(cls):
+    """The model class with its device nailed to meta."""
+    # BasicSR's models ask the options for the device and keep it in an attribute.
+    return type(cls.__name__, (cls,), {'device': property(lambda self: _META, lambda self, device: None),
+                                       'reduce_loss_dict': lambda self, losses: losses})  # which asks for values
+
+
+def _step(model, opt, size, batch):
+    """A function that takes one training step, from the degraded pictures on."""
+    scale, channels = opt['scale'], opt['network_g'].get('num_in_ch', opt['network_g'].get('in_chans', 3))
+    lq = torch.zeros(batch, channels, size, size, device=_META)
+    gt = torch.zeros(batch, channels, scale * size, scale * size, device=_META)
+    # One in which there is an attack, and in which a GAN trains its generator.
+    iteration = (opt.get('attack') or {}).get('every', 1) * iteration_of_generator(opt['train'])
+
+    def run():
+        model.lq, model.gt, model.gt_usm = lq, gt, gt
+        model.optimize_parameters(iteration)
+
+    return run
+
+
+def _tensors(model) -> Iterator[torch.Tensor]:
+    """What is alive before a step."""
+    for value in vars(model).values():
+        if isinstance(value, torch.Tensor):
+            yield value
+        if isinstance(value, torch.nn.Module):
+            for tensor in (*value.parameters(), *value.buffers()):
+                yield tensor
+                if tensor.grad is not None:
+                    yield tensor.grad
+    for optimizer in model.optimizers:
+        yield from (leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, torch.Tensor))
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of all tensors that are alive within the block, and the most there were at a time.
+
+    Args:
+        before: tensors that are alive at its start.
+    """
+
+    def __init__(self, before: Iterable[torch.Tensor] = ()):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = weakref.WeakSet()
+        self.returned: Dict[tuple, Any] = {}
+        for tensor in before:
+            self._see(tensor)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if _only_changes_values(function) and isinstance(args[0], torch.Tensor) and args[0].is_meta:
+            return args[0]
+        result = self._result(function, args, kwargs)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor)
+        self.peak = max(self.peak, self.now)
+        return result
+
+    def _result(self, function, args, kwargs):
+        """What the function returns, of the sizes that it returned for such arguments before.
+
+        On meta, working out a size takes many times as long as anything else.
+        """
+        if function._schema.is_mutable or any(value.alias_info is not None for value in function._schema.returns):
+            return function(*args, **kwargs)
+        key = (function, _sizes(args), _sizes(tuple(kwargs.items())))
+        if key not in self.returned:
+            result = function(*args, **kwargs)
+            several = isinstance(result, (tuple, list))
+            tensors = result if several else (result,)
+            plain = all(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in tensors)
+            self.returned[key] = (several, [_sizes(tensor)[1:] for tensor in tensors]) if plain else None
+            return result
+        if self.returned[key] is None:
+            return function(*args, **kwargs)
+        several, sizes = self.returned[key]
+        made = tuple(torch.empty_strided(shape, stride, dtype=dtype, device=_META) for shape, stride, dtype, _ in sizes)
+        return made if several else made[0]
+
+    def _see(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage not in self.known:
+            self.known.add(storage)
+            size = storage.nbytes()
+            self.now += size
+            weakref.finalize(storage, self._free, size)
+
+    def _free(self, size):
+        self.now -= size
+
+
+def _only_changes_values(function):
+    return torch.Tag.pointwise in function.tags and function._schema.is_mutable and function._schema.name.endswith('_')
+
+
+def _sizes(value):
+    """Arguments without the values of tensors."""
+    if isinstance(value, torch.Tensor):
+        return torch.Tensor, tuple(value.shape), value.stride(), value.dtype, value.device
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_sizes, value))
+    return type(value), value
+
+
+@contextlib.contextmanager
+def unfilled_vgg() -> Iterator[None]:
+    """Within the block BasicSR's perceptual loss has random weights, which cost the same and need no download."""
+    kept = vgg_arch.vgg, vgg_arch.VGG_PRETRAIN_PATH
+    vgg_arch.vgg, vgg_arch.VGG_PRETRAIN_PATH = _Unfilled(vgg_arch.vgg), ''
+    try:
+        yield
+    finally:
+        vgg_arch.vgg, vgg_arch.VGG_PRETRAIN_PATH = kept
+
+
+class _Unfilled:
+    def __init__(self, module):
+        self._module = module
+
+    def __getattr__(self, name):
+        def make(pretrained):
+            with warnings.catch_warnings(), torch.device('meta'):
+                warnings.simplefilter('ignore')  # the argument that BasicSR gives has a new name
+                return getattr(self._module, name)(pretrained=False)
+
+        return make
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Within the block BasicSR prints and logs nothing."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(disabled)

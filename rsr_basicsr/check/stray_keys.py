@@ -1,0 +1,158 @@
+"""The keys that BasicSR reads of each block, to find the one that nobody reads: misspelt, misplaced or left over.
+
+BasicSR takes what it knows out of a block and never looks at the rest, so that a misspelt key leaves a default in its
+place without a word. Classes of a user's own may read more than is listed here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+
+from rsr_basicsr.data.adversarial_set_options import ADVERSARIAL_SET
+from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+from rsr_basicsr.options import blocks, host
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.options.types import ALIKE, nearest
+
+#: What BasicSR's parser and our check add to the options
+_ADDED = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path')
+_TOP = (*host.RUN, 'train', 'val', 'logger', 'dist_params', 'find_unused_parameters', *_ADDED)
+_DEGRADED = (*host.DEGRADATIONS, 'high_order_degradation')
+_PATH = ('resume_state', 'ignore_resume_networks', 'experiments_root', 'models', 'training_states', 'log',
+         'visualization', 'results_root')
+_OF_NETWORK = ('pretrain_network', 'param_key', 'strict_load')
+#: Of the keys of ``path`` that hold one of these words, ``make_exp_dirs`` makes no folder
+_PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
+_VAL = (*host.VAL_WHILE_TRAINING, 'pbar', 'suffix')
+_WANDB = ('project', 'resume_id')
+#: What a class reads beside what the classes read that it is derived from: at the top level, and of ``train``
+_OF_MODEL: Dict[str, Tuple[tuple, tuple]] = {
+    'BaseModel': (_TOP, tuple(host.TRAIN)),
+    'SRModel': ((), ('pixel_opt', 'perceptual_opt')),
+    'SRGANModel': ((), ('optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')),
+    'RealESRNetModel': ((*_DEGRADED, *host.USM_OF_NET), ()),
+    'RealESRGANModel': ((*_DEGRADED, *host.USM_OF_GAN), ()),
+    'AttackAugmentation': (('attack',), (*blocks.TRAIN, 'optim_classifier', 'classifier_opt', 'start')),
+    'FrequencyClassifierModel': ((), (*blocks.CLASSIFIER_TRAIN, 'classifier_opt')),
+    **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
+}
+#: Of any data set. BasicSR's own options files have ``use_shuffle``, and ``gt_size`` where it is not read.
+_DATASET = ('name', 'type', 'phase', 'scale', 'io_backend', *host.LOADER, 'dataset_enlarge_ratio', 'prefetch_mode',
+            'num_prefetch_queue', 'pin_memory', 'persistent_workers', 'use_shuffle', 'gt_size')
+_SINGLE = ('meta_info_file', 'mean', 'std', 'color')
+_PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *host.PAIRED_TRAINING)
+_OF_DATASET = {
+    'PairedImageDataset': (*_PAIRED, 'meta_info_file', 'color'),
+    'RealESRGANPairedDataset': (*_PAIRED, 'meta_info'),
+    'RealESRGANDataset': ('meta_info', *host.DATASET_OF_TYPE['RealESRGANDataset']),
+    'SingleImageDataset': ('dataroot_lq', *_SINGLE),
+    'ReducedImageDataset': ('dataroot_gt', 'crop', *_SINGLE),
+    'AdversarialSetDataset': tuple(host.DATASET_OF_TYPE['AdversarialSetDataset']),
+    'AdversarialPicturesDataset': (*host.DATASET_OF_TYPE['AdversarialPicturesDataset'], *ADVERSARIAL_SET),
+}
+#: Keys that this package adds, or that belong elsewhere: one that looks like them is never meant for anything else
+_OURS = {'': ('attack', 'defense'), 'train': ('train_classifier', 'target', 'optim_classifier', 'classifier_opt'),
+         'val': ('tile', 'tile_overlap', 'attack', 'panel_freq', 'guard')}
+
+
+class _Block(NamedTuple):
+    """A block of an options file.
+
+    Args:
+        where: its place, empty for the top level.
+        options: the block.
+        known: the keys that are read of it.
+        sure: whether no others are.
+    """
+
+    where: str
+    options: Mapping[str, Any]
+    known: Tuple[str, ...]
+    sure: bool
+
+
+def check_strays(opt: Mapping[str, Any], model: Optional[type], problems: Problems) -> None:
+    """Note keys that nobody reads: an error where they look like one that is read, else a warning.
+
+    Args:
+        opt: options as BasicSR's parser returns them, whatever is wrong with them.
+        model: the class of ``model_type``, None where there is none.
+        problems: where they are noted.
+    """
+    for block in _blocks(opt, model):
+        _check_block(block, problems)
+    if opt.get('defense') is not None:
+        problems.append('defense: this block belongs into network_g')
+    _check_path(opt, problems)
+
+
+def _blocks(opt, model) -> Iterator[_Block]:
+    top, train, sure = _read_by(model)
+    networks = tuple(key for key in opt if isinstance(key, str) and key.startswith('network_'))
+    yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure)
+    attacked = model is not None and issubclass(model, AttackAugmentation)
+    val = (*_VAL, *((*blocks.VAL, *host.TILES) if attacked else ()))
+    for where, known, certain in (('train', train, sure), ('val', val, sure), ('logger', tuple(host.LOGGER), True),
+                                  ('logger.wandb', _WANDB, True)):
+        block = opt
+        for key in where.split('.'):
+            block = block.get(key) if isinstance(block, Mapping) else None
+        if isinstance(block, Mapping):
+            yield _Block(where, block, known, certain)
+    datasets = opt.get('datasets')
+    for phase, dataset in datasets.items() if isinstance(datasets, Mapping) else ():
+        kind = dataset.get('type') if isinstance(dataset, Mapping) else None
+        if isinstance(kind, str):
+            yield _Block(f'datasets.{phase}', dataset, (*_DATASET, *_OF_DATASET.get(kind, ())), kind in _OF_DATASET)
+
+
+def _read_by(model):
+    """The keys of the top level and of ``train`` that a model class reads, and whether these are all."""
+    # The defended twins read nothing of their own.
+    classes = [cls.__name__ for cls in (model.__mro__[:-1] if model is not None else ())
+               if cls.__bases__[0] is not AttackAugmentation]
+    read = [_OF_MODEL.get(name, ((), ())) for name in classes] or list(_OF_MODEL.values())
+    sure = bool(classes) and all(name in _OF_MODEL for name in classes)
+    return tuple(key for top, _ in read for key in top), tuple(key for _, train in read for key in train), sure
+
+
+def _check_block(block, problems):
+    ours, unread = _OURS.get(block.where, ()), []
+    for key in block.options:
+        if key in block.known or key in ours:
+            continue
+        close = difflib.get_close_matches(str(key), (*ours, *block.known), n=1, cutoff=ALIKE)
+        if not close or (close[0] in block.options and close[0] not in ours):
+            unread.append(str(key))
+            continue
+        sentence = f'{block.where or "the options"}: unknown key {key!r}; did you mean {close[0]!r}?'
+        if close[0] in ours or block.sure:
+            problems.append(sentence)
+            problems.mistaken(block.where, close[0])
+            problems.spoil(f'{block.where}.{key}' if block.where else str(key))
+        else:
+            problems.warnings.append(sentence)
+    if unread and block.sure:
+        problems.warnings.append(f'{block.where or "the options"}: nobody reads {", ".join(unread)}; take it out')
+
+
+def _check_path(opt, problems):
+    path = opt.get('path')
+    if not isinstance(path, Mapping):
+        return
+    networks = {'network_g', 'network_d', *(key for key in opt if isinstance(key, str) and key.startswith('network_'))}
+    labels = sorted(name[len('network_'):] for name in networks)
+    known = [*_PATH, *(f'{key}_{label}' for key in _OF_NETWORK for label in labels)]
+    for key in path:
+        if key in known:
+            continue
+        folder = isinstance(key, str) and not any(word in key for word in _PATH_LEFT_ALONE)
+        close = difflib.get_close_matches(str(key), known, n=1)
+        remedy = nearest(key, known) if close else '; take it out'
+        if folder:
+            problems.append(f'path: unknown key {key!r}, of whose value BasicSR would make a folder{remedy}')
+        elif close and close[0] not in path:
+            problems.append(f'path: unknown key {key!r}{remedy}')
+        else:
+            problems.warnings.append(f'path: nobody reads {key}; take it out')

@@ -1,0 +1,181 @@
+"""All that would go wrong with an options file later, found now: what ``rsr check`` shows."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import os.path as osp
+from typing import Any, Dict, Iterator, Mapping, Sequence
+
+import torch
+from torchvision.models import AlexNet, AlexNet_Weights
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.benchmark.options import check_benchmark
+from rsr_basicsr.check import advice, step_memory
+from rsr_basicsr.check.images import check_pictures
+from rsr_basicsr.check.run_file import Checked, check_all
+from rsr_basicsr.check.step_memory import CARDS, GIB, RESERVE
+from rsr_basicsr.check.training import degrades, gt_size
+from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
+from rsr_basicsr.models.attack_augmentation import USE_TORCHRUN
+from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
+from rsr_basicsr.ops import perceptual
+from rsr_basicsr.options.loading import as_parsed, load_options, override, repeated_keys
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.options.networks import sketch
+from rsr_basicsr.utils.errors import in_one_line
+
+_SIZE = 64  # pixels; of the picture whose masks are listed, where there is no training
+
+
+def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memory: bool = True) -> Problems:
+    """Check an options file of any command, without writing anything.
+
+    Args:
+        path: the file.
+        changes: as ``--force_yml`` takes them.
+        decoded: pictures of each data set that are decoded; the headers of all are read.
+        count_memory: count the memory of a training step, which takes some seconds.
+
+    Returns:
+        Errors, with its warnings and facts.
+
+    Raises:
+        OptionsError: the file cannot be read.
+    """
+    options, problems = load_options(path), Problems()
+    problems.warnings += repeated_keys(path)
+    kind = kind_of(options)
+    override(options, changes, new_sections=kind not in ('train', 'test'))
+    problems.facts.append(f'{path}: {_KINDS[kind]}')
+    with _nothing_fetched(problems):
+        if kind == 'benchmark':
+            _survey_benchmark(options, problems)
+        elif kind == 'adversarial set':
+            with problems.noted():
+                found = check_adversarial_set(options)
+                problems.facts.append(f'photos: {len(found["photos"])} pictures')
+        else:
+            _survey_run(options, kind, decoded, count_memory, problems)
+    return problems
+
+
+@contextlib.contextmanager
+def _nothing_fetched(problems) -> Iterator[None]:
+    """Within the block LPIPS has random weights where it would download others."""
+    url = AlexNet_Weights.IMAGENET1K_V1.url
+    kept = perceptual._alexnet
+    if osp.isfile(osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(url))):
+        yield
+        return
+
+    def unfilled():
+        problems.warnings.append('LPIPS: AlexNet will be downloaded at the start (0.2 GB); where there is no internet, '
+                                 f'put {url} into {osp.join(torch.hub.get_dir(), "checkpoints")}')
+        with torch.random.fork_rng(devices=[]):
+            return AlexNet().state_dict()
+
+    perceptual.lpips_distance.cache_clear()
+    perceptual._alexnet = unfilled
+    try:
+        yield
+    finally:
+        perceptual._alexnet = kept
+        perceptual.lpips_distance.cache_clear()
+
+
+_KINDS = {'train': 'a training (rsr train)', 'test': 'a test (rsr test)', 'benchmark': 'a benchmark (rsr benchmark)',
+          'adversarial set': 'an adversarial set (rsr adversarial-set)'}
+
+
+def kind_of(options: Mapping[str, Any]) -> str:
+    """What an options file is for: ``train``, ``test``, ``benchmark`` or ``adversarial set``."""
+    if 'model_type' not in options and 'network_g' not in options:
+        if {'photos', 'kinds', 'count'} & set(options):
+            return 'adversarial set'
+        if {'networks', 'attacks', 'eps'} & set(options):
+            return 'benchmark'
+    datasets = options.get('datasets')
+    trains = {'train', 'logger', 'attack'} & set(options) or isinstance(datasets, Mapping) and 'train' in datasets
+    return 'train' if trains else 'test'
+
+
+def _survey_benchmark(options, problems):
+    with problems.noted():
+        options, pictures = check_benchmark(options)
+        for name in options['datasets']:
+            number = sum(picture.dataset == name for picture in pictures)
+            problems.facts.append(f'datasets.{name}: {number} pictures, all of them read')
+
+
+def _survey_run(opt, stage, decoded, count_memory, problems):
+    as_parsed(opt, stage, os.getcwd())
+    _expect_launcher(opt, problems)
+    checked = check_all(opt, problems)
+    trains = stage == 'train'
+    for phase, pictures in checked.pictures.items():
+        dataset = opt['datasets'][phase]
+        if decoded and problems.sound('scale', f'datasets.{phase}.gt_size', f'datasets.{phase}.pictures'):
+            patch = dataset.get('gt_size') if trains and phase == 'train' and not degrades(opt, checked.model) else None
+            check_pictures(dataset, f'datasets.{phase}', pictures, patch, decoded, problems)
+    advice.advise(opt, checked, problems)
+    advice.describe_weights(opt, checked, problems)
+    size = _patch(opt, checked, problems) if trains else _SIZE
+    net = checked.networks.get('network_g')
+    if isinstance(net, DefenseMixin) and size:
+        with problems.noted('network_g: '):
+            problems.facts += advice.describe_gate(net, sketch(net), size)
+    if trains and count_memory and size:
+        _look_at_memory(opt, checked, size, problems)
+
+
+def _expect_launcher(opt, problems):
+    """Several GPUs are for several processes, which a launcher starts; this one is alone."""
+    count = opt.get('num_gpu')
+    if isinstance(count, int) and count > 1 and torch.cuda.is_available() \
+            and str(opt.get('model_type')).startswith('Defended'):
+        opt['dist'] = True
+        problems.warnings.append(f'num_gpu: {count} without a launcher; {USE_TORCHRUN}')
+
+
+def _patch(opt, checked, problems):
+    """Height and width of the low-resolution patches in pixels, None where they are not known."""
+    if not problems.there('datasets.train') or not problems.sound('scale', 'gt_size', 'datasets.train.gt_size'):
+        return None
+    size, scale = gt_size(opt, checked.model), opt.get('scale')
+    return size // scale if isinstance(size, int) and isinstance(scale, int) else None
+
+
+def _look_at_memory(opt: Dict[str, Any], checked: Checked, size: int, problems: Problems) -> None:
+    where = 'datasets.train.batch_size_per_gpu'
+    needed = ('model_type', 'network_g', 'network_d', 'train', 'attack', 'scale', where)
+    if checked.model is None or issubclass(checked.model, FrequencyClassifierModel) or not problems.sound(*needed):
+        return
+    batch = opt['datasets']['train']['batch_size_per_gpu']
+    try:
+        found = step_memory.estimate(opt, size, batch)
+    except Exception as error:  # whatever a model of a user's makes of tensors without values
+        problems.facts.append(f'memory: cannot be counted ({in_one_line(error)})')
+        return
+    simplified = ', with IFGSM and L1 in the place of attack and pixel loss' if found.simplified else ''
+    problems.facts.append(f'memory: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample '
+                          f'is {found.of(batch) / GIB:.1f} GiB for a batch of {batch}, counted{simplified}')
+    if torch.cuda.is_available() and opt.get('num_gpu') != 0:
+        compare_with_gpu(found, batch, problems)
+    else:
+        fits = [f'{card} GB: {found.largest_batch(card)}' for card in CARDS]
+        problems.facts.append(f'memory: largest batch for a card of {", ".join(fits)}; {RESERVE:g} GiB are left '
+                              'to what is not counted')
+
+
+def compare_with_gpu(found: step_memory.Estimate, batch: int, problems: Problems) -> None:
+    """Note where a batch takes more than the GPU has (an error), or more than is free of it (a warning)."""
+    free, whole = (value / GIB for value in torch.cuda.mem_get_info())
+    total = found.of(batch) / GIB
+    sentence = (f'datasets.train.batch_size_per_gpu: a batch of {batch} takes about {total + RESERVE:.1f} GiB, '
+                f'and this GPU has {free:.1f} GiB free of {whole:.1f}; write {found.largest_batch(free)} or less')
+    if total > whole:
+        problems.append(sentence)
+    elif total + RESERVE > free:
+        problems.warnings.append(sentence)

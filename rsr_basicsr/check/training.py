@@ -1,0 +1,291 @@
+"""What a training file needs beside what every options file has: model, attack, losses, optimizers, schedulers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, Optional
+
+import torch
+from basicsr.models import lr_scheduler
+from basicsr.models.srgan_model import SRGANModel
+from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.attacks import ATTACKS, build_attack
+from rsr_basicsr.check.datasets import CROP, Pictures, check_dataset
+from rsr_basicsr.check.step_memory import unfilled_vgg
+from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
+from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
+from rsr_basicsr.options import host
+from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, CLASSIFIER_TRAIN, OPTIM_CLASSIFIER, TRAIN
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.options.networks import check_source
+from rsr_basicsr.options.types import (
+    Key,
+    block,
+    check_call,
+    number,
+    parse_block,
+    parse_each,
+    parse_open,
+    registered,
+    shown,
+    text,
+)
+from rsr_basicsr.utils.errors import OptionsError, in_one_line
+
+
+def check_training(opt: Dict[str, Any], model: Optional[type], pictures: Dict[str, Pictures],
+                   problems: Problems) -> None:
+    """Check what only a training has, in place.
+
+    Args:
+        opt: options as BasicSR's parser returns them, whose sections were checked.
+        model: the class of ``model_type``; None where there is none, which leaves out what depends on it.
+        pictures: of the data sets, by phase.
+        problems: where it is noted what is wrong.
+    """
+    if problems.there('datasets') and 'train' not in opt['datasets'] and problems.there('datasets.train'):
+        problems.append('datasets: there is no train block')
+        problems.spoil('datasets.train')
+    if not problems.there('train'):
+        return
+    if model is not None:
+        _check_host_model(opt, model, problems)
+        _check_attack(opt, model, problems)
+    _check_losses(opt['train'], problems)
+    _check_optimizers(opt['train'], problems)
+    if model is not None and issubclass(model, FrequencyClassifierModel):
+        _check_classifier_training(opt['train'], problems)
+    elif not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')) \
+            and problems.there('train.pixel_opt', 'train.perceptual_opt'):
+        problems.append('train: there is neither pixel_opt nor perceptual_opt')
+    if 'train' in pictures:
+        _check_enough(opt, len(pictures['train'].entries), problems)
+    _check_loader(opt, problems)
+
+
+def real_esrgan_kinds(model: Optional[type]) -> set:
+    """Which of Real-ESRGAN's two model classes a model is; by name, since the package realesrgan has its own."""
+    names = {cls.__name__ for cls in model.__mro__} if model is not None else set()
+    return names & {'RealESRNetModel', 'RealESRGANModel'}
+
+
+def degrades(opt: Dict[str, Any], model: Optional[type]) -> bool:
+    """Whether the model makes its low-resolution pictures itself, with Real-ESRGAN's degradations."""
+    return bool(real_esrgan_kinds(model)) and bool(opt.get('high_order_degradation', True))
+
+
+def gt_size(opt: Dict[str, Any], model: Optional[type]) -> Any:
+    """Height and width in pixels of the high-resolution patches that are trained on; None where it is not known."""
+    if degrades(opt, model):
+        return opt.get('gt_size')
+    return opt['datasets'].get('train', {}).get('gt_size')
+
+
+def batch_size(opt: Dict[str, Any]) -> int:
+    """Pictures of a batch in one process."""
+    return opt['datasets']['train']['batch_size_per_gpu'] * (1 if opt.get('dist') else max(1, opt['num_gpu']))
+
+
+def _check_host_model(opt, model, problems):
+    """What BasicSR's model classes read from the options without asking whether it is there."""
+    if issubclass(model, SRGANModel):
+        parse_each(opt, {'network_d': Key(block, required=True)}, '', problems)
+        parse_each(opt['train'], {key: Key(block, required=True) for key in ('optim_d', 'gan_opt')}, 'train', problems)
+    kinds = real_esrgan_kinds(model)
+    if 'RealESRGANModel' in kinds:
+        parse_each(opt, host.USM_OF_GAN, '', problems)
+    if degrades(opt, model):
+        parse_each(opt, host.DEGRADATIONS, '', problems)
+        if 'RealESRNetModel' in kinds:
+            parse_each(opt, host.USM_OF_NET, '', problems)
+        if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') \
+                and opt.get('queue_size', 180) % batch_size(opt):
+            problems.append(f'queue_size: {opt.get("queue_size", 180)} is not a multiple of the batch size '
+                            f'{batch_size(opt)}')
+
+
+def check_patches(opt: Dict[str, Any], model: type, problems: Problems) -> None:
+    """Check that the pictures of a training can be cut into patches that fit one another."""
+    own = degrades(opt, model)
+    where = 'gt_size' if own else 'datasets.train.gt_size'
+    if not problems.sound(where, 'scale', 'datasets.train.type'):
+        return
+    size, scale = gt_size(opt, model), opt.get('scale')
+    if isinstance(size, int) and isinstance(scale, int) and size % scale:
+        problems.append(f'{where}: {size} is not a multiple of the scale, {scale}; write '
+                        f'{max(size // scale, 1) * scale}')
+        problems.spoil(where)
+    if own and opt['datasets']['train']['type'] == 'RealESRGANDataset':
+        if size > CROP:
+            problems.append(f'gt_size: RealESRGANDataset cuts its pictures to {CROP}x{CROP}, which has no patch of '
+                            f'{size}; write {CROP} or less')
+        if CROP % scale:
+            problems.append(f'scale: RealESRGANDataset cuts its pictures to {CROP}x{CROP}, which {scale} does not '
+                            'divide')
+
+
+def _check_attack(opt, model, problems):
+    train = opt['train']
+    if not issubclass(model, AttackAugmentation):
+        if opt.get('attack') is not None:
+            problems.append(f'attack: model_type {opt["model_type"]} does not attack its pictures; write '
+                            f'model_type: Defended{model.__name__}')
+        return
+    parse_each(train, TRAIN, 'train', problems)
+    for key, schema in (('optim_classifier', OPTIM_CLASSIFIER), ('classifier_opt', CLASSIFIER_OPT)):
+        with problems.noted(part=f'train.{key}'):
+            train[key] = parse_block(train.get(key), schema, f'train.{key}')
+    if problems.sound('network_g.type'):
+        _check_defended(opt, problems)
+    if not problems.there('attack'):
+        return
+    if 'attack' not in opt:
+        problems.append(f'model_type {opt["model_type"]} needs an attack block')
+        problems.spoil('attack')
+        return
+    with problems.noted(part='attack'):
+        opt['attack'] = parse_block(opt['attack'], ATTACK, 'attack')
+        check_buildable({key: value for key, value in opt['attack'].items() if key not in SCHEDULE}, 'attack')
+        if opt['attack']['warm_start'] and not ATTACKS[opt['attack']['type']].takes_start:
+            raise OptionsError(f'attack.warm_start: {opt["attack"]["type"]} has a start of its own; leave it out')
+        if opt['attack']['first_gradient'] == 'clean_step':
+            _check_first_gradient(opt['attack'])
+
+
+def _check_first_gradient(attack: Dict[str, Any]) -> None:
+    """Whether the clean step's gradient can be the first one of an attack, which then begins at the clean image."""
+    where = 'attack.first_gradient: clean_step'
+    if attack['mode'] != 'alternating':
+        raise OptionsError(f'{where} needs a step on the clean batch; write mode: alternating, got {attack["mode"]}')
+    if attack['warm_start']:
+        raise OptionsError(f'{where} is the gradient at the clean image, where warm_start does not begin; drop one')
+    built = build_attack({**{key: value for key, value in attack.items() if key not in SCHEDULE}, 'eps': 1},
+                         check_source)
+    if built.compares_samples:
+        raise OptionsError(f'{where}: {attack["type"]} compares samples by their losses, which the clean step does not '
+                           'have; take IFGSM, MIFGSM or PGD, without keep_best and restarts')
+    if built.seed is not None:
+        raise OptionsError(f'{where} and seed exclude each other; leave one out')
+    if built.start_radius(1.0) != 0:
+        raise OptionsError(f'{where} is the gradient at the clean image; write random_start: 0')
+
+
+def _check_defended(opt, problems):
+    with problems.noted(part='network_g'):
+        network = registered(ARCH_REGISTRY, opt['network_g']['type'], 'network_g.type')
+        if not issubclass(network, DefenseMixin):
+            raise OptionsError(f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
+                               f'Defended{network.__name__}')
+
+
+def check_buildable(attack: Dict[str, Any], where: str) -> None:
+    """Check that an attack can be built of a block whose values have their final types.
+
+    Raises:
+        OptionsError: it cannot, or it is not said how many steps it takes.
+    """
+    if not _knows_its_steps(attack):  # each of them costs about as much as the training itself
+        raise OptionsError(f"{where}: the key 'steps' is missing")
+    try:
+        build_attack({**attack, 'eps': 1}, check_source)
+    except ValueError as error:
+        raise OptionsError(f'{where}: {error}') from None
+
+
+def _knows_its_steps(attack, given=False):
+    """Whether each attack of a block, inside it too, is told its number of steps if it takes one."""
+    given = given or 'steps' in attack
+    if attack['type'] == 'Transfer':
+        return _knows_its_steps({'type': 'PGD', **attack.get('attack', {})}, given)
+    if attack['type'] == 'WorstOf':
+        return all(_knows_its_steps({'type': 'PGD', **inner}, given) for inner in attack.get('attacks', ()))
+    return given or 'steps' not in ATTACKS[attack['type']].parameters()
+
+
+def _check_losses(train, problems):
+    for key in [key for key, value in train.items() if str(key).endswith('_opt') and value is not None]:
+        where = f'train.{key}'
+        if not problems.there(where):
+            continue
+        with problems.noted(part=where):
+            parse_open(train, {key: Key(block)}, 'train')
+            parse_open(train[key], {'type': Key(text, required=True)}, where)
+            loss = registered(LOSS_REGISTRY, train[key]['type'], f'{where}.type')
+            check_call(loss, train[key], where)
+            if loss.__module__.split('.')[0] in ('basicsr', 'rsr_basicsr'):  # another one may fetch what it needs
+                with unfilled_vgg(), torch.device('meta'):
+                    _check_built(loss, train[key], where)
+
+
+def _check_built(cls, options, where, *given):
+    """Try what a constructor makes of a block."""
+    try:
+        cls(*given, **{key: value for key, value in options.items() if key != 'type'})
+    except Exception as error:  # whatever it makes of wrong values
+        raise OptionsError(f'{where}: {cls.__name__} cannot be built so: {in_one_line(error)}') from error
+
+
+def _check_optimizers(train, problems):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    if problems.sound('train.optim_g', 'train.optim_d') and train.get('optim_d') is train['optim_g']:
+        problems.append('train.optim_d: an alias of optim_g, which BasicSR takes apart when it reads it; write it out')
+    for key in [key for key in ('optim_g', 'optim_d') if key in train]:
+        if problems.sound(f'train.{key}'):
+            with problems.noted(part=f'train.{key}'):
+                check_call(torch.optim.Adam, train[key], f'train.{key}', given=1)
+                _check_built(torch.optim.Adam, train[key], f'train.{key}', [parameter])
+    if not problems.sound('train.scheduler'):
+        return
+    scheduler = train['scheduler']
+    with problems.noted(part='train.scheduler'):
+        # BasicSR takes the first name for the second.
+        cls = getattr(lr_scheduler, scheduler['type'].replace('MultiStepLR', 'MultiStepRestartLR'))
+        check_call(cls, scheduler, 'train.scheduler', given=1)
+        periods, weights = scheduler.get('periods'), scheduler.get('restart_weights', (1,))
+        if isinstance(periods, list) and isinstance(weights, (list, tuple)) and len(periods) != len(weights):
+            raise OptionsError(f'train.scheduler.restart_weights: {len(weights)} for {len(periods)} periods; '
+                               'there is one for each')
+        _check_built(cls, scheduler, 'train.scheduler', torch.optim.Adam([parameter], lr=1e-4))
+        if periods is not None and problems.sound('train.total_iter') and sum(periods) < train['total_iter'] - 1:
+            raise OptionsError(f'train.scheduler.periods: they end after {sum(periods)} iterations, and the training '
+                               f'after {train["total_iter"]} (train.total_iter)')
+
+
+def _check_classifier_training(train, problems):
+    with problems.noted(part='train.calibration'):
+        parse_open(train, CLASSIFIER_TRAIN, 'train')
+        calibration = train.get('calibration')
+        for number, dataset in enumerate(calibration['datasets'] if calibration else (), start=1):
+            where = f'train.calibration.datasets, number {number}'
+            host.check_dataset({**dataset, 'name': 'calibration'}, where, 'val', problems)
+            if problems.sound(where):
+                with problems.noted(part=where):
+                    check_dataset(dataset, where, problems)
+
+
+def _check_enough(opt, count, problems):
+    """BasicSR leaves out a last batch that is not full, and ends without a word where there is no other."""
+    where, dataset = 'datasets.train.dataset_enlarge_ratio', dict(opt['datasets']['train'])
+    if 'dataset_enlarge_ratio' in dataset:
+        parse_each(dataset, {'dataset_enlarge_ratio': Key(number(0, above=True), required=True)}, 'datasets.train',
+                   problems)
+    if not problems.sound(where, 'datasets.train.batch_size_per_gpu', 'num_gpu'):
+        return
+    ratio = dataset.get('dataset_enlarge_ratio', 1)
+    if math.ceil(count * ratio) < batch_size(opt):
+        problems.append(f'{where}: {count} pictures, each {ratio:g} times, do not fill one batch of {batch_size(opt)}, '
+                        f'and nothing would be trained; write {math.ceil(batch_size(opt) / count)} or more')
+
+
+def _check_loader(opt, problems):
+    """What BasicSR's trainer finds out when everything is built."""
+    if not problems.there('datasets.train'):
+        return
+    dataset = opt['datasets']['train']
+    where, mode = 'datasets.train.prefetch_mode', dataset.get('prefetch_mode')
+    if mode not in (None, 'cpu', 'cuda'):
+        problems.append(f'{where}: expected cpu, cuda or ~, got {shown(mode)}')
+    elif mode == 'cuda' and dataset.get('pin_memory') is not True:
+        problems.append(f'{where}: cuda needs pin_memory: true beside it')

@@ -1,0 +1,1 @@
+"""What ``rsr defend`` does to an options file."""

@@ -1,0 +1,236 @@
+"""A BasicSR or Real-ESRGAN options file turned into that of a defended network, by additions only."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import io
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
+
+from basicsr.models.sr_model import SRModel
+from basicsr.models.video_base_model import VideoBaseModel
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+
+from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.defend_file.presets import PRESETS, attack_block, defense_block, validation_block
+from rsr_basicsr.defend_file.yaml_text import YamlText
+from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+from rsr_basicsr.options import host
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.options.networks import check_network
+from rsr_basicsr.options.types import registered
+from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.files import write_whole
+
+TWIN = 'Defended'
+#: In front of the name of the experiment, so that ``--auto_resume`` does not meet the undefended one
+NAME_PREFIX = 'defended_'
+_CHANNELS = ('num_in_ch', 'in_chans')  # as the architectures call them
+#: Keys of ``path:`` that BasicSR once had and now passes over in silence, and what they are called now
+_OLD_PATHS = {'pretrain_model_g': 'pretrain_network_g', 'pretrain_model_d': 'pretrain_network_d',
+              'strict_load': 'strict_load_g'}
+
+
+class Defended(NamedTuple):
+    """A defended options file.
+
+    Args:
+        before: the original.
+        text: the same with additions.
+        stage: ``train`` or ``test``.
+        notes: sentences about what is left to do.
+    """
+
+    before: str
+    text: str
+    stage: str
+    notes: List[str]
+
+
+def defend_file(path: Path, preset: str) -> Defended:
+    """Read an options file and defend it; nothing is written.
+
+    Args:
+        path: of the options file, UTF-8.
+        preset: one of :data:`rsr_basicsr.defend_file.presets.PRESETS`.
+
+    Raises:
+        OptionsError: it cannot be read, or cannot be defended; one sentence that begins with the file.
+    """
+    try:
+        return defend_text(path.read_bytes().decode('utf-8'), preset)
+    except OSError as error:
+        raise OptionsError(f'{path}: {error.strerror}') from None
+    except UnicodeDecodeError:
+        raise OptionsError(f'{path}: it is not in UTF-8') from None
+    except OptionsError as error:
+        raise OptionsError(f'{path}: {error}') from None
+
+
+def write_defended(defended: Defended, path: Path, overwrite: bool) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        OptionsError: it is there already and ``overwrite`` is not set, or it cannot be written.
+    """
+    try:
+        if path.exists() and not overwrite:
+            raise OptionsError(f'-o {path}: it is there already; give --overwrite to replace it')
+        write_whole(path.resolve(), defended.text.encode('utf-8'))
+    except OSError as error:
+        raise OptionsError(f'-o {path}: {error.strerror}') from None
+
+
+def difference(before: str, after: str, name_before: str, name_after: str) -> str:
+    """What was changed, as a unified diff that ``patch`` takes."""
+    old, new = (list(io.StringIO(text, newline='\n')) for text in (before, after))
+    lines = difflib.unified_diff(old, new, name_before, name_after)
+    return ''.join(line if line.endswith('\n') else f'{line}\n\\ No newline at end of file\n' for line in lines)
+
+
+def defend_text(text: str, preset: str) -> Defended:
+    """Defend the text of an options file.
+
+    Raises:
+        OptionsError: one sentence that says what cannot be defended, and why.
+    """
+    file = YamlText(text)
+    opt, chosen = file.data, PRESETS[preset]
+    _check_mappable(opt)
+    stage = 'train' if 'train' in opt else 'test'
+    points = ARCH_REGISTRY.get(f'{TWIN}{opt["network_g"]["type"]}').chosen_points()
+    if isinstance(opt.get('name'), str):
+        file.prefix(('name',), NAME_PREFIX)
+    file.prefix(('model_type',), TWIN)
+    file.prefix(('network_g', 'type'), TWIN)
+    file.add(('network_g',), defense_block(chosen, opt['network_g']['type'], points))
+    if stage == 'train':
+        file.add((), attack_block(chosen, _number(opt['train'], 'total_iter')), before='datasets')
+    if _can_validate(opt):
+        file.add(('val',), _validation(opt, stage), before='metrics')
+    return Defended(text, file.result(), stage, list(_notes(opt, file.meant, stage)))
+
+
+def _check_mappable(opt):
+    if not isinstance(opt.get('model_type'), str) or not isinstance(opt.get('network_g'), Mapping) \
+            or not isinstance(opt['network_g'].get('type'), str):
+        raise OptionsError('there is no model_type, or no network_g with a type; this is not an options file of a '
+                           'training or a test')
+    _check_model(opt['model_type'])
+    _check_network(opt['network_g'])
+    for where, block, key in (('', opt, 'attack'), ('network_g.', opt['network_g'], 'defense')):
+        if key in block:
+            raise OptionsError(f'{where}{key}: this block is there already, so the file is defended in part; finish it '
+                               'by hand, docs/options.md has the keys')
+
+
+def _check_model(name):
+    if f'{TWIN}{name}' in MODEL_REGISTRY:
+        return
+    cls, where = _found(MODEL_REGISTRY, name), f'model_type: {name}'
+    if cls is None:
+        raise OptionsError(f'{where} is none of BasicSR\'s{_meant(name, MODEL_REGISTRY)}; of a trainer of single '
+                           'pictures from elsewhere, name a module that registers its defended twin '
+                           '(docs/training.md) with --import')
+    if issubclass(cls, AttackAugmentation):
+        raise OptionsError(f'{where} is defended already')
+    if issubclass(cls, VideoBaseModel):
+        raise OptionsError(f'{where} works on video; the defence is for networks that take single pictures')
+    if not issubclass(cls, SRModel):
+        raise OptionsError(f'{where} is not derived from SRModel; the defence is for networks that upscale pictures')
+    raise OptionsError(f'{where} has no defended twin; if its training step is one of SRModel\'s kind, register '
+                       f'defend_model({name}) in a module of yours (docs/training.md) and name it with --import')
+
+
+def _check_network(network):
+    name = network['type']
+    where = f'network_g.type: {name}'
+    if f'{TWIN}{name}' not in ARCH_REGISTRY:
+        cls = _found(ARCH_REGISTRY, name)
+        if cls is not None and issubclass(cls, DefenseMixin):
+            raise OptionsError(f'{where} is defended already')
+        known = ', '.join(_with_twin(ARCH_REGISTRY))
+        raise OptionsError(f'{where} has no defended twin{_meant(name, ARCH_REGISTRY)}; there is one of {known}, and '
+                           'of what you register with register_defended (README.md) in a module that you name with '
+                           '--import')
+    for key in _CHANNELS:
+        if network.get(key, 3) != 3:
+            raise OptionsError(f'network_g.{key}: {network[key]}, but the defence is for colour pictures: its '
+                               'classifier takes three channels')
+
+
+def _found(registry, name):
+    try:
+        return registered(registry, name, '')
+    except OptionsError:
+        return None
+
+
+def _meant(name, registry):
+    close = difflib.get_close_matches(name, _with_twin(registry), n=1, cutoff=0.85)
+    return f' (did you mean {close[0]}?)' if close else ''
+
+
+def _with_twin(registry):
+    return sorted(key[len(TWIN):] for key in registry.keys() if key.startswith(TWIN))
+
+
+def _can_validate(opt):
+    val = opt.get('val')
+    metrics = val.get('metrics') if isinstance(val, Mapping) else None
+    return isinstance(metrics, Mapping) and bool(metrics) and 'attack' not in val
+
+
+def _validation(opt, stage):
+    """What is added to ``val:``, less what it has."""
+    val, path = opt['val'], opt.get('path')
+    path = path if isinstance(path, Mapping) else {}
+    panel_freq = guard = None
+    if stage == 'train':
+        panel_freq = _number(val, 'val_freq')
+        types = [metric.get('type') for metric in val['metrics'].values() if isinstance(metric, Mapping)]
+        # Weights that fit in part only are no standard to be measured by.
+        if path.get('pretrain_network_g') and path.get('strict_load_g', True) and 'calculate_psnr' in types:
+            guard = 0.5
+    return validation_block(stage, None if 'panel_freq' in val else panel_freq, None if 'guard' in val else guard)
+
+
+def _number(block, key) -> Optional[int]:
+    """A whole number of a block, None where there is none."""
+    value = block.get(key) if isinstance(block, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return int(value) if value >= 1 and float(value).is_integer() else None
+
+
+def _notes(before: Mapping[str, Any], after: Dict[str, Any], stage: str) -> Iterator[str]:
+    gpus, path = _number(before, 'num_gpu') or 0, before.get('path')
+    path = path if isinstance(path, Mapping) else {}
+    if gpus > 1:
+        yield (f'num_gpu: {gpus} needs one process a GPU: torchrun --nproc_per_node={gpus} -m rsr_basicsr.{stage} -opt '
+               'FILE --launcher pytorch')
+    if not _can_validate(before):
+        yield ('nothing will be measured under attack, since there is no val block with metrics; add one, with a data '
+               'set for it, to the original, and defend that again')
+    if stage == 'test' and path.get('pretrain_network_g'):
+        yield (f'path.pretrain_network_g: {path["pretrain_network_g"]} stays; put the weights of your defended '
+               'training there, since plain ones are only masked, not trained to hold')
+    if path.get('resume_state'):
+        yield (f'path.resume_state: {path["resume_state"]} is a state of the undefended training, from which a '
+               'defended one cannot go on; write ~')
+    for old, new in _OLD_PATHS.items():
+        if path.get(old) is not None and new not in path:
+            yield f'path.{old} is a name of old that this BasicSR does not read; write {new}'
+    for problem in _refused(copy.deepcopy(after), stage):
+        yield f'rsr {stage} will not take it as it is: {problem}'
+
+
+def _refused(opt, stage) -> Problems:
+    """What the check before a run would say, folders, weights and the machine aside."""
+    problems = Problems()
+    with problems.noted():
+        host.check_sections(opt, stage)
+    with problems.noted():
+        check_network(opt, 'network_g')
+    return problems

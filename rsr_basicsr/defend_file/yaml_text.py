@@ -1,0 +1,281 @@
+"""Additions to the text of a YAML file that leave every byte of the rest as it is."""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+
+import yaml
+
+from rsr_basicsr.utils.errors import OptionsError, in_one_line
+
+Keys = Sequence[str]
+
+_BREAK = re.compile('\r\n|\r|\n')
+_PROPERTIES = re.compile(r'(?:[!&]\S*\s+)*')  # tag and anchor, which stand in front of a value
+_NOTHING = object()
+
+
+class _Line(NamedTuple):
+    """Where a line begins and where it ends, without its line break."""
+
+    start: int
+    end: int
+
+
+class YamlText:
+    """The text of a YAML file that holds one block of keys, and what is added to it.
+
+    PyYAML's composer says where each value stands. Text is only ever put in, never taken out, and :meth:`result` holds
+    the outcome against what was meant, since YAML has more ways to write things than can be foreseen.
+
+    Args:
+        text: of the file, with the line breaks as they are.
+
+    Attributes:
+        data: what the file holds, plain values only.
+        meant: what it shall hold with all that was added.
+
+    Raises:
+        OptionsError: not YAML, several documents, a tag that would run code, or no block of keys.
+    """
+
+    def __init__(self, text: str):
+        self._text = text
+        self._root, self.data = _read(yaml.compose, text), _read(yaml.load, text)
+        if not isinstance(self.data, Mapping) or not isinstance(self._root, yaml.MappingNode):
+            raise OptionsError('it holds no options')
+        self.meant = dict(self.data)
+        # Position in the text, order there (what is put into an inner block comes first), and what is put in.
+        self._additions: List[Tuple[int, int, str]] = []
+        self._lines = list(_lines(text))
+        self._starts = [line.start for line in self._lines]
+        found = _BREAK.search(text)
+        self._newline = found.group() if found else '\n'
+        self._step = _indentation(self._root)
+
+    def prefix(self, path: Keys, letters: str) -> None:
+        """Put letters in front of a word; a word that a merge key (``<<``) brings in is written out.
+
+        Raises:
+            OptionsError: the word cannot be changed where it stands.
+        """
+        *blocks, name = path
+        node = self._block(blocks)
+        entry = self._entry(node, blocks, name)
+        longer = {name: f'{letters}{_value(self.data, path)}'}
+        if entry is None:
+            self.add(blocks, yaml.safe_dump(longer, width=math.inf))
+            return
+        word = entry[1]
+        _refuse_alias(entry, path)
+        if word.style in ('|', '>'):
+            raise OptionsError(f'{_place(path, word)}: a text over several lines ({word.style}) cannot be changed; '
+                               'write it behind the colon')
+        start = _PROPERTIES.match(self._text, word.start_mark.index).end() + (1 if word.style else 0)
+        self._additions.append((start, 0, letters))
+        self.meant = _merged(self.meant, blocks, longer)
+
+    def add(self, path: Keys, snippet: str, before: Optional[str] = None) -> None:
+        """Add keys to a block.
+
+        Args:
+            path: of the block; empty for the whole file.
+            snippet: the keys in YAML, indented by two; they take the file's own indentation. Comments are left out
+                where the block is written in braces.
+            before: the key in front of which they are put, and of the comment above it; None for the end.
+
+        Raises:
+            OptionsError: the block cannot be added to where it stands.
+        """
+        node = self._block(path)
+        added = yaml.safe_load(snippet)
+        if node.flow_style:
+            inner = yaml.safe_dump(added, default_flow_style=True, sort_keys=False, width=math.inf).strip()[1:-1]
+            position, text = self._end(node.value[-1]), f', {inner}'
+        else:
+            entry = self._entry(node, path, before) if before else None
+            lines = _indented(snippet, node.value[0][0].start_mark.column, self._step)
+            if entry is None:
+                position, text = self._end_of_block(node), ''.join(self._newline + line for line in lines)
+            else:
+                position = self._start_with_comment(entry[0])
+                text = ''.join(line + self._newline for line in [*lines, ''])
+        self._additions.append((position, -len(path), text))
+        self.meant = _merged(self.meant, path, added)
+
+    def result(self) -> str:
+        """The text with all that was added.
+
+        Raises:
+            OptionsError: it would not mean what was meant, because of something in the file.
+        """
+        parts, done = [], 0
+        for position, _, addition in sorted(self._additions, key=lambda one: one[:2]):
+            parts += [self._text[done:position], addition]
+            done = position
+        text = ''.join([*parts, self._text[done:]])
+        try:
+            found = _read(yaml.load, text)
+        except OptionsError as error:
+            raise OptionsError(f'it is written in a way that cannot be added to ({error})') from None
+        place = _first_difference(self.meant, found)
+        if place is not None:
+            raise OptionsError(f'{place}: an anchor (&) or a way of writing that is not understood carries the change '
+                               'to the wrong place; write the blocks out')
+        return text
+
+    def _block(self, path):
+        """The node of a block, in which keys can be added."""
+        node = self._root
+        for depth, name in enumerate(path):
+            entry = self._entry(node, path[:depth], name)
+            here = '.'.join(path[:depth + 1])
+            if entry is None:
+                raise OptionsError(f'{here}: it comes out of a merge key (<<); write the block out')
+            _refuse_alias(entry, path[:depth + 1])
+            node = entry[1]
+            if not isinstance(node, yaml.MappingNode):
+                raise OptionsError(f'{_place(path[:depth + 1], node)}: it is not a block of keys')
+        return node
+
+    def _entry(self, node, path, name):
+        """Key and value of that name as nodes, None where the block has none of its own."""
+        found = [entry for entry in node.value if entry[0].value == name and isinstance(entry[0], yaml.ScalarNode)]
+        if len(found) > 1:
+            first, second = (key.start_mark.line + 1 for key, _ in found[:2])
+            raise OptionsError(f'{".".join([*path, name])}: it is there twice, in lines {first} and {second}; '
+                               'leave one')
+        return found[0] if found else None
+
+    def _end(self, entry):
+        """Where the value of a key ends."""
+        key, value = entry
+        if _is_alias(entry):
+            return re.compile(r'[^*]*\*[^\s,\]}]+').match(self._text, key.end_mark.index).end()
+        if isinstance(value, yaml.CollectionNode) and not value.flow_style and value.value:
+            last = value.value[-1]
+            return self._end(last if isinstance(last, tuple) else (key, last))
+        if isinstance(value, yaml.ScalarNode) and value.style in ('|', '>'):
+            return len(self._text[:value.end_mark.index].rstrip())  # its end is the beginning of another line
+        return value.end_mark.index
+
+    def _end_of_block(self, node):
+        """The end of the last line of a block, with comments that follow it at once under the same indentation."""
+        column = node.value[0][0].start_mark.column
+        number = self._line(self._end(node.value[-1]))
+        while number + 1 < len(self._lines) and self._comment_at(number + 1, least=column):
+            number += 1
+        return self._lines[number].end
+
+    def _start_with_comment(self, key):
+        """The start of the line of a key, or of the comment above it."""
+        column, number = key.start_mark.column, self._line(key.start_mark.index)
+        while number and self._comment_at(number - 1, least=column, most=column):
+            number -= 1
+        return self._lines[number].start
+
+    def _comment_at(self, number, least, most=math.inf):
+        """Whether a line is a comment, indented by so many spaces."""
+        line = self._text[slice(*self._lines[number])]
+        content = line.lstrip(' ')
+        return content.startswith('#') and least <= len(line) - len(content) <= most
+
+    def _line(self, position):
+        return bisect.bisect_right(self._starts, position) - 1
+
+
+def _read(function, text):
+    try:
+        return function(text, Loader=yaml.SafeLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise OptionsError(f'{_said(error)}; only plain YAML values are read') from None
+    except yaml.composer.ComposerError as error:
+        several = 'another document' in (error.problem or '')
+        raise OptionsError('it holds several documents (---); BasicSR reads one' if several else _said(error)) from None
+    except RecursionError:
+        raise OptionsError('its blocks are nested too deeply') from None
+    except Exception as error:  # whatever the constructor of a tag makes of its value
+        raise OptionsError(f'it is not a YAML file: {_said(error)}') from None
+
+
+def _said(error):
+    mark = getattr(error, 'problem_mark', None)
+    return f'{error.problem}, line {mark.line + 1}, column {mark.column + 1}' if mark else in_one_line(error)
+
+
+def _lines(text) -> Iterator[_Line]:
+    start = 1 if text.startswith('\ufeff') else 0  # nothing may come before a byte order mark
+    for found in _BREAK.finditer(text):
+        yield _Line(start, found.start())
+        start = found.end()
+    yield _Line(start, len(text))
+
+
+def _indentation(root):
+    """By how many spaces the first block inside another one is indented."""
+    for key, value in root.value:
+        if isinstance(value, yaml.MappingNode) and not value.flow_style and not _is_alias((key, value)):
+            return value.value[0][0].start_mark.column - key.start_mark.column
+    return 2
+
+
+def _indented(snippet, column, step):
+    for line in snippet.splitlines():
+        content = line.lstrip(' ')
+        depth = (len(line) - len(content)) // 2
+        yield ' ' * (column + depth * step) + content
+
+
+def _is_alias(entry):
+    """Whether the value of a key stands before the key, where an alias leads to."""
+    key, value = entry
+    return value.start_mark.index < key.start_mark.index
+
+
+def _refuse_alias(entry, path):
+    if _is_alias(entry):
+        raise OptionsError(f'{_place(path, entry[0])}: it is an alias (*) of another place, which would change too; '
+                           'write it out')
+
+
+def _place(path, node):
+    return f'{".".join(path)}, line {node.start_mark.line + 1}'
+
+
+def _value(data, path):
+    for name in path:
+        data = data[name]
+    return data
+
+
+def _merged(data, path, added):
+    """The data with more keys in one block. Blocks that the file shares by aliases are told apart."""
+    if not path:
+        return {**data, **added}
+    return {**data, path[0]: _merged(data[path[0]], path[1:], added)}
+
+
+def _first_difference(meant, found, where='', seen=None) -> Optional[str]:
+    """The first place, by the names of its keys, where two values differ in value or type; None where none does."""
+    seen = set() if seen is None else seen  # aliases can make a value endless
+    if (id(meant), id(found)) in seen:
+        return None
+    seen.add((id(meant), id(found)))
+    if type(meant) is not type(found):
+        return where or 'the file'
+    if isinstance(meant, dict):
+        pairs = [(key, meant.get(key, _NOTHING), found.get(key, _NOTHING)) for key in {**meant, **found}]
+    elif isinstance(meant, list) and len(meant) == len(found):
+        pairs = [(number, *pair) for number, pair in enumerate(zip(meant, found))]
+    else:
+        return None if _same(meant, found) else where or 'the file'
+    inside: Any = (_first_difference(one, other, f'{where}.{key}' if where else str(key), seen)
+                   for key, one, other in pairs)
+    return next((place for place in inside if place is not None), None)
+
+
+def _same(one, other):
+    return one == other or one != one and other != other  # not a number is not itself

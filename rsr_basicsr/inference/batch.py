@@ -1,0 +1,152 @@
+"""Many image files through one upscaler: where results go, what became of each file, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Set, Tuple, Union
+
+from rsr_basicsr.inference.image_io import read_picture, write_picture
+from rsr_basicsr.inference.listing import find_photos
+from rsr_basicsr.inference.upscaler import Upscaler
+from rsr_basicsr.utils.errors import OptionsError, PictureError
+from rsr_basicsr.utils.files import write_whole
+
+
+@dataclass(frozen=True)
+class Naming:
+    """Where the results go, as Real-ESRGAN's own script names them.
+
+    Attributes:
+        folder: of all results; those of pictures in a subfolder go into one of the same name.
+        suffix: behind the name of the picture and ``_``; may be empty.
+        extension: ``auto`` for that of the picture, or one of
+            :data:`rsr_basicsr.inference.image_io.FORMATS`. Pictures with an alpha channel become PNG files.
+        overwrite: whether files that are there may be replaced; the pictures themselves are not, ever.
+    """
+
+    folder: Path
+    suffix: str = 'out'
+    extension: str = 'auto'
+    overwrite: bool = False
+
+    def path(self, file: Path, inside: Path, alpha: bool) -> Path:
+        """Where the result of a file goes that lay in the subfolder ``inside``."""
+        extension = 'png' if alpha else file.suffix[1:] if self.extension == 'auto' else self.extension
+        return self.folder / inside / f'{file.stem}{f"_{self.suffix}" if self.suffix else ""}.{extension}'
+
+
+@dataclass
+class Result:
+    """What became of one file; ``error`` says why nothing did.
+
+    Attributes:
+        skipped: the output was there already.
+        width, height, output_width, output_height: in pixels.
+        seconds: from reading to writing.
+        notes: what its owner may want to know, such as a profile that was dropped.
+    """
+
+    file: str
+    output: Optional[str] = None
+    skipped: bool = False
+    width: Optional[int] = None
+    height: Optional[int] = None
+    output_width: Optional[int] = None
+    output_height: Optional[int] = None
+    clean_probability: Optional[float] = None
+    attacked: Optional[bool] = None
+    masked: Optional[float] = None
+    seconds: Optional[float] = None
+    notes: Tuple[str, ...] = ()
+    error: Optional[str] = None
+
+
+def find_files(paths: Sequence[Union[str, Path]]) -> List[Tuple[Path, Path]]:
+    """Each picture with the subfolder that it lay in; pictures by name as they are, those of folders sorted.
+
+    Raises:
+        OptionsError: a folder holds no picture, or nothing of all that is there.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            try:
+                files = [Path(file) for file in find_photos([str(path)])]
+            except PictureError as error:
+                raise OptionsError(str(error)) from None
+            found += [(file, file.parent.relative_to(path)) for file in files]
+        else:
+            found.append((path, Path()))
+    if not any(file.exists() for file, _ in found):
+        raise OptionsError(f'{", ".join(map(str, paths))}: no such file or folder')
+    return found
+
+
+def upscale_files(files: Sequence[Tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
+    """Upscale pictures one after the other, so that memory holds one; what cannot be done is a result, too.
+
+    Args:
+        files: as :func:`find_files` returns them.
+    """
+    originals, written = {file.resolve() for file, _ in files}, set()
+    for file, inside in files:
+        started = time.time()
+        try:
+            result = _upscale_file(file, inside, upscaler, naming, originals, written)
+        except PictureError as error:
+            sentence = str(error)
+            yield Result(str(file), error=sentence if str(file) in sentence else f'{file}: {sentence}')
+        else:
+            result.seconds = round(time.time() - started, 3)
+            yield result
+
+
+def _upscale_file(file, inside, upscaler, naming, originals: Set[Path], written: Set[Path]):
+    picture = read_picture(file)
+    path = naming.path(file, inside, picture.alpha is not None)
+    _check_free(path, originals, written)
+    if path.exists() and not naming.overwrite:
+        written.add(path.resolve())
+        return Result(str(file), str(path), skipped=True)
+    enlarged, verdict = upscaler(picture)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PictureError(f'{path.parent} cannot be made: {error.strerror}') from None
+    enlarged = write_picture(path, enlarged)
+    written.add(path.resolve())
+    return Result(str(file), str(path), False, *_size(picture), *_size(enlarged), notes=enlarged.notes,
+                  **verdict._asdict())
+
+
+def _check_free(path, originals, written):
+    if path.resolve() in originals:
+        raise PictureError(f'its result would replace the picture {path}; give a suffix or another folder')
+    if path.resolve() in written:
+        raise PictureError(f'its result would replace that of another picture, {path}; give folders of their own')
+
+
+def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence[Result]) -> None:
+    """Write all verdicts, and what they were made with, into a JSON file.
+
+    Raises:
+        PictureError: it cannot be written.
+    """
+    defense = upscaler.defense
+    report = {'network': network, 'defended': upscaler.defended, 'gate': defense.gate,
+              'threshold': defense.threshold_in_effect.item(), 'seed': defense.seed, 'precision': upscaler.precision,
+              'tile': upscaler.tile, 'overlap': upscaler.overlap,
+              'pictures': [dataclasses.asdict(result) for result in results]}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(report, indent=2).encode())
+    except OSError as error:
+        raise PictureError(f'the report {path} cannot be written: {error.strerror}') from None
+
+
+def _size(picture):
+    return picture.rgb.shape[-1], picture.rgb.shape[-2]

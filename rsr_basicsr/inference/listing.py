@@ -1,0 +1,30 @@
+"""Which files of a folder are images."""
+
+from __future__ import annotations
+
+import os.path as osp
+from typing import List, Sequence
+
+from basicsr.utils import scandir
+
+from rsr_basicsr.utils.errors import PictureError
+
+EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+
+
+def find_photos(folders: Sequence[str]) -> List[str]:
+    """Paths of the pictures in folders and in those inside, sorted by name.
+
+    Raises:
+        PictureError: a folder is missing, or there is no picture.
+    """
+    found = []
+    for folder in folders:
+        if not osp.isdir(folder):
+            raise PictureError(f'{folder} is not a folder of photos')
+        found += [osp.join(folder, name) for name in sorted(scandir(folder, recursive=True))
+                  if name.lower().endswith(EXTENSIONS)]
+    if not found:
+        raise PictureError(f'there is no picture in {", ".join(map(str, folders))}; known are files named '
+                           f'*{", *".join(EXTENSIONS)}')
+    return found

@@ -1,0 +1,179 @@
+"""The network that a weight file is for: for commands that take a file and nothing else.
+
+Files of our trainer say it themselves, in an entry beside the tensors; of others it is told from the tensors.
+"""
+
+from __future__ import annotations
+
+import math
+import os.path as osp
+import re
+from typing import Any, Dict, Mapping, Optional
+
+import torch
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import nn
+
+from rsr_basicsr.archs.cdc_published import is_published, renamed
+from rsr_basicsr.archs.classifier import CALIBRATION
+from rsr_basicsr.archs.defended_arch import POINTS, DefenseMixin
+from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED
+from rsr_basicsr.checkpoints import NETWORK
+from rsr_basicsr.options.blocks import DEFENSE
+from rsr_basicsr.options.loading import read_network
+from rsr_basicsr.options.types import parse_block
+from rsr_basicsr.utils.errors import OptionsError, RSRError, WeightsError, in_one_line
+from rsr_basicsr.weights.official import WEIGHTS, fetch, find
+from rsr_basicsr.weights.state_dict import build_quietly, fill, load_state, read_file, state_in, without_wrapper
+
+State = Mapping[str, torch.Tensor]
+
+
+def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
+    """The network of an official name, or of a weight file.
+
+    Args:
+        name_or_file: a name of :data:`rsr_basicsr.weights.WEIGHTS`, which is fetched, or a file. A file that does not
+            say its network, but has ``defense.*`` keys, gives a defended one with the settings of our options files.
+        options: an options file whose ``network_g`` the weights are for: for other settings than the file's, and for
+            architectures that cannot be told from their tensors.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        OptionsError: there is neither a file nor a name like this, or the options file cannot be used.
+        WeightsError: the file cannot be read, or no network that is known here has such tensors.
+    """
+    path = name_or_file
+    if name_or_file in WEIGHTS and not osp.isfile(name_or_file):
+        path = str(fetch(name_or_file))
+    elif not osp.exists(name_or_file):
+        if osp.splitext(name_or_file)[1] or osp.basename(path) != path:
+            raise OptionsError(f'{name_or_file} does not exist; check the path, or fetch weights with "rsr weights"')
+        try:
+            find(name_or_file)
+        except OptionsError as error:
+            raise OptionsError(f'there is no file {name_or_file}, and {error}') from None
+    if options is not None:
+        net = read_network(options)
+        return fill(net, load_state(path), path)
+    content = read_file(path)
+    state = state_in(content, path)
+    said = content.get(NETWORK) if isinstance(content, dict) else None
+    network = recognise(state, path) if said is None else _checked(said, state, path)
+    return fill(build_quietly(network), state, path)
+
+
+def recognise(state: State, path: str) -> Dict[str, Any]:
+    """The options ``network_g`` of the network that has such tensors.
+
+    Args:
+        state: a state dict, as :func:`rsr_basicsr.weights.load_state` returns it.
+        path: what it is called in messages.
+
+    Raises:
+        WeightsError: it is none that is known here.
+    """
+    state = without_wrapper(state)
+    if is_published(state):
+        state = renamed(state)
+    network = _rrdbnet(state) or _compact(state) or _cdc(state)
+    if network is None:
+        raise WeightsError(f'{path} holds weights of a network that cannot be told from them: RRDBNet, CDC and '
+                           'SRVGGNetCompact of three channels can; for others give an options file with its '
+                           'network_g by -opt')
+    classifier = {key[len('defense.classifier.'):]: value for key, value in state.items()
+                  if key.startswith('defense.classifier.')}
+    if not classifier:
+        return network
+    kind = network['type']
+    defense = {'classifier': {'type': _classifier(classifier, path), 'weights': UNTRAINED}}
+    if kind in POINTS:
+        defense['points'] = list(POINTS[kind])
+    return {**network, 'type': f'Defended{kind}', 'defense': defense}
+
+
+def _checked(network, state, path):
+    """What a file says of its network, if that is true: the file may be a stranger's."""
+    where = f'{path}: {NETWORK}'
+    try:
+        kind = network['type']
+        if str(kind) not in ARCH_REGISTRY:
+            raise OptionsError(f'{where}: {kind} is not registered here; name the module that does by --import')
+        cls = ARCH_REGISTRY.get(kind)
+        if not issubclass(cls, DefenseMixin):
+            raise OptionsError(f'{where}: {kind} is no defended network')
+        defense = parse_block(network.get('defense'), DEFENSE, f'{where}.defense')
+        defense['classifier']['weights'] = UNTRAINED  # its values are in the file
+        network = {**network, 'defense': defense}
+        with torch.device('meta'):  # before memory is taken for whatever size is said
+            shapes = {key: value.shape for key, value in
+                      cls(**{key: value for key, value in network.items() if key != 'type'}).state_dict().items()}
+    except RSRError as error:
+        raise WeightsError(str(error)) from None
+    except Exception as error:  # whatever a constructor makes of wrong arguments
+        raise WeightsError(f'{where} is no network that can be built: {in_one_line(error)}') from error
+    for key, value in state.items():
+        if shapes.get(key) != value.shape:
+            raise WeightsError(f'{where} is not the network of the tensors: {key}')
+    return network
+
+
+def _rrdbnet(state):
+    first, last, grown = (state.get(key) for key in ('conv_first.weight', 'conv_last.weight',
+                                                     'body.0.rdb1.conv1.weight'))
+    if first is None or last is None or grown is None or not first.dim() == last.dim() == grown.dim() == 4:
+        return None
+    # Where it enlarges by less than 4, it first folds the picture into more channels.
+    scale = {3: 4, 12: 2, 48: 1}.get(first.shape[1])
+    if scale is None or last.shape[0] != 3:
+        return None
+    return dict(type='RRDBNet', num_in_ch=3, num_out_ch=3, scale=scale, num_feat=first.shape[0],
+                num_block=1 + max(_numbers(r'body\.(\d+)\.rdb1\.', state)), num_grow_ch=grown.shape[0])
+
+
+def _compact(state):
+    numbers = sorted(_numbers(r'body\.(\d+)\.weight', state))
+    layers = [state[f'body.{number}.weight'] for number in numbers]
+    convolutions = [layer for layer in layers if layer.dim() == 4]
+    if len(convolutions) < 2 or any(not key.startswith(('body.', 'defense.')) for key in state):
+        return None
+    upscale = math.isqrt(convolutions[-1].shape[0] // 3)
+    # Without slopes it has ReLU or LeakyReLU; no file says which.
+    if len(layers) == len(convolutions) or convolutions[0].shape[1] != 3 or convolutions[-1].shape[0] != 3 * upscale**2:
+        return None
+    return dict(type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=convolutions[0].shape[0],
+                num_conv=len(convolutions) - 2, upscale=upscale, act_type='prelu')
+
+
+def _cdc(state):
+    last = max(_numbers(r'picture_heads\.0\.(\d+)\.weight', state), default=None)
+    stem, head, attention = (state.get(key) for key in ('stem.weight', f'picture_heads.0.{last}.weight',
+                                                        f'attention_heads.0.{last}.weight'))
+    hourglasses = _numbers(r'hourglasses\.(\d+)\.', state)
+    if stem is None or head is None or attention is None or not stem.dim() == head.dim() == attention.dim() == 4:
+        return None
+    # Two doublings make a head longer; at x3 the attention heads end with a 3x3.
+    scale = 4 if last == 9 else 3 if attention.shape[-1] == 3 else 2
+    if (stem.shape[1], head.shape[0]) != (3, 3) or last not in (6, 9) or len(hourglasses) % 2:
+        return None
+    return dict(type='CDC', num_in_ch=3, num_out_ch=3, num_feat=stem.shape[0], num_hourglass=len(hourglasses),
+                scale=scale)
+
+
+def _numbers(pattern, state):
+    return {int(found[1]) for found in (re.match(pattern, key) for key in state) if found}
+
+
+def _classifier(state, path):
+    shapes = {key: value.shape for key, value in state.items()}
+    for name, cls in CLASSIFIERS.items():
+        with torch.device('meta'):
+            own = {key: value.shape for key, value in cls().state_dict().items()}
+        # What a classifier is calibrated to came later than the first files of them.
+        if all(own.get(key) == shape for key, shape in shapes.items()) and all(
+                key.rsplit('.')[-1] in CALIBRATION for key in own.keys() - shapes.keys()):
+            return name
+    raise WeightsError(f'{path} holds a classifier of a size of its own; give the options file it was trained with by '
+                       '-opt')

@@ -1,0 +1,179 @@
+"""Options files as they are read: plain YAML values, which run no code, and what BasicSR's parser adds to them."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from typing import Any, Dict, List, Mapping, Sequence
+
+import torch
+import yaml
+
+from rsr_basicsr.options import host
+from rsr_basicsr.options.networks import check_network
+from rsr_basicsr.options.types import Key, block, nearest, parse_open, text
+from rsr_basicsr.utils.errors import OptionsError, in_one_line
+
+
+def read_options(path: str, stage: str) -> dict:
+    """Read an options file far enough to know that BasicSR can parse it.
+
+    Raises:
+        OptionsError: no such file, not YAML, a tag that would run code, or a section missing or of the wrong type.
+    """
+    opt = load_options(path)
+    host.check_sections(opt, stage)
+    return opt
+
+
+def read_network(path: str) -> torch.nn.Module:
+    """Build ``network_g`` of an options file, whatever else the file holds, without its weights.
+
+    Raises:
+        OptionsError: as :func:`read_options` does, or the network cannot be built.
+    """
+    opt = load_options(path)
+    parse_open(opt, {'network_g': Key(block, required=True), 'scale': host.RUN['scale']}, '')
+    parse_open(opt['network_g'], {'type': Key(text, required=True)}, 'network_g')
+    return check_network(opt, 'network_g')
+
+
+def load_options(path: str) -> dict:
+    """What an options file holds, plain values only.
+
+    Raises:
+        OptionsError: no such file, not YAML, or a tag that would run code.
+    """
+    content = _read(path)
+    try:
+        opt = yaml.load(content, Loader=yaml.SafeLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise OptionsError(f'-opt {path}: {error.problem}; only plain YAML values are read') from None
+    except yaml.YAMLError as error:
+        where = in_one_line(error).replace(' in "<unicode string>",', ',')
+        tab = "'\\t'" in where
+        raise OptionsError(f'-opt {path} is not a YAML file: {where}'
+                           f'{"; write spaces in the place of tabs" if tab else ""}') from None
+    except RecursionError:
+        raise OptionsError(f'-opt {path} is not a YAML file: its blocks are too deep') from None
+    except Exception as error:  # what Python makes of dates that are none, and of numbers without end
+        raise OptionsError(f'-opt {path} has a value that cannot be read: {in_one_line(error)}') from None
+    if not isinstance(opt, Mapping):
+        raise OptionsError(f'-opt {path} holds no options')
+    return opt
+
+
+def repeated_keys(path: str) -> List[str]:
+    """A sentence for every key that stands twice in a block, of which YAML takes the last without a word.
+
+    Args:
+        path: an options file that :func:`load_options` has read.
+    """
+    found, blocks, seen = [], [yaml.compose(_read(path), Loader=yaml.SafeLoader)], set()
+    while blocks:
+        node = blocks.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            blocks += node.value
+        if isinstance(node, yaml.MappingNode):
+            lines: Dict[str, int] = {}
+            for key, value in node.value:
+                blocks.append(value)
+                if isinstance(key, yaml.ScalarNode) and key.value != '<<':
+                    line = key.start_mark.line + 1
+                    if key.value in lines:
+                        found.append(f'{key.value} stands in line {lines[key.value]} and again in line {line}, which '
+                                     'counts; take one of them out')
+                    lines[key.value] = line
+    return found
+
+
+def _read(path):
+    if not osp.isfile(path):
+        raise OptionsError(f'-opt {path}: no such file')
+    try:
+        with open(path, encoding='utf-8') as file:
+            return file.read()
+    except OSError as error:
+        raise OptionsError(f'-opt {path} cannot be read: {error.strerror}') from None
+    except UnicodeDecodeError as error:
+        raise OptionsError(f'-opt {path} is not a YAML file: it is no text ({in_one_line(error)})') from None
+
+
+def as_parsed(opt: Dict[str, Any], stage: str, root: str) -> None:
+    """Add to an options file, in place, what BasicSR's ``parse_options`` adds, however broken it is.
+
+    That function itself needs a command line, starts distributed processes and sets seeds.
+
+    Args:
+        opt: what the file holds.
+        stage: ``train`` or ``test``.
+        root: folder of experiments and results.
+    """
+    opt.update(is_train=stage == 'train', dist=False, rank=0, world_size=1, auto_resume=False)
+    if opt.get('num_gpu') == 'auto':
+        opt['num_gpu'] = torch.cuda.device_count()
+    datasets = opt.get('datasets')
+    for phase, dataset in list(datasets.items()) if isinstance(datasets, dict) else ():
+        if isinstance(dataset, dict):
+            dataset['phase'] = str(phase).split('_')[0]
+            if 'scale' in opt:
+                dataset['scale'] = opt['scale']
+    path = opt.get('path')
+    if not isinstance(path, dict):
+        return
+    for key, value in list(path.items()):
+        if isinstance(value, str) and isinstance(key, str) and ('resume_state' in key or 'pretrain_network' in key):
+            path[key] = osp.expanduser(value)
+    folder = osp.join(root, 'experiments' if stage == 'train' else 'results', str(opt.get('name')))
+    if stage == 'train':
+        path.update(experiments_root=folder, models=osp.join(folder, 'models'), log=folder,
+                    training_states=osp.join(folder, 'training_states'))
+    else:
+        path.update(results_root=folder, log=folder)
+    path['visualization'] = os.path.join(folder, 'visualization')
+
+
+def override(options: Dict[str, Any], changes: Sequence[str], new_sections: bool = True) -> None:
+    """Set values of an options file, in place.
+
+    Args:
+        options: what the file holds.
+        changes: ``section:key=value``, the value in YAML.
+        new_sections: make blocks that are not there; beside others by name, such as ``attacks``, when a change sets
+            its ``type``. BasicSR does not, and takes ``none`` for no value.
+
+    Raises:
+        OptionsError: a change that is not of this form, leads into something that is not a block, or is not YAML.
+    """
+    for change in changes:
+        path, sign, text = change.partition('=')
+        if not sign or not all(path.split(':')):
+            raise OptionsError(f'--force_yml {change}: write section:key=value')
+        *sections, key = path.split(':')
+        place = options
+        for section in sections:
+            there = [name for name, value in place.items() if isinstance(value, dict)]
+            if place.get(section) is None and new_sections and (key == 'type' or not _named(place)):
+                place[section] = {}
+            place = place.get(section)
+            if place is None:
+                raise OptionsError(f'--force_yml {change}: the options file has no block {section}'
+                                   f'{nearest(section, there) if there else "; write it there"}')
+            if not isinstance(place, dict):
+                raise OptionsError(f'--force_yml {change}: {section} is not a block of keys')
+        place[key] = None if not new_sections and text.strip().lower() == 'none' else _value(change, text)
+
+
+def _named(place):
+    """Whether a block holds blocks by name, such as ``attacks``: one more begins with its type."""
+    return bool(place) and all(isinstance(value, (dict, type(None))) for value in place.values())
+
+
+def _value(change, text):
+    try:
+        return yaml.safe_load(text)
+    except Exception as error:  # what Python makes of dates that are none, beside what YAML refuses
+        raise OptionsError(f'--force_yml {change}: {in_one_line(error)}') from None

@@ -1,0 +1,41 @@
+"""How the models of BasicSR take weight files; :mod:`rsr_basicsr.compat` puts it into their base class."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from basicsr.models.base_model import BaseModel
+from basicsr.utils import get_root_logger
+from torch import nn
+
+from rsr_basicsr.utils.errors import WeightsError
+from rsr_basicsr.weights.state_dict import entry_taken, read_file, tensors_in, under_own_names, without_wrapper
+
+
+def load_network(self: BaseModel, net: nn.Module, load_path: str, strict: bool = True,
+                 param_key: Optional[str] = 'params') -> None:
+    """What BasicSR's method of this name does; a state dict needs no entry around it, and may have published names.
+
+    Args:
+        self: the model.
+        net: the network, may be wrapped for several devices.
+        load_path: the file.
+        strict: whether all keys must fit.
+        param_key: as of :func:`rsr_basicsr.weights.entry_taken`.
+
+    Raises:
+        WeightsError: the file cannot be read, holds no state dict, or one of an earlier version of the network.
+    """
+    logger = get_root_logger()
+    net = self.get_bare_model(net)
+    content = read_file(load_path)
+    entry = entry_taken(content, param_key)
+    if entry != param_key:
+        logger.info(f'Loading: {param_key} does not exist, use {entry or "the whole file"}.')
+    logger.info(f'Loading {net.__class__.__name__} model from {load_path}, with param key: [{entry}].')
+    state = under_own_names(net, without_wrapper(tensors_in(content, load_path, entry)), logger.info)
+    self._print_different_keys_loading(net, state, strict)
+    try:
+        net.load_state_dict(state, strict=strict)
+    except WeightsError as error:
+        raise WeightsError(f'{load_path}: {error}') from None

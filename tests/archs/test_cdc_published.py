@@ -1,0 +1,303 @@
+"""Weight files of the published CDC load, whatever command they are given to, and compute what they did there."""
+
+import logging
+import re
+from collections import OrderedDict
+
+import cv2
+import numpy as np
+import pytest
+import scipy.fft
+import torch
+from basicsr.archs import build_network
+from basicsr.utils import logger as basicsr_logger
+from cdc_files import (
+    PUBLISHED,
+    REFERENCE,
+    SMALL,
+    at_reference,
+    classifier_state,
+    fill_by_formula,
+    published_state,
+    reference_input,
+    small_cdc,
+)
+from torch import nn
+
+from helpers import paired_options, train, write
+from rsr_basicsr.archs import CDC
+from rsr_basicsr.archs.cdc_published import is_published, renamed
+from rsr_basicsr.cli import main
+from rsr_basicsr.inference.recognition import open_network
+from rsr_basicsr.utils.errors import WeightsError
+from rsr_basicsr.weights.state_dict import load_network, load_state
+
+PAPER = {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9}
+WRAPPED = {'at the top': lambda state: state, 'in params': lambda state: {'params': state},
+           'in params_ema': lambda state: {'params_ema': state},
+           'in state_dict': lambda state: {'state_dict': state, 'epoch': 3},
+           'of DataParallel': lambda state: parallel(state)}
+
+
+def parallel(state):
+    wrapped = OrderedDict((f'module.{key}', value) for key, value in state.items())
+    wrapped._metadata = OrderedDict({'': {'version': 1}})
+    wrapped._metadata.update({f'module.{name}'.rstrip('.'): entry for name, entry in state._metadata.items()})
+    return wrapped
+
+
+@pytest.fixture
+def log():
+    """Lines that the logger of BasicSR is given."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(f'{record.levelname}: {record.getMessage()}')
+    logger = basicsr_logger.get_root_logger()
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.setLevel(level)
+    logger.removeHandler(handler)
+
+
+def save(state, path, how='at the top'):
+    torch.save(WRAPPED[how](state), path)
+    return str(path)
+
+
+def with_classifier(net):
+    state = published_state(net)
+    state.update(classifier_state())
+    return state
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+def test_every_published_name_has_ours():
+    keys = {f'{module}.weight': torch.zeros(0) for module in PUBLISHED.values()}
+    expected = {published: ours for ours, published in PUBLISHED.items()}
+    assert len(keys) == 395 and is_published(keys)
+    assert list(renamed(keys)) == [f'{expected[key[:-len(".weight")]]}.weight' for key in keys]
+    classifier = [f'preclass.fcall.{layer}.{name}' for layer in (0, 2, 4) for name in ('weight', 'bias')]
+    assert list(renamed(dict.fromkeys(classifier))) == [
+        f'defense.classifier.body.{layer}.{name}' for layer in (0, 2, 4) for name in ('weight', 'bias')]
+    unknown = ['HG_0.down1.res_block.res.0.scale.weight', 'upsample_flat.9.0.bias', 'upsample_sky.0.0.bias', 'x']
+    assert list(renamed(dict.fromkeys(unknown))) == unknown
+
+
+@pytest.mark.parametrize('scale, kernel', [(2, 1), (3, 3)])
+def test_scales_with_one_upsampling(scale, kernel):
+    # Blocks of a published head: convolution; upsampling, convolution, activation; convolution, activation;
+    # convolution.
+    pairs = {ours: published for ours, published in PUBLISHED.items() if 'heads' not in ours}
+    for number, component in enumerate(('flat', 'edge', 'corner')):
+        for heads, name in (('picture_heads', f'upsample_{component}'), ('attention_heads', f'{component}_map')):
+            pairs.update({f'{heads}.{number}.{ours}': f'{name}.{published}'
+                          for ours, published in ((0, '0.0'), (2, '1.1'), (4, '2.0'), (6, '3.0'))})
+    net = small_cdc(scale=scale)
+    state = published_state(net, pairs)
+    assert state['flat_map.3.0.weight'].shape[-1] == kernel
+    loaded = CDC(**SMALL, scale=scale)
+    loaded.load_state_dict(state)
+    assert all(torch.equal(value, net.state_dict()[key]) for key, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize('scale', [2, 3, 4])
+def test_recognised_under_our_names(scale, tmp_path):
+    net = small_cdc(scale=scale)
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    found, x = open_network(str(tmp_path / 'net.pth')), torch.rand(1, 3, 17, 20)
+    with torch.no_grad():
+        assert type(found).__name__ == 'CDC' and torch.equal(found(x), net(x))
+
+
+# --- Loading ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def published_file(tmp_path_factory):
+    """The reference's network of four hourglasses as its authors would have published it, with a classifier."""
+    net = fill_by_formula(CDC(num_hourglass=4))
+    return save(with_classifier(net), tmp_path_factory.mktemp('published') / 'net.pth')
+
+
+def test_reference_from_a_published_file(published_file, log):
+    net, case = open_network(published_file), REFERENCE['cases'][1]
+    assert type(net).__name__ == 'DefendedCDC' and net.defense.gate == 'classifier'
+    assert float(net.defense.threshold_in_effect) == pytest.approx(0.9) and len(net.points) == 3
+    with torch.no_grad(), net.defense.forced(False):
+        found, expected = at_reference(net(reference_input(*case['size'])), case['heads']['fused'])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not [line for line in log if 'WARNING' in line or 'left out' in line]
+
+
+def test_upscale_gives_the_reference(published_file, tmp_path):
+    case = REFERENCE['cases'][1]
+    picture = (reference_input(*case['size'])[0].permute(1, 2, 0).numpy()[..., ::-1] * 65535).round()
+    cv2.imwrite(str(tmp_path / 'in.png'), picture.astype(np.uint16))
+    flags = ['-n', published_file, '-o', str(tmp_path), '--gate', 'never']
+    assert main(['upscale', str(tmp_path / 'in.png'), *flags]) == 0
+    output = cv2.imread(str(tmp_path / 'in_out.png'), cv2.IMREAD_UNCHANGED)[..., ::-1].astype(np.float32) / 65535
+    found, expected = at_reference(torch.from_numpy(output.copy()).permute(2, 0, 1)[None], case['heads']['fused'])
+    assert ((expected > 0) & (expected < 1)).sum() == 4
+    torch.testing.assert_close(found, expected.clamp(0, 1), rtol=0, atol=2e-3)
+
+
+def published_logits(state, x):
+    """Of 48x48 images: log of the spectrum of the channels' mean, 3x3 means, and three layers, without any scaling."""
+    spectrum = scipy.fft.dctn(x.double().mean(dim=1).numpy(), axes=(1, 2), norm='ortho')
+    features = torch.from_numpy(np.log(np.abs(spectrum))).view(-1, 16, 3, 16, 3).mean(dim=(2, 4)).flatten(1)
+    for layer in (0, 2, 4):
+        weight, bias = (state[f'preclass.fcall.{layer}.{name}'].double() for name in ('weight', 'bias'))
+        features = features @ weight.T + bias
+        features = features if layer == 4 else torch.where(features > 0, features, 0.01 * features)
+    return features.float()
+
+
+@pytest.mark.parametrize('classifier', [False, True])
+@pytest.mark.parametrize('how', WRAPPED)
+def test_recognised_however_it_was_saved(how, classifier, tmp_path, log):
+    net = small_cdc()
+    state = with_classifier(net) if classifier else published_state(net)
+    path = save(state, tmp_path / 'net.pth', how)
+    found = open_network(path)
+    assert type(found).__name__ == ('DefendedCDC' if classifier else 'CDC')
+    assert not [line for line in log if 'WARNING' in line or 'left out' in line]
+    assert all(torch.equal(value, found.state_dict()[key]) for key, value in net.state_dict().items())
+    if classifier:
+        x = torch.rand(3, 3, 48, 48)
+        torch.testing.assert_close(found.defense.classifier(x), published_logits(state, x), atol=1e-4, rtol=1e-4)
+    assert load_network({'type': 'CDC', **SMALL, 'weights': path}) is not None
+
+
+@pytest.mark.parametrize('kind', ['CDC', 'DefendedCDC'])
+def test_a_classifier_without_a_place_is_left_out(kind, tmp_path, log):
+    net = small_cdc()
+    target = small_cdc(kind)  # whose classifier is the ensemble
+    path = save(with_classifier(net), tmp_path / 'net.pth')
+    kept = {key: value.clone() for key, value in target.state_dict().items() if key.startswith('defense.')}
+    log.clear()
+    target.load_state_dict(load_state(path))
+    state = target.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in {**net.state_dict(), **kept}.items())
+    assert len([line for line in log if 'the classifier in the published file is left out' in line]) == 1
+    assert not [line for line in log if 'WARNING' in line]
+
+
+def test_other_tensors_are_named(tmp_path):
+    state = published_state(small_cdc())
+    state['HG_0.extra.weight'] = torch.zeros(1)
+    with pytest.raises(WeightsError, match='HG_0.extra.weight is .1,. in the file and missing in CDC'):
+        open_network(save(state, tmp_path / 'net.pth'))
+    with pytest.raises(WeightsError, match=r'stem.weight is \(4, 3, 3, 3\) in the file and \(8, 3, 3, 3\)'):
+        load_network({'type': 'CDC', 'num_feat': 8, 'num_hourglass': 4,
+                      'weights': save(published_state(small_cdc()), tmp_path / 'net.pth')})
+
+
+# --- Commands ---------------------------------------------------------------------------------------------------------
+
+def options_for(model, pairs, photos, file, **defense):
+    opt = paired_options(pairs, model, 'DefendedCDC', 1, photos)
+    opt['network_g'] = {'type': 'DefendedCDC', **SMALL, 'defense': {'classifier': PAPER, **defense}}
+    opt['path']['pretrain_network_g'] = file
+    opt['train']['ema_decay'] = 0.999
+    if not model.startswith('Defended'):
+        opt['network_g'] = {'type': 'CDC', **SMALL}
+        for key in ('target', 'train_classifier', 'optim_classifier', 'classifier_opt'):
+            opt['train'].pop(key, None)
+        del opt['attack']
+    return opt
+
+
+@pytest.mark.parametrize('how', WRAPPED)
+@pytest.mark.parametrize('model', ['DefendedSRModel', 'SRModel'])
+def test_train_begins_with_a_published_file(model, how, pairs, photos, tmp_path, monkeypatch):
+    net = small_cdc()
+    opt = options_for(model, pairs, photos, save(with_classifier(net), tmp_path / 'published.pth', how))
+    if how == 'in params_ema':
+        opt['path']['param_key_g'] = 'params_ema'
+    opt['train']['optim_g']['lr'] = 0.0
+    folder = train(opt, tmp_path, monkeypatch)
+    for key in ('params', 'params_ema'):
+        state = load_state(folder / 'models' / 'net_g_latest.pth', key)
+        for name, value in net.state_dict().items():
+            torch.testing.assert_close(state[name], value, rtol=1e-6, atol=1e-8)  # the moving average rounds
+    text = next(folder.glob('*.log')).read_text()
+    assert 'Current net - loaded net' not in text and 'earlier' not in text
+    assert ('is left out' in text) == (model == 'SRModel')
+    if model == 'DefendedSRModel':
+        assert 'plain backbone weights' not in text
+
+
+def test_check_and_test(pairs, photos, tmp_path, monkeypatch, capsys):
+    net = small_cdc()
+    path = save(with_classifier(net), tmp_path / 'published.pth')
+    opt = dict(
+        name='published', model_type='DefendedSRModel', scale=4, num_gpu=0, manual_seed=0,
+        network_g={'type': 'DefendedCDC', **SMALL, 'defense': {'classifier': PAPER}},
+        datasets={'test_1': dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
+                                 dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})},
+        path={'pretrain_network_g': path, 'strict_load_g': True}, val={'save_img': True, 'suffix': None})
+    opt['network_g']['defense']['gate'] = 'never'
+    monkeypatch.chdir(tmp_path)
+    file = write(opt, tmp_path / 'test.yml')
+    assert main(['check', '-opt', str(file)]) == 0
+    assert 'has one state dict; it fits DefendedCDC' in capsys.readouterr().out
+    assert main(['test', '-opt', str(file)]) == 0
+    outputs = sorted((tmp_path / 'results' / 'published' / 'visualization' / 'pairs').glob('*.png'))
+    assert len(outputs) == 5
+    first = cv2.imread(str(sorted((pairs / 'lq').glob('*.png'))[0]))
+    x = torch.from_numpy(first[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        expected = (net(x)[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()[..., ::-1]
+    assert np.abs(cv2.imread(str(outputs[0])) - expected).max() <= 1
+
+    opt['network_g']['defense'].update(gate='classifier')  # decides by the file's classifier
+    assert main(['check', '-opt', str(write(opt, tmp_path / 'test.yml'))]) == 0
+    torch.save(published_state(net), path)
+    assert main(['check', '-opt', str(file)]) != 0
+    assert 'is a plain backbone without a trained classifier' in capsys.readouterr().out
+
+
+def test_all_of_a_published_file_fits_where_not_all_has_to(pairs, photos, tmp_path, capsys):
+    opt = options_for('SRModel', pairs, photos, save(with_classifier(small_cdc()), tmp_path / 'published.pth'))
+    opt['path']['strict_load_g'] = False
+    assert main(['check', '-opt', str(write(opt, tmp_path / 'o.yml')), '--no-memory', '--decode', '0']) == 0
+    assert 'fit CDC' not in capsys.readouterr().out  # as it says of those that fit in part
+
+
+def test_export(tmp_path, capsys):
+    net = small_cdc()
+    path = save(with_classifier(net), tmp_path / 'published.pth')
+    assert main(['export', path, '--backbone', str(tmp_path / 'plain.pth')]) == 0
+    assert re.search(r'difference to the network 0\.0e\+00', capsys.readouterr().out)
+    plain = CDC(**SMALL)
+    plain.load_state_dict(torch.load(tmp_path / 'plain.pth', weights_only=True)['params'])
+    x = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(x), net(x))
+
+
+def test_benchmark(pairs, tmp_path):
+    path = save(with_classifier(small_cdc()), tmp_path / 'published.pth')
+    network = {**SMALL, 'num_in_ch': 3, 'weights': path}
+    opt = {'name': 'published', 'num_gpu': 0, 'gallery': 0, 'mask_seeds': [0], 'eps': [8],
+           'networks': {'plain': {'type': 'CDC', **network},
+                        'defended': {'type': 'DefendedCDC', **network, 'defense': {'classifier': PAPER}}},
+           'attacks': {'ifgsm': {'type': 'FGSM'}},
+           'datasets': {'photos': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
+                                   'dataroot_lq': str(pairs / 'lq'), 'num_pictures': 1}}}
+    assert main(['benchmark', '-opt', str(write(opt, tmp_path / 'o.yml')), '-o', str(tmp_path / 'out')]) == 0
+    assert 'defended' in (tmp_path / 'out' / 'results.csv').read_text()
+
+
+def test_any_state_dict_needs_no_entry(pairs, photos, tmp_path, monkeypatch):
+    opt = paired_options(pairs, photos=photos, iterations=1)
+    options = {**opt['network_g'], 'type': 'SRVGGNetCompact'}
+    net: nn.Module = build_network({key: value for key, value in options.items() if key != 'defense'})
+    torch.save(net.state_dict(), tmp_path / 'raw.pth')
+    opt['path']['pretrain_network_g'] = str(tmp_path / 'raw.pth')
+    opt['train']['optim_g']['lr'] = 0.0
+    folder = train(opt, tmp_path, monkeypatch)
+    state = load_state(folder / 'models' / 'net_g_latest.pth', 'params')
+    assert all(torch.equal(state[name], value) for name, value in net.state_dict().items())

@@ -1,0 +1,107 @@
+"""What attacks cost: passes as the documents say, memory, precision."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from networks import DefendedGain
+from rsr_basicsr.attacks import ATTACKS, PGD
+from rsr_basicsr.attacks.memory import InputGradientOnly
+from rsr_basicsr.attacks.problem import Problem
+
+
+def test_networks_that_checkpoint_by_themselves():
+    class Checkpointed(nn.Sequential):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3)
+    lq = torch.rand(1, 3, 9, 9)
+    first, second = (PGD(eps=4, steps=2, seed=1)(kind(*layers), lq) for kind in (nn.Sequential, Checkpointed))
+    assert torch.equal(first, second)
+
+
+DOCS = (Path(__file__).parents[2] / 'docs' / 'attacks.md').read_text(encoding='utf-8')
+COST = {cells[0].strip(' `'): cells[1:] for cells in (
+    line.strip('|').split('|') for line in DOCS.split('## What they cost')[1].split('\n## ')[0].splitlines()
+    if line.startswith('| `'))}
+
+
+class Counting(nn.Module):
+    """Counts its passes."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.forward_passes, self.backward_passes = net, 0, 0
+
+    def forward(self, x):
+        self.forward_passes += 1
+        output = self.net(x)
+        if output.requires_grad:
+            output.register_hook(lambda gradient: setattr(self, 'backward_passes', self.backward_passes + 1))
+        return output
+
+
+@pytest.mark.parametrize('name', [name for name in ATTACKS if name not in ('Transfer', 'WorstOf')])
+@pytest.mark.parametrize('settings', [{}, dict(restarts=2), dict(draws=3), dict(keep_best=True)], ids=str)
+def test_cost_is_what_the_table_says(name, settings):
+    parameters = ATTACKS[name].parameters()
+    if any(key not in parameters for key in settings):
+        pytest.skip(f'{name} does not take {settings}')
+    small = {key: value for key, value in dict(steps=4, queries=4, size=8, weights=(0.0, 1.0)).items()
+             if key in parameters}
+    attack = ATTACKS[name](eps=4, **small, **settings)
+    net = Counting(DefendedGain(defense={'gate': 'never'}))
+    attack(net, torch.rand(1, 3, 8, 8))
+    known = {'T': getattr(attack, 'steps', None), 'Q': getattr(attack, 'queries', None), 'N': attack.draws,
+             'R': attack.restarts, 'L': len(getattr(attack, 'weights', ())), 'K': int(getattr(attack, 'keep_best', 0)),
+             'M': int(attack.restarts > 1)}
+    forward, backward = (eval(re.sub(r'[^TQNRLKM0-9+*() ]', '', cell), {}, known) for cell in COST[name][:2])
+    reference = int(attack.asks_for_damage)  # the clean output
+    assert (net.forward_passes - reference, net.backward_passes) == (forward, backward)
+
+
+CONVOLUTIONS = [dict(padding=1), dict(stride=2, padding=(1, 0)), dict(dilation=2, groups=3), dict(padding='same'),
+                dict(padding=1, padding_mode='reflect'), dict(bias=False)]
+
+
+@pytest.mark.parametrize('options', CONVOLUTIONS, ids=str)
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_convolutions_that_forget_their_input_have_its_gradient(options, layout):
+    layer = nn.Conv2d(3, 6, 3, **options).requires_grad_(False)
+    x = torch.rand(2, 3, 9, 10).contiguous(memory_format=layout).requires_grad_()
+    expected, = torch.autograd.grad(layer(x).square().sum(), x)
+    kept = []
+    with InputGradientOnly(), torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: [kept.append(tensor), tensor][1], lambda tensor: tensor):
+        output = layer(x)
+    assert torch.equal(torch.autograd.grad(output.square().sum(), x)[0], expected)
+    if 'padding_mode' not in options and options.get('padding') != 'same':
+        assert sum(tensor.untyped_storage().nbytes() for tensor in kept) == (layer.weight.numel() + 1) * 4
+    with InputGradientOnly():  # where the weights learn, nothing changes
+        layer.requires_grad_(True)(x).sum().backward()
+    assert layer.weight.grad.abs().max() > 0
+
+
+def test_bf16_is_near_fp32(real_network, photo):
+    photo = photo[..., :24, :24]
+    problems = [Problem(PGD(precision=precision), real_network, photo, torch.tensor(4 / 255))
+                for precision in ('fp32', 'bf16')]
+    gradients = []
+    for problem in problems:
+        problem.refer_to(torch.zeros(1, 3, 96, 96))
+        gradients.append(problem.gradient(photo)[0])
+    assert gradients[1].dtype == torch.float32 and not torch.equal(*gradients)
+    assert F.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.9
+
+
+def test_compiled_networks_are_attacked_alike(photo):
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Tanh())
+    compiled = torch.compile(net, backend='eager')
+    first, second = (PGD(eps=4, steps=2, seed=1)(n, photo[..., :8, :8]) for n in (net, compiled))
+    torch.testing.assert_close(first, second)

@@ -1,0 +1,121 @@
+"""A network is told from its tensors."""
+
+import pytest
+import torch
+from basicsr.archs import build_network
+from torch import nn
+
+from helpers import SMALL_NETWORKS, paired_options, train
+from rsr_basicsr.inference.recognition import open_network, recognise
+from rsr_basicsr.utils.errors import OptionsError, WeightsError
+from rsr_basicsr.weights.official import WEIGHTS
+from rsr_basicsr.weights.state_dict import load_state
+
+COMPACT = SMALL_NETWORKS['SRVGGNetCompact']
+KINDS = {'compact': COMPACT, 'compact x2': {**COMPACT, 'upscale': 2},
+         **{f'RRDBNet x{scale}': {**SMALL_NETWORKS['RRDBNet'], 'num_block': 3, 'scale': scale} for scale in (4, 2, 1)}}
+TYPES = {kind: 'SRVGGNetCompact' if kind.startswith('compact') else 'RRDBNet' for kind in KINDS}
+
+
+def save(net, path, key='params'):
+    torch.save({key: net.state_dict()}, path)
+    return str(path)
+
+
+@pytest.mark.parametrize('defended', [False, True])
+@pytest.mark.parametrize('kind', KINDS)
+def test_what_was_saved_is_what_is_opened(kind, defended, tmp_path):
+    name = f'{"Defended" * defended}{TYPES[kind]}'
+    net = build_network({'type': name, **KINDS[kind], **({'defense': {'gate': 'never'}} if defended else {})}).eval()
+    found = open_network(save(net, tmp_path / 'net.pth', 'params_ema'))
+    assert type(found).__name__ == name and not found.training
+    x = torch.rand(1, 3, 8, 12)
+    with torch.no_grad():
+        if defended:
+            assert found.defense.gate == 'classifier'
+            found.defense.gate = 'never'
+        assert torch.equal(found(x), net(x))
+
+
+@pytest.mark.parametrize('kind', ['ensemble', 'statistics', 'residual', 'paper'])
+def test_the_classifier_in_a_file_is_told_too(kind, tmp_path):
+    options = {**SMALL_NETWORKS['SRVGGNetCompact'], 'type': 'DefendedSRVGGNetCompact',
+               'defense': {'classifier': {'type': kind, 'weights': 'untrained'}}}
+    net = build_network(options).eval()
+    found = open_network(save(net, tmp_path / 'net.pth'))
+    x = torch.rand(1, 3, 48, 48)
+    with torch.no_grad():
+        assert torch.equal(found.defense.classifier(x), net.defense.classifier(x))
+
+
+def test_official_weights_are_told_from_their_tensors(real_weights):
+    name = 'realesr-animevideov3'
+    assert recognise(torch.load(real_weights, weights_only=True)[WEIGHTS[name].key], name) == WEIGHTS[name].network
+    assert type(open_network(name)).__name__ == 'SRVGGNetCompact'
+
+
+@pytest.fixture(scope='module')
+def trained(pairs, photos, tmp_path_factory):
+    """A file that the trainer wrote, of a network and with settings that no tensors tell."""
+    opt = paired_options(pairs, photos=photos, network='DefendedMSRResNet', iterations=1)
+    opt['network_g'] = {'type': 'DefendedMSRResNet', **SMALL_NETWORKS['MSRResNet'], 'defense': {
+        'points': ['trunk'], 'gate': 'soft', 'mask': {'keep_radius': [0.3, 0.4]},
+        'classifier': {'type': 'residual', 'threshold': 0.7}}}
+    opt['train'].pop('classifier_opt'), opt['train'].pop('optim_classifier')
+    with pytest.MonkeyPatch.context() as patch:
+        folder = train(opt, tmp_path_factory.mktemp('trained'), patch)
+    return folder / 'models' / 'net_g_latest.pth'
+
+
+def test_a_file_of_the_trainer_says_its_network(trained):
+    net = open_network(str(trained))
+    assert type(net).__name__ == 'DefendedMSRResNet' and net.points == ('trunk',)
+    assert (net.defense.gate, net.defense.threshold, net.defense.mask.keep_radius) == ('soft', 0.7, (0.3, 0.4))
+    state = load_state(trained)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize('change, sentence', [
+    ({'num_feat': 16}, 'is not the network of the tensors'), ({'type': 'DefendedNothing'}, 'is not registered here'),
+    ({'type': 'MSRResNet'}, 'is no defended network'), ({'nonsense': 1}, 'is no network that can be built'),
+    ({'defense': {'gate': 'never ever'}}, 'defense.gate: expected one of'),
+    ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'not the network of the tensors')])
+def test_what_a_stranger_says_of_a_network_is_checked(change, sentence, trained, tmp_path):
+    content = torch.load(trained, weights_only=True)
+    content['network_g'].update(change)
+    torch.save(content, tmp_path / 'net.pth')
+    with pytest.raises(WeightsError, match=sentence):
+        open_network(str(tmp_path / 'net.pth'))
+
+
+def test_other_networks_need_an_options_file(tmp_path, pairs):
+    net = build_network({'type': 'DefendedMSRResNet', **SMALL_NETWORKS['MSRResNet']}).eval()
+    file, options = save(net, tmp_path / 'net.pth'), tmp_path / 'net.yml'
+    with pytest.raises(WeightsError, match='net.pth.*cannot be told.*-opt'):
+        open_network(file)
+    options.write_text('scale: 4\nnetwork_g: {type: DefendedMSRResNet, num_feat: 8, num_block: 1, upscale: 4, '
+                       'defense: {gate: always}}\n')
+    assert open_network(file, str(options)).defense.gate == 'always'
+    options.write_text(options.read_text().replace('num_feat: 8', 'num_feat: 16'))
+    with pytest.raises(WeightsError, match='weights of another network'):
+        open_network(file, str(options))
+
+
+@pytest.mark.parametrize('state', [
+    {'weight': torch.zeros(3)}, {'body.0.weight': torch.zeros(8, 3, 3, 3)},
+    {f'body.{i}.weight': torch.zeros(s) for i, s in enumerate([(8, 3, 3, 3), (8, 8, 3, 3), (48, 8, 3, 3)])},  # no PReLU
+    {'conv_first.weight': torch.zeros(8, 3, 3, 3), 'conv_last.weight': torch.zeros(3),
+     'body.0.rdb1.conv1.weight': torch.zeros(4, 8, 3, 3)},
+    nn.Linear(2, 3).state_dict()], ids=lambda state: ', '.join(state)[:30])
+def test_what_is_none_of_them_is_said(state, tmp_path):
+    torch.save(state, tmp_path / 'net.pth')
+    with pytest.raises(WeightsError, match='cannot be told'):
+        open_network(str(tmp_path / 'net.pth'))
+
+
+def test_neither_a_file_nor_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionsError, match='there is no file realesr-general, and .* mean realesr-general-x4v3'):
+        open_network('realesr-general')
+    with pytest.raises(OptionsError, match='none.pth does not exist'):
+        open_network('none.pth')
