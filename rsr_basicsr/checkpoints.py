@@ -147,7 +147,7 @@ def network_labels(opt: Mapping[str, Any]) -> List[str]:
 def load_resume_state(opt: Dict[str, Any]) -> Optional[Dict[str, Any]]:
     """What BasicSR's function of this name does, on any device and without running code from the file.
 
-    It also tells the sampler of the training pictures where to go on.
+    It also tells the sampler of the training images where to go on.
     """
     path = newest_whole_state(opt) if opt['auto_resume'] else opt['path'].get('resume_state')
     ResumingSampler.resumed = None
@@ -189,9 +189,9 @@ class _Resumed:
 class ResumingSampler(EnlargedSampler):
     """EnlargedSampler that, in the epoch in which a training was resumed, leaves out what it has seen of it.
 
-    BasicSR would begin the epoch anew: with large data sets, a run that is resumed often sees the first pictures of
+    BasicSR would begin the epoch anew: with large data sets, a run that is resumed often sees the first images of
     its order again and again. The random streams of the process continue from here too, since this is the last
-    thing between a resumed run and its first picture.
+    thing between a resumed run and its first image.
     """
 
     #: Where the run of this process goes on. BasicSR hands its sampler no options.

@@ -178,7 +178,7 @@ def _cuda_means_cpu():
 
 
 def _blur_any_memory_layout():
-    """``filter2D`` calls ``view`` on pictures that the CPU's ``interpolate`` may return with channels last."""
+    """``filter2D`` calls ``view`` on images that the CPU's ``interpolate`` may return with channels last."""
     for module in _real_esrgan_modules():
         if not hasattr(module.filter2D, 'rsr_mended'):
             module.filter2D = _contiguous_first(module.filter2D)

@@ -117,7 +117,7 @@ def _benchmark(folder, options, weights) -> Dict[str, Any]:
     trained = folder / 'experiments' / options['name'] / 'models' / 'net_g_latest.pth'
     return {
         'name': f'{WEIGHTS_NAME} quick start',
-        'description': f'{WEIGHTS_NAME} as released, and fine-tuned with {OPTIONS.name}; the pictures are crops of '
+        'description': f'{WEIGHTS_NAME} as released, and fine-tuned with {OPTIONS.name}; the images are crops of '
                        'photos that come with scikit-image, 256x256, reduced by 4 with antialiased bicubic, none of '
                        'which was trained on',
         'num_gpu': 0, 'gallery': 5, 'mask_seeds': [0],

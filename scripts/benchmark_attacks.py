@@ -66,7 +66,7 @@ SIDES = {'plain': plain_step, 'ours': our_step}
 
 
 def made(name, device, batch=1, size=64):
-    """A network, pictures and targets."""
+    """A network, images and targets."""
     torch.manual_seed(0)
     net = NETWORKS[name]().to(device)
     return net, torch.rand(batch, 3, size, size, device=device), \
@@ -74,7 +74,7 @@ def made(name, device, batch=1, size=64):
 
 
 def time_step(device):
-    """One attack step of ours and one of the plain loop, on one picture of 64x64."""
+    """One attack step of ours and one of the plain loop, on one image of 64x64."""
     print('\none step, 64x64                plain time       ours            plain memory       ours')
     for name in NETWORKS:
         problem = made(name, device)
@@ -86,7 +86,7 @@ def time_step(device):
 
 
 def peak_memory(name, side, device):
-    """MiB that a step takes at its peak, beside the network and the pictures."""
+    """MiB that a step takes at its peak, beside the network and the images."""
     if device.type == 'cuda':
         problem = made(name, device)
         before = torch.cuda.memory_allocated(device)
@@ -128,14 +128,14 @@ def has_bf16(device):
 
 
 def time_batch(device):
-    """A step on eight pictures at once, and on one after the other."""
-    print('\none step, 8 pictures of 64x64  one by one    batched')
+    """A step on eight images at once, and on one after the other."""
+    print('\none step, 8 images of 64x64  one by one    batched')
     for name in NETWORKS:
         net, lq, target = made(name, device, batch=8)
 
         def one_by_one():
-            for picture, its_target in zip(lq.split(1), target.split(1)):
-                our_step(net, picture, its_target)
+            for image, its_target in zip(lq.split(1), target.split(1)):
+                our_step(net, image, its_target)
 
         single, batched = fastest([one_by_one, lambda: our_step(net, lq, target)], 2, device)
         print(f'{name:<27}{single * 1e3:11.0f} ms{batched * 1e3:8.0f} ms {batched / single:6.2f}x')
@@ -163,13 +163,13 @@ def real_network_and_photos(device):
     net = load_network({**WEIGHTS['realesr-animevideov3'].network, 'weights': fetch('realesr-animevideov3')}).to(device)
     with tempfile.TemporaryDirectory() as folder:
         names = write_evaluation_pairs(Path(folder, 'gt'), Path(folder, 'lq'), gt_size=128)
-        pictures = [cv2.imread(str(Path(folder, 'lq', f'{name}.png')))[..., ::-1] / 255 for name in names]
-    return net, torch.stack([torch.from_numpy(picture).permute(2, 0, 1).float() for picture in pictures]).to(device)
+        images = [cv2.imread(str(Path(folder, 'lq', f'{name}.png')))[..., ::-1] / 255 for name in names]
+    return net, torch.stack([torch.from_numpy(image).permute(2, 0, 1).float() for image in images]).to(device)
 
 
 def compare(net, lq, eps, attacks):
     """Print the mean stability under each attack, at each eps."""
-    print(f'\nstability in dB, {len(lq)} pictures of 32x32, 8 bit' + ''.join(f'{f"eps {e}":>8}' for e in eps)
+    print(f'\nstability in dB, {len(lq)} images of 32x32, 8 bit' + ''.join(f'{f"eps {e}":>8}' for e in eps)
           + '  seconds')
     with torch.no_grad():
         clean = net(lq).clamp(0, 1)

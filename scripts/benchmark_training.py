@@ -94,7 +94,7 @@ class VGGLoss(torch.nn.Module):
 
 
 def step(model, batch, size, device):
-    """A function that takes one training step, from the degraded pictures on."""
+    """A function that takes one training step, from the degraded images on."""
     torch.manual_seed(0)
     lq, gt = torch.rand(batch, 3, size, size, device=device), torch.rand(batch, 3, 4 * size, 4 * size, device=device)
 
@@ -113,7 +113,7 @@ def flops(function):
 
 def benchmark_step(device):
     batch, size = (2, 32) if device.type == 'cpu' else (12, 64)
-    print(f'\nA step of RealESRNetModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}, every picture '
+    print(f'\nA step of RealESRNetModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}, every image '
           'attacked')
     plain = build(device)
     sides = {'plain': step(plain, batch, size, device)}

@@ -27,14 +27,14 @@ EVERY = 3  # iterations from one checkpoint to the next
 
 def options(folder):
     write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
-    pictures = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(folder / 'gt'),
+    images = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(folder / 'gt'),
                     dataroot_lq=str(folder / 'lq'), io_backend={'type': 'disk'})
     adam = {'type': 'Adam', 'lr': 1e-4}
     return {
         'name': 'killed', 'model_type': 'DefendedSRModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
         'attack': {'type': 'PGD', 'eps': [1, 8], 'steps': 1, 'warm_start': True},
-        'datasets': {'train': {**pictures, 'gt_size': 48, 'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 1,
-                               'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4}, 'val': pictures},
+        'datasets': {'train': {**images, 'gt_size': 48, 'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 1,
+                               'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4}, 'val': images},
         # Large enough that a checkpoint takes a while to write.
         'network_g': {'type': 'DefendedSRVGGNetCompact', 'num_feat': 64, 'num_conv': 16},
         'path': {}, 'train': {

@@ -1,7 +1,7 @@
 """What the built-in detectors cost, and what gets past them: python scripts/measure_detector.py [--only ...]
 
 ``time`` compares a decision with a pass of the networks it protects, measured side by side. ``aware`` attacks a
-network together with its detector (DetectorAware) and prints how many pictures evade it, and what damage they still do.
+network together with its detector (DetectorAware) and prints how many images evade it, and what damage they still do.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED, build_classifier
 from rsr_basicsr.attacks import PGD, DetectorAware
 from rsr_basicsr.data import write_evaluation_pairs
-from rsr_basicsr.inference.image_io import read_picture
-from rsr_basicsr.inference.listing import find_photos
+from rsr_basicsr.inference.image_io import read_image
+from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.weights.official import WEIGHTS, fetch
 from rsr_basicsr.weights.state_dict import load_network
 
@@ -42,11 +42,11 @@ def measure_time(size: int) -> None:
             print(f'{name} on {size}x{size}: {whole:.2f} s. A decision by {shares}', flush=True)
 
 
-def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, pictures: int) -> None:
-    """Print how many pictures evade each detector, and the stability under what evades and what need not."""
+def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, images: int) -> None:
+    """Print how many images evade each detector, and the stability under what evades and what need not."""
     options = dict(WEIGHTS[name].network)
     options.update(type=f'Defended{options["type"]}', weights=fetch(name))
-    lq = _pictures(photos)[:pictures]
+    lq = _images(photos)[:images]
     for kind in kinds:
         net = load_network({**options, 'defense': {'classifier': {'type': kind, 'weights': BUILTIN}, 'seed': 0}})
         with torch.no_grad(), net.defense.forced(False):
@@ -57,22 +57,22 @@ def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, picture
             damage = {label: -10 * (net(x).clamp(0, 1) - clean).square().mean(dim=(1, 2, 3)).log10()
                       for label, x in (('plain', plain), ('evading', found.undetected))}
         evaded = found.evaded
-        print(f'{name}, {kind}, eps {eps:g}, {len(lq)} pictures: flagged clean {int(net.defense.attacked(lq).sum())}, '
+        print(f'{name}, {kind}, eps {eps:g}, {len(lq)} images: flagged clean {int(net.defense.attacked(lq).sum())}, '
               f'flagged under PGD {int(net.defense.attacked(plain).sum())}; {int(evaded.sum())} evade under '
               f'DetectorAware({steps} steps a weight). Stability, unmasked: PGD {damage["plain"].mean():.1f} dB, '
               'evading ' + (f'{damage["evading"][evaded].mean():.1f} dB' if evaded.any() else 'none'), flush=True)
 
 
-def _pictures(folder):
-    """The middle 64x64 of the pictures of a folder, or of photos of scikit-image reduced by 4."""
+def _images(folder):
+    """The middle 64x64 of the images of a folder, or of photos of scikit-image reduced by 4."""
     with tempfile.TemporaryDirectory() as scratch:
         if folder is None:
             write_evaluation_pairs(Path(scratch) / 'gt', Path(scratch) / 'lq')
         windows = []
-        for path in find_photos([folder or str(Path(scratch) / 'lq')]):
-            picture = read_picture(path).rgb
-            top, left = ((side - 64) // 2 for side in picture.shape[-2:])
-            windows.append(picture[..., top:top + 64, left:left + 64])
+        for path in find_images([folder or str(Path(scratch) / 'lq')]):
+            image = read_image(path).rgb
+            top, left = ((side - 64) // 2 for side in image.shape[-2:])
+            windows.append(image[..., top:top + 64, left:left + 64])
     return torch.cat(windows)
 
 
@@ -83,17 +83,17 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--network', choices=NETWORKS, default=NETWORKS[-1])
     parser.add_argument('--types', nargs='+', choices=tuple(CLASSIFIERS), default=['ensemble'])
-    parser.add_argument('--photos', metavar='FOLDER', help='low-quality pictures of at least 64x64')
+    parser.add_argument('--photos', metavar='FOLDER', help='low-quality images of at least 64x64')
     parser.add_argument('--eps', type=float, nargs='+', default=[8.0])
     parser.add_argument('--steps', type=int, default=10)
-    parser.add_argument('--pictures', type=int, default=8)
+    parser.add_argument('--images', type=int, default=8)
     args = parser.parse_args()
     print(describe(torch.device('cpu')))
     if args.only != 'aware':
         measure_time(args.size)
     if args.only != 'time':
         for eps in args.eps:
-            measure_aware(args.network, args.types, args.photos, eps, args.steps, args.pictures)
+            measure_aware(args.network, args.types, args.photos, eps, args.steps, args.images)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Draw the ROC of a detector from what a test of it wrote: python scripts/plot_detector.py RESULTS_FOLDER OUT.png
 
-One curve an eps of PGD on the network kept out of the training, and one an unseen attack, against all clean pictures of
+One curve an eps of PGD on the network kept out of the training, and one an unseen attack, against all clean images of
 the sets. Needs matplotlib (pip install matplotlib).
 """
 
@@ -19,7 +19,7 @@ from rsr_basicsr.metrics.detection import roc_auc, roc_curve  # noqa: E402
 
 
 def main(folder: Path, out: Path) -> None:
-    """Read the records in a folder and write the picture."""
+    """Read the records in a folder and write the image."""
     records = {path.stem[len('detection_'):]: json.loads(path.read_text(encoding='utf-8'))
                for path in sorted(folder.glob('detection_*.json'))}
     clean = [v['score'] for record in records.values() for v in record['verdicts'] if not v['attacked']]
@@ -36,9 +36,9 @@ def main(folder: Path, out: Path) -> None:
         axes.step([max(rate, 3e-4) for rate in alarms], found, where='post', lw=1.4,
                   label=f'{label} ({len(curves[label])}): {roc_auc(clean, curves[label]):.4f}')
     axes.axvline(0.01, color='grey', lw=0.8, ls=':')
-    axes.set(xscale='log', xlim=(3e-4, 1), ylim=(0, 1.005), ylabel='attacked pictures found',
-             xlabel=f'false alarms among {len(clean)} clean pictures')
-    axes.legend(title='attack (pictures): area under the curve', fontsize=7, title_fontsize=7, loc='lower right')
+    axes.set(xscale='log', xlim=(3e-4, 1), ylim=(0, 1.005), ylabel='attacked images found',
+             xlabel=f'false alarms among {len(clean)} clean images')
+    axes.legend(title='attack (images): area under the curve', fontsize=7, title_fontsize=7, loc='lower right')
     figure.tight_layout()
     figure.savefig(out)
     print(f'{out}: {len(curves)} curves')

@@ -2,7 +2,7 @@
 
     python scripts/try_malformed.py [--count 300] [--seed 0]
 
-Pictures that are cut short, empty, of another kind than their name says or with a header that promises too much; weight
+Images that are cut short, empty, of another kind than their name says or with a header that promises too much; weight
 files that are cut short, hold NaN, are for another network or would run code; options files that are no YAML, nest
 without end, have values of every wrong kind or would run code. A case fails where a command ends in a traceback or in
 exit code 0, says nothing, runs what a file says, or leaves a file behind. Exit code 1 if any did.
@@ -58,7 +58,7 @@ class RunsCode:
         return os.system, (f'touch {CANARY}',)
 
 
-PICTURE_COMMANDS = [['upscale', 'FILE', '-n', 'good.pth', '-o', 'out'], ['detect', 'FILE']]
+IMAGE_COMMANDS = [['upscale', 'FILE', '-n', 'good.pth', '-o', 'out'], ['detect', 'FILE']]
 WEIGHT_COMMANDS = [['upscale', 'good.png', '-n', 'FILE', '-o', 'out'],
                    ['export', 'FILE', '--backbone', 'out.pth'], ['detect', 'good.png', '--weights', 'FILE'],
                    ['train', '-opt', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE'],
@@ -131,7 +131,7 @@ def _chdir(folder):  # contextlib has it from Python 3.11 on
 
 
 def _write_good():
-    """What the commands need besides: a picture, weights, options."""
+    """What the commands need besides: an image, weights, options."""
     Path('photos').mkdir()
     for name in ('good.png', 'photos/photo.png'):
         Image.fromarray(_noise(random.Random(1), 64)).save(name)
@@ -154,34 +154,34 @@ def _noise(rng, size):
     return np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (size, size, 3)).astype(np.uint8)
 
 
-# --- Pictures ---------------------------------------------------------------------------------------------------------
+# --- Images ---------------------------------------------------------------------------------------------------------
 
-def _picture_cut(rng):
+def _image_cut(rng):
     kind = rng.choice(['PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF'])
     content = io.BytesIO()
     Image.fromarray(_noise(rng, 48)).save(content, format=kind)
     whole = content.getvalue()
-    return Case('picture cut short', whole[:rng.randrange(1, len(whole) * 9 // 10)], f'.{kind.lower()}',
-                PICTURE_COMMANDS)
+    return Case('image cut short', whole[:rng.randrange(1, len(whole) * 9 // 10)], f'.{kind.lower()}',
+                IMAGE_COMMANDS)
 
 
-def _picture_of_nothing(rng):
+def _image_of_nothing(rng):
     content = rng.choice([b'', b'\0' * 200, bytes(rng.randrange(256) for _ in range(300)), b'GIF89a', b'<svg/>',
-                          b'PK\x03\x04', '# text, named like a picture\n'.encode()])
-    return Case('no picture', content, rng.choice(['.png', '.jpg', '.webp', '.tif', '.bmp']), PICTURE_COMMANDS)
+                          b'PK\x03\x04', '# text, named like an image\n'.encode()])
+    return Case('no image', content, rng.choice(['.png', '.jpg', '.webp', '.tif', '.bmp']), IMAGE_COMMANDS)
 
 
-def _picture_with_huge_header(rng):
+def _image_with_huge_header(rng):
     side = rng.choice([30000, 65535, 2**31 - 1])
     content = bytearray(cv2.imencode('.png', _noise(rng, 16))[1].tobytes())
     content[16:24] = struct.pack('>II', side, side)
     content[29:33] = struct.pack('>I', zlib.crc32(bytes(content[12:29])))
-    return Case('huge header', bytes(content), '.png', PICTURE_COMMANDS)
+    return Case('huge header', bytes(content), '.png', IMAGE_COMMANDS)
 
 
-def _picture_of_numbers_that_are_none(rng):
+def _image_of_numbers_that_are_none(rng):
     pixels = np.full((16, 16, 3), rng.choice([np.nan, np.inf, -1, 300]), np.float32)
-    return Case('values beyond [0, 1]', cv2.imencode('.tiff', pixels)[1].tobytes(), '.tiff', PICTURE_COMMANDS)
+    return Case('values beyond [0, 1]', cv2.imencode('.tiff', pixels)[1].tobytes(), '.tiff', IMAGE_COMMANDS)
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------
@@ -289,8 +289,8 @@ def _places(block, rng):
 
 
 KINDS: List[Callable[[random.Random], Case]] = [
-    _picture_cut, _weights_cut, _options_of_nothing, _picture_of_nothing, _weights_of_nothing, _options_that_run_code,
-    _picture_with_huge_header, _weights_that_run_code, _options_of_wrong_kinds, _picture_of_numbers_that_are_none,
+    _image_cut, _weights_cut, _options_of_nothing, _image_of_nothing, _weights_of_nothing, _options_that_run_code,
+    _image_with_huge_header, _weights_that_run_code, _options_of_wrong_kinds, _image_of_numbers_that_are_none,
     _weights_of_another_network]
 
 if __name__ == '__main__':

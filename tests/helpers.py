@@ -47,7 +47,7 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
     """
     opt.update(num_gpu=0, manual_seed=0, gt_size=64, queue_size=4)
     if 'gt_usm' in opt:
-        opt['gt_usm'] = False  # a 51x51 blur of 400x400 pictures, seconds on a CPU
+        opt['gt_usm'] = False  # a 51x51 blur of 400x400 images, seconds on a CPU
     opt['datasets']['train'].update(gt_size=64, batch_size_per_gpu=2, num_worker_per_gpu=0, dataset_enlarge_ratio=4)
     for dataset in opt['datasets'].values():
         paired = 'Paired' in dataset['type']

@@ -19,7 +19,7 @@ class Affine(nn.Module):
 
 
 class Dense(nn.Module):
-    """Every value of the output is a weighted sum of all values of the picture: x -> matrix x, twice as large.
+    """Every value of the output is a weighted sum of all values of the image: x -> matrix x, twice as large.
 
     The damage of :class:`Along` then has the gradient ``matrix^T direction`` everywhere.
     """
@@ -67,7 +67,7 @@ class Rounding(nn.Module):
 
 
 class Gain(nn.Module):
-    """Multiplies by 3 and enlarges by 2: a backbone whose damage grows with the perturbation alone."""
+    """Multiplies by 3 and upscales by 2: a backbone whose damage grows with the perturbation alone."""
 
     def __init__(self):
         super().__init__()

@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 
 class Reach(nn.Module):
-    """Enlarges by 2 behind two 3x3 means, so that each output pixel depends on inputs up to 2 pixels away."""
+    """Upscales by 2 behind two 3x3 means, so that each output pixel depends on inputs up to 2 pixels away."""
 
     def forward(self, x):
         for _ in range(2):

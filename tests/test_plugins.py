@@ -86,9 +86,9 @@ if realesrgan is not None:
     defended = build_network(dict(type='DefendedSRVGGNetCompact', **small, defense=dict(gate='always', seed=0)))
     torch.save({'params': defended.state_dict()}, 'net.pth')
     theirs = realesrgan.RealESRGANer(scale=4, model_path='net.pth', model=defended, pre_pad=0, device='cpu')
-    picture = (torch.rand(12, 16, 3) * 255).round().byte()
-    output, _ = theirs.enhance(picture.numpy())
-    lq = picture.permute(2, 0, 1).flip(0)[None].float() / 255
+    image = (torch.rand(12, 16, 3) * 255).round().byte()
+    output, _ = theirs.enhance(image.numpy())
+    lq = image.permute(2, 0, 1).flip(0)[None].float() / 255
     with torch.no_grad():
         expected = (defended.eval()(lq)[0].clamp(0, 1) * 255).round().byte().flip(0).permute(1, 2, 0)
     assert (torch.from_numpy(output).int() - expected.int()).abs().max() <= 1

@@ -21,7 +21,7 @@ sys.exit(quickstart.main())
 
 
 def test_the_whole_way(real_weights, tmp_path):
-    # One attack instead of three and two pictures instead of five, which take most of its time.
+    # One attack instead of three and two images instead of five, which take most of its time.
     (tmp_path / 'shorter.py').write_text(SHORTER)
     run = subprocess.run([sys.executable, 'shorter.py', '-o', str(tmp_path / 'out'), '--iterations', '10'],
                          cwd=tmp_path, capture_output=True, text=True)

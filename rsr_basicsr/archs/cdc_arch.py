@@ -19,10 +19,10 @@ _POOLINGS = 4
 
 
 class CDCOutput(NamedTuple):
-    """What the heads make of a picture, each (B, num_out_ch, scale*H, scale*W).
+    """What the heads make of an image, each (B, num_out_ch, scale*H, scale*W).
 
     Attributes:
-        flat, edge, corner: the three component pictures.
+        flat, edge, corner: the three component images.
         fused: their weighted sum, by the softmax over the three attention maps for each channel and pixel.
     """
 
@@ -63,7 +63,7 @@ class CDC(nn.Module):
         if scale not in (2, 3, 4):
             raise ValueError(f'scale must be 2, 3 or 4, got {scale}')
         self.scale = scale
-        self.window_size = 2 ** _POOLINGS  # what it pads pictures to multiples of
+        self.window_size = 2 ** _POOLINGS  # what it pads images to multiples of
         self.edge_at = num_hourglass // 2
         self.stem = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.hourglasses = nn.ModuleList(
@@ -79,14 +79,14 @@ class CDC(nn.Module):
     returns_components = False
 
     def forward(self, x: torch.Tensor) -> Union[torch.Tensor, CDCOutput]:
-        """The fused picture, or a :class:`CDCOutput` where ``returns_components`` is set."""
+        """The fused image, or a :class:`CDCOutput` where ``returns_components`` is set."""
         height, width = x.shape[-2:]
         missing = -width % self.window_size, -height % self.window_size
         features = self._features(F.pad(x, (0, missing[0], 0, missing[1]), mode='replicate'))
-        pictures = [head(feature) for head, feature in zip(self.picture_heads, features)]
+        images = [head(feature) for head, feature in zip(self.picture_heads, features)]
         attention = torch.stack([head(feature) for head, feature in zip(self.attention_heads, features)])
-        fused = (attention.softmax(dim=0) * torch.stack(pictures)).sum(dim=0)
-        output = CDCOutput(*(p[..., :height * self.scale, :width * self.scale] for p in (*pictures, fused)))
+        fused = (attention.softmax(dim=0) * torch.stack(images)).sum(dim=0)
+        output = CDCOutput(*(p[..., :height * self.scale, :width * self.scale] for p in (*images, fused)))
         return output if self.returns_components else output.fused
 
     def under_own_names(self, state: State, report: Callable[[str], None] = lambda line: None) -> State:

@@ -24,9 +24,9 @@ _WEIGHTS = Path(__file__).parent / 'weights'
 
 
 class SampleClassifier(nn.Module):
-    """Tells attacked pictures from clean ones. Subclasses fill in :meth:`raw_logits`.
+    """Tells attacked images from clean ones. Subclasses fill in :meth:`raw_logits`.
 
-    Two numbers travel with the weights, since they belong to them: ``threshold``, a picture counts as attacked when
+    Two numbers travel with the weights, since they belong to them: ``threshold``, an image counts as attacked when
     P(clean) is below it, and ``temperature``, by which logits are divided so that P(clean) means what it says (Guo et
     al. 2017).
 
@@ -82,7 +82,7 @@ class SampleClassifier(nn.Module):
         return x
 
     def raw_logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits of pictures before the temperature, (B, 2), outside of autocast."""
+        """Logits of images before the temperature, (B, 2), outside of autocast."""
         raise NotImplementedError
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ class SampleClassifier(nn.Module):
             return self.raw_logits(x.to(kind)).to(kind) / self.temperature.to(kind)
 
     def clean_probability(self, x: torch.Tensor) -> torch.Tensor:
-        """P(clean) of each picture, (B,)."""
+        """P(clean) of each image, (B,)."""
         return self(x).softmax(dim=1)[:, CLEAN]
 
 
@@ -110,7 +110,7 @@ def log_odds(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mirrored(x: torch.Tensor, smallest: int) -> torch.Tensor:
-    """Pictures, continued by their mirror images where a side has fewer pixels than ``smallest``."""
+    """Images, continued by their mirror images where a side has fewer pixels than ``smallest``."""
     for dim in (-2, -1):
         size = x.shape[dim]
         if size < smallest:
@@ -145,7 +145,7 @@ def upper_left(x: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
 
 
 def _first(x, dim, size):
-    # A slice would have to be proved to lie within a picture of any size.
+    # A slice would have to be proved to lie within an image of any size.
     return x.index_select(dim, torch.arange(size, device=x.device))
 
 

@@ -1,6 +1,6 @@
 """``defend(cls)``: gives any super-resolution architecture the masks, the classifier and the gate of Yue et al. 2021.
 
-The way of a picture: ``DefenseMixin.forward`` asks the gate once, masks the picture if it says so, and calls the
+The way of an image: ``DefenseMixin.forward`` asks the gate once, masks the image if it says so, and calls the
 backbone's own ``forward``; hooks mask the inputs of the submodules that the mask points name, under the same decision.
 """
 
@@ -33,8 +33,8 @@ class MaskPoint(NamedTuple):
     Args:
         module: dotted name of the submodule; in a list or sequence of modules ``-1`` is the last entry, and ``*``
             stands for all of them, each with a mask of its own.
-        repeat: the tensor that arrives there is a nearest-neighbour enlargement by this factor of the one to mask.
-            It is reduced, masked and enlarged again, which is exact.
+        repeat: the tensor that arrives there is a nearest-neighbour upscaling by this factor of the one to mask.
+            It is reduced, masked and upscaled again, which is exact.
     """
 
     module: str
@@ -46,7 +46,7 @@ class MaskPlace(NamedTuple):
 
     Args:
         point: name of the mask point.
-        module: the submodule whose input is masked, empty for the picture.
+        module: the submodule whose input is masked, empty for the image.
         shape: (C, H, W) of the masked tensor.
         repeat: as in :class:`MaskPoint`.
     """
@@ -122,7 +122,7 @@ class DefenseMixin:
                     yield name, repeat, module
 
     def mask_places(self, height: int = 64, width: int = 64) -> List[MaskPlace]:
-        """Where the masks sit, in the order a picture of that size meets them."""
+        """Where the masks sit, in the order an image of that size meets them."""
         found, handles = [], []
         for name, repeat, module in self._masked_modules():
             def note(module, args, name=name, repeat=repeat, path=_path(self, module)):
@@ -145,7 +145,7 @@ class DefenseMixin:
         """The names of the mask points: those asked for, by themselves or by a preset, or all the class has.
 
         Args:
-            names: names of points; or the preset ``all``, or ``features``, which is all but the picture.
+            names: names of points; or the preset ``all``, or ``features``, which is all but the image.
 
         Raises:
             ValueError: the class has no point of that name, or one is named twice.
@@ -187,7 +187,7 @@ def _mean(draws, decision):
     mean = sum(draws) / len(draws)
     if decision is True:
         return mean
-    # A sum of equal numbers, divided, can differ from them in the last bit: pictures without a mask keep theirs.
+    # A sum of equal numbers, divided, can differ from them in the last bit: images without a mask keep theirs.
     return torch.where(decision.view(-1, 1, 1, 1) == 0, draws[0], mean)
 
 
@@ -206,8 +206,8 @@ def defend(cls: Type[nn.Module], points: Optional[Points] = None) -> Type[nn.Mod
     and ``gate`` of the options file (see :class:`Defense`). It is not registered; :func:`register_defended` does that.
 
     Args:
-        cls: an architecture whose ``forward`` takes the picture, (B, 3, H, W) in [0, 1], first.
-        points: where masks can sit besides the picture itself, by the name used in ``defense: points:``; a function
+        cls: an architecture whose ``forward`` takes the image, (B, 3, H, W) in [0, 1], first.
+        points: where masks can sit besides the image itself, by the name used in ``defense: points:``; a function
             of the network where the place depends on its arguments.
 
     Raises:
@@ -235,8 +235,8 @@ def _swinir_upsampler(net):
     return MaskPoint('conv_up1', repeat=2) if net.upsampler == 'nearest+conv' else MaskPoint('upsample')
 
 
-# Yue et al. 2021 place the masks of CDC (13) and RRDB (3; RRDBNet enlarges the third tensor before the first module
-# it can be met at). The other networks have them by analogy: the picture, the input of the last trunk convolution and
+# Yue et al. 2021 place the masks of CDC (13) and RRDB (3; RRDBNet upscales the third tensor before the first module
+# it can be met at). The other networks have them by analogy: the image, the input of the last trunk convolution and
 # the tensor that enters the upsampler.
 register_defended({'hourglass': MaskPoint('hourglasses.*'), 'inner': MaskPoint('hourglasses.*.inner')})(CDC)
 register_defended({'trunk': MaskPoint('conv_body'), 'upsampler': MaskPoint('conv_up1', repeat=2)})(RRDBNet)

@@ -1,4 +1,4 @@
-"""Masks, classifier and gate of one network: who decides how much a picture is masked, and the masks."""
+"""Masks, classifier and gate of one network: who decides how much an image is masked, and the masks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
 from rsr_basicsr.ops.caching import any_size
 
 GATES = ('classifier', 'soft', 'always', 'never')
-DECISIONS = ('picture', 'batch', 'majority', 'tile')
+DECISIONS = ('image', 'batch', 'majority', 'tile')
 
 #: By the name of ``defense: classifier: type``
 CLASSIFIERS: Dict[str, Type[SampleClassifier]] = {
@@ -26,7 +26,7 @@ CLASSIFIERS: Dict[str, Type[SampleClassifier]] = {
 DEFAULT_CLASSIFIER = 'ensemble'
 UNTRAINED = 'untrained'
 
-#: How much pictures are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.
+#: How much images are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.
 Decision = Union[bool, torch.Tensor]
 Masks = Callable[['Defense', torch.Tensor, int], torch.Tensor]
 
@@ -57,21 +57,21 @@ class Defense(nn.Module):
     Args:
         mask: arguments of :class:`RandomFrequencyMask`.
         classifier: ``type``: one of :data:`CLASSIFIERS`; ``weights``: ``builtin`` for those that come with the
-            package, ``untrained``, or a file with its state dict; ``threshold``: a picture counts as attacked when
+            package, ``untrained``, or a file with its state dict; ``threshold``: an image counts as attacked when
             P(clean) is below it, None for the one that is kept with the weights; the rest is for the class.
-        gate: ``classifier`` masks the pictures it takes for attacked, ``soft`` blends masked and unmasked by
+        gate: ``classifier`` masks the images it takes for attacked, ``soft`` blends masked and unmasked by
             P(attacked) at every mask point, ``always`` masks all, ``never`` none.
-        decision: what the classifier decides on: each ``picture``; the ``batch``, by the mean of P(clean), as the
+        decision: what the classifier decides on: each ``image``; the ``batch``, by the mean of P(clean), as the
             published code does; the batch by ``majority``: all its images are masked if more than half of them count
             as attacked, as the published RRDB does; or each ``tile`` where images are processed in tiles.
         draws: in evaluation, average the outputs of this many draws of the masks; each costs a pass.
         seed: in evaluation, the masks depend on this number, their place and their size only, as do the crops of a
-            classifier that looks at some, and every picture passes the network alone: its result is the same in any
+            classifier that looks at some, and every image passes the network alone: its result is the same in any
             batch, unless the batch decides. None draws anew at every call.
     """
 
     def __init__(self, mask: Optional[dict] = None, classifier: Optional[dict] = None, gate: str = 'classifier',
-                 decision: str = 'picture', draws: int = 1, seed: Optional[int] = None):
+                 decision: str = 'image', draws: int = 1, seed: Optional[int] = None):
         super().__init__()
         for name, value, known in (('gate', gate, GATES), ('decision', decision, DECISIONS)):
             if value not in known:
@@ -94,7 +94,7 @@ class Defense(nn.Module):
 
     @contextlib.contextmanager
     def forced(self, decision: Decision):
-        """Overrule the gate within the block: one bool for all pictures, or what :meth:`decide` returns."""
+        """Overrule the gate within the block: one bool for all images, or what :meth:`decide` returns."""
         previous, self._forced = self._forced, decision
         try:
             yield self
@@ -114,12 +114,12 @@ class Defense(nn.Module):
             self._straight_through = previous
 
     def attacked(self, x: torch.Tensor) -> torch.Tensor:
-        """The classifier's verdict on pictures ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
+        """The classifier's verdict on images ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
         with torch.no_grad():
             return self.below_threshold(self.clean_probability(x))
 
     def logit(self, x: torch.Tensor) -> torch.Tensor:
-        """How far each of the pictures ``x`` is on the attacked side of the threshold: (B,), above 0 where it is.
+        """How far each of the images ``x`` is on the attacked side of the threshold: (B,), above 0 where it is.
 
         The log odds of attacked against clean, less those at the threshold.
         """
@@ -127,7 +127,7 @@ class Defense(nn.Module):
         return odds + self.threshold_in_effect.to(odds).logit(eps=1e-6)
 
     def decide(self, x: torch.Tensor) -> Decision:
-        """How much pictures ``x``, (B, 3, H, W) in [0, 1], are masked.
+        """How much images ``x``, (B, 3, H, W) in [0, 1], are masked.
 
         Returns:
             One bool for all, or (B,) with 0 for not at all and 1 for entirely: bool, but float for the gate ``soft``
@@ -145,14 +145,14 @@ class Defense(nn.Module):
         return self.below_threshold(clean).to(clean.dtype) - (clean - clean.detach())
 
     def decision_for(self, clean: torch.Tensor) -> Decision:
-        """As :meth:`decide`, of pictures whose P(clean) is known, (B,), and regardless of :meth:`forced`."""
+        """As :meth:`decide`, of images whose P(clean) is known, (B,), and regardless of :meth:`forced`."""
         by_gate = {'always': True, 'never': False, 'soft': 1 - clean, 'classifier': self.below_threshold(clean)}
         return by_gate[self.gate]
 
     @contextlib.contextmanager
     def obeying(self, decision: Decision):
         """Within the block, one pass of the network, :meth:`apply_mask` obeys ``decision``."""
-        # Clean pictures should not pay for masks that are thrown away. But in training the host must not wait for the
+        # Clean images should not pay for masks that are thrown away. But in training the host must not wait for the
         # device, and every rank must take the same way through the network; a compiled one has no other way.
         if not (isinstance(decision, bool) or self.training or decision.requires_grad or torch.compiler.is_compiling()):
             decision = decision if decision.any() else False
@@ -166,7 +166,7 @@ class Defense(nn.Module):
     def masking_by(self, masks: Masks):
         """Within the block, :meth:`apply_mask` leaves to a function what a mask makes of a tensor.
 
-        For networks that see a picture tile by tile, see :class:`rsr_basicsr.ops.whole_masks.WholeMasks`.
+        For networks that see an image tile by tile, see :class:`rsr_basicsr.ops.whole_masks.WholeMasks`.
 
         Args:
             masks: called with this defence, the tensor and the number of the mask in this pass.
@@ -210,14 +210,14 @@ class Defense(nn.Module):
 
     @property
     def threshold_in_effect(self) -> torch.Tensor:
-        """P(clean) below which a picture counts as attacked, a scalar: the own one, else that of the classifier."""
+        """P(clean) below which an image counts as attacked, a scalar: the own one, else that of the classifier."""
         kept = self.classifier.threshold
         # Filled on the device: a copy from the host would make it wait at every pass.
         return kept if self.threshold is None else torch.full_like(kept, self.threshold)
 
     def below_threshold(self, clean: torch.Tensor) -> torch.Tensor:
-        """Whether pictures with these P(clean) count as attacked."""
-        # And not a number, too: a broken picture must not open a way around.
+        """Whether images with these P(clean) count as attacked."""
+        # And not a number, too: a broken image must not open a way around.
         return ~(clean >= self.threshold_in_effect)
 
     def clean_probability(self, x: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,7 @@ from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
 class EnsembleClassifier(SampleClassifier):
     """The mean of the logits of a :class:`StatisticsClassifier` and a :class:`ResidualClassifier`.
 
-    They err on different pictures, and the mean on fewer than either. In training each sees every other picture of a
+    They err on different images, and the mean on fewer than either. In training each sees every other image of a
     batch, so that neither learns to lean on the other, and a step costs no more than one of them.
 
     Args:

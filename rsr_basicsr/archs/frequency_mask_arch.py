@@ -18,7 +18,7 @@ Generators = Union[torch.Generator, Sequence[torch.Generator]]
 
 @ARCH_REGISTRY.register()
 class RandomFrequencyMask(nn.Module):
-    """Erases high-frequency DCT coefficients of a picture or a feature map at random.
+    """Erases high-frequency DCT coefficients of an image or a feature map at random.
 
     With ``D`` the distance of a coefficient from the DC corner and ``R = sqrt(H^2 + W^2)``, a radius ``r`` is drawn
     from ``keep_radius``; coefficients with ``D <= r R`` stay, any other one stays with probability ``1 - D / max D``.
@@ -26,7 +26,7 @@ class RandomFrequencyMask(nn.Module):
 
     Args:
         keep_radius: bounds of the uniform distribution of ``r``, within [0, 1].
-        per_sample: draw one mask a sample, so that a picture's result does not depend on its batch; False draws one
+        per_sample: draw one mask a sample, so that an image's result does not depend on its batch; False draws one
             for the whole batch, as the published code does.
 
     Shape:

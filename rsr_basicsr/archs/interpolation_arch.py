@@ -1,4 +1,4 @@
-"""Enlargement that invents nothing: the yardstick that networks are held against."""
+"""Upscaling that invents nothing: the yardstick that networks are held against."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Interpolation(nn.Module):
     """Nearest, bilinear or bicubic interpolation, as a network without parameters.
 
     Args:
-        scale: factor of the enlargement.
+        scale: factor of the upscaling.
         mode: ``nearest``, ``bilinear`` or ``bicubic``.
 
     Shape:
@@ -29,7 +29,7 @@ class Interpolation(nn.Module):
         self.scale, self.mode = scale, mode
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Enlarge ``x``."""
+        """Upscale ``x``."""
         return F.interpolate(x, scale_factor=self.scale, mode=self.mode,
                              align_corners=None if self.mode == 'nearest' else False)
 

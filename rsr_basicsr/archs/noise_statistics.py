@@ -1,6 +1,6 @@
-"""Numbers that describe the noise in a picture, at native resolution: what a small classifier can decide by.
+"""Numbers that describe the noise in an image, at native resolution: what a small classifier can decide by.
 
-Both functions here sum over the picture, so that they mean the same in a picture of any size, take a large one in
+Both functions here sum over the image, so that they mean the same in an image of any size, take a large one in
 bands of rows with the same result, and have a gradient.
 """
 
@@ -16,7 +16,7 @@ from rsr_basicsr.ops.frequency import dct_basis
 BLOCKS = ((8, 4), (4, 2))  # size and stride in pixels
 BLOCK_BINS = 8  # of log2 of the magnitude: 0, 0.25, 0.75, 1.75, ... 31.75 grey levels
 RESIDUAL_BINS = 20  # the k-th at 8 (2^(k / 6) - 1) grey levels: one apart at first, 64 is the last
-FLAT = (0.25, 0.6)  # shares of the picture
+FLAT = (0.25, 0.6)  # shares of the image
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (0, 3), (3, 0), (2, 2))  # rows and columns
 SMALLEST = 16  # pixels a side
 _MARGIN = 4  # rows and columns around what is looked at, no less than a filter and a lag reach
@@ -26,7 +26,7 @@ FEATURES = 3 * BLOCK_BINS * sum(size**2 - 1 for size, _ in BLOCKS) + (
 
 
 def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
-    """How the magnitudes of the DCT coefficients of overlapping blocks are distributed over the picture.
+    """How the magnitudes of the DCT coefficients of overlapping blocks are distributed over the image.
 
     For each frequency of 8x8 and 4x4 blocks and each colour axis, the square roots of the shares in each bin: the root
     makes the noise of a count the same whatever the count.
@@ -55,9 +55,9 @@ def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
 
 
 def residual_statistics(x: torch.Tensor, band: int) -> torch.Tensor:
-    """How the differences of neighbouring pixels are distributed in the flat parts of the picture, and go together.
+    """How the differences of neighbouring pixels are distributed in the flat parts of the image, and go together.
 
-    Where there is little content, a picture shows its noise: a perturbation is bounded by eps and has the same size in
+    Where there is little content, an image shows its noise: a perturbation is bounded by eps and has the same size in
     all colours, the noise of a sensor has tails; either has its own correlations over the neighbourhood.
 
     Args:
@@ -66,7 +66,7 @@ def residual_statistics(x: torch.Tensor, band: int) -> torch.Tensor:
 
     Returns:
         (B, 1038): of three colour axes and three colours and of four high-pass filters, the square roots of a
-        histogram of the magnitudes in the flattest quarter and in 60 % of the picture; in the quarter,
+        histogram of the magnitudes in the flattest quarter and in 60 % of the image; in the quarter,
         correlations with neighbours (of the axes) and between colours, of the residuals and of their magnitudes.
     """
     cells = _activity(x, band)
@@ -113,7 +113,7 @@ def _activity(x, band):
 
 def _block_means(x):
     """Of 8x8 pixels, every 4."""
-    if any_size():  # older exporters want to know whether the blocks fill the picture
+    if any_size():  # older exporters want to know whether the blocks fill the image
         return F.conv2d(x, x.new_full((1, 1, 8, 8), 1 / 64), stride=4)
     return F.avg_pool2d(x, 8, 4)
 

@@ -1,4 +1,4 @@
-"""A classifier of attacked pictures that looks at what is left of a picture without its content."""
+"""A classifier of attacked images that looks at what is left of an image without its content."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class ResidualClassifier(SampleClassifier):
 
     Learned high-pass filters take the content away (as in steganalysis, Fridrich and Kodovsky 2012; the filters sum to
     zero as in Bayar and Stamm 2016), a saturating function keeps edges from drowning the noise, three
-    convolutions describe its patterns, and their mean and spread over the picture are what two linear layers decide
+    convolutions describe its patterns, and their mean and spread over the image are what two linear layers decide
     by. Unlike a pooled spectrum, this sees what is typical of an attack in a neighbourhood of a few pixels, whatever
-    the size of the picture.
+    the size of the image.
 
     Args:
         num_feat: channels of the first convolution; the next ones have 1.5 and 2 times as many.
@@ -48,8 +48,8 @@ class ResidualClassifier(SampleClassifier):
     """
 
     saturation = 8.0  # grey levels at which a residual counts half
-    smallest = 16  # pixels; smaller pictures are continued by their mirror images
-    band = 2**19  # pixels that are worked on at once; larger pictures are taken in bands of rows
+    smallest = 16  # pixels; smaller images are continued by their mirror images
+    band = 2**19  # pixels that are worked on at once; larger images are taken in bands of rows
     margin = 16  # rows around a band, more than the convolutions reach, a multiple of 4
 
     def __init__(self, num_feat: int = 24, num_filters: int = 16, weights: Optional[str] = None):
@@ -63,7 +63,7 @@ class ResidualClassifier(SampleClassifier):
         self.take(weights)
 
     def residuals(self, x: torch.Tensor) -> torch.Tensor:
-        """What the high-pass filters leave of pictures, (B, num_filters, H, W), saturated to (-1, 1)."""
+        """What the high-pass filters leave of images, (B, num_filters, H, W), saturated to (-1, 1)."""
         filters = self.filters - self.filters.mean(dim=(2, 3), keepdim=True)
         return F.softsign(F.conv2d(x.to(filters.dtype), filters * (255 / self.saturation), padding=2))
 
@@ -83,12 +83,12 @@ class ResidualClassifier(SampleClassifier):
 
     @staticmethod
     def _moments(patterns):
-        """Mean and mean square over the picture, in double precision since the spread is their difference."""
+        """Mean and mean square over the image, in double precision since the spread is their difference."""
         patterns = patterns.double()
         return patterns.mean(dim=(2, 3)), patterns.square().mean(dim=(2, 3))
 
     def _moments_in_bands(self, x):
-        """The same, band by band of rows, so that memory does not grow with the height of the picture."""
+        """The same, band by band of rows, so that memory does not grow with the height of the image."""
         total, square, count = 0, 0, 0
         for top, bottom in row_bands(x, x.shape[-2], self.band, 4):
             start = max(0, top - self.margin)

@@ -1,4 +1,4 @@
-"""A classifier of attacked pictures by statistics of their noise."""
+"""A classifier of attacked images by statistics of their noise."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rsr_basicsr.archs.noise_statistics import FEATURES, SMALLEST, block_histogr
 class StatisticsClassifier(SampleClassifier):
     """Statistics of small blocks and of the noise in flat places, and two linear layers on them.
 
-    The paper's classifier pools the magnitudes of one spectrum of the whole picture. This one keeps, for each
-    frequency and colour axis, how the magnitudes are distributed over the picture: flat blocks without noise tell a
-    clean picture from one whose every pixel was moved, and how the tails fall off tells the noise of a sensor from
-    the sign of a gradient. Where the picture is flat, the differences of neighbouring pixels show the same without the
+    The paper's classifier pools the magnitudes of one spectrum of the whole image. This one keeps, for each
+    frequency and colour axis, how the magnitudes are distributed over the image: flat blocks without noise tell a
+    clean image from one whose every pixel was moved, and how the tails fall off tells the noise of a sensor from
+    the sign of a gradient. Where the image is flat, the differences of neighbouring pixels show the same without the
     sums of a transform, and how colours and neighbours go together. All of it is summed at native resolution, and
-    means the same in a picture of any size.
+    means the same in an image of any size.
 
     Args:
         num_feat: width of the hidden layer.
@@ -32,7 +32,7 @@ class StatisticsClassifier(SampleClassifier):
         (B, 3, H, W) in [0, 1], of any size -> logits (B, 2).
     """
 
-    band = 2**18  # pixels that are worked on at once; larger pictures are taken in bands of rows
+    band = 2**18  # pixels that are worked on at once; larger images are taken in bands of rows
 
     def __init__(self, num_feat: int = 96, dropout: float = 0.3, weights: Optional[str] = None):
         super().__init__()
@@ -44,10 +44,10 @@ class StatisticsClassifier(SampleClassifier):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[torch.Tensor]) -> None:
-        """Shift and scale the features by what they are in some pictures, once, before the training.
+        """Shift and scale the features by what they are in some images, once, before the training.
 
         Args:
-            batches: pictures, (B, 3, H, W) each.
+            batches: images, (B, 3, H, W) each.
         """
         features = torch.cat([self.features(x) for x in batches])
         self.mean.copy_(features.mean(dim=0))
@@ -59,6 +59,6 @@ class StatisticsClassifier(SampleClassifier):
         return torch.cat([block_histograms(x, self.band), residual_statistics(x, self.band)], dim=1)
 
     def raw_logits(self, x):
-        # In the precision of the picture: counts of a large one are beyond half precision.
+        # In the precision of the image: counts of a large one are beyond half precision.
         features = (self.features(x) - self.mean.to(x.dtype)) / self.spread.to(x.dtype)
         return self.head(features.clamp(-6, 6).to(self.head[1].weight.dtype))

@@ -1,4 +1,4 @@
-"""Attacks on networks that map pictures to pictures: an objective, a step, a constraint.
+"""Attacks on networks that map images to images: an objective, a step, a constraint.
 
 They know nothing of BasicSR, and of a defence only that its gate can be forced.
 """

@@ -11,7 +11,7 @@ from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks.checks import check_pictures, check_radius, expect
+from rsr_basicsr.attacks.checks import check_images, check_radius, expect
 from rsr_basicsr.attacks.gradient import PGD, to_unit
 from rsr_basicsr.attacks.problem import Problem, worse
 from rsr_basicsr.ops.tiled import defenses
@@ -21,9 +21,9 @@ class Evasion(NamedTuple):
     """What :class:`DetectorAware` found, sample by sample.
 
     Args:
-        undetected: the most damaging pictures that the detector takes for clean, (B, C, H, W); the clean picture
+        undetected: the most damaging images that the detector takes for clean, (B, C, H, W); the clean image
             where there is none.
-        overall: the most damaging pictures whatever the detector says, (B, C, H, W).
+        overall: the most damaging images whatever the detector says, (B, C, H, W).
         evaded: bool (B,), whether an undetected one was found.
     """
 
@@ -35,18 +35,18 @@ class Evasion(NamedTuple):
 class DetectorAware(PGD):
     """PGD on the damage minus a weight times the detector's logit, for several weights (Carlini and Wagner 2017).
 
-    Both gradients are scaled to an L1 norm of 1 first, so that a weight means the same for any picture, radius and
-    detector. The logit counts as long as the picture is detected, and a margin longer. Of all pictures met, as they
+    Both gradients are scaled to an L1 norm of 1 first, so that a weight means the same for any image, radius and
+    detector. The logit counts as long as the image is detected, and a margin longer. Of all images met, as they
     are after ``quantize``, the most damaging one that is not detected is the result; where there is none, the most
     damaging of all.
 
     Args:
         weights: what lambda goes through; each weight costs a whole PGD.
         margin: in units of the logit, how far past the detector's threshold the attack goes on to care for it.
-        detector: maps pictures to a logit a sample, (B,), above 0 where they are taken for attacked; None is the
+        detector: maps images to a logit a sample, (B,), above 0 where they are taken for attacked; None is the
             network's own classifier, with its threshold.
         gate: as for every attack, but None is ``never`` where there is a gate, which is what the network does with an
-            undetected picture.
+            undetected image.
     """
 
     fixed = ('keep_best',)
@@ -68,7 +68,7 @@ class DetectorAware(PGD):
 
     def evade(self, model, lq, target=None, *, eps=None, generator=None) -> Evasion:
         """As the call of an attack, but returns the undetected and the overall worst, and where there is which."""
-        check_pictures(lq, target)
+        check_images(lq, target)
         check_radius(eps, lq)
         chosen, overall, evaded = self.results(model, lq, target, eps=eps, generator=generator)
         return Evasion(torch.where(evaded.view(-1, 1, 1, 1), chosen, lq), overall, evaded)
@@ -87,7 +87,7 @@ class DetectorAware(PGD):
         return problem.finished(chosen), problem.finished(overall[1]), evaded
 
     def _climb(self, problem: Problem, detector, weight) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-        """One PGD: the damage, (B,), and the pictures of every step."""
+        """One PGD: the damage, (B,), and the images of every step."""
         attacked, state = self.start(problem), {}
         for _ in range(self.steps):
             gradient, damage = problem.uphill(attacked)
@@ -95,7 +95,7 @@ class DetectorAware(PGD):
             x = attacked.detach().requires_grad_()
             caution = (detector(x) + self.margin).clamp(min=0)
             if not caution.requires_grad:
-                raise ValueError('the detector has no gradient with respect to the picture; wrap what has none in BPDA')
+                raise ValueError('the detector has no gradient with respect to the image; wrap what has none in BPDA')
             of_detector, = torch.autograd.grad(caution.sum(), x)
             uphill = to_unit(gradient) - weight * to_unit(of_detector)
             attacked = problem.project(attacked + self.step(uphill, problem, state))
@@ -103,7 +103,7 @@ class DetectorAware(PGD):
 
 
 def own_detector(model) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The classifier of a defended network: maps pictures to a logit, (B,), above 0 where it takes them for attacked.
+    """The classifier of a defended network: maps images to a logit, (B,), above 0 where it takes them for attacked.
 
     Raises:
         ValueError: the network has no defence, or its classifier has no gradient.
@@ -119,13 +119,13 @@ def own_detector(model) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def _checked(detector):
-    def one_a_picture(x):
+    def one_per_image(x):
         logit = detector(x.clone())
         if logit.numel() != len(x):
-            raise ValueError(f'expected one logit a picture from the detector, got {tuple(logit.shape)} for {len(x)}')
+            raise ValueError(f'expected one logit an image from the detector, got {tuple(logit.shape)} for {len(x)}')
         return logit.reshape(len(x))
 
-    return one_a_picture
+    return one_per_image
 
 
 class BPDA(nn.Module):
@@ -134,7 +134,7 @@ class BPDA(nn.Module):
     ``nn.Sequential(BPDA(jpeg), net)`` is a network that can be attacked through the codec.
 
     Args:
-        transform: maps pictures to pictures, (B, C, H, W) in [0, 1]; its gradient, if any, is not asked for.
+        transform: maps images to images, (B, C, H, W) in [0, 1]; its gradient, if any, is not asked for.
         surrogate: a differentiable stand-in for the way back; None is the identity, for which the shape must stay.
     """
 

@@ -15,14 +15,14 @@ from rsr_basicsr.attacks.problem import Problem
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one attack did to a set of pictures.
+    """What one attack did to a set of images.
 
     Args:
         attack: the attack.
-        damage: mean damage of the pictures, by the attack's objective, to the network as it is deployed.
+        damage: mean damage of the images, by the attack's objective, to the network as it is deployed.
         zero_gradient: share of the input's values whose gradient is exactly zero, both where the attack starts and
             where it ends; None for attacks that ask for no gradient. Behind a codec the start alone proves nothing:
-            as long as the output is that of the clean picture, its distance from there has no gradient.
+            as long as the output is that of the clean image, its distance from there has no gradient.
         name: what sentences call the attack; None calls it by its arguments.
     """
 
@@ -37,7 +37,7 @@ class Measurement:
 
 def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
             generator: Optional[torch.Generator] = None) -> Measurement:
-    """Attack pictures, and measure what :func:`masking_alarms` wants to know; arguments as in the attack's call."""
+    """Attack images, and measure what :func:`masking_alarms` wants to know; arguments as in the attack's call."""
     attacked = attack(model, lq, target, generator=generator)
     radius = attack.radius(lq)
     judge = Attack(**{name: getattr(attack, name) for name in ('eps', *MEASURED)})
@@ -62,7 +62,7 @@ def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.
     """What a set of results says against the gradients that the white-box attacks among them used.
 
     Args:
-        measurements: of one network on one set of pictures; attacks with several eps, several numbers of steps, and
+        measurements: of one network on one set of images; attacks with several eps, several numbers of steps, and
             without gradients (transfer, Square, noise) among them. Only what is there can be compared.
         tolerance: relative difference of damage that is put down to chance.
         zeros: share of exactly zero gradients that is put down to saturated values, and to filters such as the median,
@@ -127,7 +127,7 @@ def _neighbours(measurements, name):
 
 
 def _same_ball(less, more):
-    """Whether two radii are the same to pictures of 8 bit."""
+    """Whether two radii are the same to images of 8 bit."""
     return less.eps != more.eps and more.quantize != 'none' and int(less.eps) == int(more.eps)
 
 

@@ -10,7 +10,7 @@ from typing import Callable, Dict, Mapping, Optional, Tuple, Union
 import torch
 from torch import nn
 
-from rsr_basicsr.attacks.checks import check_clamp, check_pictures, check_radius, expect, expect_bool, expect_one_of
+from rsr_basicsr.attacks.checks import check_clamp, check_images, check_radius, expect, expect_bool, expect_one_of
 from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
 from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, worse
@@ -24,20 +24,20 @@ MEASURED = ('objective', 'draws', 'tile', 'memory', 'overlap', 'precision')
 class Attack:
     """What all attacks share. Subclasses fill in :meth:`run`.
 
-    Attacks work on any module that maps pictures to pictures. They leave no gradient on its parameters, its buffers
+    Attacks work on any module that maps images to images. They leave no gradient on its parameters, its buffers
     as they were, and train and eval mode alone. Each sample is attacked on its own: its result does not depend on
     its batch.
 
     Args:
-        eps: radius of the ball around the picture, in 1/255.
+        eps: radius of the ball around the image, in 1/255.
         norm: ``Linf``, or ``L2``, where eps is the root mean square of the perturbation.
         objective: ``ground_truth``, ``ground_truth_l1``, ``stability``, ``target``, ``perceptual``, or an
             :class:`Objective`.
         restarts: number of independent starts; the best result of each sample is kept.
-        quantize: ``nearest`` rounds the result to 8 bit, still inside the ball, as a stored picture would be;
+        quantize: ``nearest`` rounds the result to 8 bit, still inside the ball, as a stored image would be;
             ``floor`` rounds it down, as the published code does, which makes it 0.4 of a level darker; ``none``
             leaves it as it is.
-        clamp: keep the pictures inside [0, 1]; ``end`` does so when the attack is over, as the published code does in
+        clamp: keep the images inside [0, 1]; ``end`` does so when the attack is over, as the published code does in
             evaluation: until then they are inside the ball only. False keeps them inside the ball only, as the
             published code does in training, and needs ``quantize`` to be ``none``.
         region: what may change: [top, left, height, width] as shares of the image, or a mask (H, W), nonzero inside.
@@ -47,13 +47,13 @@ class Attack:
             gradient, ``always`` and ``never`` take the decision from it; None leaves it as it is.
         draws: gradients and damages are means over this many passes: the expectation over the transformations
             of a network that draws masks or noise at random (EOT, Athalye et al. 2018).
-        tile: attack larger pictures through tiles of this size, in pixels; the gradient is that of the whole picture,
+        tile: attack larger images through tiles of this size, in pixels; the gradient is that of the whole image,
             as far as ``overlap`` reaches.
         memory: chooses the tile so that a pass keeps within this many GiB.
         overlap: pixels around a tile.
         precision: ``fp32`` or ``bf16``, of the network's passes.
-        seed: makes the result of a picture a function of this number and the picture alone, to the last bit on a CPU:
-            pictures then pass one by one. Random masks of the network are seeded too.
+        seed: makes the result of an image a function of this number and the image alone, to the last bit on a CPU:
+            images then pass one by one. Random masks of the network are seeded too.
 
     Raises:
         ValueError: a value out of its range; the sentence names it.
@@ -93,7 +93,7 @@ class Attack:
         if tile is not None and memory is not None:
             raise ValueError(f'tile: {tile} and memory: {memory} exclude each other; memory chooses the tile')
         if quantize != 'none' and not clamp:
-            raise ValueError(f'quantize: {quantize} needs clamp: an 8-bit picture has no values outside [0, 1]')
+            raise ValueError(f'quantize: {quantize} needs clamp: an 8-bit image has no values outside [0, 1]')
         self.eps, self.norm, self.region, self.zero_mean = eps, norm, region, zero_mean
         self.constraint = restrict(NORMS[norm](), region, zero_mean)
         self.objective = build_objective(objective)
@@ -116,23 +116,23 @@ class Attack:
 
     def __call__(self, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
                  eps: Optional[torch.Tensor] = None, generator: Generators = None) -> torch.Tensor:
-        """Attack pictures.
+        """Attack images.
 
         Args:
             model: maps (B, C, H, W) to (B, C, sH, sW), value range [0, 1].
-            lq: the pictures, (B, C, H, W) in [0, 1].
-            target: what the objective compares with, (B, C, sH, sW): the ground truth, the picture to be reached, or
+            lq: the images, (B, C, H, W) in [0, 1].
+            target: what the objective compares with, (B, C, sH, sW): the ground truth, the image to be reached, or
                 for ``stability`` the clean output if it is not the model's own.
             eps: a radius a sample, (B,), in 1/255, instead of the attack's one.
             generator: makes the random numbers of the attack repeatable; one for the batch, or one a sample.
 
         Returns:
-            The attacked pictures, detached, (B, C, H, W), inside the ball and, but for ``clamp=False``, [0, 1].
+            The attacked images, detached, (B, C, H, W), inside the ball and, but for ``clamp=False``, [0, 1].
 
         Raises:
-            ValueError: the pictures, the target, the network's output or its gradient are not what they should be.
+            ValueError: the images, the target, the network's output or its gradient are not what they should be.
         """
-        check_pictures(lq, target)
+        check_images(lq, target)
         check_radius(eps, lq)
         attacked = self.perturb(model, lq, target, eps=eps, generator=generator)
         if not attacked.isfinite().all():
@@ -155,7 +155,7 @@ class Attack:
         return self._results(model, lq.detach(), target, eps, generator, start, first_gradient)[0]
 
     def results(self, model, lq, target=None, *, eps=None, generator=None, start=None) -> Tuple[torch.Tensor, ...]:
-        """What :meth:`search` finds: the attacked pictures first, then whatever else it reports of each sample."""
+        """What :meth:`search` finds: the attacked images first, then whatever else it reports of each sample."""
         lq = lq.detach()
         if self.seed is None:
             return self._results(model, lq, target, eps, generator, start)
@@ -191,14 +191,14 @@ class Attack:
         return True
 
     def search(self, problem: Problem) -> Tuple[torch.Tensor, ...]:
-        """The most damaging pictures of all restarts, sample by sample."""
+        """The most damaging images of all restarts, sample by sample."""
         worst = None
         for _ in range(self.restarts):
             worst = worse(worst, self.run(problem))
         return problem.finished(worst[1]),
 
     def run(self, problem: Problem) -> Tuple[torch.Tensor, torch.Tensor]:
-        """One start: the damage of each sample, (B,), and the attacked pictures, inside the constraint."""
+        """One start: the damage of each sample, (B,), and the attacked images, inside the constraint."""
         raise NotImplementedError
 
     @classmethod
@@ -238,7 +238,7 @@ class Attack:
 
 
 class GradientAttack(Attack):
-    """An attack that follows the gradient of the damage with respect to the picture, in a fixed number of steps.
+    """An attack that follows the gradient of the damage with respect to the image, in a fixed number of steps.
 
     The loop is here; subclasses say how long a step is, where it starts, and which way it goes.
 
@@ -246,7 +246,7 @@ class GradientAttack(Attack):
         steps: number of gradient steps.
         step_size: length of a step in 1/255; None takes the attack's own rule.
         random_start: radius of the random start in 1/255; None takes the attack's own rule.
-        keep_best: return the most damaging picture met, at the price of one more pass; False returns the last one.
+        keep_best: return the most damaging image met, at the price of one more pass; False returns the last one.
             Restarts always do.
     """
 
@@ -260,7 +260,7 @@ class GradientAttack(Attack):
         expect('random_start', random_start, 0, 255, optional=True)
         expect('step_size', step_size, 0, above=True, optional=True)
         if random_start == 0 and self.objective.needs_random_start:
-            raise ValueError(f'{self.objective} has no gradient at the clean picture; it needs random_start > 0')
+            raise ValueError(f'{self.objective} has no gradient at the clean image; it needs random_start > 0')
         self.steps, self.step_size, self.random_start = steps, step_size, random_start
         self.keep_best = keep_best or self.restarts > 1
 
@@ -288,7 +288,7 @@ class GradientAttack(Attack):
         return problem.near(self.start_radius(problem.radius))
 
     def step(self, gradient: torch.Tensor, problem: Problem, state: dict) -> torch.Tensor:
-        """What is added to the pictures; ``state`` is the attack's own during one run."""
+        """What is added to the images; ``state`` is the attack's own during one run."""
         return self.step_length(problem.radius) * problem.constraint.steepest(gradient)
 
     def step_length(self, radius):

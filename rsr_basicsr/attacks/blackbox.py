@@ -18,7 +18,7 @@ class Square(Attack):
 
     Args:
         queries: passes of the network.
-        area: share of the picture, or of its region, that the first squares take.
+        area: share of the image, or of its region, that the first squares take.
     """
 
     uses = 'queries'
@@ -41,7 +41,7 @@ class Square(Attack):
                 self._window(problem.rand(1), columns, side, problem.lq, -1).unsqueeze(1)
             moved = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, 1))
             candidate = torch.where(inside.unsqueeze(1), moved, best[1])
-            if self.zero_mean is not None:  # of two pictures of mean zero, the parts are not
+            if self.zero_mean is not None:  # of two images of mean zero, the parts are not
                 candidate = problem.project(candidate)
             best = worse(best, (problem.damage(candidate), candidate))
         return best

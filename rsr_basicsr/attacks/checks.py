@@ -48,33 +48,33 @@ def check_clamp(value) -> None:
         raise ValueError(f'expected clamp to be true, false or end, got {value!r}')
 
 
-def check_pictures(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
-    """Refuse what is not a batch of pictures in [0, 1].
+def check_images(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
+    """Refuse what is not a batch of images in [0, 1].
 
     Raises:
         ValueError: one sentence with what was given.
     """
     if torch.is_inference_mode_enabled():
         raise ValueError('attacks need gradients: call them outside torch.inference_mode()')
-    for name, pictures in (('lq', lq), ('target', target)):
-        if pictures is None and name == 'target':
+    for name, images in (('lq', lq), ('target', target)):
+        if images is None and name == 'target':
             continue
-        if not isinstance(pictures, torch.Tensor) or pictures.dim() != 4 or not pictures.is_floating_point():
-            given = f'{pictures.dtype} {tuple(pictures.shape)}' if hasattr(pictures, 'shape') else repr(pictures)
+        if not isinstance(images, torch.Tensor) or images.dim() != 4 or not images.is_floating_point():
+            given = f'{images.dtype} {tuple(images.shape)}' if hasattr(images, 'shape') else repr(images)
             raise ValueError(f'expected {name} as a tensor of floats (B, C, H, W) in [0, 1], got {given}')
-        if pictures.numel() == 0:
-            raise ValueError(f'{name} is empty: {tuple(pictures.shape)}')
-        if not pictures.isfinite().all():
+        if images.numel() == 0:
+            raise ValueError(f'{name} is empty: {tuple(images.shape)}')
+        if not images.isfinite().all():
             raise ValueError(f'{name} holds values that are not numbers')
     if target is not None and len(target) != len(lq):
-        raise ValueError(f'expected as many targets as pictures, got {len(target)} for {len(lq)}')
+        raise ValueError(f'expected as many targets as images, got {len(target)} for {len(lq)}')
     if lq.min() < 0 or lq.max() > 1:
         raise ValueError(f'expected lq in [0, 1], got values from {lq.min():.9g} to {lq.max():.9g}; clamp them, or '
-                         'divide 8-bit pictures by 255')
+                         'divide 8-bit images by 255')
 
 
 def check_radius(eps: Optional[torch.Tensor], lq: torch.Tensor) -> None:
-    """Refuse radii that are not one for each picture, in 1/255 units.
+    """Refuse radii that are not one for each image, in 1/255 units.
 
     Raises:
         ValueError: one sentence with what was given.
@@ -83,6 +83,6 @@ def check_radius(eps: Optional[torch.Tensor], lq: torch.Tensor) -> None:
         return
     if not isinstance(eps, torch.Tensor) or eps.shape != lq.shape[:1]:
         given = tuple(eps.shape) if isinstance(eps, torch.Tensor) else repr(eps)
-        raise ValueError(f'expected eps as a tensor with a number for each of {len(lq)} pictures, got {given}')
+        raise ValueError(f'expected eps as a tensor with a number for each of {len(lq)} images, got {given}')
     if not ((eps >= 0) & (eps <= 255)).all():
         raise ValueError(f'expected eps in 1/255 units, 0 to 255, got {eps.tolist()}')

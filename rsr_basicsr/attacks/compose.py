@@ -1,4 +1,4 @@
-"""Attacks made of other attacks: the samples of another network, and for each picture the worst of several."""
+"""Attacks made of other attacks: the samples of another network, and for each image the worst of several."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Transfer(Attack):
 
 
 class WorstOf(Attack):
-    """Runs several attacks and keeps, picture by picture, the result that damages the deployed network most.
+    """Runs several attacks and keeps, image by image, the result that damages the deployed network most.
 
     The damage is that of the network as it decides by itself, whatever ``gate`` the attacks look through.
 
@@ -139,7 +139,7 @@ class WorstOf(Attack):
 
 
 def worst_of(attacks: Sequence[Attack], **options) -> WorstOf:
-    """The attack that tries all of ``attacks`` and keeps the worst for each picture; see :class:`WorstOf`."""
+    """The attack that tries all of ``attacks`` and keeps the worst for each image; see :class:`WorstOf`."""
     return WorstOf(attacks=list(attacks), **options)
 
 

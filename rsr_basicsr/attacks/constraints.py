@@ -1,4 +1,4 @@
-"""Where a perturbation must stay: balls around the picture, bands of its spectrum, and the 256 levels of a stored one.
+"""Where a perturbation must stay: balls around the image, bands of its spectrum, and the 256 levels of a stored one.
 
 Constraints think in tensors of (B, C, H, W) and a radius a sample, (B, 1, 1, 1), in [0, 1] units.
 """
@@ -37,7 +37,7 @@ class Linf:
 class L2:
     """The root mean square of the perturbation is at most the radius.
 
-    The usual L2 norm is that times ``sqrt(C H W)``: written this way a radius means the same for pictures of any
+    The usual L2 norm is that times ``sqrt(C H W)``: written this way a radius means the same for images of any
     size, and can be compared with that of the L-inf ball, whose corners have it as their root mean square.
     """
 
@@ -48,7 +48,7 @@ class L2:
         return gradient / self.size(gradient).clamp_min(_TINY)
 
     def random(self, noise, radius):
-        # In as many dimensions as a picture has, the volume of a ball lies just below its surface.
+        # In as many dimensions as an image has, the volume of a ball lies just below its surface.
         return self.steepest(noise) * radius
 
     def size(self, delta):
@@ -104,49 +104,49 @@ def _band(low, high, height, width, device):
     diagonal, distance = math.hypot(height, width), radial_distance(height, width, device)
     inside = (distance >= low * diagonal) & (distance <= high * diagonal)
     if not inside.any():
-        raise ValueError(f'band [{low}, {high}] holds no DCT coefficient of a {height}x{width} picture')
+        raise ValueError(f'band [{low}, {high}] holds no DCT coefficient of a {height}x{width} image')
     return inside.float()[None, None]
 
 
 _TINY = torch.finfo(torch.float32).tiny
-_NOTHING = 1e-3 / 255  # a perturbation that no stored picture can hold
+_NOTHING = 1e-3 / 255  # a perturbation that no stored image can hold
 NORMS = {'Linf': Linf, 'L2': L2}
 QUANTIZE = ('nearest', 'floor', 'none')
 
 
-def project(constraint, picture: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor, clamp: bool = True,
+def project(constraint, image: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor, clamp: bool = True,
             rounds: int = 10) -> torch.Tensor:
-    """A picture near ``picture`` that is inside the ball around ``lq`` and, with ``clamp``, inside [0, 1].
+    """An image near ``image`` that is inside the ball around ``lq`` and, with ``clamp``, inside [0, 1].
 
     Neither step undoes the other: clamping brings values nearer to ``lq``. For a :class:`Band` the steps are
     repeated ``rounds`` times in turn with one into the band, each taken 1.7 times as far as it should go, which
     converges several times faster than plain alternating projection.
     """
     for _ in range(rounds if isinstance(constraint, Band) else 0):
-        delta = picture - lq
+        delta = image - lq
         delta = constraint.project(delta + 1.7 * (constraint.within(delta) - delta), radius)
-        picture = (lq + delta).clamp(0, 1) if clamp else lq + delta
-    picture = lq + constraint.project(picture - lq, radius)
-    return picture.clamp(0, 1) if clamp else picture
+        image = (lq + delta).clamp(0, 1) if clamp else lq + delta
+    image = lq + constraint.project(image - lq, radius)
+    return image.clamp(0, 1) if clamp else image
 
 
-def settle(constraint: Band, picture: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
+def settle(constraint: Band, image: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
            clamp: bool = True) -> torch.Tensor:
     """:func:`project` until less than ``leak`` of the energy of each perturbation lies outside the band.
 
-    A picture that leaves no room for such a perturbation, black and white noise for example, is returned as it was.
+    An image that leaves no room for such a perturbation, black and white noise for example, is returned as it was.
     """
     done = torch.zeros_like(lq[:, :1, :1, :1], dtype=torch.bool)
     gone = done
     for _ in range(25):
-        # What is done stays: the result of a picture must not depend on the others.
-        picture = torch.where(done | gone, picture, project(constraint, picture, lq, radius, clamp, rounds=20))
-        delta = picture - lq
+        # What is done stays: the result of an image must not depend on the others.
+        image = torch.where(done | gone, image, project(constraint, image, lq, radius, clamp, rounds=20))
+        delta = image - lq
         gone = constraint.size(delta) < _NOTHING
         done = constraint.outside(delta) < constraint.leak / 2
         if (done | gone).all():
             break
-    return torch.where(done & ~gone, picture, lq)
+    return torch.where(done & ~gone, image, lq)
 
 
 def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
@@ -164,14 +164,14 @@ def to_8_bit_inside(constraint, attacked: torch.Tensor, lq: torch.Tensor, radius
                     rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
     """Round to 8 bit without leaving the ball of another norm.
 
-    Rounding can lengthen a perturbation; it is then shortened, by bisection, until its rounded form fits. A picture
+    Rounding can lengthen a perturbation; it is then shortened, by bisection, until its rounded form fits. An image
     with values between levels, of which no rounded form fits, is returned as it was.
     """
     def rounded(share):
         return rounding((lq + share * (attacked - lq)) * 255).clamp(0, 255) / 255
 
-    def fits(picture):
-        return constraint.size(picture - lq) <= radius * (1 + 1e-4)
+    def fits(image):
+        return constraint.size(image - lq) <= radius * (1 + 1e-4)
 
     low, high = torch.zeros_like(radius + lq[:, :1, :1, :1]), torch.ones_like(radius + lq[:, :1, :1, :1])
     best = torch.where(fits(rounded(low)), rounded(low), lq)

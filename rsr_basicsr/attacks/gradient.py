@@ -53,7 +53,7 @@ class Scheduled(GradientAttack):
 class IFGSM(GradientAttack):
     """Iterative fast gradient sign method (Kurakin et al. 2017), as in Yue et al. 2021.
 
-    The step is ``eps / steps``. There is no random start, unless the objective has no gradient at the clean picture:
+    The step is ``eps / steps``. There is no random start, unless the objective has no gradient at the clean image:
     then it is within half a step.
     """
 
@@ -109,7 +109,7 @@ class PGD(Scheduled):
 class BandLimited(PGD):
     """PGD with a perturbation of a band of the spectrum only.
 
-    A perturbation below 0.43 of the diagonal passes the frequency mask on the picture untouched. It is kept to the
+    A perturbation below 0.43 of the diagonal passes the frequency mask on the image untouched. It is kept to the
     band, the ball and [0, 1] by alternating projection; less than 1e-4 of its energy lies outside the band, before
     ``quantize``. Rounding is white noise of a third of a level: some of it always lies outside.
 
@@ -131,7 +131,7 @@ class BandLimited(PGD):
 class APGD(Scheduled):
     """Auto-PGD (Croce and Hein 2020): PGD that halves its step where it stops to gain, and goes on from its best.
 
-    The step begins at twice eps, the start is that of PGD, and the best picture met is always kept. Between halvings
+    The step begins at twice eps, the start is that of PGD, and the best image met is always kept. Between halvings
     the step falls as that of PGD does; ``schedule='constant'`` is the published rule: halvings alone shorten it.
 
     Args:

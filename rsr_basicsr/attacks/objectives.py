@@ -1,6 +1,6 @@
 """What an attack maximises: a damage a sample, to be summed over the batch.
 
-Damages are sums over a picture, not means: mean-reduced losses have input gradients near 1e-8, which vanish in
+Damages are sums over an image, not means: mean-reduced losses have input gradients near 1e-8, which vanish in
 half precision.
 """
 
@@ -21,7 +21,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 class Objective:
     """Base class: a constant ``reference`` taken once an attack, and the damage of an output against it."""
 
-    needs_random_start = False  # where the gradient at the clean picture is zero
+    needs_random_start = False  # where the gradient at the clean image is zero
     needs_target = False  # the caller must give the attack's ``target``
     needs_ground_truth = False  # and it is the ground truth
     per_sample = True  # False: one loss for the whole batch, so that samples cannot be compared
@@ -54,7 +54,7 @@ class GroundTruth(Objective):
     """Squared error to the ground truth, which must be given as the attack's ``target``."""
 
     needs_target = needs_ground_truth = True
-    target_is = 'the high-resolution pictures'
+    target_is = 'the high-resolution images'
 
 
 class GroundTruthL1(GroundTruth):
@@ -82,9 +82,9 @@ class TrainingLoss(GroundTruth):
 
 
 class Stability(Objective):
-    """Squared error to the network's own output for the clean picture (Yue et al. 2021).
+    """Squared error to the network's own output for the clean image (Yue et al. 2021).
 
-    ``target`` may give that output, for example that of a defended network with its masks off. At the clean picture
+    ``target`` may give that output, for example that of a defended network with its masks off. At the clean image
     itself the gradient is zero, so attacks start from a random perturbation.
     """
 
@@ -92,17 +92,17 @@ class Stability(Objective):
 
 
 class Target(Objective):
-    """Nearness to a picture of the attacker's choice, the attack's ``target``: the targeted attack."""
+    """Nearness to an image of the attacker's choice, the attack's ``target``: the targeted attack."""
 
     needs_target = True
-    target_is = 'the pictures that the output shall become'
+    target_is = 'the images that the output shall become'
 
     def __call__(self, output, reference):
         return -super().__call__(output, reference)
 
 
 class Perceptual(Objective):
-    """Distance by any differentiable measure to the own clean output or, where the target is it, to another picture.
+    """Distance by any differentiable measure to the own clean output or, where the target is it, to another image.
 
     Args:
         distance: maps outputs and references, (B, C, sH, sW) in [0, 1], to a distance a sample of B values, larger

@@ -1,4 +1,4 @@
-"""One call of an attack: the network as the attack sees it, the pictures, and where they may go."""
+"""One call of an attack: the network as the attack sees it, the images, and where they may go."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ PRECISIONS = ('fp32', 'bf16')
 
 
 class Problem:
-    """What an attack works on: it asks for the damage or the gradient of pictures, and puts them back in the ball.
+    """What an attack works on: it asks for the damage or the gradient of images, and puts them back in the ball.
 
     Args:
         attack: whose settings count (see :class:`rsr_basicsr.attacks.Attack`).
         model: maps (B, C, H, W) to (B, C, sH, sW) in [0, 1].
-        lq: clean pictures, (B, C, H, W) in [0, 1].
+        lq: clean images, (B, C, H, W) in [0, 1].
         radius: of the ball around each, (B, 1, 1, 1) or a scalar tensor, in [0, 1] units.
         generators: one for the batch or one a sample; None takes torch's own.
     """
@@ -34,7 +34,7 @@ class Problem:
         self.clamp, self.quantize, self.kind = attack.clamp, attack.quantize, lq.dtype
         self.draws, self.overlap, self.half = attack.draws, attack.overlap, attack.precision == 'bf16'
         if isinstance(generators, (list, tuple)) and len(generators) != len(lq):
-            raise ValueError(f'expected one generator a picture, got {len(generators)} for {len(lq)}')
+            raise ValueError(f'expected one generator an image, got {len(generators)} for {len(lq)}')
         self.generators = generators
         self.tile, self.reference = attack.tile, None
         self.start: Optional[torch.Tensor] = None  # a perturbation (B, C, H, W) that the caller wants to begin at
@@ -47,7 +47,7 @@ class Problem:
            generators: Generators = None) -> Iterator[Problem]:
         """A problem with its reference, and in the block the network as the attack may use it.
 
-        Computes in float32 for pictures of less, which cannot tell all 256 levels apart.
+        Computes in float32 for images of less, which cannot tell all 256 levels apart.
         """
         kind = lq.dtype
         lq, radius = (x if kind == torch.float64 else x.float() for x in (lq, radius))
@@ -64,7 +64,7 @@ class Problem:
                 yield problem
 
     def refer_to(self, target: Optional[torch.Tensor]) -> None:
-        """Take what outputs are compared with: from the target, or from the network's output for the clean picture."""
+        """Take what outputs are compared with: from the target, or from the network's output for the clean image."""
         if target is not None:
             target = target.to(self.lq)
         self.reference = self.objective.reference(self.output, self.lq, target).detach()
@@ -76,7 +76,7 @@ class Problem:
         with torch.autocast(x.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
             output = upscale(self.network, x, tile=self.tile, overlap=self.overlap)
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
-            raise ValueError(f'expected pictures (B, C, H, W) from {type(self.model).__name__}, got '
+            raise ValueError(f'expected images (B, C, H, W) from {type(self.model).__name__}, got '
                              f'{tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__}')
         return output.to(self.lq.dtype)
 
@@ -99,7 +99,7 @@ class Problem:
             score = self._score(x)
             if not score.requires_grad:
                 raise ValueError(f'the output of {type(self.model).__name__} has no gradient with respect to the '
-                                 'picture; attack it by Square or Transfer, or wrap what has none in BPDA')
+                                 'image; attack it by Square or Transfer, or wrap what has none in BPDA')
             gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.draws
             damage = damage + score.detach() / self.draws
         self.sound = self.sound & gradient.isfinite().flatten(1).all(1) & damage.isfinite()
@@ -108,7 +108,7 @@ class Problem:
     def uphill(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
         """:meth:`gradient`, but random where that of a sample is zero throughout.
 
-        It is on a plateau, such as the one around a clean picture whose change gets lost in the rounding of a codec.
+        It is on a plateau, such as the one around a clean image whose change gets lost in the rounding of a codec.
         """
         if self.first_gradient is not None:
             gradient, self.first_gradient = self.first_gradient.to(x), None
@@ -139,7 +139,7 @@ class Problem:
         return constraints.project(self.constraint, x, self.lq, self.radius, clamp)
 
     def finished(self, x: torch.Tensor) -> torch.Tensor:
-        """Attacked pictures as they are handed out: kept to the band, ``quantize`` done, not a number if unsound."""
+        """Attacked images as they are handed out: kept to the band, ``quantize`` done, not a number if unsound."""
         if isinstance(self.constraint, constraints.Band):
             x = constraints.settle(self.constraint, x, self.lq, self.radius, bool(self.clamp))
         return torch.where(self.sound.view(-1, 1, 1, 1), self.quantized(x), torch.nan).to(self.kind)
@@ -172,7 +172,7 @@ class Problem:
         return (self.rand(*shape) < 0.5).to(self.lq.dtype) * 2 - 1
 
     def near(self, size) -> torch.Tensor:
-        """A random picture inside the ball of radius ``size``, in [0, 1] units, and inside the problem's own."""
+        """A random image inside the ball of radius ``size``, in [0, 1] units, and inside the problem's own."""
         if isinstance(size, float) and size == 0:
             return self.lq
         size = torch.as_tensor(size, dtype=self.lq.dtype, device=self.lq.device)

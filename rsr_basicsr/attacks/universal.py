@@ -1,4 +1,4 @@
-"""One perturbation for all pictures."""
+"""One perturbation for all images."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rsr_basicsr.attacks.checks import check_pictures, expect
+from rsr_basicsr.attacks.checks import check_images, expect
 from rsr_basicsr.attacks.gradient import Scheduled
 from rsr_basicsr.attacks.problem import Generators, Problem
 from rsr_basicsr.attacks.restrictions import allowed
 
 
 class Universal(Scheduled):
-    """One perturbation for all pictures (Moosavi-Dezfooli et al. 2017), found by projected sign steps.
+    """One perturbation for all images (Moosavi-Dezfooli et al. 2017), found by projected sign steps.
 
-    :meth:`fit` finds it on a set of pictures. Without it each call finds one for its own batch: the only attack
-    whose results depend on the batch. Larger pictures are tiled with it, smaller ones take its upper left part.
+    :meth:`fit` finds it on a set of images. Without it each call finds one for its own batch: the only attack
+    whose results depend on the batch. Larger images are tiled with it, smaller ones take its upper left part.
 
     Args:
         size: height and width of the perturbation in pixels.
-        steps: passes over the pictures, each a step along the sign of the gradient of all, as long as those of PGD.
+        steps: passes over the images, each a step along the sign of the gradient of all, as long as those of PGD.
         perturbation: one that was found before, (1, C, size, size), as a share of eps.
     """
 
     fixed = ('restarts', 'keep_best', 'seed')
-    takes_start = False  # its own is not one a picture
+    takes_start = False  # its own is not one an image
     norms = ('Linf',)
 
     def __init__(self, *, size: int = 64, steps: int = 20, perturbation: Optional[torch.Tensor] = None, **common):
@@ -42,11 +42,11 @@ class Universal(Scheduled):
 
     def fit(self, model: nn.Module, batches: Iterable[torch.Tensor],
             targets: Optional[Iterable[torch.Tensor]] = None, *, generator: Generators = None) -> Universal:
-        """Find the perturbation for a set of pictures.
+        """Find the perturbation for a set of images.
 
         Args:
             model: as in the call of an attack.
-            batches: pictures, (B, C, H, W) each; batches may differ in size.
+            batches: images, (B, C, H, W) each; batches may differ in size.
             targets: theirs, where the objective needs them.
             generator: makes the random start repeatable.
 
@@ -56,13 +56,13 @@ class Universal(Scheduled):
         batches = list(batches)
         targets = [None] * len(batches) if targets is None else list(targets)
         if not batches or len(batches) != len(targets):
-            raise ValueError(f'expected as many batches of targets as of pictures, got {len(targets)} for '
+            raise ValueError(f'expected as many batches of targets as of images, got {len(targets)} for '
                              f'{len(batches)}')
         self.perturbation = None
         with contextlib.ExitStack() as stack:
             problems = []
             for lq, target in zip(batches, targets):
-                check_pictures(lq, target)
+                check_images(lq, target)
                 problems.append(stack.enter_context(Problem.of(
                     self, model, lq.detach(), target, self.radius(lq), generator)))
             found = self._find(problems)
@@ -82,7 +82,7 @@ class Universal(Scheduled):
     def search(self, problem):
         found = self._find([problem]) if self.perturbation is None else self.perturbation
         if found.shape[1] != problem.lq.shape[1]:
-            raise ValueError(f'the perturbation has {found.shape[1]} channels, the pictures {problem.lq.shape[1]}')
+            raise ValueError(f'the perturbation has {found.shape[1]} channels, the images {problem.lq.shape[1]}')
         return problem.finished(self._applied(found, problem)),
 
     def start(self, problem):
@@ -114,7 +114,7 @@ class Universal(Scheduled):
         return perturbation.repeat(1, 1, -(-height // size), -(-width // size))[..., :height, :width]
 
     def _gathered(self, gradient):
-        """What a gradient with respect to the pictures is with respect to the perturbation: the sum over its tiles."""
+        """What a gradient with respect to the images is with respect to the perturbation: the sum over its tiles."""
         (height, width), size = gradient.shape[-2:], self.size
         total = F.pad(gradient.sum(0, keepdim=True), (0, -width % size, 0, -height % size))
         return total.unflatten(-1, (-1, size)).unflatten(-3, (-1, size)).sum(dim=(-4, -2))

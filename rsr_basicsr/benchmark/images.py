@@ -1,4 +1,4 @@
-"""The pictures of a benchmark: data sets of BasicSR, every picture of which is read before anything is measured."""
+"""The images of a benchmark: data sets of BasicSR, every image of which is read before anything is measured."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.types import Key, block, integer, nearest, parse_open, registered
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
-_OF_PICTURES = ('type', 'name', 'num_pictures', 'dataroot_gt', 'dataroot_lq', 'io_backend', 'meta_info_file', 'color',
+_OF_IMAGES = ('type', 'name', 'num_images', 'dataroot_gt', 'dataroot_lq', 'io_backend', 'meta_info_file', 'color',
                 'mean', 'std')
 
 
-class Picture(NamedTuple):
-    """A picture of a data set, without its pixels.
+class BenchmarkImage(NamedTuple):
+    """An image of a data set, without its pixels.
 
     Args:
         dataset: name of the data set.
@@ -43,13 +43,13 @@ class Picture(NamedTuple):
 def open_dataset(options: Mapping[str, Any], name: str) -> Dataset:
     """The data set of that name; BasicSR takes its blocks apart when it reads from them, so that this gets a copy."""
     dataset = copy.deepcopy(options['datasets'][name])
-    dataset.pop('num_pictures', None)
+    dataset.pop('num_images', None)
     # BasicSR logs a line for each data set, and opens its log for that.
     return build_dataset({**dataset, 'name': name, 'phase': 'val', 'scale': options['scale']})
 
 
-def check_datasets(options: Dict[str, Any], problems: Problems) -> List[Picture]:
-    """Check the block ``datasets``, in place, and read every picture once."""
+def check_datasets(options: Dict[str, Any], problems: Problems) -> List[BenchmarkImage]:
+    """Check the block ``datasets``, in place, and read every image once."""
     found = []
     if not options['datasets']:
         problems.append('datasets: there is none')
@@ -60,7 +60,7 @@ def check_datasets(options: Dict[str, Any], problems: Problems) -> List[Picture]
             _check_known(dataset, where)
             dataset.setdefault('name', name)
             dataset.setdefault('io_backend', {'type': 'disk'})
-            parse_open(dataset, {'num_pictures': Key(integer(1)), 'crop': Key(integer(1))}, where)
+            parse_open(dataset, {'num_images': Key(integer(1)), 'crop': Key(integer(1))}, where)
             host.check_dataset(dataset, where, 'val', problems)
             if not problems.sound(where):
                 continue
@@ -78,41 +78,41 @@ def _check_known(dataset, where):
     """A misspelt key would be ignored in silence by the data sets that all users know."""
     own = {'ReducedImageDataset': {'crop'}, 'PairedImageDataset': {'filename_tmpl'}, 'SingleImageDataset': set()}
     kind = dataset.get('type')
-    known = {*_OF_PICTURES, *own.get(kind if isinstance(kind, str) else None, dataset)}
+    known = {*_OF_IMAGES, *own.get(kind if isinstance(kind, str) else None, dataset)}
     for key in dataset:
         if key not in known:
             raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, sorted(known))}')
 
 
-def _read_all(options, name, where, problems) -> List[Picture]:
+def _read_all(options, name, where, problems) -> List[BenchmarkImage]:
     try:
         dataset = open_dataset(options, name)
     except Exception as error:  # whatever a data set makes of its block
         raise OptionsError(f'{where}: the data set cannot be opened: {in_one_line(error)}') from error
-    wanted = options['datasets'][name].get('num_pictures', len(dataset))
+    wanted = options['datasets'][name].get('num_images', len(dataset))
     if not len(dataset):
-        raise OptionsError(f'{where}: there is no picture')
+        raise OptionsError(f'{where}: there is no image')
     if wanted > len(dataset):
-        raise OptionsError(f'{where}.num_pictures: {wanted}, but there are {len(dataset)}')
+        raise OptionsError(f'{where}.num_images: {wanted}, but there are {len(dataset)}')
     found = []
     # By name: BasicSR lists some folders as the file system does.
     for path, index in sorted((_path(dataset, index), index) for index in range(len(dataset)))[:wanted]:
         try:
             item = dataset[index]
         except Exception as error:  # BasicSR hands on what OpenCV makes of it
-            problems.append(f'{where}: {path} cannot be read as a picture ({in_one_line(error)}); take it out, or save '
+            problems.append(f'{where}: {path} cannot be read as an image ({in_one_line(error)}); take it out, or save '
                             'it again')
             continue
         with problems.noted(f'{where}: {path}: '):
             size = _size(item, options['scale'])
-            found.append(Picture(name, index, _name(item['lq_path'], found), 'gt' in item, size, _digest(item)))
+            found.append(BenchmarkImage(name, index, _name(item['lq_path'], found), 'gt' in item, size, _digest(item)))
     return found
 
 
 def _size(item, scale):
     height, width = item['lq'].shape[-2:]
     if 'gt' in item and tuple(item['gt'].shape[-2:]) != (scale * height, scale * width):
-        raise ValueError(f'the high-resolution picture is {item["gt"].shape[-1]}x{item["gt"].shape[-2]}, but the '
+        raise ValueError(f'the high-resolution image is {item["gt"].shape[-1]}x{item["gt"].shape[-2]}, but the '
                          f'low-resolution one is {width}x{height} and scale is {scale}')
     if not item['lq'].isfinite().all():
         raise ValueError('it holds values that are not numbers')
@@ -133,6 +133,6 @@ def _path(dataset, index):
 
 
 def _name(path, found):
-    """The file's name without its ending, or the whole path where another picture has the same."""
+    """The file's name without its ending, or the whole path where another image has the same."""
     short = osp.splitext(osp.basename(path))[0]
-    return path if short in {picture.name for picture in found} else short
+    return path if short in {image.name for image in found} else short

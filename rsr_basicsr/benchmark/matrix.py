@@ -1,4 +1,4 @@
-"""What a benchmark measures: every network behind every defence under every attack, picture by picture."""
+"""What a benchmark measures: every network behind every defence under every attack, image by image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
-from rsr_basicsr.benchmark.images import Picture, open_dataset
+from rsr_basicsr.benchmark.images import BenchmarkImage, open_dataset
 from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE
 from rsr_basicsr.benchmark.options import applicable, decides, detector_has_gradient
 from rsr_basicsr.defenses import build_defense
@@ -33,7 +33,7 @@ GATES = ('as it decides', 'always', 'never')
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: names as in the options, and the picture.
+    """One measurement: names as in the options, and the image.
 
     Args:
         key: digest of all that the result depends on.
@@ -45,7 +45,7 @@ class Cell:
     defense: str
     attack: str
     eps: float
-    picture: Picture
+    image: BenchmarkImage
     key: str
     cost: float
     shown: bool
@@ -56,7 +56,7 @@ class Matrix:
 
     Args:
         options: as :func:`rsr_basicsr.benchmark.options.check_benchmark` returns them.
-        pictures: likewise.
+        images: likewise.
         device: where the networks compute.
 
     Attributes:
@@ -64,8 +64,8 @@ class Matrix:
         facts: of each network, for those who read the results.
     """
 
-    def __init__(self, options: Mapping[str, Any], pictures: List[Picture], device: torch.device):
-        self.options, self.pictures, self.device = options, pictures, device
+    def __init__(self, options: Mapping[str, Any], images: List[BenchmarkImage], device: torch.device):
+        self.options, self.images, self.device = options, images, device
         self._datasets = {name: open_dataset(options, name) for name in options['datasets']}
         self._deployed: Dict[tuple, nn.Module] = {}
         self._sources: Dict[str, nn.Module] = {}
@@ -86,9 +86,9 @@ class Matrix:
             self._deployed[name, defense] = net.to(self.device).eval()
         return self._deployed[name, defense]
 
-    def read(self, picture: Picture) -> Dict[str, torch.Tensor]:
+    def read(self, image: BenchmarkImage) -> Dict[str, torch.Tensor]:
         """``lq`` and, where there is one, ``gt``, (1, 3, H, W) in [0, 1], on the device."""
-        item = self._datasets[picture.dataset][picture.index]
+        item = self._datasets[image.dataset][image.index]
         return {name: item[name][None].to(self.device) for name in ('lq', 'gt') if name in item}
 
     def attack(self, name: str, eps: float, net: nn.Module) -> Attack:
@@ -109,11 +109,11 @@ class Matrix:
         return worst_of([way.but(seed=None) if _takes(way, 'seed') else way for way in ways], seed=attack.seed)
 
     def draws_at_random(self, net: nn.Module) -> bool:
-        """Whether a network gives the same picture different outputs; the last answer is kept."""
+        """Whether a network gives the same image different outputs; the last answer is kept."""
         if self._random[0] is not net:
             try:
                 self._random = net, self._differs(net)
-            except Exception:  # a network that does not take the picture says so in each of its cells
+            except Exception:  # a network that does not take the image says so in each of its cells
                 self._random = net, True
         return self._random[1]
 
@@ -136,36 +136,36 @@ class Matrix:
         return self._sources[identity]
 
     def _cells(self) -> Iterator[Cell]:
-        """Network by network, so that one is in memory at a time, and picture by picture."""
-        shown = {picture for name in self.options['datasets']
-                 for picture in [p for p in self.pictures if p.dataset == name][:self.options['gallery']]}
+        """Network by network, so that one is in memory at a time, and image by image."""
+        shown = {image for name in self.options['datasets']
+                 for image in [p for p in self.images if p.dataset == name][:self.options['gallery']]}
         for network, options in self.options['networks'].items():
             for defense in options['defenses']:
                 net = self.network(network, defense)
                 attacks = [(name, eps, self.attack(name, eps, net)) for name in self.options['attacks']
                            for eps in self.strengths(name)]
                 attacks = [(CLEAN, 0.0, None), *(entry for entry in attacks if applicable(entry[2], net))]
-                for picture in self.pictures:
+                for image in self.images:
                     for name, eps, attack in attacks:
-                        key = self._key(network, defense, name, eps, attack, picture)
-                        yield Cell(network, defense, name, eps, picture, key, self._cost(network, attack, picture),
-                                   picture in shown)
+                        key = self._key(network, defense, name, eps, attack, image)
+                        yield Cell(network, defense, name, eps, image, key, self._cost(network, attack, image),
+                                   image in shown)
 
     def strengths(self, name: str) -> List[float]:
         """Every eps of an attack, in 1/255, ascending."""
         return sorted(set(self.options['attacks'][name].get('eps', self.options['eps'])))
 
-    def _key(self, network, defense, name, eps, attack, picture):
+    def _key(self, network, defense, name, eps, attack, image):
         options = _without(self.options['attacks'][name], 'eps') if eps else {}
         if getattr(attack, 'draws', None) == 1:
             options.pop('draws', None)  # however many the options ask for
         with_all = options.get('type') == 'Universal'
         parts = [_FORMAT, self.facts[network]['fingerprint'], self.options['defenses'][defense],
                  by_content(options), eps,
-                 picture.digest, self.options['seed'], self.options['mask_seeds'],
+                 image.digest, self.options['seed'], self.options['mask_seeds'],
                  by_content(self.options['metrics']), self.options.get('tile'), self.options['tile_overlap'],
                  self.options['threads'], self.device.type,
-                 sorted(p.digest for p in self.pictures if p.dataset == picture.dataset) if with_all else None]
+                 sorted(p.digest for p in self.images if p.dataset == image.dataset) if with_all else None]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def _network_facts(self, name):
@@ -185,9 +185,9 @@ class Matrix:
                 'decides': decides(net), 'detector_has_gradient': detector_has_gradient(net),
                 'card': dict(options.get('card') or {})}
 
-    def _cost(self, network, attack, picture):
+    def _cost(self, network, attack, image):
         # Convolutional networks work in proportion to their parameters and the pixels of the input.
-        work = (self.facts[network]['parameters'] + 1e4) * picture.size[0] * picture.size[1]
+        work = (self.facts[network]['parameters'] + 1e4) * image.size[0] * image.size[1]
         return work * (passes(attack) + 2 * len(self.options['mask_seeds']))
 
 

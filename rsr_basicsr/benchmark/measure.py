@@ -1,4 +1,4 @@
-"""One cell of a benchmark: network under a defence -> attack -> 8-bit picture -> metrics -> record."""
+"""One cell of a benchmark: network under a defence -> attack -> 8-bit image -> metrics -> record."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ SHOWN = 160
 
 
 class Bench:
-    """Measures cells; keeps what the next cell of the same network and picture needs again.
+    """Measures cells; keeps what the next cell of the same network and image needs again.
 
     Args:
         matrix: whose cells they are.
-        recorder: takes the pictures of the gallery.
+        recorder: takes the images of the gallery.
     """
 
     def __init__(self, matrix: Matrix, recorder: Recorder):
@@ -47,19 +47,19 @@ class Bench:
         """Measure a cell. A failure is a result too: its record has the reason."""
         started = time.time()
         names = dict(key=cell.key, network=cell.network, defense=cell.defense, attack=cell.attack, eps=cell.eps,
-                     dataset=cell.picture.dataset, picture=cell.picture.name, content=cell.picture.digest,
+                     dataset=cell.image.dataset, image=cell.image.name, content=cell.image.digest,
                      facts=self.matrix.facts[cell.network],
                      attack_options=self.options['attacks'].get(cell.attack, {}), environment=environment(self.matrix))
         try:
             found = self._measured(cell)
-        except Exception as error:  # whatever a network, an attack or a metric makes of one picture
+        except Exception as error:  # whatever a network, an attack or a metric makes of one image
             return Record(**names, error=f'{type(error).__name__}: {in_one_line(error)}',
                           seconds=round(time.time() - started, 2))
         return Record(**names, **found, seconds=round(time.time() - started, 2))
 
     def _measured(self, cell):
         net = self.matrix.network(cell.network, cell.defense)
-        item = self.matrix.read(cell.picture)
+        item = self.matrix.read(cell.image)
         lq, gt = item['lq'], item.get('gt')
         attacked, found = lq, {}
         if cell.attack != CLEAN:
@@ -67,18 +67,18 @@ class Bench:
         clean = self._clean_outputs(cell, net, lq)
         outputs = clean if cell.attack == CLEAN else self._outputs(net, attacked)
         found['random'] = self.matrix.draws_at_random(net)
-        pictures = {'lq': tensor2img(attacked)}
+        images = {'lq': tensor2img(attacked)}
         if gt is not None:
-            pictures['img2'] = tensor2img(gt)
+            images['img2'] = tensor2img(gt)
         if cell.attack != CLEAN:
-            pictures['lq_clean'] = tensor2img(lq)
-            found['damage'] = _damage(objective, outputs, pictures.get('img2'), clean)
-        found['values'], found['trouble'] = self._metrics(pictures, outputs, clean if cell.attack != CLEAN else None)
+            images['lq_clean'] = tensor2img(lq)
+            found['damage'] = _damage(objective, outputs, images.get('img2'), clean)
+        found['values'], found['trouble'] = self._metrics(images, outputs, clean if cell.attack != CLEAN else None)
         found['score'] = detector_score(net, attacked, self.options.get('tile') is not None)
         if cell.shown:
-            kept = {'lq': pictures['lq'], 'sr': outputs[0], **({'gt': pictures['img2']} if gt is not None else {})}
-            found['shown'] = {name: self.recorder.keep_picture(f'{cell.key}.{name}', _centre(picture, lq.shape[-2:]))
-                              for name, picture in kept.items() if name != 'gt' or cell.attack == CLEAN}
+            kept = {'lq': images['lq'], 'sr': outputs[0], **({'gt': images['img2']} if gt is not None else {})}
+            found['shown'] = {name: self.recorder.keep_image(f'{cell.key}.{name}', _centre(image, lq.shape[-2:]))
+                              for name, image in kept.items() if name != 'gt' or cell.attack == CLEAN}
         return found
 
     def _attacked(self, cell, net, lq, gt):
@@ -103,11 +103,11 @@ class Bench:
         return attacked, attack.objective, found
 
     def _fitted(self, cell, attack, net):
-        """A universal perturbation is one for all pictures of a data set; one that cannot be found is tried once."""
-        subject, key = (cell.network, cell.defense), (cell.attack, cell.eps, cell.picture.dataset)
+        """A universal perturbation is one for all images of a data set; one that cannot be found is tried once."""
+        subject, key = (cell.network, cell.defense), (cell.attack, cell.eps, cell.image.dataset)
         if (*subject, *key) not in self._universal:
             self._universal = {k: fitted for k, fitted in self._universal.items() if k[:2] == subject}
-            items = [self.matrix.read(p) for p in self.matrix.pictures if p.dataset == cell.picture.dataset]
+            items = [self.matrix.read(p) for p in self.matrix.images if p.dataset == cell.image.dataset]
             targets = [item['gt'] for item in items] if attack.objective.needs_ground_truth else None
             generator = torch.Generator().manual_seed(self.options['seed'])
             try:
@@ -122,13 +122,13 @@ class Bench:
         return fitted
 
     def _clean_outputs(self, cell, net, lq):
-        place = cell.network, cell.defense, cell.picture
+        place = cell.network, cell.defense, cell.image
         if self._clean[0] != place:
             self._clean = place, self._outputs(net, lq)
         return self._clean[1]
 
     def _outputs(self, net, lq) -> List[np.ndarray]:
-        """What the network makes of a picture, BGR uint8, once for each mask seed."""
+        """What the network makes of an image, BGR uint8, once for each mask seed."""
         tiles = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
         outputs = []
         for seed in self.options['mask_seeds']:
@@ -139,12 +139,12 @@ class Bench:
             outputs.append(tensor2img(output))
         return outputs
 
-    def _metrics(self, pictures, outputs, clean):
+    def _metrics(self, images, outputs, clean):
         values, trouble = {name: [] for name in self.options['metrics']}, {}
         for index, output in enumerate(outputs):
             same = next((i for i in range(index) if np.array_equal(outputs[i], output)
                          and (clean is None or np.array_equal(clean[i], clean[index]))), None)
-            given = {**pictures, 'img': output, **({} if clean is None else {'img_clean': clean[index]})}
+            given = {**images, 'img': output, **({} if clean is None else {'img_clean': clean[index]})}
             for name, metric in self.options['metrics'].items():
                 try:
                     values[name].append(_finite(calculate(metric, given)) if same is None else values[name][same])
@@ -155,9 +155,9 @@ class Bench:
 
 
 def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> Optional[float]:
-    """How far the network's own detector takes a picture for attacked, above 0 where it does; None without a gate.
+    """How far the network's own detector takes an image for attacked, above 0 where it does; None without a gate.
 
-    A detector behind another defence sees what that makes of the picture, but in tiles the whole picture as it is.
+    A detector behind another defence sees what that makes of the image, but in tiles the whole image as it is.
     """
     defended = next((module for module in net.modules() if isinstance(module, DefenseMixin)), None)
     if defended is None or defended.defense.gate not in ('classifier', 'soft'):
@@ -190,17 +190,17 @@ def environment(matrix: Matrix) -> Dict[str, str]:
 def _damage(objective, outputs, original, clean):
     """By an attack's objective: the mean over the mask seeds, the clean output drawn as the attacked one."""
     references = [original] * len(outputs) if objective.needs_ground_truth else clean
-    pairs = [[torch.from_numpy(picture / 255.0).permute(2, 0, 1)[None].float() for picture in pair]
+    pairs = [[torch.from_numpy(image / 255.0).permute(2, 0, 1)[None].float() for image in pair]
              for pair in zip(outputs, references)]
     with torch.no_grad():
         return _number('damage', fmean(objective(*pair).item() for pair in pairs))
 
 
-def _centre(picture, size):
-    """What the gallery keeps of a large picture, (H, W, 3), of an input of ``size``: the same window of all of them."""
-    factor = picture.shape[0] // size[0]
+def _centre(image, size):
+    """What the gallery keeps of a large image, (H, W, 3), of an input of ``size``: the same window of all of them."""
+    factor = image.shape[0] // size[0]
     (top, height), (left, width) = ((max(side - SHOWN, 0) // 2 * factor, min(side, SHOWN) * factor) for side in size)
-    return picture[top:top + height, left:left + width]
+    return image[top:top + height, left:left + width]
 
 
 def _number(name: str, value: float) -> float:
@@ -210,7 +210,7 @@ def _number(name: str, value: float) -> float:
 
 
 def _finite(value):
-    """A number for the record: equal pictures have an infinite PSNR, which counts as 100 dB."""
+    """A number for the record: equal images have an infinite PSNR, which counts as 100 dB."""
     if value is None or np.isnan(value):
         return None
     return round(min(max(value, -1e6), 100.0) if np.isinf(value) else value, 6)

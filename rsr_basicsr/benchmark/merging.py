@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
 from rsr_basicsr.benchmark.names import SECTIONS, STABILITY
-from rsr_basicsr.benchmark.record import PICTURES, Record, Recorder, picture_file, read_records
+from rsr_basicsr.benchmark.record import IMAGES, Record, Recorder, image_file, read_records
 from rsr_basicsr.benchmark.run import OPTIONS, keep_options
 from rsr_basicsr.utils.errors import OptionsError
 
@@ -40,7 +40,7 @@ def merge_runs(folders: Sequence[Path], output: Path) -> Tuple[List[Record], Dic
 
 
 def _copy(records, folders, output):
-    """The records and the pictures of the gallery, so that the merged run is one like any other."""
+    """The records and the images of the gallery, so that the merged run is one like any other."""
     try:
         recorder = Recorder(output)
     except OSError as error:
@@ -48,9 +48,9 @@ def _copy(records, folders, output):
     known = {record.key for record in read_records(output) if not record.error}
     for record in records:
         for path in record.shown.values():
-            source = next(filter(None, (picture_file(folder, path) for folder in folders)), None)
+            source = next(filter(None, (image_file(folder, path) for folder in folders)), None)
             if source is not None:
-                shutil.copyfile(source, output / PICTURES / Path(path).name)
+                shutil.copyfile(source, output / IMAGES / Path(path).name)
         if record.key not in known:
             recorder.append(record)
     recorder.close()
@@ -102,7 +102,7 @@ def _merged(records: Iterable[Iterable[Record]]) -> List[Record]:
     Where two runs give the same name to networks that differ, the later one's gets its fingerprint behind the name.
 
     Raises:
-        OptionsError: two runs give the same name to attacks or pictures that differ.
+        OptionsError: two runs give the same name to attacks or images that differ.
     """
     attacks: Dict[str, str] = {}
     contents: Dict[Tuple[str, str], str] = {}
@@ -114,9 +114,9 @@ def _merged(records: Iterable[Iterable[Record]]) -> List[Record]:
             if record.eps and attacks.setdefault(record.attack, block) != block:
                 raise OptionsError(f'--merge: the runs call different attacks {record.attack!r}; give one of them '
                                    'another name in its options, and run it again: nothing is measured twice')
-            place = record.dataset, record.picture
+            place = record.dataset, record.image
             if contents.setdefault(place, record.content) != record.content:
-                raise OptionsError(f'--merge: the picture {record.picture!r} of {record.dataset!r} is not the same in '
+                raise OptionsError(f'--merge: the image {record.image!r} of {record.dataset!r} is not the same in '
                                    'all runs; give one of the data sets another name in its options, and run it '
                                    'again: nothing is measured twice')
             mine = str(record.facts.get('fingerprint', ''))

@@ -18,7 +18,7 @@ WORST_CASE = 'worst case'
 
 
 #: Names that an attack of a user's cannot have
-RESERVED = {CLEAN: 'the pictures without an attack', WORST_CASE: 'the worst of all attacks',
+RESERVED = {CLEAN: 'the images without an attack', WORST_CASE: 'the worst of all attacks',
             NOISE: 'the control, which is always measured'}
 
 

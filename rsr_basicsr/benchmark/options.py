@@ -11,7 +11,7 @@ from torch import nn
 
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
-from rsr_basicsr.benchmark.images import Picture, check_datasets
+from rsr_basicsr.benchmark.images import BenchmarkImage, check_datasets
 from rsr_basicsr.benchmark.names import CARD, NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, defenses
@@ -53,7 +53,7 @@ BENCHMARK = {
     'mask_seeds': Key(list_of(integer(0)), default=[0, 1, 2]),  # of the network's own randomness
     'tile': Key(integer(1)),  # pixels of the input
     'tile_overlap': Key(integer(0), default=OVERLAP),
-    'gallery': Key(integer(0), default=3),  # pictures of each data set that the report shows
+    'gallery': Key(integer(0), default=3),  # images of each data set that the report shows
     'networks': Key(block, required=True),
     'defenses': Key(block, default={}),
     'attacks': Key(block, required=True),
@@ -67,8 +67,8 @@ BENCHMARK = {
 BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(either(_one_eps, list_of(some_eps)))}
 
 
-def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Picture]]:
-    """The options with every value in its final type, and the pictures, each of which has been read once.
+def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[BenchmarkImage]]:
+    """The options with every value in its final type, and the images, each of which has been read once.
 
     Raises:
         OptionsError: a line for everything that is wrong.
@@ -88,8 +88,8 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
             raise OptionsError(f'num_gpu: {options["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
     _check_defenses(options, problems)
     nets = _check_networks(options, problems)
-    pictures = check_datasets(options, problems)
-    _check_attacks(options, nets, pictures, problems)
+    images = check_datasets(options, problems)
+    _check_attacks(options, nets, images, problems)
     _check_metrics(options, problems)
     problems.stop()
     try:
@@ -97,7 +97,7 @@ def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[Pi
     except (TypeError, ValueError) as error:  # ValueError: a block that holds itself
         raise OptionsError(f'{error}: an options file holds words, numbers, lists and blocks; put others in quotes'
                            ) from None
-    return options, pictures
+    return options, images
 
 
 def applicable(attack, net: nn.Module) -> bool:
@@ -182,14 +182,14 @@ def _check_scale(net, network, scale, where):
         with torch.no_grad():
             size = tuple(net(torch.zeros(1, 3, side, side)).shape[-2:])
     except Exception as error:  # whatever a network makes of it
-        raise OptionsError(f'{where}: {type(net).__name__} does not take a picture of {side}x{side}: '
+        raise OptionsError(f'{where}: {type(net).__name__} does not take an image of {side}x{side}: '
                            f'{in_one_line(error)}') from error
     if size != (scale * side, scale * side):
-        raise OptionsError(f'{where}: it enlarges by {size[0] / side:g}, but scale is {scale}')
+        raise OptionsError(f'{where}: it upscales by {size[0] / side:g}, but scale is {scale}')
 
 
-def _check_attacks(options, nets, pictures, problems):
-    blind = sorted({picture.dataset for picture in pictures if not picture.has_gt})
+def _check_attacks(options, nets, images, problems):
+    blind = sorted({image.dataset for image in images if not image.has_gt})
     attacks = {}
     for name, attack in options['attacks'].items():
         where = f'attacks.{name}'

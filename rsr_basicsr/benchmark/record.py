@@ -17,33 +17,33 @@ import numpy as np
 from rsr_basicsr.utils.files import write_whole
 
 FOLDER = 'record'  # one file for each process that wrote
-PICTURES = 'pictures'
+IMAGES = 'images'
 
 
 @dataclass(frozen=True)
 class Record:
-    """One network, behind one defence, on one picture, clean or attacked.
+    """One network, behind one defence, on one image, clean or attacked.
 
     Attributes:
         key: digest of all that the result depends on.
-        network, defense, attack, dataset, picture: names, as in the options.
-        eps: budget of the attack in 1/255; 0 is the clean picture.
-        content: digest of the picture, clean and, where there is one, high-resolution.
+        network, defense, attack, dataset, image: names, as in the options.
+        eps: budget of the attack in 1/255; 0 is the clean image.
+        content: digest of the image, clean and, where there is one, high-resolution.
         error: why there is no result; empty where there is.
         values: name of the metric -> a number for each mask seed, None where it could not be taken.
-        score: log odds of the network's own detector, above 0 where it takes the picture for attacked; None without.
+        score: log odds of the network's own detector, above 0 where it takes the image for attacked; None without.
         damage: by the attack's own objective, to the network as it is deployed.
         zero_gradient: share of the input's values whose gradient is exactly zero, at the start of the attack and at
             its end.
-        random: whether the network gives the same picture different outputs.
+        random: whether the network gives the same image different outputs.
         trouble: metric -> why it could not be taken.
         worst: which of the ways through the gate did the most damage.
         attack_options: the block of the attack.
         facts: of the network: ``fingerprint``, ``parameters``, ``type``, ``card``.
         seconds: it took.
         environment: versions and device.
-        shown: files of the gallery, below the folder of the run: ``lq``, ``sr`` and of clean pictures ``gt``; of large
-            pictures the centre.
+        shown: files of the gallery, below the folder of the run: ``lq``, ``sr`` and of clean images ``gt``; of large
+            images the centre.
     """
 
     key: str
@@ -52,7 +52,7 @@ class Record:
     attack: str
     eps: float
     dataset: str
-    picture: str
+    image: str
     content: str = ''
     error: str = ''
     values: Dict[str, List[Optional[float]]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Recorder:
 
     def __init__(self, folder: Path, rank: int = 0):
         self.folder, self.path = folder, folder / FOLDER / f'{rank}.jsonl'
-        for made in (folder / FOLDER, folder / PICTURES):
+        for made in (folder / FOLDER, folder / IMAGES):
             made.mkdir(parents=True, exist_ok=True)
         # A killed run may have left half a line; the next one begins on its own.
         torn = self.path.is_file() and self.path.read_bytes()[-1:] not in (b'', b'\n')
@@ -93,11 +93,11 @@ class Recorder:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def keep_picture(self, name: str, bgr: np.ndarray) -> str:
-        """Write a picture of the gallery, all of it or nothing, and return its path below the folder of the run."""
-        path = self.folder / PICTURES / f'{name}.png'
+    def keep_image(self, name: str, bgr: np.ndarray) -> str:
+        """Write an image of the gallery, all of it or nothing, and return its path below the folder of the run."""
+        path = self.folder / IMAGES / f'{name}.png'
         write_whole(path, cv2.imencode('.png', bgr)[1].tobytes())
-        return f'{PICTURES}/{path.name}'
+        return f'{IMAGES}/{path.name}'
 
     def close(self) -> None:
         self._file.close()
@@ -126,7 +126,7 @@ def read_records(folder: Path) -> List[Record]:
 
 def _is_sound(record: Record) -> bool:
     """Whether a line has the types of a record, and names no file but those of the gallery: it may be a stranger's."""
-    words = (record.key, record.network, record.defense, record.attack, record.dataset, record.picture, record.error,
+    words = (record.key, record.network, record.defense, record.attack, record.dataset, record.image, record.error,
              record.content, record.worst or '')
     blocks = (record.values, record.attack_options, record.facts, record.environment, record.shown, record.trouble)
     return (all(isinstance(word, str) for word in words) and all(isinstance(block, dict) for block in blocks)
@@ -136,7 +136,7 @@ def _is_sound(record: Record) -> bool:
             and all(isinstance(numbers, list) for numbers in record.values.values())
             and all(value is None or _is_number(value) for numbers in record.values.values() for value in numbers)
             and all(value is None or _is_number(value) for value in (record.score, record.damage, record.zero_gradient))
-            and all(isinstance(path, str) and re.fullmatch(rf'{PICTURES}/\w[\w.]*', path)
+            and all(isinstance(path, str) and re.fullmatch(rf'{IMAGES}/\w[\w.]*', path)
                     for path in record.shown.values()))
 
 
@@ -148,8 +148,8 @@ def _is_attack(options) -> bool:
         isinstance(options.get(key, ''), str) for key in ('type', 'norm', 'quantize'))
 
 
-def picture_file(folder: Path, path: str) -> Optional[Path]:
-    """A picture of the gallery of a run; None where there is none, or only a link to another place."""
+def image_file(folder: Path, path: str) -> Optional[Path]:
+    """An image of the gallery of a run; None where there is none, or only a link to another place."""
     file = folder / path
     return file if file.is_file() and not file.is_symlink() else None
 

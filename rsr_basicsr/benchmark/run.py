@@ -14,7 +14,7 @@ import cv2
 import torch
 from torch import distributed as dist
 
-from rsr_basicsr.benchmark.images import Picture
+from rsr_basicsr.benchmark.images import BenchmarkImage
 from rsr_basicsr.benchmark.matrix import Cell, Matrix
 from rsr_basicsr.benchmark.measure import Bench
 from rsr_basicsr.benchmark.record import Record, Recorder, read_records
@@ -26,7 +26,7 @@ OPTIONS = 'options.json'  # what was measured, for those who read the results
 _PATIENCE = datetime.timedelta(days=30)  # of a process for the others: a cell may take an hour
 
 
-def run_benchmark(options: Mapping[str, Any], pictures: Sequence[Picture], folder: Path,
+def run_benchmark(options: Mapping[str, Any], images: Sequence[BenchmarkImage], folder: Path,
                   progress: bool = True) -> List[Record]:
     """Measure what is missing of a matrix, and return the records of all its cells, in their order.
 
@@ -34,7 +34,7 @@ def run_benchmark(options: Mapping[str, Any], pictures: Sequence[Picture], folde
     result of a cell does not depend on which process measures it.
 
     Args:
-        options, pictures: as :func:`rsr_basicsr.benchmark.options.check_benchmark` returns them.
+        options, images: as :func:`rsr_basicsr.benchmark.options.check_benchmark` returns them.
         folder: where the records are kept, and looked for.
         progress: show a bar on stderr.
 
@@ -53,7 +53,7 @@ def run_benchmark(options: Mapping[str, Any], pictures: Sequence[Picture], folde
     with contextlib.closing(recorder):
         if is_first():
             keep_options(folder, options)  # at the start: what is left of a killed run can be read, too
-        matrix = Matrix(options, list(pictures), device)
+        matrix = Matrix(options, list(images), device)
         missing = _missing(matrix.cells, _of_all({record.key: bool(record.shown) for record in read_records(folder)
                                                   if not record.error}))
         bench = Bench(matrix, recorder)
@@ -110,10 +110,10 @@ def _missing(cells, done) -> List[Cell]:
 
     Args:
         cells: of the matrix.
-        done: of each process the keys of what it has, and whether there are pictures of it.
+        done: of each process the keys of what it has, and whether there are images of it.
     """
     there = {key for keys in done for key in keys}
-    drawn = {key for keys in done for key, has_pictures in keys.items() if has_pictures}
+    drawn = {key for keys in done for key, has_images in keys.items() if has_images}
     return sorted({cell.key: cell for cell in cells if cell.key not in (drawn if cell.shown else there)}.values(),
                   key=lambda cell: cell.key)
 
@@ -129,7 +129,7 @@ def _with_bar(mine, cells, world, shown):
             bar.set_description(f'cell {number + 1} of {len(mine)}' + (f' (of {world} processes)' if world > 1 else ''),
                                 refresh=False)
             bar.set_postfix_str(f'{cell.network}, {cell.defense}, {cell.attack}'
-                                + (f' {cell.eps:g}' if cell.eps else '') + f', {cell.picture.name}',
+                                + (f' {cell.eps:g}' if cell.eps else '') + f', {cell.image.name}',
                                 refresh=sys.stderr.isatty())
             yield cell
             bar.update(min(100 * cell.cost / total, 100 - bar.n))
@@ -154,7 +154,7 @@ def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> List[Record]:
     named = []
     for cell in matrix.cells:
         now = {'network': cell.network, 'defense': cell.defense, 'attack': cell.attack, 'eps': cell.eps,
-               'dataset': cell.picture.dataset, 'picture': cell.picture.name, 'facts': matrix.facts[cell.network],
+               'dataset': cell.image.dataset, 'image': cell.image.name, 'facts': matrix.facts[cell.network],
                'attack_options': matrix.options['attacks'].get(cell.attack, {})}
         lost = Record(key=cell.key, **now, error='no process has measured it; give the same command again')
         named.append(Record(**{**vars(records.get(cell.key, lost)), **now}))

@@ -1,4 +1,4 @@
-"""From records to figures: means over pictures with intervals, and for each picture the worst of all attacks."""
+"""From records to figures: means over images with intervals, and for each image the worst of all attacks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CONFIDENCE = 95  # per cent
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric over the pictures of a data set.
+    """A metric over the images of a data set.
 
     Attributes:
-        mean: over the pictures, each the mean over the mask seeds.
-        low, high: 95 % interval of the mean, by bootstrap over the pictures; equal to it for one picture.
-        worst: of all pictures and mask seeds.
-        spread: standard deviation over the pictures; 0 for one.
-        seed_spread: standard deviation over the mask seeds, the mean over the pictures.
-        count: number of pictures.
+        mean: over the images, each the mean over the mask seeds.
+        low, high: 95 % interval of the mean, by bootstrap over the images; equal to it for one image.
+        worst: of all images and mask seeds.
+        spread: standard deviation over the images; 0 for one.
+        seed_spread: standard deviation over the mask seeds, the mean over the images.
+        count: number of images.
     """
 
     mean: float
@@ -57,9 +57,9 @@ class Row:
 
     Attributes:
         estimates: by metric; those that could not be taken are missing.
-        pictures, failed: how many were measured, and how many not.
-        flagged: share of the pictures that the detector took for attacked; None without one.
-        auc: of the detector's scores, against those of the clean pictures; None without one, and of clean pictures.
+        images, failed: how many were measured, and how many not.
+        flagged: share of the images that the detector took for attacked; None without one.
+        auc: of the detector's scores, against those of the clean images; None without one, and of clean images.
         chosen: of a worst case, how often which attack was the worst for stability.
     """
 
@@ -68,7 +68,7 @@ class Row:
     attack: str
     eps: float
     estimates: Dict[str, Estimate]
-    pictures: int
+    images: int
     failed: int = 0
     flagged: Optional[float] = None
     auc: Optional[float] = None
@@ -89,7 +89,7 @@ class Results:
         self._groups: Dict[Tuple, Dict[str, Record]] = defaultdict(dict)
         for record in self.records:
             group = record.dataset, Subject(record.network, record.defense), record.attack, record.eps
-            self._groups[group][record.picture] = record
+            self._groups[group][record.image] = record
         self.datasets = self._in_order('datasets', (record.dataset for record in self.records))
         self.attacks = [name for name in self._in_order('attacks', (r.attack for r in self.records)) if name != CLEAN]
         self.strengths = sorted({record.eps for record in self.records if record.eps})
@@ -102,10 +102,10 @@ class Results:
         found = {subject for data, subject, *_ in self._groups if data == dataset}
         return sorted(found, key=lambda subject: tuple(place.index(name) for place, name in zip(places, subject)))
 
-    def pictures(self, dataset: str, subject: Subject, attack: str, eps: float) -> Dict[str, Record]:
-        """The records of a group without those that failed, by picture, in the order of their names.
+    def images(self, dataset: str, subject: Subject, attack: str, eps: float) -> Dict[str, Record]:
+        """The records of a group without those that failed, by image, in the order of their names.
 
-        ``attack`` may be the worst case: for each picture the record of the attack with the least stability.
+        ``attack`` may be the worst case: for each image the record of the attack with the least stability.
         """
         if attack == WORST_CASE:
             return self._worst_attacks(dataset, subject, eps)
@@ -113,28 +113,28 @@ class Results:
         return {name: found[name] for name in sorted(found) if not found[name].error}
 
     def measured(self, dataset: str, subject: Subject, attack: str, eps: float) -> int:
-        """How many pictures of a group were measured, or failed."""
+        """How many images of a group were measured, or failed."""
         return len(self._groups.get((dataset, subject, attack, eps), {}))
 
     def values(self, dataset: str, subject: Subject, attack: str, eps: float, metric: str) -> Dict[str, List[float]]:
-        """A metric picture by picture, a number for each mask seed.
+        """A metric image by image, a number for each mask seed.
 
-        Of the worst case, of each picture those of the attack that is the worst by this metric.
+        Of the worst case, of each image those of the attack that is the worst by this metric.
         """
         attacks = self.counted(dataset, subject, eps) if attack == WORST_CASE else [attack]
         worst = min if is_higher_better(self.metrics[metric]) else max
         found: Dict[str, List[float]] = {}
         for name in attacks:
-            for picture, record in self.pictures(dataset, subject, name, eps).items():
+            for image, record in self.images(dataset, subject, name, eps).items():
                 numbers = [value for value in record.values.get(metric, ()) if value is not None]
                 if numbers:
-                    found[picture] = worst(found.get(picture, numbers), numbers, key=fmean)
-        return {picture: found[picture] for picture in sorted(found)}
+                    found[image] = worst(found.get(image, numbers), numbers, key=fmean)
+        return {image: found[image] for image in sorted(found)}
 
     def counted(self, dataset: str, subject: Subject, eps: float) -> List[str]:
         """The attacks of that strength that count for the worst case.
 
-        Those inside an L-inf ball that end in pictures which can be stored: others are measured and shown, but are no
+        Those inside an L-inf ball that end in images which can be stored: others are measured and shown, but are no
         part of the same threat.
         """
         return [name for name in self.attacks if self._groups.get((dataset, subject, name, eps))
@@ -142,7 +142,7 @@ class Results:
 
     def row(self, dataset: str, subject: Subject, attack: str, eps: float) -> Row:
         """The figures of a group; ``attack`` may be the worst case."""
-        records = self.pictures(dataset, subject, attack, eps)
+        records = self.images(dataset, subject, attack, eps)
         estimates = {}
         for metric in self.metrics:
             values = self.values(dataset, subject, attack, eps, metric)
@@ -151,7 +151,7 @@ class Results:
         failed = [] if attack == WORST_CASE else [
             r for r in self._groups.get((dataset, subject, attack, eps), {}).values() if r.error]
         scores = [record.score for record in records.values() if record.score is not None]
-        clean = [r.score for r in self.pictures(dataset, subject, CLEAN, 0).values() if r.score is not None]
+        clean = [r.score for r in self.images(dataset, subject, CLEAN, 0).values() if r.score is not None]
         chosen: Dict[str, int] = {}
         for record in records.values() if attack == WORST_CASE else ():
             chosen[record.attack] = chosen.get(record.attack, 0) + 1
@@ -174,7 +174,7 @@ class Results:
 
     def difference(self, dataset: str, subject: Subject, other: Subject, attack: str, eps: float,
                    metric: str) -> Optional[Estimate]:
-        """What ``subject`` has more of than ``other``, picture by picture; None where no picture has both."""
+        """What ``subject`` has more of than ``other``, image by image; None where no image has both."""
         mine, others = (self.values(dataset, one, attack, eps, metric) for one in (subject, other))
         pairs = [[fmean(mine[name]) - fmean(others[name])] for name in mine if name in others]
         return estimate(pairs) if pairs else None
@@ -184,10 +184,10 @@ class Results:
         if key not in self._chosen:
             found: Dict[str, Tuple[float, Record]] = {}
             for name in self.counted(dataset, subject, eps):
-                records = self.pictures(dataset, subject, name, eps)
-                for picture, numbers in self.values(dataset, subject, name, eps, STABILITY).items():
-                    if picture not in found or fmean(numbers) < found[picture][0]:
-                        found[picture] = fmean(numbers), records[picture]
+                records = self.images(dataset, subject, name, eps)
+                for image, numbers in self.values(dataset, subject, name, eps, STABILITY).items():
+                    if image not in found or fmean(numbers) < found[image][0]:
+                        found[image] = fmean(numbers), records[image]
             self._chosen[key] = {name: found[name][1] for name in sorted(found)}
         return self._chosen[key]
 
@@ -202,7 +202,7 @@ def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -
     """The figures of a metric.
 
     Args:
-        values: of each picture a number for each mask seed.
+        values: of each image a number for each mask seed.
         higher_is_better: which end is the worst one.
     """
     means = np.array([fmean(numbers) for numbers in values])
@@ -225,6 +225,6 @@ def bootstrap(values: np.ndarray, statistic: Callable = np.mean) -> Tuple[float,
 
 
 def _counts(options):
-    """Whether an attack, by its options, stays in the L-inf ball and ends in an 8-bit picture."""
+    """Whether an attack, by its options, stays in the L-inf ball and ends in an 8-bit image."""
     inner = [*options.get('attacks', ()), *([options['attack']] if options.get('attack') else [])]
     return options.get('norm', 'Linf') == 'Linf' and options.get('quantize') != 'none' and all(map(_counts, inner))

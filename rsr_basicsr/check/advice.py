@@ -108,7 +108,7 @@ def _look_at_validation(opt, problems):
     phases = [phase for phase in opt['datasets'] if str(phase).startswith('val')]
     if not phases and opt.get('val') is None:
         problems.warnings.append('val: there is no validation, so that the end shows what the training does to clean '
-                                 'pictures; add datasets.val and val')
+                                 'images; add datasets.val and val')
     elif not phases:
         problems.warnings.append('val: there is no data set to validate with; add datasets.val')
     elif opt.get('val') is None:
@@ -197,12 +197,12 @@ def _look_at_patch(opt, problems):
                                  f'gt_size of the top level, {opt["gt_size"]}')
     if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') \
             and opt.get('queue_size', 180) < 2 * batch_size(opt):
-        problems.warnings.append(f'queue_size: {opt.get("queue_size", 180)} holds one batch, whose pictures share '
+        problems.warnings.append(f'queue_size: {opt.get("queue_size", 180)} holds one batch, whose images share '
                                  'their degradations; write 180 or so')
 
 
 def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> List[str]:
-    """Who decides in a defended network, and where the masks are that a picture of size x size pixels meets.
+    """Who decides in a defended network, and where the masks are that an image of size x size pixels meets.
 
     Args:
         net: the network.
@@ -213,5 +213,5 @@ def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> List[st
     threshold = defense.threshold_in_effect.item()
     who = f'; {type(defense.classifier).__name__}, {defense.classifier.origin}, threshold {threshold:.4g}'
     return [f'network_g.defense.gate: {defense.gate}{who if defense.gate in ("classifier", "soft") else ""}'] + [
-        f'mask {number}, {place.point}: {place.module or "the picture"}, {" x ".join(map(str, place.shape))}'
+        f'mask {number}, {place.point}: {place.module or "the image"}, {" x ".join(map(str, place.shape))}'
         for number, place in enumerate(sketch.mask_places(size, size), start=1)]

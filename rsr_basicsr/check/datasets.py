@@ -1,6 +1,6 @@
-"""The data sets of an options file: folders, lists and databases are there, and so are the pictures they name.
+"""The data sets of an options file: folders, lists and databases are there, and so are the images they name.
 
-Nothing of the pictures is read; :mod:`rsr_basicsr.check.images` does that.
+Nothing of the images is read; :mod:`rsr_basicsr.check.images` does that.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.types import Key, integer, names, parse_each, registered
 from rsr_basicsr.utils.errors import OptionsError
 
-#: Pixels; RealESRGANDataset gives pictures of this height and width, whatever the options say
+#: Pixels; RealESRGANDataset gives images of this height and width, whatever the options say
 CROP = 400
 
 _FOLDERS = ('dataroot', 'dataroot_extra', 'dataroot_gt', 'dataroot_lq')
-#: The folders that a data set of BasicSR takes pictures from, and the key of its list of them
+#: The folders that a data set of BasicSR takes images from, and the key of its list of them
 FOLDERS_OF = {'RealESRGANDataset': ('dataroot_gt',), 'SingleImageDataset': ('dataroot_lq',),
               'ReducedImageDataset': ('dataroot_gt',), 'PairedImageDataset': ('dataroot_gt', 'dataroot_lq'),
               'RealESRGANPairedDataset': ('dataroot_gt', 'dataroot_lq')}
@@ -30,23 +30,23 @@ _LIST_OF = {'RealESRGANDataset': 'meta_info', 'RealESRGANPairedDataset': 'meta_i
 _SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset', 'ReducedImageDataset')
 
 
-class Pictures(NamedTuple):
-    """What a data set takes its pictures from.
+class Images(NamedTuple):
+    """What a data set takes its images from.
 
     Args:
         keys: of the folders, ``dataroot_gt`` first where there are two.
-        entries: for each picture its name in each folder: a path below it, or a key of an LMDB data set.
+        entries: for each image its name in each folder: a path below it, or a key of an LMDB data set.
     """
 
     keys: tuple
     entries: List[tuple]
 
 
-def check_datasets(opt: Dict[str, Any], problems: Problems) -> Dict[str, Pictures]:
+def check_datasets(opt: Dict[str, Any], problems: Problems) -> Dict[str, Images]:
     """Check all data sets and put their folders into their final form, in place.
 
     Returns:
-        By phase, the pictures of those data sets that are BasicSR's and in order.
+        By phase, the images of those data sets that are BasicSR's and in order.
     """
     found = {}
     for phase, dataset in opt['datasets'].items() if problems.there('datasets') else ():
@@ -55,14 +55,14 @@ def check_datasets(opt: Dict[str, Any], problems: Problems) -> Dict[str, Picture
             continue
         if dataset['type'] in _SCALED:
             parse_each(opt, {'scale': Key(integer(1), required=True)}, '', problems)
-        with problems.noted(part=f'{where}.pictures'):
-            pictures = check_dataset(dataset, where, problems)
-            if pictures is not None:
-                found[phase] = pictures
+        with problems.noted(part=f'{where}.images'):
+            images = check_dataset(dataset, where, problems)
+            if images is not None:
+                found[phase] = images
     return found
 
 
-def check_dataset(dataset: Dict[str, Any], where: str, problems: Problems) -> Optional[Pictures]:
+def check_dataset(dataset: Dict[str, Any], where: str, problems: Problems) -> Optional[Images]:
     """Check one data set, as :func:`check_datasets` does for all of them.
 
     Raises:
@@ -70,7 +70,7 @@ def check_dataset(dataset: Dict[str, Any], where: str, problems: Problems) -> Op
     """
     with problems.noted(part=f'{where}.type'):
         registered(DATASET_REGISTRY, dataset['type'], f'{where}.type')
-    if dataset['type'] == 'AdversarialPicturesDataset':
+    if dataset['type'] == 'AdversarialImagesDataset':
         own = {key: value for key, value in dataset.items() if key in ADVERSARIAL_SET and key != 'dataroot'}
         checked = check_adversarial_set(own, where)
         dataset.update({key: value for key, value in checked.items() if key != 'photos'})
@@ -88,7 +88,7 @@ def check_dataset(dataset: Dict[str, Any], where: str, problems: Problems) -> Op
     wanted = [f'{where}.{key}' for key in (*(keys or ()), 'meta_info', 'meta_info_file', 'filename_tmpl')]
     if keys is None or not problems.sound(*wanted) or any(dataset.get(key) is None for key in keys):
         return None
-    return _pictures(dataset, where, keys)
+    return _images(dataset, where, keys)
 
 
 def _folders(value, where):
@@ -99,7 +99,7 @@ def _folders(value, where):
     return folders[0] if len(folders) == 1 else folders
 
 
-def _pictures(dataset, where, keys):
+def _images(dataset, where, keys):
     backend = (dataset.get('io_backend') or {}).get('type')
     if backend == 'lmdb':
         return _check_databases(dataset, where, keys)
@@ -117,15 +117,15 @@ def _pictures(dataset, where, keys):
     else:
         entries = [(name,) for name in sorted(scandir(dataset[keys[0]]))]
         if not entries:
-            raise OptionsError(f'{where}.{keys[0]}: there is no picture in {dataset[keys[0]]}')
-    return Pictures(keys, entries)
+            raise OptionsError(f'{where}.{keys[0]}: there is no image in {dataset[keys[0]]}')
+    return Images(keys, entries)
 
 
 def _listed(dataset, where, path):
     """The entries of a list: of ``name size`` the first word, of pairs ``gt, lq`` both."""
     lines = [line.strip() for line in _lines(path, where)]
     if not any(lines):
-        raise OptionsError(f'{where}: {path} lists no picture')
+        raise OptionsError(f'{where}: {path} lists no image')
     if dataset['type'] == 'RealESRGANPairedDataset':
         for line in lines:
             if len(line.split(', ')) != 2:
@@ -146,7 +146,7 @@ def _lines(path, where):
 
 
 def _counterpart(dataset, name, where):
-    """The name of the low-resolution picture, as BasicSR makes it of that of the other one."""
+    """The name of the low-resolution image, as BasicSR makes it of that of the other one."""
     stem, ending = osp.splitext(osp.basename(name))
     template = dataset.get('filename_tmpl', '{}')
     try:
@@ -170,7 +170,7 @@ def _paired(dataset, where):
     gt, lq = (sorted(scandir(dataset[key])) for key in ('dataroot_gt', 'dataroot_lq'))
     for key, found in (('dataroot_gt', gt), ('dataroot_lq', lq)):
         if not found:
-            raise OptionsError(f'{where}.{key}: there is no picture in {dataset[key]}')
+            raise OptionsError(f'{where}.{key}: there is no image in {dataset[key]}')
     entries = [(name, _counterpart(dataset, name, f'{where}.filename_tmpl')) for name in gt]
     there = set(lq)
     alone = [entry for entry in entries if entry[1] not in there]
@@ -193,18 +193,18 @@ def _check_databases(dataset, where, keys):
         folder = dataset[key]
         if not folder.endswith('.lmdb'):
             raise OptionsError(f'{where}.{key}: with io_backend lmdb BasicSR wants a folder NAME.lmdb, got {folder}; '
-                               'write type: disk for a folder of pictures')
+                               'write type: disk for a folder of images')
         for name in ('data.mdb', 'meta_info.txt'):
             if not osp.isfile(osp.join(folder, name)):
                 raise OptionsError(f'{where}.{key}: {folder} is no LMDB data set of BasicSR: there is no {name} in it')
         entries = [line.split('.')[0] for line in _lines(osp.join(folder, 'meta_info.txt'), f'{where}.{key}')]
         if not any(entries):
-            raise OptionsError(f'{where}.{key}: {osp.join(folder, "meta_info.txt")} lists no picture')
+            raise OptionsError(f'{where}.{key}: {osp.join(folder, "meta_info.txt")} lists no image')
         found.append(sorted(entries))
     if len(found) == 2 and set(found[0]) != set(found[1]):
         odd = sorted(set(found[0]) ^ set(found[1]))
         raise OptionsError(f'{where}: {odd[0]} is in one of {dataset["dataroot_gt"]} and {dataset["dataroot_lq"]} only')
-    return Pictures(keys, [(key,) * len(keys) for key in found[0]])
+    return Images(keys, [(key,) * len(keys) for key in found[0]])
 
 
 def _check_importable(module, where, what):

@@ -1,4 +1,4 @@
-"""The pictures of BasicSR's data sets themselves: whole, readable, and of sizes that fit; too slow for every start."""
+"""The images of BasicSR's data sets themselves: whole, readable, and of sizes that fit; too slow for every start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from basicsr.utils import imfrombytes
 from PIL import Image, UnidentifiedImageError
 
-from rsr_basicsr.check.datasets import CROP, Pictures
+from rsr_basicsr.check.datasets import CROP, Images
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.utils.errors import in_one_line
 
@@ -24,7 +24,7 @@ _NAMED = 3  # of the files of a folder that are broken
 
 
 class Header(NamedTuple):
-    """What a picture says of itself.
+    """What an image says of itself.
 
     Args:
         size: (width, height) in pixels, as BasicSR will see it.
@@ -37,30 +37,30 @@ class Header(NamedTuple):
     doubtful: bool = False
 
 
-def check_pictures(dataset: Dict[str, Any], where: str, pictures: Pictures, patch: Optional[int], decoded: int,
+def check_images(dataset: Dict[str, Any], where: str, images: Images, patch: Optional[int], decoded: int,
                    problems: Problems) -> None:
-    """Look at every picture of a data set, and decode some.
+    """Look at every image of a data set, and decode some.
 
     Args:
         dataset: its block, which was checked.
         where: its place in the file.
-        pictures: what it takes them from.
+        images: what it takes them from.
         patch: height and width in pixels of the high-resolution patches that are cut out of them; None for none.
         decoded: how many are decoded, evenly spread; those whose end is missing are decoded anyhow.
         problems: where it is noted what is found.
     """
-    with problems.noted(f'{where}: '), _source(dataset, pictures) as (read, header):
+    with problems.noted(f'{where}: '), _source(dataset, images) as (read, header):
         headers = {}
-        for column, key in enumerate(pictures.keys):
-            names = [entry[column] for entry in pictures.entries]
+        for column, key in enumerate(images.keys):
+            names = [entry[column] for entry in images.entries]
             headers[key] = _check_files(names, f'{where}.{key}', read(key), header(key), decoded, problems)
-        _check_sizes(dataset, where, pictures, headers, patch, problems)
+        _check_sizes(dataset, where, images, headers, patch, problems)
         _note(where, headers, problems)
 
 
 @contextlib.contextmanager
-def _source(dataset, pictures):
-    """Within the block: for a folder, what reads a picture of a name, and what reads its header."""
+def _source(dataset, images):
+    """Within the block: for a folder, what reads an image of a name, and what reads its header."""
     if dataset['io_backend']['type'] != 'lmdb':
         yield (lambda key: lambda name: _content(osp.join(dataset[key], name)),
                lambda key: lambda name: _header(osp.join(dataset[key], name)))
@@ -68,7 +68,7 @@ def _source(dataset, pictures):
     import lmdb
     with contextlib.ExitStack() as stack:
         views = {}
-        for key in pictures.keys:
+        for key in images.keys:
             try:
                 database = stack.enter_context(lmdb.open(dataset[key], readonly=True, lock=False))
                 # What is beyond the end of the file ends the process that reads it.
@@ -134,7 +134,7 @@ def _header(path):
 
 
 def _parsed(file) -> Header:
-    """The header of a picture, of which nothing else is read."""
+    """The header of an image, of which nothing else is read."""
     start = file.read(32)
     end = next((end for begin, end in _ENDS.items() if start.startswith(begin)), b'')
     file.seek(-min(len(end), file.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -143,24 +143,24 @@ def _parsed(file) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            picture = Image.open(file)
+            image = Image.open(file)
             # Of a PNG, the question alone would decode it.
-            turned = picture.format != 'PNG' and picture.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
+            turned = image.format != 'PNG' and image.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
     except UnidentifiedImageError:
         return _decoded_header(file)
     except Exception as error:  # whatever a damaged header leads to
-        raise ValueError(f'is not a picture that can be read ({in_one_line(error)})') from None
-    size = picture.size[::-1] if turned else picture.size
-    return Header(size, tuple(_oddities(picture, start)), doubtful)
+        raise ValueError(f'is not an image that can be read ({in_one_line(error)})') from None
+    size = image.size[::-1] if turned else image.size
+    return Header(size, tuple(_oddities(image, start)), doubtful)
 
 
-def _oddities(picture, start) -> Iterator[str]:
+def _oddities(image, start) -> Iterator[str]:
     deep_png = start.startswith(b'\x89PNG') and start[24:25] == b'\x10'  # which PIL may show as 8 bit
-    if deep_png or picture.mode.startswith(('I', 'F')):
+    if deep_png or image.mode.startswith(('I', 'F')):
         yield 'more than 8 bit, of which BasicSR reads 8'
-    if picture.mode in ('1', 'L', 'LA') or picture.mode.startswith(('I', 'F')):
+    if image.mode in ('1', 'L', 'LA') or image.mode.startswith(('I', 'F')):
         yield 'grey, read as three equal channels'
-    if picture.mode in ('LA', 'RGBA', 'PA') or 'transparency' in picture.info:
+    if image.mode in ('LA', 'RGBA', 'PA') or 'transparency' in image.info:
         yield 'transparency, which is dropped'
 
 
@@ -172,14 +172,14 @@ def _decoded_header(file):
 
 
 def _decode(content):
-    """Decode a picture by PIL, which knows when its end is missing, and as BasicSR will."""
+    """Decode an image by PIL, which knows when its end is missing, and as BasicSR will."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             Image.open(io.BytesIO(content)).load()
     except UnidentifiedImageError:
         pass  # what OpenCV alone may know
-    except Exception as error:  # whatever a damaged picture leads to
+    except Exception as error:  # whatever a damaged image leads to
         raise ValueError(f'cannot be decoded ({in_one_line(error)})') from None
     _decoded(content)
 
@@ -188,20 +188,20 @@ def _decoded(content):
     try:
         return imfrombytes(content, float32=True)
     except Exception:  # BasicSR hands on what OpenCV makes of it
-        raise ValueError('is not a picture that OpenCV can read') from None
+        raise ValueError('is not an image that OpenCV can read') from None
 
 
-def _check_sizes(dataset, where, pictures, headers, patch, problems):
+def _check_sizes(dataset, where, images, headers, patch, problems):
     if dataset['type'] in _SCALED:
         unfit, small = [], []
-        for (name, _), gt, lq in zip(pictures.entries, headers['dataroot_gt'], headers['dataroot_lq']):
+        for (name, _), gt, lq in zip(images.entries, headers['dataroot_gt'], headers['dataroot_lq']):
             if gt is None or lq is None:
                 continue
             wanted = tuple(dataset['scale'] * side for side in lq.size)
             # Of a validation BasicSR cuts off what is too much; of a wrong folder that is nearly everything.
             spare = 0 if dataset['phase'] == 'train' else dataset['scale']
             if not all(want <= side <= want + spare for want, side in zip(wanted, gt.size)):
-                unfit.append(f'{name} is {_shown(gt.size)} and its low-resolution picture {_shown(lq.size)}')
+                unfit.append(f'{name} is {_shown(gt.size)} and its low-resolution image {_shown(lq.size)}')
             elif patch is not None and min(gt.size) < patch:
                 small.append(f'{name} is {_shown(gt.size)}')
         if unfit:
@@ -211,7 +211,7 @@ def _check_sizes(dataset, where, pictures, headers, patch, problems):
                             'gt_size')
     elif dataset['type'] == 'RealESRGANDataset':
         small = [f'{name} is {_shown(header.size)}' for (name,), header in zip(
-            pictures.entries, headers['dataroot_gt']) if header is not None and min(header.size) < CROP]
+            images.entries, headers['dataroot_gt']) if header is not None and min(header.size) < CROP]
         if small:
             problems.warnings.append(f'{where}: {small[0]}, and is filled up to {CROP}x{CROP} by its mirror image'
                                      f'{_others(small)}')
@@ -225,10 +225,10 @@ def _note(where, headers, problems):
         kinds = [kind for header in found for kind in header.oddities]
         if kinds:
             problems.warnings.append(f'{where}.{key}: ' + '; '.join(
-                f'{kinds.count(kind)} of {len(found)} pictures: {kind}' for kind in dict.fromkeys(kinds)))
+                f'{kinds.count(kind)} of {len(found)} images: {kind}' for kind in dict.fromkeys(kinds)))
         sizes = sorted((header.size for header in found), key=lambda size: size[0] * size[1])
         span = _shown(sizes[0]) if sizes[0] == sizes[-1] else f'{_shown(sizes[0])} to {_shown(sizes[-1])}'
-        problems.facts.append(f'{where}.{key}: {len(found)} pictures, {span}')
+        problems.facts.append(f'{where}.{key}: {len(found)} images, {span}')
 
 
 def _others(found):

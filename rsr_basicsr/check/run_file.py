@@ -10,7 +10,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks.adaptive import own_detector
-from rsr_basicsr.check.datasets import Pictures, check_datasets
+from rsr_basicsr.check.datasets import Images, check_datasets
 from rsr_basicsr.check.start import check_start
 from rsr_basicsr.check.stray_keys import check_strays
 from rsr_basicsr.check.training import check_patches, check_training, gt_size
@@ -20,11 +20,11 @@ from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierMod
 from rsr_basicsr.options import host
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import (
-    check_enlargement,
     check_network,
     check_patch,
     check_resumed,
     check_tiles,
+    check_upscaling,
     check_weights,
 )
 from rsr_basicsr.options.types import registered
@@ -37,12 +37,12 @@ class Checked(NamedTuple):
     Args:
         model: the class of ``model_type``.
         networks: by the key of their block.
-        pictures: of BasicSR's data sets, by phase.
+        images: of BasicSR's data sets, by phase.
     """
 
     model: Optional[type]
     networks: Dict[str, torch.nn.Module]
-    pictures: Dict[str, Pictures]
+    images: Dict[str, Images]
 
 
 def check_options(opt: dict) -> None:
@@ -64,9 +64,9 @@ def check_all(opt: Dict[str, Any], problems: Problems) -> Checked:
     if problems.sound('model_type'):
         with problems.noted(part='model_type'):
             registered(MODEL_REGISTRY, opt['model_type'], 'model_type')
-    pictures = check_datasets(opt, problems)
+    images = check_datasets(opt, problems)
     if opt['is_train']:
-        check_training(opt, model, pictures, problems)
+        check_training(opt, model, images, problems)
     check_validation(opt, model, problems)
     networks = _check_networks(opt, problems)
     _check_uses(opt, model, networks, problems)
@@ -79,7 +79,7 @@ def check_all(opt: Dict[str, Any], problems: Problems) -> Checked:
         if not resumed and problems.sound(f'path.pretrain_{name}', *keys):
             with problems.noted(part=f'path.pretrain_{name}'):
                 check_weights(opt, name, net)
-    return Checked(model, networks, pictures)
+    return Checked(model, networks, images)
 
 
 def _model(opt):
@@ -109,13 +109,13 @@ def _check_uses(opt, model, networks, problems):
         return
     if problems.sound('scale'):
         with problems.noted(part='scale'):
-            check_enlargement(net, opt.get('scale'))
+            check_upscaling(net, opt.get('scale'))
     if opt['is_train'] and problems.there('datasets.train') and problems.sound('scale') and opt.get('scale'):
         check_patches(opt, model, problems)
         if problems.sound('gt_size', 'datasets.train.gt_size'):
             with problems.noted(part='gt_size'):
                 check_patch(net, opt['network_g'], gt_size(opt, model), opt['scale'])
-            # Of BasicSR's discriminators, that of VGG's kind takes pictures of one size.
+            # Of BasicSR's discriminators, that of VGG's kind takes images of one size.
             size, wanted = gt_size(opt, model), getattr(networks.get('network_d'), 'input_size', None)
             if None not in (size, wanted) and size != wanted and issubclass(model, SRGANModel):
                 problems.append(f'network_d.input_size: {wanted}, but it sees patches of {size} (gt_size); write them '

@@ -37,7 +37,7 @@ class Estimate(NamedTuple):
 
     Args:
         fixed: what does not depend on the batch.
-        sample: for each picture of the batch.
+        sample: for each image of the batch.
         simplified: whether attack and pixel loss are IFGSM and L1 in the place of those that ask for values.
     """
 
@@ -60,7 +60,7 @@ def estimate(opt: Dict[str, Any], size: int, batch: int) -> Estimate:
     Args:
         opt: options of a training that were checked; they stay as they are.
         size: height and width in pixels of the low-resolution patches.
-        batch: pictures of a batch, about which the estimate is best.
+        batch: images of a batch, about which the estimate is best.
 
     Raises:
         Exception: whatever a network or a loss makes of tensors without values.
@@ -92,10 +92,10 @@ def _estimate(opt, size, batch, simplified):
 
 
 class _L1(torch.nn.Module):
-    """L1 of all pictures that a network returns."""
+    """L1 of all images that a network returns."""
 
     def forward(self, output: Any, target: torch.Tensor) -> torch.Tensor:
-        return sum((picture - target).abs().mean() for picture in tree_leaves(output))
+        return sum((image - target).abs().mean() for image in tree_leaves(output))
 
 
 def _sketched(opt):
@@ -127,7 +127,7 @@ def _on_meta(cls):
 
 
 def _step(model, opt, size, batch):
-    """A function that takes one training step, from the degraded pictures on."""
+    """A function that takes one training step, from the degraded images on."""
     scale, channels = opt['scale'], opt['network_g'].get('num_in_ch', opt['network_g'].get('in_chans', 3))
     lq = torch.zeros(batch, channels, size, size, device=_META)
     gt = torch.zeros(batch, channels, scale * size, scale * size, device=_META)

@@ -49,7 +49,7 @@ _OF_DATASET = {
     'SingleImageDataset': ('dataroot_lq', *_SINGLE),
     'ReducedImageDataset': ('dataroot_gt', 'crop', *_SINGLE),
     'AdversarialSetDataset': tuple(host.DATASET_OF_TYPE['AdversarialSetDataset']),
-    'AdversarialPicturesDataset': (*host.DATASET_OF_TYPE['AdversarialPicturesDataset'], *ADVERSARIAL_SET),
+    'AdversarialImagesDataset': (*host.DATASET_OF_TYPE['AdversarialImagesDataset'], *ADVERSARIAL_SET),
 }
 #: Keys that this package adds, or that belong elsewhere: one that looks like them is never meant for anything else
 _OURS = {'': ('attack', 'defense'), 'train': ('train_classifier', 'target', 'optim_classifier', 'classifier_opt'),

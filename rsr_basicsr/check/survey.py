@@ -13,7 +13,7 @@ from torchvision.models import AlexNet, AlexNet_Weights
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.benchmark.options import check_benchmark
 from rsr_basicsr.check import advice, step_memory
-from rsr_basicsr.check.images import check_pictures
+from rsr_basicsr.check.images import check_images
 from rsr_basicsr.check.run_file import Checked, check_all
 from rsr_basicsr.check.step_memory import CARDS, GIB, RESERVE
 from rsr_basicsr.check.training import degrades, gt_size
@@ -26,7 +26,7 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import sketch
 from rsr_basicsr.utils.errors import in_one_line
 
-_SIZE = 64  # pixels; of the picture whose masks are listed, where there is no training
+_SIZE = 64  # pixels; of the image whose masks are listed, where there is no training
 
 
 def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memory: bool = True) -> Problems:
@@ -35,7 +35,7 @@ def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memo
     Args:
         path: the file.
         changes: as ``--force_yml`` takes them.
-        decoded: pictures of each data set that are decoded; the headers of all are read.
+        decoded: images of each data set that are decoded; the headers of all are read.
         count_memory: count the memory of a training step, which takes some seconds.
 
     Returns:
@@ -55,7 +55,7 @@ def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memo
         elif kind == 'adversarial set':
             with problems.noted():
                 found = check_adversarial_set(options)
-                problems.facts.append(f'photos: {len(found["photos"])} pictures')
+                problems.facts.append(f'photos: {len(found["photos"])} images')
         else:
             _survey_run(options, kind, decoded, count_memory, problems)
     return problems
@@ -103,10 +103,10 @@ def kind_of(options: Mapping[str, Any]) -> str:
 
 def _survey_benchmark(options, problems):
     with problems.noted():
-        options, pictures = check_benchmark(options)
+        options, images = check_benchmark(options)
         for name in options['datasets']:
-            number = sum(picture.dataset == name for picture in pictures)
-            problems.facts.append(f'datasets.{name}: {number} pictures, all of them read')
+            number = sum(image.dataset == name for image in images)
+            problems.facts.append(f'datasets.{name}: {number} images, all of them read')
 
 
 def _survey_run(opt, stage, decoded, count_memory, problems):
@@ -114,11 +114,11 @@ def _survey_run(opt, stage, decoded, count_memory, problems):
     _expect_launcher(opt, problems)
     checked = check_all(opt, problems)
     trains = stage == 'train'
-    for phase, pictures in checked.pictures.items():
+    for phase, images in checked.images.items():
         dataset = opt['datasets'][phase]
-        if decoded and problems.sound('scale', f'datasets.{phase}.gt_size', f'datasets.{phase}.pictures'):
+        if decoded and problems.sound('scale', f'datasets.{phase}.gt_size', f'datasets.{phase}.images'):
             patch = dataset.get('gt_size') if trains and phase == 'train' and not degrades(opt, checked.model) else None
-            check_pictures(dataset, f'datasets.{phase}', pictures, patch, decoded, problems)
+            check_images(dataset, f'datasets.{phase}', images, patch, decoded, problems)
     advice.advise(opt, checked, problems)
     advice.describe_weights(opt, checked, problems)
     size = _patch(opt, checked, problems) if trains else _SIZE

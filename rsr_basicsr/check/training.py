@@ -12,7 +12,7 @@ from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import ATTACKS, build_attack
-from rsr_basicsr.check.datasets import CROP, Pictures, check_dataset
+from rsr_basicsr.check.datasets import CROP, Images, check_dataset
 from rsr_basicsr.check.step_memory import unfilled_vgg
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
@@ -35,14 +35,14 @@ from rsr_basicsr.options.types import (
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
 
-def check_training(opt: Dict[str, Any], model: Optional[type], pictures: Dict[str, Pictures],
+def check_training(opt: Dict[str, Any], model: Optional[type], images: Dict[str, Images],
                    problems: Problems) -> None:
     """Check what only a training has, in place.
 
     Args:
         opt: options as BasicSR's parser returns them, whose sections were checked.
         model: the class of ``model_type``; None where there is none, which leaves out what depends on it.
-        pictures: of the data sets, by phase.
+        images: of the data sets, by phase.
         problems: where it is noted what is wrong.
     """
     if problems.there('datasets') and 'train' not in opt['datasets'] and problems.there('datasets.train'):
@@ -60,8 +60,8 @@ def check_training(opt: Dict[str, Any], model: Optional[type], pictures: Dict[st
     elif not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')) \
             and problems.there('train.pixel_opt', 'train.perceptual_opt'):
         problems.append('train: there is neither pixel_opt nor perceptual_opt')
-    if 'train' in pictures:
-        _check_enough(opt, len(pictures['train'].entries), problems)
+    if 'train' in images:
+        _check_enough(opt, len(images['train'].entries), problems)
     _check_loader(opt, problems)
 
 
@@ -72,7 +72,7 @@ def real_esrgan_kinds(model: Optional[type]) -> set:
 
 
 def degrades(opt: Dict[str, Any], model: Optional[type]) -> bool:
-    """Whether the model makes its low-resolution pictures itself, with Real-ESRGAN's degradations."""
+    """Whether the model makes its low-resolution images itself, with Real-ESRGAN's degradations."""
     return bool(real_esrgan_kinds(model)) and bool(opt.get('high_order_degradation', True))
 
 
@@ -84,7 +84,7 @@ def gt_size(opt: Dict[str, Any], model: Optional[type]) -> Any:
 
 
 def batch_size(opt: Dict[str, Any]) -> int:
-    """Pictures of a batch in one process."""
+    """Images of a batch in one process."""
     return opt['datasets']['train']['batch_size_per_gpu'] * (1 if opt.get('dist') else max(1, opt['num_gpu']))
 
 
@@ -107,7 +107,7 @@ def _check_host_model(opt, model, problems):
 
 
 def check_patches(opt: Dict[str, Any], model: type, problems: Problems) -> None:
-    """Check that the pictures of a training can be cut into patches that fit one another."""
+    """Check that the images of a training can be cut into patches that fit one another."""
     own = degrades(opt, model)
     where = 'gt_size' if own else 'datasets.train.gt_size'
     if not problems.sound(where, 'scale', 'datasets.train.type'):
@@ -119,10 +119,10 @@ def check_patches(opt: Dict[str, Any], model: type, problems: Problems) -> None:
         problems.spoil(where)
     if own and opt['datasets']['train']['type'] == 'RealESRGANDataset':
         if size > CROP:
-            problems.append(f'gt_size: RealESRGANDataset cuts its pictures to {CROP}x{CROP}, which has no patch of '
+            problems.append(f'gt_size: RealESRGANDataset cuts its images to {CROP}x{CROP}, which has no patch of '
                             f'{size}; write {CROP} or less')
         if CROP % scale:
-            problems.append(f'scale: RealESRGANDataset cuts its pictures to {CROP}x{CROP}, which {scale} does not '
+            problems.append(f'scale: RealESRGANDataset cuts its images to {CROP}x{CROP}, which {scale} does not '
                             'divide')
 
 
@@ -130,7 +130,7 @@ def _check_attack(opt, model, problems):
     train = opt['train']
     if not issubclass(model, AttackAugmentation):
         if opt.get('attack') is not None:
-            problems.append(f'attack: model_type {opt["model_type"]} does not attack its pictures; write '
+            problems.append(f'attack: model_type {opt["model_type"]} does not attack its images; write '
                             f'model_type: Defended{model.__name__}')
         return
     parse_each(train, TRAIN, 'train', problems)
@@ -275,7 +275,7 @@ def _check_enough(opt, count, problems):
         return
     ratio = dataset.get('dataset_enlarge_ratio', 1)
     if math.ceil(count * ratio) < batch_size(opt):
-        problems.append(f'{where}: {count} pictures, each {ratio:g} times, do not fill one batch of {batch_size(opt)}, '
+        problems.append(f'{where}: {count} images, each {ratio:g} times, do not fill one batch of {batch_size(opt)}, '
                         f'and nothing would be trained; write {math.ceil(batch_size(opt) / count)} or more')
 
 

@@ -32,7 +32,7 @@ def check_validation(opt: Dict[str, Any], model: Optional[type], problems: Probl
         return
     if not opt['is_train'] and val.get('save_img') is True and 'suffix' not in val \
             and problems.there('val.suffix') and not issubclass(model, FrequencyClassifierModel):
-        problems.append("val: the key 'suffix' is missing, which BasicSR asks for where it saves pictures; write "
+        problems.append("val: the key 'suffix' is missing, which BasicSR asks for where it saves images; write "
                         'suffix: ~ for the name of the test')
     if issubclass(model, AttackAugmentation):
         _check_ours(opt, metrics, problems)
@@ -57,10 +57,10 @@ def _sound_metrics(val, problems):
 
 
 def _check_given(opt, model, where, metric):
-    """Whether the validation has the pictures that a metric compares."""
+    """Whether the validation has the images that a metric compares."""
     if set(needs(metric)) <= {'img', 'img2'}:
         return
-    where = f'{where}: {metric["type"]} is for attacked pictures'
+    where = f'{where}: {metric["type"]} is for attacked images'
     if not issubclass(model, AttackAugmentation):
         raise OptionsError(f'{where}, which model_type {opt["model_type"]} does not make; write model_type: '
                            f'Defended{model.__name__}, or leave it out')
@@ -80,7 +80,7 @@ def _check_ours(opt, metrics, problems):
         if val.get('attack') is not None and problems.sound('val.attack'):
             check_buildable(val['attack'], 'val.attack')
             if types == []:
-                raise OptionsError('val.attack: there are no val.metrics to measure the attacked pictures by')
+                raise OptionsError('val.attack: there are no val.metrics to measure the attacked images by')
             if 'stability' in metrics:
                 raise OptionsError('val.metrics: stability is measured under val.attack anyway; give yours another '
                                    'name')

@@ -1,4 +1,4 @@
-"""Write a data set of clean and attacked pictures, to train or measure a detector on."""
+"""Write a data set of clean and attacked images, to train or measure a detector on."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def run(args: argparse.Namespace) -> int:
     if folder is None:
         raise OptionsError(f"-opt {args.opt}: the key 'dataroot' is missing; write it, or give -o FOLDER")
     made = write_adversarial_set(options, Path(folder).expanduser(), args.workers, imports=args.imports)
-    kind = 'pairs' if options['networks'] else 'clean pictures'
+    kind = 'pairs' if options['networks'] else 'clean images'
     print(f'{folder}: {options["count"]} {kind}, {made} of them made now')
     return 0

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
                         help='a module that registers networks, defences, attacks or metrics of your own')
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE',
-                        help='for example datasets:BSD100:num_pictures=3')
+                        help='for example datasets:BSD100:num_images=3')
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='job launcher')
     parser.epilog = f'Exit code: 0 all cells were measured, {FAILED} some failed.'
 
@@ -44,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
         return _report(args.output, *merge_runs(args.merge, args.output))
     options = load_options(args.opt)
     override(options, args.force_yml)
-    options, pictures = check_benchmark(options)
+    options, images = check_benchmark(options)
     if args.force_yml:  # what the file says of itself may not be true any more
         options['description'] = f'{options["description"]} Changed: {"; ".join(args.force_yml)}.'.strip()
     folder = args.output or Path('benchmark') / options['name']
     with launched(args.launcher):
-        records = run_benchmark(options, pictures, folder)
+        records = run_benchmark(options, images, folder)
         if not is_first():
             return 0
         return _report(folder, records, options)

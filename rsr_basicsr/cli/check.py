@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE',
                         help='for example train:total_iter=1000')
     parser.add_argument('--decode', type=int, default=16, metavar='N',
-                        help='pictures of each data set that are decoded, by default 16; the headers of all are read; '
-                             '0 leaves the pictures alone')
+                        help='images of each data set that are decoded, by default 16; the headers of all are read; '
+                             '0 leaves the images alone')
     parser.add_argument('--no-memory', dest='memory', action='store_false',
                         help='do not count the memory of a training step')
     parser.epilog = 'Nothing is written. Exit code: 0 without errors, 2 with.'

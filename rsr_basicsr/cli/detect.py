@@ -1,4 +1,4 @@
-"""Tell which pictures were attacked."""
+"""Tell which images were attacked."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from rsr_basicsr.archs.defense import CLASSIFIERS, DEFAULT_CLASSIFIER, build_cla
 from rsr_basicsr.inference.detector import Detection, detect
 from rsr_basicsr.utils.errors import OptionsError
 
-#: Exit code when a picture was attacked; 1 is for files that cannot be read where none was
+#: Exit code when an image was attacked; 1 is for files that cannot be read where none was
 ATTACKED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr detect``."""
-    parser.add_argument('files', nargs='+', metavar='FILE', help='pictures, or folders of pictures')
+    parser.add_argument('files', nargs='+', metavar='FILE', help='images, or folders of images')
     parser.add_argument('--json', action='store_true', help='print a JSON list instead of a table')
     parser.add_argument('--type', choices=tuple(CLASSIFIERS), default=DEFAULT_CLASSIFIER,
                         help=f'classifier, by default {DEFAULT_CLASSIFIER}')
     parser.add_argument('--weights', default=BUILTIN, metavar='FILE', help='its weights, by default those that come '
                                                                            'with the package')
-    parser.add_argument('--threshold', type=float, metavar='P', help='a picture counts as attacked when P(clean) is '
+    parser.add_argument('--threshold', type=float, metavar='P', help='an image counts as attacked when P(clean) is '
                                                                      'below it, by default that of the weights')
-    parser.epilog = f'Exit code: 0 all pictures are clean, {ATTACKED} at least one was attacked, 1 none was, but a ' \
+    parser.epilog = f'Exit code: 0 all images are clean, {ATTACKED} at least one was attacked, 1 none was, but a ' \
                     'file could not be read.'
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a verdict for each picture."""
+    """Print a verdict for each image."""
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise OptionsError(f'--threshold {args.threshold}: a probability is between 0 and 1')
     if args.weights == BUILTIN and not CLASSIFIERS[args.type].builtin_weights().is_file():

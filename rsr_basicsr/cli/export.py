@@ -22,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='the network without its defence, as Real-ESRGAN and others load it')
     parser.add_argument('--torch', type=Path, metavar='OUT.pt2', help='for torch.export.load')
     parser.add_argument('--onnx', type=Path, metavar='OUT.onnx', help='for onnxruntime and others')
-    parser.add_argument('--gate', choices=GATES, help='who decides whether a picture is masked, by default the network')
+    parser.add_argument('--gate', choices=GATES, help='who decides whether an image is masked, by default the network')
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'),
-                        help='of all pictures, by default any')
+                        help='of all images, by default any')
     parser.add_argument('--seed', type=int, metavar='N', help='keep the masks of this seed in the file, of one --size; '
                                                               'by default masks are drawn at every run')
     parser.add_argument('--overwrite', action='store_true', help='replace files that are there')
@@ -42,6 +42,6 @@ def run(args: argparse.Namespace) -> int:
     size = tuple(args.size) if args.size else None
     for written in export(net, outputs, gate=args.gate, size=size, seed=args.seed):
         print(f'{written.path}: for {written.takes}; keeps {written.keeps}\n'
-              f'  verified on {written.pictures} inputs: largest difference to the network {written.difference:.1e}'
+              f'  verified on {written.images} inputs: largest difference to the network {written.difference:.1e}'
               f'{"; " + written.note if written.note else ""}', flush=True)
     return 0

@@ -14,15 +14,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr masks``."""
     parser.add_argument('-opt', required=True, metavar='FILE', help='options file; its network_g is built and run once')
     parser.add_argument('--size', type=int, nargs=2, default=(64, 64), metavar=('HEIGHT', 'WIDTH'),
-                        help='size of the picture, by default 64 64')
+                        help='size of the image, by default 64 64')
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
                         help='a module that registers architectures of your own')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a mask, in the order that a picture meets them."""
+    """Print one line a mask, in the order that an image meets them."""
     if min(args.size) < 1:
-        raise OptionsError(f'--size {args.size[0]} {args.size[1]}: a picture has at least one pixel')
+        raise OptionsError(f'--size {args.size[0]} {args.size[1]}: an image has at least one pixel')
     import_plugins(args.imports)
     net = read_network(args.opt)
     if not isinstance(net, DefenseMixin):
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     except Exception as error:  # whatever a network makes of a size that it does not take
         raise OptionsError(f'--size {args.size[0]} {args.size[1]}: {type(net).__name__} does not take it: '
                            f'{in_one_line(error)}') from error
-    print(f'{type(net).__name__}, a picture of {args.size[0]}x{args.size[1]}, '
+    print(f'{type(net).__name__}, an image of {args.size[0]}x{args.size[1]}, '
           f'{len(places)} mask{"" if len(places) == 1 else "s"}')
     for number, (point, module, (channels, height, width), _) in enumerate(places, start=1):
         print(f'{number:>3}  {point:<12}{module:<28}{channels:>4} x {height} x {width}')

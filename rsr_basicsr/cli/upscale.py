@@ -1,4 +1,4 @@
-"""Upscale pictures with a defended network, one decision for each picture."""
+"""Upscale images with a defended network, one decision for each image."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.files import check_new
 from rsr_basicsr.weights.official import WEIGHTS
 
-#: Exit code when a picture could not be upscaled; the others were
+#: Exit code when an image could not be upscaled; the others were
 FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr upscale``; those of Real-ESRGAN's script have its names."""
-    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='pictures, or folders of pictures')
+    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='images, or folders of images')
     parser.add_argument('-n', '--model_name', required=True, metavar='NAME_OR_FILE',
                         help=f'a weight file, or one of {", ".join(WEIGHTS)}, which is fetched')
     parser.add_argument('-opt', metavar='FILE', help='options file whose network_g the weights are for; without it '
@@ -34,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='final size of the output, by default what the network makes')
     parser.add_argument('--suffix', default='out', help='of the results: NAME_SUFFIX.png; may be empty')
     parser.add_argument('--ext', default='auto', choices=['auto', *FORMATS], help='format, by default the same; '
-                                                                                 'pictures with alpha become PNG')
+                                                                                 'images with alpha become PNG')
     parser.add_argument('-t', '--tile', type=int, default=TILE, metavar='PIXELS',
-                        help=f'size of the tiles, by default {TILE}; 0 for whole pictures')
+                        help=f'size of the tiles, by default {TILE}; 0 for whole images')
     parser.add_argument('--tile_pad', type=int, default=OVERLAP, metavar='PIXELS',
                         help=f'what the network sees around a tile, by default {OVERLAP}')
     parser.add_argument('--alpha_upsampler', choices=['realesrgan', 'bicubic'], default='realesrgan',
                         help='alpha channels by the network, or by interpolation')
-    parser.add_argument('--gate', choices=GATES, help='who decides whether a picture is masked, by default the network')
+    parser.add_argument('--gate', choices=GATES, help='who decides whether an image is masked, by default the network')
     parser.add_argument('--seed', type=int, metavar='N', help='the same masks every time; by default they are drawn')
     parser.add_argument('--precision', choices=['auto', *PRECISIONS], default='auto',
                         help='auto is fp16 on a GPU, else fp32')
@@ -51,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--overwrite', action='store_true', help='replace results that are there')
     parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
                         help='a module that registers architectures of your own')
-    parser.epilog = f'Exit code: 0 all pictures were upscaled or are there already, {FAILED} some could not be.'
+    parser.epilog = f'Exit code: 0 all images were upscaled or are there already, {FAILED} some could not be.'
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line a picture, and a summary."""
+    """Print a line an image, and a summary."""
     check_new(args.report, args.overwrite, made=args.output)
     import_plugins(args.imports)
     files = find_files(args.inputs)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     naming = Naming(args.output, args.suffix, args.ext, args.overwrite)
     try:
         # The bar goes to stderr, and only where someone watches.
-        for result in tqdm(upscale_files(files, upscaler, naming), total=len(files), unit='picture', disable=None):
+        for result in tqdm(upscale_files(files, upscaler, naming), total=len(files), unit='image', disable=None):
             results.append(result)
             tqdm.write(_line(result, upscaler.defended), file=sys.stderr if result.error else sys.stdout)
     finally:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     failed = sum(result.error is not None for result in results)
     skipped = sum(result.skipped for result in results)
     there = f'; {skipped} were there already, --overwrite replaces them' if skipped else ''
-    print(f'{len(results) - failed - skipped} of {len(files)} pictures upscaled into {args.output}, '
+    print(f'{len(results) - failed - skipped} of {len(files)} images upscaled into {args.output}, '
           f'{sum(bool(result.attacked) for result in results)} taken for attacked{there}')
     return FAILED if failed else 0
 

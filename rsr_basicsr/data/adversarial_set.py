@@ -1,4 +1,4 @@
-"""Pairs of clean and attacked pictures on disk: two LMDB data sets that BasicSR's readers take, and a table of facts.
+"""Pairs of clean and attacked images on disk: two LMDB data sets that BasicSR's readers take, and a table of facts.
 
 ``FOLDER/clean.lmdb`` and ``FOLDER/attacked.lmdb`` have the same keys, so that they also serve as ``dataroot_gt`` and
 ``dataroot_lq`` of BasicSR's PairedImageDataset; ``FOLDER/facts.jsonl`` has a line a key.
@@ -21,8 +21,8 @@ import cv2
 import torch
 from basicsr.utils.lmdb_util import LmdbMaker
 
-from rsr_basicsr.data.adversarial_pictures import AdversarialPictures, fingerprint
-from rsr_basicsr.data.clean_pictures import read_photo
+from rsr_basicsr.data.adversarial_images import AdversarialImages, fingerprint
+from rsr_basicsr.data.clean_images import read_photo
 from rsr_basicsr.utils.errors import OptionsError, WorkerError
 from rsr_basicsr.utils.files import write_whole
 from rsr_basicsr.utils.progress import progress_bar
@@ -30,9 +30,9 @@ from rsr_basicsr.utils.progress import progress_bar
 SIDES = ('clean', 'attacked')
 FACTS = 'facts.jsonl'
 
-_PARTS = 'parts'  # one file a picture while the set is being made
+_PARTS = 'parts'  # one file an image while the set is being made
 _COMPRESSION = 1  # of PNG, as in BasicSR's own scripts
-_pictures: Optional[AdversarialPictures] = None  # of a worker process
+_images: Optional[AdversarialImages] = None  # of a worker process
 
 
 def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int = 1, progress: bool = True,
@@ -43,7 +43,7 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
     number of workers, each of which computes with one thread.
 
     Args:
-        options: arguments of :class:`AdversarialPictures`, plain values that a worker can be sent.
+        options: arguments of :class:`AdversarialImages`, plain values that a worker can be sent.
         folder: where the data sets go; one that holds others is refused.
         workers: number of processes; 0 makes the pairs in this one.
         progress: show a bar on stderr.
@@ -59,7 +59,7 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
     _claim(folder, options)
     made = {path.name[:-len('.json')] for path in parts.glob('*.json')}  # written last of each pair
     missing = [index for index in range(options['count']) if _key(index) not in made]
-    with progress_bar(total=len(missing), unit='picture', disable=not progress) as bar:
+    with progress_bar(total=len(missing), unit='image', disable=not progress) as bar:
         for _ in _made(options, parts, missing, workers, imports):
             bar.update()
     keys = [_key(index) for index in range(options['count'])]
@@ -127,30 +127,30 @@ def _made(options, parts, indices, workers, imports) -> Iterable[None]:
 
 
 def _made_here(options, parts, indices):
-    global _pictures
+    global _images
     threads = torch.get_num_threads(), cv2.getNumThreads()
     _start_worker(options, sys.path, ())
     try:
         for index in indices:
             yield _make(parts, index)
     finally:
-        _pictures = None
+        _images = None
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
 
 
 def _start_worker(options, path, imports):
-    global _pictures
+    global _images
     sys.path[:] = path
     for name in imports:
         importlib.import_module(name)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    _pictures = AdversarialPictures(**options)
+    _images = AdversarialImages(**options)
 
 
 def _make(parts: str, index: int) -> None:
-    pair = _pictures[index]
+    pair = _images[index]
     key = _key(index)
     for side in SIDES if pair.attacked is not None else SIDES[:1]:
         bgr = cv2.cvtColor(getattr(pair, side), cv2.COLOR_RGB2BGR)

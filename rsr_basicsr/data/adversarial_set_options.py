@@ -1,4 +1,4 @@
-"""The options of ``rsr adversarial-set`` and of AdversarialPicturesDataset, and their check."""
+"""The options of ``rsr adversarial-set`` and of AdversarialImagesDataset, and their check."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os.path as osp
 from typing import Any, Dict
 
 from rsr_basicsr.attacks import build_attack
+from rsr_basicsr.data.clean_images import REAL_ESRGAN, RealESRGANDegradations
 from rsr_basicsr.data.clean_kinds import KINDS
-from rsr_basicsr.data.clean_pictures import REAL_ESRGAN, RealESRGANDegradations
-from rsr_basicsr.inference.listing import find_photos
+from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.options.blocks import adversarial_attack
 from rsr_basicsr.options.host import BLUR, DEGRADATIONS, FINAL_SINC, KERNEL_SIZES
 from rsr_basicsr.options.networks import check_source
@@ -26,7 +26,7 @@ from rsr_basicsr.options.types import (
     some_eps,
     text,
 )
-from rsr_basicsr.utils.errors import OptionsError, PictureError
+from rsr_basicsr.utils.errors import ImageError, OptionsError
 
 #: The top level of the options file
 ADVERSARIAL_SET = {
@@ -35,7 +35,7 @@ ADVERSARIAL_SET = {
     'count': Key(integer(1), required=True),
     'seed': Key(integer(0), default=0),
     'size': Key(integer(16), default=64),  # pixels
-    'kinds': Key(block, required=True),  # share of each kind of clean picture
+    'kinds': Key(block, required=True),  # share of each kind of clean image
     'real_esrgan': Key(block),
     'networks': Key(block, default={}),
     'attacks': Key(list_of(adversarial_attack), default=[]),
@@ -56,12 +56,12 @@ def check_adversarial_set(options: Dict[str, Any], where: str = '') -> Dict[str,
     parsed = parse_block(options, ADVERSARIAL_SET, where)
     dot = f'{where}.' if where else ''
     try:
-        parsed['photos'] = find_photos([osp.expanduser(folder) for folder in parsed['photos']])
-    except PictureError as error:
+        parsed['photos'] = find_images([osp.expanduser(folder) for folder in parsed['photos']])
+    except ImageError as error:
         raise OptionsError(f'{dot}photos: {error}') from None
     _check_kinds(parsed, dot)
     if bool(parsed['networks']) != bool(parsed['attacks']):
-        raise OptionsError(f'{dot}networks and {dot}attacks need each other; leave out both for clean pictures only')
+        raise OptionsError(f'{dot}networks and {dot}attacks need each other; leave out both for clean images only')
     for name, network in parsed['networks'].items():
         parse_open(parsed['networks'], {name: Key(block)}, f'{dot}networks')
         parse_open(network, {'share': _SHARE}, f'{dot}networks.{name}')
@@ -99,5 +99,5 @@ def _check_kinds(parsed, dot):
                                f'{parsed["real_esrgan"][key]!r}')
     largest = RealESRGANDegradations.GT_SIZE // parsed['real_esrgan']['scale']
     if parsed['size'] > largest:
-        raise OptionsError(f'{dot}size: {parsed["size"]} is more than {largest}, the pictures that {REAL_ESRGAN} makes '
+        raise OptionsError(f'{dot}size: {parsed["size"]} is more than {largest}, the images that {REAL_ESRGAN} makes '
                            f'at scale {parsed["real_esrgan"]["scale"]}')

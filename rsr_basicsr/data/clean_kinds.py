@@ -1,6 +1,6 @@
-"""The kinds of clean low-quality picture that a detector must not take for attacked.
+"""The kinds of clean low-quality image that a detector must not take for attacked.
 
-A kind is a function ``(photo, rng) -> picture``, both float32 RGB (H, W, 3) in [0, 1]. Kinds without a photo in them
+A kind is a function ``(photo, rng) -> image``, both float32 RGB (H, W, 3) in [0, 1]. Kinds without a photo in them
 (screenshots) still take theirs, to show it in a window.
 """
 
@@ -33,41 +33,41 @@ def reduced(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _resized(photo, scale, rng.choice(_INTERPOLATIONS))
 
 
-def enlarged(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Reduced and enlarged again, 1.2 to 4 times, so that it is blurred or blocky."""
+def upscaled(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Reduced and upscaled again, 1.2 to 4 times, so that it is blurred or blocky."""
     small = reduced(photo, rng)
     return _resized(small, _log_uniform(rng, 1.2, 4), rng.choice(_INTERPOLATIONS[1:]))
 
 
 def compressed(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """JPEG of any quality, at times twice with shifted blocks, or WebP."""
-    picture = _base(photo, rng)
+    image = _base(photo, rng)
     if rng.random() < 0.3:
         top, left = rng.integers(0, 8, size=2)
-        picture = _coded(picture, '.jpg', rng.integers(30, 96))[top:, left:]
+        image = _coded(image, '.jpg', rng.integers(30, 96))[top:, left:]
     if rng.random() < 0.2:
-        return _coded(picture, '.webp', rng.integers(20, 100))
-    return _coded(picture, '.jpg', rng.integers(8, 100))
+        return _coded(image, '.webp', rng.integers(20, 100))
+    return _coded(image, '.jpg', rng.integers(8, 100))
 
 
 def noisy(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Gaussian, uniform, Poisson or impulse noise, in colour or grey, fine or coarse, at times compressed then."""
-    picture = _base(photo, rng)
+    image = _base(photo, rng)
     kind = rng.choice(['gaussian', 'grain', 'uniform', 'poisson', 'impulse'], p=[0.4, 0.25, 0.1, 0.15, 0.1])
     if kind == 'impulse':
-        picture = random_noise(picture, 's&p', rng=rng, amount=_log_uniform(rng, 1e-4, 0.02)).astype(np.float32)
+        image = random_noise(image, 's&p', rng=rng, amount=_log_uniform(rng, 1e-4, 0.02)).astype(np.float32)
     else:
         strength = _log_uniform(rng, 0.5, 20) / 255
-        noise = rng.standard_normal(picture.shape) if kind != 'uniform' else rng.uniform(-1.7, 1.7, picture.shape)
+        noise = rng.standard_normal(image.shape) if kind != 'uniform' else rng.uniform(-1.7, 1.7, image.shape)
         if kind == 'poisson':
-            noise *= np.sqrt(picture)
+            noise *= np.sqrt(image)
         if kind == 'grain':
             noise = cv2.GaussianBlur(noise, (0, 0), rng.uniform(0.4, 1.5))
             noise /= noise.std()
         if rng.random() < 0.4:
             noise = np.repeat(noise[..., :1], 3, axis=2)
-        picture = (picture + strength * noise).clip(0, 1).astype(np.float32)
-    return _coded(picture, '.jpg', rng.integers(50, 100)) if rng.random() < 0.4 else picture
+        image = (image + strength * noise).clip(0, 1).astype(np.float32)
+    return _coded(image, '.jpg', rng.integers(50, 100)) if rng.random() < 0.4 else image
 
 
 def camera(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -80,25 +80,25 @@ def camera(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     mosaic[0::2, 1::2], mosaic[1::2, 0::2] = linear[0::2, 1::2, 1], linear[1::2, 0::2, 1]
     code = rng.choice([cv2.COLOR_BayerBG2RGB, cv2.COLOR_BayerBG2RGB_EA])
     developed = cv2.cvtColor((mosaic.clip(0, 1) * 65535).astype(np.uint16), int(code)).astype(np.float32) / 65535
-    picture = np.power(developed, 1 / 2.2)
+    image = np.power(developed, 1 / 2.2)
     if rng.random() < 0.5:
-        picture = cv2.bilateralFilter(picture, 5, float(rng.uniform(0.02, 0.1)), 2)
+        image = cv2.bilateralFilter(image, 5, float(rng.uniform(0.02, 0.1)), 2)
     if rng.random() < 0.5:
-        picture = _sharper(picture, rng)
-    return _coded(picture, '.jpg', rng.integers(75, 100)) if rng.random() < 0.8 else picture
+        image = _sharper(image, rng)
+    return _coded(image, '.jpg', rng.integers(75, 100)) if rng.random() < 0.8 else image
 
 
 def sharpened(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Unsharp masking, up to halos, at times compressed then."""
-    picture = _sharper(_base(photo, rng), rng)
-    return _coded(picture, '.jpg', rng.integers(60, 100)) if rng.random() < 0.4 else picture
+    image = _sharper(_base(photo, rng), rng)
+    return _coded(image, '.jpg', rng.integers(60, 100)) if rng.random() < 0.4 else image
 
 
 def palette(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Few colours, with error diffusion or without, as in a GIF."""
-    picture = Image.fromarray(to_8_bit(_base(photo, rng)))
+    image = Image.fromarray(to_8_bit(_base(photo, rng)))
     dither = Image.Dither.FLOYDSTEINBERG if rng.random() < 0.5 else Image.Dither.NONE
-    return from_8_bit(picture.quantize(int(2**rng.uniform(3, 8)), dither=dither).convert('RGB'))
+    return from_8_bit(image.quantize(int(2**rng.uniform(3, 8)), dither=dither).convert('RGB'))
 
 
 def line_art(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -116,8 +116,8 @@ def line_art(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.2:
         flat[:] = 255  # ink on paper
     drawn = np.minimum(flat, cv2.GaussianBlur(lines, (0, 0), 0.7)[..., None])
-    picture = drawn.astype(np.float32) / 255
-    return _finished(picture, rng)
+    image = drawn.astype(np.float32) / 255
+    return _finished(image, rng)
 
 
 def screenshot(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -138,38 +138,38 @@ def screenshot(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def resampled(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A picture of another kind, turned a little and resized, at times compressed then: as registered or edited."""
+    """An image of another kind, turned a little and resized, at times compressed then: as registered or edited."""
     kind = [photo_as_it_is, camera, camera, noisy, sharpened, compressed][rng.integers(6)]
-    picture = kind(photo, rng).clip(0, 1).astype(np.float32)
+    image = kind(photo, rng).clip(0, 1).astype(np.float32)
     scale, angle = _log_uniform(rng, 0.45, 1.6), rng.uniform(-3, 3) if rng.random() < 0.5 else 0.0
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
     turn[:, 2] += [(scale - 1) * width / 2, (scale - 1) * height / 2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if scale < 1 and rng.random() < 0.7:  # as software does that reduces without aliases
-        picture = cv2.GaussianBlur(picture, (0, 0), 0.4 / scale)
+        image = cv2.GaussianBlur(image, (0, 0), 0.4 / scale)
     interpolation = int(rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4]))
-    picture = cv2.warpAffine(picture, turn, size, flags=interpolation, borderMode=cv2.BORDER_REFLECT_101).clip(0, 1)
+    image = cv2.warpAffine(image, turn, size, flags=interpolation, borderMode=cv2.BORDER_REFLECT_101).clip(0, 1)
     if rng.random() < 0.3:
-        picture = _sharper(picture, rng)
-    return _coded(picture, '.jpg', rng.integers(60, 100)) if rng.random() < 0.4 else picture
+        image = _sharper(image, rng)
+    return _coded(image, '.jpg', rng.integers(60, 100)) if rng.random() < 0.4 else image
 
 
 #: Every kind but ``real_esrgan``, which needs options of its own
 KINDS: Dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     function.__name__: function for function in (
-        photo_as_it_is, reduced, enlarged, compressed, noisy, camera, sharpened, palette, line_art, screenshot,
+        photo_as_it_is, reduced, upscaled, compressed, noisy, camera, sharpened, palette, line_art, screenshot,
         resampled)}
 
 
-def to_8_bit(picture: np.ndarray) -> np.ndarray:
+def to_8_bit(image: np.ndarray) -> np.ndarray:
     """[0, 1] to uint8, rounded."""
-    return (picture * 255).round().clip(0, 255).astype(np.uint8)
+    return (image * 255).round().clip(0, 255).astype(np.uint8)
 
 
-def from_8_bit(picture: np.ndarray) -> np.ndarray:
-    """uint8, or a picture of PIL, to float32 in [0, 1]."""
-    return np.asarray(picture, dtype=np.float32) / 255
+def from_8_bit(image: np.ndarray) -> np.ndarray:
+    """uint8, or an image of PIL, to float32 in [0, 1]."""
+    return np.asarray(image, dtype=np.float32) / 255
 
 
 def _log_uniform(rng, low, high):
@@ -180,28 +180,28 @@ def _base(photo, rng):
     return photo if rng.random() < 0.4 else reduced(photo, rng).clip(0, 1)
 
 
-def _resized(picture, scale, interpolation):
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    return cv2.resize(picture, size, interpolation=int(interpolation)).clip(0, 1)
+def _resized(image, scale, interpolation):
+    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=int(interpolation)).clip(0, 1)
 
 
-def _coded(picture, extension, quality):
+def _coded(image, extension, quality):
     flag = cv2.IMWRITE_JPEG_QUALITY if extension == '.jpg' else cv2.IMWRITE_WEBP_QUALITY
-    bgr = cv2.cvtColor(to_8_bit(picture), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(to_8_bit(image), cv2.COLOR_RGB2BGR)
     _, code = cv2.imencode(extension, bgr, [flag, int(quality)])
     return from_8_bit(cv2.cvtColor(cv2.imdecode(code, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
 
-def _sharper(picture, rng):
+def _sharper(image, rng):
     radius, amount = rng.uniform(0.6, 2.5), rng.uniform(0.3, 2.5)
-    return cv2.addWeighted(picture, 1 + amount, cv2.GaussianBlur(picture, (0, 0), radius), -amount, 0).clip(0, 1)
+    return cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), radius), -amount, 0).clip(0, 1)
 
 
-def _finished(picture, rng):
+def _finished(image, rng):
     """As drawn, reduced, or compressed."""
     if rng.random() < 0.4:
-        picture = _resized(picture, _log_uniform(rng, 0.4, 1), rng.choice(_INTERPOLATIONS[:4]))
-    return _coded(picture, '.jpg', rng.integers(40, 100)) if rng.random() < 0.4 else picture
+        image = _resized(image, _log_uniform(rng, 0.4, 1), rng.choice(_INTERPOLATIONS[:4]))
+    return _coded(image, '.jpg', rng.integers(40, 100)) if rng.random() < 0.4 else image
 
 
 def _drawing(rng):
@@ -216,8 +216,8 @@ def _drawing(rng):
             draw.arc((x, y, x + width, y + height), 0, int(rng.integers(30, 360)), _colour(rng), 2)
         else:
             getattr(draw, kind)((x, y, x + width, y + height), _colour(rng, pale=True), _colour(rng))
-    picture = from_8_bit(canvas)
-    return _resized(picture, 0.5, cv2.INTER_AREA) if rng.random() < 0.5 else picture  # antialiased
+    image = from_8_bit(canvas)
+    return _resized(image, 0.5, cv2.INTER_AREA) if rng.random() < 0.5 else image  # antialiased
 
 
 def _box(rng, size):

@@ -1,4 +1,4 @@
-"""Pairs made of high-resolution pictures alone: each with its antialiased bicubic reduction."""
+"""Pairs made of high-resolution images alone: each with its antialiased bicubic reduction."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from basicsr.utils.registry import DATASET_REGISTRY
 
 @DATASET_REGISTRY.register()
 class ReducedImageDataset(SingleImageDataset):
-    """Pairs for validation and benchmarks, made of the high-resolution pictures of a folder or an LMDB data set.
+    """Pairs for validation and benchmarks, made of the high-resolution images of a folder or an LMDB data set.
 
-    The low-resolution picture is what MATLAB's antialiased bicubic makes, rounded to 8 bit, as in the data sets of the
+    The low-resolution image is what MATLAB's antialiased bicubic makes, rounded to 8 bit, as in the data sets of the
     field.
 
     Args (keys of ``opt``):
         dataroot_gt: folder or LMDB data set.
         io_backend: as in BasicSR.
         scale: reduction, a whole number.
-        crop: side of a square at the centre, in pixels of the high-resolution picture; a smaller picture stays whole.
+        crop: side of a square at the centre, in pixels of the high-resolution image; a smaller image stays whole.
         meta_info_file: as in BasicSR's SingleImageDataset.
     """
 
@@ -39,8 +39,8 @@ class ReducedImageDataset(SingleImageDataset):
         return {'lq': lq, 'gt': gt, 'lq_path': item['lq_path'], 'gt_path': item['lq_path']}
 
 
-def _centre(picture, side, scale):
-    """The square at the centre, or the whole picture, less what the scale does not divide."""
-    sides = [min(side or length, length) // scale * scale for length in picture.shape[-2:]]
-    top, left = ((length - kept) // 2 for length, kept in zip(picture.shape[-2:], sides))
-    return picture[..., top:top + sides[0], left:left + sides[1]].contiguous()
+def _centre(image, side, scale):
+    """The square at the centre, or the whole image, less what the scale does not divide."""
+    sides = [min(side or length, length) // scale * scale for length in image.shape[-2:]]
+    top, left = ((length - kept) // 2 for length, kept in zip(image.shape[-2:], sides))
+    return image[..., top:top + sides[0], left:left + sides[1]].contiguous()

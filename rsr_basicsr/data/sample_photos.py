@@ -52,7 +52,7 @@ def write_evaluation_pairs(gt_folder: Path, lq_folder: Path, gt_size: int = 256,
     """Write crops of the evaluation photos, and their antialiased bicubic reductions, rounded to 8 bit.
 
     Returns:
-        The names of the pictures; the files are ``NAME.png`` in both folders.
+        The names of the images; the files are ``NAME.png`` in both folders.
     """
     from basicsr.utils.matlab_functions import imresize
     for name, (photo, (top, left)) in EVALUATION.items():

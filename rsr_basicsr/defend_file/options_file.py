@@ -131,14 +131,14 @@ def _check_model(name):
     cls, where = _found(MODEL_REGISTRY, name), f'model_type: {name}'
     if cls is None:
         raise OptionsError(f'{where} is none of BasicSR\'s{_meant(name, MODEL_REGISTRY)}; of a trainer of single '
-                           'pictures from elsewhere, name a module that registers its defended twin '
+                           'images from elsewhere, name a module that registers its defended twin '
                            '(docs/training.md) with --import')
     if issubclass(cls, AttackAugmentation):
         raise OptionsError(f'{where} is defended already')
     if issubclass(cls, VideoBaseModel):
-        raise OptionsError(f'{where} works on video; the defence is for networks that take single pictures')
+        raise OptionsError(f'{where} works on video; the defence is for networks that take single images')
     if not issubclass(cls, SRModel):
-        raise OptionsError(f'{where} is not derived from SRModel; the defence is for networks that upscale pictures')
+        raise OptionsError(f'{where} is not derived from SRModel; the defence is for networks that upscale images')
     raise OptionsError(f'{where} has no defended twin; if its training step is one of SRModel\'s kind, register '
                        f'defend_model({name}) in a module of yours (docs/training.md) and name it with --import')
 
@@ -156,7 +156,7 @@ def _check_network(network):
                            '--import')
     for key in _CHANNELS:
         if network.get(key, 3) != 3:
-            raise OptionsError(f'network_g.{key}: {network[key]}, but the defence is for colour pictures: its '
+            raise OptionsError(f'network_g.{key}: {network[key]}, but the defence is for colour images: its '
                                'classifier takes three channels')
 
 

@@ -39,7 +39,7 @@ PRESETS = {
         {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'step_size': 16, 'random_start': 0, 'objective': 'training_loss',
          'first_gradient': 'clean_step', 'quantize': 'none', 'clamp': False, 'mode': 'alternating'},
         {'keep_radius': _KEEP_RADIUS}, {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9}),
-    # Every picture clean and attacked, by an attack that goes on when it has met the border of the ball.
+    # Every image clean and attacked, by an attack that goes on when it has met the border of the ball.
     'strong': Preset(
         {'type': 'PGD', 'eps': [1, 8], 'warmup': 5000, 'steps': 4, 'random_start': 1, 'objective': 'ground_truth_l1',
          'quantize': 'nearest', 'precision': 'fp32', 'mode': 'paired', 'masked': 0.5, 'every': 1},
@@ -60,28 +60,28 @@ _ATTACK_COMMENTS = {
     'objective': 'what is maximised: ground_truth | ground_truth_l1 | stability | training_loss, the whole loss',
     'first_gradient': 'clean_step: that of the step on the clean batch, at no cost | own',
     'clamp': 'false: inside the ball, but not inside [0, 1]',
-    'quantize': 'nearest | floor | none: whether attacked pictures are rounded to 8 bit, as the clean ones are',
+    'quantize': 'nearest | floor | none: whether attacked images are rounded to 8 bit, as the clean ones are',
     'precision': "of the attack's passes: bf16 is faster on recent GPUs",
     'mode': 'mixed: a share of the batch is attacked | paired: all of it, and clean too | alternating',
     'share': 'of the batch, in mode mixed',
-    'masked': 'share of the attacked pictures that are masked; the others prepare for a missed detection',
+    'masked': 'share of the attacked images that are masked; the others prepare for a missed detection',
     'every': 'attack every n-th iteration only',
 }
 _DEFENSE_COMMENTS = {
     'keep_radius': 'coefficients nearer to DC than this share of the diagonal always stay',
-    'per_sample': 'one mask a picture; false: one a batch, as in the published code',
+    'per_sample': 'one mask an image; false: one a batch, as in the published code',
     'points': 'where masks sit',
     'type': 'ensemble | statistics | residual | paper, see docs/detector.md',
     'weights': 'what comes with the package (builtin) | untrained | a file',
-    'threshold': 'a picture counts as attacked when P(clean) is below this',
+    'threshold': 'an image counts as attacked when P(clean) is below this',
     'gate': 'who decides when to mask: classifier | soft | always | never',
 }
 _VALIDATION_COMMENTS = {
-    'panel_freq': 'a picture of the first sample: input and output, clean and attacked',
+    'panel_freq': 'an image of the first sample: input and output, clean and attacked',
     'guard': 'warn when clean PSNR falls this many dB below that of the weights at the start',
     'attack': 'the metrics under it are logged as SET_attacked, with the stability',
     'eps': 'in 1/255',
-    'seed': 'the same attack on the same picture every time',
+    'seed': 'the same attack on the same image every time',
 }
 
 

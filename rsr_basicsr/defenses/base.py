@@ -50,7 +50,7 @@ class InputTransform(NetworkWrapper):
         """What the network is given in the place of ``x``.
 
         Args:
-            x: pictures, (B, 3, H, W) in [0, 1], float32 or float64; not to be written to.
+            x: images, (B, 3, H, W) in [0, 1], float32 or float64; not to be written to.
 
         Returns:
             (B, 3, H, W), with a gradient with respect to ``x``.

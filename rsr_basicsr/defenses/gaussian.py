@@ -13,7 +13,7 @@ from rsr_basicsr.defenses.padding import reflect_pad
 
 @DEFENSE_REGISTRY.register()
 class Gaussian(InputTransform):
-    """Blurs each picture by a Gaussian, one of the smoothing filters of Xu et al., NDSS 2018.
+    """Blurs each image by a Gaussian, one of the smoothing filters of Xu et al., NDSS 2018.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].
@@ -38,6 +38,6 @@ def blurred(x: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian blur of (B, C, H, W), the same shape; the border is mirrored."""
     reach = max(int(4 * sigma + 0.5), 1)
     height, width = x.shape[-2:]
-    # Padded here as far as the kernel reaches: gaussian_blur itself takes no picture smaller than that.
+    # Padded here as far as the kernel reaches: gaussian_blur itself takes no image smaller than that.
     smooth = gaussian_blur(reflect_pad(x, *[reach] * 4), [2 * reach + 1] * 2, [sigma] * 2)
     return smooth[..., reach:reach + height, reach:reach + width]

@@ -19,9 +19,9 @@ from rsr_basicsr.defenses.base import DEFENSE_REGISTRY, InputTransform
 
 @DEFENSE_REGISTRY.register()
 class JPEG(InputTransform):
-    """Compresses each picture by JPEG and reads it again (Dziugaite et al. 2016; Guo et al., ICLR 2018).
+    """Compresses each image by JPEG and reads it again (Dziugaite et al. 2016; Guo et al., ICLR 2018).
 
-    The pictures are those of the codec itself, in 8 bit and with half the chroma resolution. Their gradient is that
+    The images are those of the codec itself, in 8 bit and with half the chroma resolution. Their gradient is that
     of ``DiffJPEG``, whose rounding has one (Shin and Song 2017).
 
     Args:
@@ -46,16 +46,16 @@ class JPEG(InputTransform):
 
 
 def through_codec(x: torch.Tensor, quality: int) -> torch.Tensor:
-    """RGB pictures (B, 3, H, W) in [0, 1] -> what JPEG makes of each, in 8-bit levels, without a gradient."""
+    """RGB images (B, 3, H, W) in [0, 1] -> what JPEG makes of each, in 8-bit levels, without a gradient."""
     pixels = (x.detach().clamp(0, 1) * 255).round().to('cpu', torch.uint8)
     bgr = np.ascontiguousarray(pixels.flip(1).permute(0, 2, 3, 1).numpy())
-    coded = [cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1] for picture in bgr]
+    coded = [cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1] for image in bgr]
     decoded = np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR) for code in coded])
     return torch.from_numpy(decoded).permute(0, 3, 1, 2).flip(1).to(x.device, x.dtype) / 255
 
 
 def through_surrogate(x: torch.Tensor, quality: int) -> torch.Tensor:
-    """RGB pictures (B, 3, H, W) in [0, 1] -> about what JPEG makes of them, with a gradient."""
+    """RGB images (B, 3, H, W) in [0, 1] -> about what JPEG makes of them, with a gradient."""
     height, width = x.shape[-2:]
     # Whole blocks are filled by repetition, as the codec does; DiffJPEG itself would fill them with black.
     full = F.pad(x.float(), (0, -width % 16, 0, -height % 16), mode='replicate').contiguous()

@@ -15,10 +15,10 @@ from rsr_basicsr.ops.frequency import filter_dct, radial_distance
 
 @DEFENSE_REGISTRY.register()
 class LowPass(InputTransform):
-    """Keeps the lowest DCT coefficients of each picture, as many as the random mask keeps on average.
+    """Keeps the lowest DCT coefficients of each image, as many as the random mask keeps on average.
 
     The mask is :class:`rsr_basicsr.archs.RandomFrequencyMask` (Yue et al. 2021) of the same ``keep_radius``. Both
-    let the same share of white noise through, for any size of picture; they differ in which coefficients stay.
+    let the same share of white noise through, for any size of image; they differ in which coefficients stay.
     The result may overshoot [0, 1], as that of the mask may.
 
     Args:

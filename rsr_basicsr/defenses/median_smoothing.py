@@ -14,7 +14,7 @@ class MedianSmoothing(NetworkWrapper):
     """The median over what the network makes of noisy copies, value by value (Chiang et al., NeurIPS 2020).
 
     The noise is Gaussian and drawn anew for each sample and at every call, in evaluation too, from torch's generator
-    on the device of the pictures. The noisy copies are clamped to [0, 1].
+    on the device of the images. The noisy copies are clamped to [0, 1].
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].

@@ -6,9 +6,9 @@ import torch
 
 
 def reflect_pad(x: torch.Tensor, left: int, right: int, top: int, bottom: int) -> torch.Tensor:
-    """Mirror a picture at its border pixels, to and fro where it is smaller than the padding.
+    """Mirror an image at its border pixels, to and fro where it is smaller than the padding.
 
-    ``torch.nn.functional.pad`` refuses a padding as large as the picture, which a small one meets soon.
+    ``torch.nn.functional.pad`` refuses a padding as large as the image, which a small one meets soon.
 
     Args:
         x: (B, C, H, W).

@@ -18,7 +18,7 @@ _STEP = 8  # pixels
 
 
 class _Place(NamedTuple):
-    """Where a resized picture lies inside the padded one, in pixels."""
+    """Where a resized image lies inside the padded one, in pixels."""
 
     top: int
     left: int
@@ -28,11 +28,11 @@ class _Place(NamedTuple):
 
 @DEFENSE_REGISTRY.register()
 class RandomResizePad(NetworkWrapper):
-    """Resizes each picture by a random factor and pads it to a fixed size at a random place (Xie et al., ICLR 2018).
+    """Resizes each image by a random factor and pads it to a fixed size at a random place (Xie et al., ICLR 2018).
 
     Super-resolution adds the way back: the padding is cut out of the output, and the rest is resized to what the
-    network would have made of the picture itself. Both times by bicubic interpolation, which may overshoot [0, 1] a
-    little, and without a shift. The padding mirrors the picture.
+    network would have made of the image itself. Both times by bicubic interpolation, which may overshoot [0, 1] a
+    little, and without a shift. The padding mirrors the image.
 
     Factor and place are drawn anew for each sample and at every call, in evaluation too, from torch's generator on
     the CPU.
@@ -48,7 +48,7 @@ class RandomResizePad(NetworkWrapper):
         (B, 3, H, W) in [0, 1] -> as of ``net``.
 
     Raises:
-        ValueError: an argument is out of range, or, in a call, the network does not enlarge by a whole number.
+        ValueError: an argument is out of range, or, in a call, the network does not upscale by a whole number.
     """
 
     def __init__(self, net: nn.Module, *, scale: Tuple[float, float] = (1.0, 1.1), padding: int = 8):
@@ -64,7 +64,7 @@ class RandomResizePad(NetworkWrapper):
         times = output.shape[-1] // size[1]
         if times == 0 or output.shape[-2:] != (times * size[0], times * size[1]):
             raise ValueError(f'{tuple(output.shape)} of {tuple(size)}: RandomResizePad takes only networks that '
-                             'enlarge by a whole number')
+                             'upscale by a whole number')
         return torch.cat([_cut_out(one, place, times, (height, width)) for one, place in zip(output.split(1), places)])
 
     def _padded_size(self, side):
@@ -82,14 +82,14 @@ class RandomResizePad(NetworkWrapper):
 
 
 def _placed(x, place, size):
-    """The picture (1, C, H, W) at its place in one of the padded size."""
+    """The image (1, C, H, W) at its place in one of the padded size."""
     resized = _resized(x, (place.height, place.width))
     return reflect_pad(resized, place.left, size[1] - place.left - place.width,
                        place.top, size[0] - place.top - place.height)
 
 
 def _cut_out(output, place, times, size):
-    """What the network made of a picture, in ``times`` the size of that picture."""
+    """What the network made of an image, in ``times`` the size of that image."""
     top, left, height, width = (times * length for length in place)
     return _resized(output[..., top:top + height, left:left + width], (times * size[0], times * size[1]))
 

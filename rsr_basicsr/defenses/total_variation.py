@@ -16,13 +16,13 @@ from rsr_basicsr.defenses.base import DEFENSE_REGISTRY, InputTransform
 
 @DEFENSE_REGISTRY.register()
 class TotalVariation(InputTransform):
-    """Minimises the total variation of each picture near it (Guo et al., ICLR 2018, without their dropped pixels).
+    """Minimises the total variation of each image near it (Guo et al., ICLR 2018, without their dropped pixels).
 
     The minimum is that of Chambolle 2004, found on the CPU. The gradient is that of the identity.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].
-        weight: of the total variation against the distance to the picture, for values in [0, 1]; above 0 and at
+        weight: of the total variation against the distance to the image, for values in [0, 1]; above 0 and at
             most 100.
 
     Shape:
@@ -44,5 +44,5 @@ class TotalVariation(InputTransform):
 def denoised(x: torch.Tensor, weight: float) -> torch.Tensor:
     """What is left of (B, C, H, W) without its total variation, the same shape, without a gradient."""
     # One by one: when the iteration stops depends on all it is given.
-    found = [denoise_tv_chambolle(picture, weight=weight, channel_axis=0) for picture in x.detach().cpu().numpy()]
+    found = [denoise_tv_chambolle(image, weight=weight, channel_axis=0) for image in x.detach().cpu().numpy()]
     return torch.from_numpy(np.stack(found)).to(x)

@@ -62,10 +62,10 @@ class Written(NamedTuple):
 
     Args:
         path: where.
-        takes: the pictures that it takes.
+        takes: the images that it takes.
         keeps: what protection is left in it.
         difference: the largest one between an output of it and of the network.
-        pictures: how many were compared.
+        images: how many were compared.
         note: what the comparison could not see, or nothing.
     """
 
@@ -73,7 +73,7 @@ class Written(NamedTuple):
     takes: str
     keeps: str
     difference: float
-    pictures: int
+    images: int
     note: str = ''
 
 
@@ -84,9 +84,9 @@ def export(net: nn.Module, outputs: Outputs, *, gate: Optional[str] = None, size
     Args:
         net: on the CPU; it stays as it is.
         outputs: the files, :meth:`Outputs.check` of which has found nothing.
-        gate: who decides whether a picture is masked, see :class:`rsr_basicsr.archs.Defense`; None for what the network
+        gate: who decides whether an image is masked, see :class:`rsr_basicsr.archs.Defense`; None for what the network
             says.
-        size: height and width of all pictures, one at a time, in pixels; None for any size and number.
+        size: height and width of all images, one at a time, in pixels; None for any size and number.
         seed: of the masks, which are part of the file then; for one ``size`` only.
 
     Raises:

@@ -10,7 +10,7 @@ from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.versions import with_metadata
-from rsr_basicsr.export.examples import example_pictures
+from rsr_basicsr.export.examples import example_images
 from rsr_basicsr.inference.recognition import recognise
 from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.utils.errors import WeightsError
@@ -39,7 +39,7 @@ def backbone_bytes(net: nn.Module) -> bytes:
 
 
 def verify_backbone(content: bytes, net: nn.Module) -> List[Tuple[float, float]]:
-    """Largest difference and largest output for each picture, of a network made from the file alone and of ``net``
+    """Largest difference and largest output for each image, of a network made from the file alone and of ``net``
     without masks. Of a network that cannot be told from its tensors, the tensors are compared instead.
     """
     state = torch.load(io.BytesIO(content), weights_only=True)['params_ema']
@@ -50,11 +50,11 @@ def verify_backbone(content: bytes, net: nn.Module) -> List[Tuple[float, float]]
         return [(float((state[name] - own[name]).abs().max()), 1.0) for name in own]
     plain.load_state_dict(state)
     plain.eval()
-    pictures = example_pictures(windows_of(net))
+    images = example_images(windows_of(net))
     with torch.no_grad():
-        expected = [_unmasked(net, x) for x in pictures]
+        expected = [_unmasked(net, x) for x in images]
         return [(float((plain(x) - output).abs().max()), float(output.abs().max()))
-                for x, output in zip(pictures, expected)]
+                for x, output in zip(images, expected)]
 
 
 def _plain_state(net) -> Dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Pictures that show whether what was made of a network computes the same."""
+"""Images that show whether what was made of a network computes the same."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _SIZES = ((48, 64), (67, 45))  # pixels; unlike, and odd where a network takes t
 _EPS = (0, 4, 8)  # of random signs on the photos, in 1/255
 
 
-def example_pictures(multiple: int, size: Optional[Tuple[int, int]] = None,
+def example_images(multiple: int, size: Optional[Tuple[int, int]] = None,
                      defense: Optional[Defense] = None) -> List[torch.Tensor]:
     """Photos, with noise and without: of two sizes, the first two together; or two of one size, one by one.
 
     Args:
         multiple: what the sides are multiples of.
         size: height and width in pixels; None for sizes of our own.
-        defense: of each size there is one picture that it takes for attacked and one that it does not, if there are
+        defense: of each size there is one image that it takes for attacked and one that it does not, if there are
             such.
 
     Returns:
@@ -47,7 +47,7 @@ def _candidates(height, width):
     generator, found = torch.Generator().manual_seed(0), []
     for photo, (top, left) in EVALUATION.values():
         crop = cv2.resize(photo()[top:top + 256, left:left + 256], (width, height), interpolation=cv2.INTER_AREA)
-        picture = torch.from_numpy(crop).permute(2, 0, 1).float() / 255
-        signs = torch.randint(0, 2, picture.shape, generator=generator) * 2 - 1
-        found += [((picture + eps / 255 * signs).clamp(0, 1) * 255).round() / 255 for eps in _EPS]
+        image = torch.from_numpy(crop).permute(2, 0, 1).float() / 255
+        signs = torch.randint(0, 2, image.shape, generator=generator) * 2 - 1
+        found += [((image + eps / 255 * signs).clamp(0, 1) * 255).round() / 255 for eps in _EPS]
     return torch.stack(found)

@@ -16,14 +16,14 @@ from torch.export import Dim, ExportedProgram
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Defense
 from rsr_basicsr.export.backbone import PLAIN_KEEPS
-from rsr_basicsr.export.examples import example_pictures
+from rsr_basicsr.export.examples import example_images
 from rsr_basicsr.ops.caching import for_any_size
 from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.utils.errors import ExportError, OptionsError, in_one_line
 
-SMALLEST = 16  # pixels a side, what the classifiers take without continuing a picture
+SMALLEST = 16  # pixels a side, what the classifiers take without continuing an image
 LARGEST = 2**15
-MOST = 2**10  # pictures at a time
+MOST = 2**10  # images at a time
 #: Names of the input and the output of a graph
 INPUT, OUTPUT = 'input', 'output'
 
@@ -35,10 +35,10 @@ class Graph:
     Attributes:
         net: as it was recorded.
         program: the graph.
-        size: height and width of the pictures; None for any.
+        size: height and width of the images; None for any.
         fresh_masks: whether the graph draws masks.
-        examples: pictures to compare by, (B, 3, H, W) each.
-        takes: the pictures that it takes, in words.
+        examples: images to compare by, (B, 3, H, W) each.
+        takes: the images that it takes, in words.
         keeps: what protection it has, in words.
         unseen: what the examples do not show, in words.
     """
@@ -53,7 +53,7 @@ class Graph:
     unseen: str
 
     def expected(self, x: torch.Tensor) -> torch.Tensor:
-        """What the network makes of a picture, by the same operations as the graph."""
+        """What the network makes of an image, by the same operations as the graph."""
         with torch.no_grad(), for_any_size():
             return self.net(x)
 
@@ -75,11 +75,11 @@ def record(net: nn.Module, *, gate: Optional[str] = None, size: Optional[Tuple[i
     defense = net.net.defense if isinstance(net.net, DefenseMixin) else None
     multiple = windows_of(net)
     if size is not None and any(side % multiple or side < 1 for side in size):
-        raise OptionsError(f'--size {size[0]} {size[1]}: the sides of a picture for this {type(net.net).__name__} are '
+        raise OptionsError(f'--size {size[0]} {size[1]}: the sides of an image for this {type(net.net).__name__} are '
                            f'multiples of {multiple} pixels, and at least that')
     masks = defense is not None and defense.gate != 'never'
     by_classifier = masks and defense.gate != 'always'
-    examples = example_pictures(multiple, size, defense if by_classifier else None)
+    examples = example_images(multiple, size, defense if by_classifier else None)
     return Graph(
         net, program=_program(net, size, multiple), size=size, fresh_masks=masks and defense.seed is None,
         examples=examples, takes=_takes(size, multiple), keeps=_keeps(defense, own_seed),
@@ -87,7 +87,7 @@ def record(net: nn.Module, *, gate: Optional[str] = None, size: Optional[Tuple[i
 
 
 class _OneInput(nn.Module):
-    """A network whose input has one name whatever its class calls it, and whose output is one picture."""
+    """A network whose input has one name whatever its class calls it, and whose output is one image."""
 
     def __init__(self, net: nn.Module):
         super().__init__()
@@ -96,7 +96,7 @@ class _OneInput(nn.Module):
     def forward(self, input):  # noqa: A002 (the name that other programs see)
         output = self.net(input)
         if not isinstance(output, torch.Tensor):
-            raise TypeError(f'it returns a {type(output).__name__}, not one picture')
+            raise TypeError(f'it returns a {type(output).__name__}, not one image')
         return output
 
 
@@ -133,7 +133,7 @@ def _program(net, size, multiple):
     what, remedy = 'any size', 'give --size HEIGHT WIDTH for one size'
     if size:
         what, remedy = f'{height}x{width}', 'another size may do, or --backbone'
-    raise ExportError(f'{type(net.net).__name__} cannot be recorded for pictures of {what}; {remedy} '
+    raise ExportError(f'{type(net.net).__name__} cannot be recorded for images of {what}; {remedy} '
                       f'({in_one_line(failure)[:200]})') from failure
 
 
@@ -141,7 +141,7 @@ def _any_sizes(multiple):
     """Ways to say that any size may come, the best first."""
     yield {0: Dim('batch', max=MOST), 2: _side('height', multiple), 3: _side('width', multiple)},
     # Sides with names have to be proven to be any, which torch 2.8 fails at for max(1, width // 4 - 1). Those without
-    # need not be; what was recorded is verified by pictures of several sizes either way. torch 2.6 has no bounds there.
+    # need not be; what was recorded is verified by images of several sizes either way. torch 2.6 has no bounds there.
     if multiple == 1 and callable(Dim.DYNAMIC):
         yield {0: Dim.DYNAMIC(min=1, max=MOST), **dict.fromkeys((2, 3), Dim.DYNAMIC(min=SMALLEST, max=LARGEST))},
 
@@ -171,10 +171,10 @@ def quiet():
 
 def _takes(size, multiple):
     if size is not None:
-        return f'one picture of {size[0]}x{size[1]}'
+        return f'one image of {size[0]}x{size[1]}'
     multiples = f', sides of multiples of {multiple}' if multiple > 1 else ''
     smallest = _smallest(multiple)
-    return f'pictures of any size and number, at least {smallest}x{smallest}{multiples}'
+    return f'images of any size and number, at least {smallest}x{smallest}{multiples}'
 
 
 def _keeps(defense: Optional[Defense], own_seed: Optional[int]) -> str:
@@ -188,11 +188,11 @@ def _keeps(defense: Optional[Defense], own_seed: Optional[int]) -> str:
         if own_seed is not None:
             masks += f' (those of the seed {own_seed} of the network would be for one --size)'
     if defense.gate == 'always':
-        return f'{masks}, on every picture; no detector'
+        return f'{masks}, on every image; no detector'
     threshold = defense.threshold_in_effect.item()
     if defense.gate == 'soft':
         return f'the detector and {masks}, blended by P(attacked)'
-    return f'the detector, P(clean) below {threshold:.4f} being attacked, and {masks}, on the pictures it finds'
+    return f'the detector, P(clean) below {threshold:.4f} being attacked, and {masks}, on the images it finds'
 
 
 def _unseen(defense, examples):
@@ -200,4 +200,4 @@ def _unseen(defense, examples):
         attacked = torch.cat([defense.attacked(x) for x in examples])
     if defense.gate == 'soft' or bool(attacked.any()) != bool(attacked.all()):
         return ''
-    return f'no picture of the comparison counted as {"clean" if attacked.all() else "attacked"}'
+    return f'no image of the comparison counted as {"clean" if attacked.all() else "attacked"}'

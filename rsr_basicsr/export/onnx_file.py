@@ -71,7 +71,7 @@ def verify(content: bytes, graph: Graph) -> List[Tuple[float, float]]:
 
 
 def _runner(content):
-    """A function from a picture to the output and the random numbers of a run."""
+    """A function from an image to the output and the random numbers of a run."""
     import onnx
     import onnxruntime
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Set, Tuple, Union
 
-from rsr_basicsr.inference.image_io import read_picture, write_picture
-from rsr_basicsr.inference.listing import find_photos
+from rsr_basicsr.inference.image_io import read_image, write_image
+from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.inference.upscaler import Upscaler
-from rsr_basicsr.utils.errors import OptionsError, PictureError
+from rsr_basicsr.utils.errors import ImageError, OptionsError
 from rsr_basicsr.utils.files import write_whole
 
 
@@ -21,11 +21,11 @@ class Naming:
     """Where the results go, as Real-ESRGAN's own script names them.
 
     Attributes:
-        folder: of all results; those of pictures in a subfolder go into one of the same name.
-        suffix: behind the name of the picture and ``_``; may be empty.
-        extension: ``auto`` for that of the picture, or one of
-            :data:`rsr_basicsr.inference.image_io.FORMATS`. Pictures with an alpha channel become PNG files.
-        overwrite: whether files that are there may be replaced; the pictures themselves are not, ever.
+        folder: of all results; those of images in a subfolder go into one of the same name.
+        suffix: behind the name of the image and ``_``; may be empty.
+        extension: ``auto`` for that of the image, or one of
+            :data:`rsr_basicsr.inference.image_io.FORMATS`. Images with an alpha channel become PNG files.
+        overwrite: whether files that are there may be replaced; the images themselves are not, ever.
     """
 
     folder: Path
@@ -66,17 +66,17 @@ class Result:
 
 
 def find_files(paths: Sequence[Union[str, Path]]) -> List[Tuple[Path, Path]]:
-    """Each picture with the subfolder that it lay in; pictures by name as they are, those of folders sorted.
+    """Each image with the subfolder that it lay in; images by name as they are, those of folders sorted.
 
     Raises:
-        OptionsError: a folder holds no picture, or nothing of all that is there.
+        OptionsError: a folder holds no image, or nothing of all that is there.
     """
     found = []
     for path in map(Path, paths):
         if path.is_dir():
             try:
-                files = [Path(file) for file in find_photos([str(path)])]
-            except PictureError as error:
+                files = [Path(file) for file in find_images([str(path)])]
+            except ImageError as error:
                 raise OptionsError(str(error)) from None
             found += [(file, file.parent.relative_to(path)) for file in files]
         else:
@@ -87,7 +87,7 @@ def find_files(paths: Sequence[Union[str, Path]]) -> List[Tuple[Path, Path]]:
 
 
 def upscale_files(files: Sequence[Tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
-    """Upscale pictures one after the other, so that memory holds one; what cannot be done is a result, too.
+    """Upscale images one after the other, so that memory holds one; what cannot be done is a result, too.
 
     Args:
         files: as :func:`find_files` returns them.
@@ -97,7 +97,7 @@ def upscale_files(files: Sequence[Tuple[Path, Path]], upscaler: Upscaler, naming
         started = time.time()
         try:
             result = _upscale_file(file, inside, upscaler, naming, originals, written)
-        except PictureError as error:
+        except ImageError as error:
             sentence = str(error)
             yield Result(str(file), error=sentence if str(file) in sentence else f'{file}: {sentence}')
         else:
@@ -106,47 +106,47 @@ def upscale_files(files: Sequence[Tuple[Path, Path]], upscaler: Upscaler, naming
 
 
 def _upscale_file(file, inside, upscaler, naming, originals: Set[Path], written: Set[Path]):
-    picture = read_picture(file)
-    path = naming.path(file, inside, picture.alpha is not None)
+    image = read_image(file)
+    path = naming.path(file, inside, image.alpha is not None)
     _check_free(path, originals, written)
     if path.exists() and not naming.overwrite:
         written.add(path.resolve())
         return Result(str(file), str(path), skipped=True)
-    enlarged, verdict = upscaler(picture)
+    upscaled, verdict = upscaler(image)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PictureError(f'{path.parent} cannot be made: {error.strerror}') from None
-    enlarged = write_picture(path, enlarged)
+        raise ImageError(f'{path.parent} cannot be made: {error.strerror}') from None
+    upscaled = write_image(path, upscaled)
     written.add(path.resolve())
-    return Result(str(file), str(path), False, *_size(picture), *_size(enlarged), notes=enlarged.notes,
+    return Result(str(file), str(path), False, *_size(image), *_size(upscaled), notes=upscaled.notes,
                   **verdict._asdict())
 
 
 def _check_free(path, originals, written):
     if path.resolve() in originals:
-        raise PictureError(f'its result would replace the picture {path}; give a suffix or another folder')
+        raise ImageError(f'its result would replace the image {path}; give a suffix or another folder')
     if path.resolve() in written:
-        raise PictureError(f'its result would replace that of another picture, {path}; give folders of their own')
+        raise ImageError(f'its result would replace that of another image, {path}; give folders of their own')
 
 
 def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence[Result]) -> None:
     """Write all verdicts, and what they were made with, into a JSON file.
 
     Raises:
-        PictureError: it cannot be written.
+        ImageError: it cannot be written.
     """
     defense = upscaler.defense
     report = {'network': network, 'defended': upscaler.defended, 'gate': defense.gate,
               'threshold': defense.threshold_in_effect.item(), 'seed': defense.seed, 'precision': upscaler.precision,
               'tile': upscaler.tile, 'overlap': upscaler.overlap,
-              'pictures': [dataclasses.asdict(result) for result in results]}
+              'images': [dataclasses.asdict(result) for result in results]}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(report, indent=2).encode())
     except OSError as error:
-        raise PictureError(f'the report {path} cannot be written: {error.strerror}') from None
+        raise ImageError(f'the report {path} cannot be written: {error.strerror}') from None
 
 
-def _size(picture):
-    return picture.rgb.shape[-1], picture.rgb.shape[-2]
+def _size(image):
+    return image.rgb.shape[-1], image.rgb.shape[-2]

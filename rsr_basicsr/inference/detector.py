@@ -1,4 +1,4 @@
-"""Whether picture files were attacked: files in, verdicts out."""
+"""Whether image files were attacked: files in, verdicts out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Iterator, NamedTuple, Optional, Sequence, Union
 import torch
 
 from rsr_basicsr.archs.classifier import SampleClassifier
-from rsr_basicsr.inference.image_io import read_picture
-from rsr_basicsr.inference.listing import find_photos
-from rsr_basicsr.utils.errors import PictureError
+from rsr_basicsr.inference.image_io import read_image
+from rsr_basicsr.inference.listing import find_images
+from rsr_basicsr.utils.errors import ImageError
 
 
 class Detection(NamedTuple):
@@ -32,36 +32,36 @@ class Detection(NamedTuple):
 
 
 def detect(paths: Sequence[Union[str, Path]], classifier: SampleClassifier,
-           threshold: Optional[float] = None) -> Iterator[Union[Detection, PictureError]]:
-    """The verdict on each file, or why there is none; one after the other, so that memory holds one picture.
+           threshold: Optional[float] = None) -> Iterator[Union[Detection, ImageError]]:
+    """The verdict on each file, or why there is none; one after the other, so that memory holds one image.
 
     Args:
-        paths: pictures, and folders of pictures.
+        paths: images, and folders of images.
         classifier: in evaluation mode.
-        threshold: a picture counts as attacked when P(clean) is below it; None for the classifier's own.
+        threshold: an image counts as attacked when P(clean) is below it; None for the classifier's own.
     """
     limit = float(classifier.threshold) if threshold is None else threshold
     for file in _files(paths):
         try:
-            picture = file if isinstance(file, PictureError) else read_picture(file).rgb
-        except PictureError as error:
-            picture = error
-        if isinstance(picture, PictureError):
-            yield picture
+            image = file if isinstance(file, ImageError) else read_image(file).rgb
+        except ImageError as error:
+            image = error
+        if isinstance(image, ImageError):
+            yield image
             continue
         with torch.no_grad():
-            clean = classifier.clean_probability(picture).item()
+            clean = classifier.clean_probability(image).item()
         # Not "below": what is not a number must not pass for clean.
-        yield Detection(str(file), picture.shape[3], picture.shape[2], clean, not clean >= limit)
+        yield Detection(str(file), image.shape[3], image.shape[2], clean, not clean >= limit)
 
 
 def _files(paths):
-    """Files as they are, the pictures in folders, and an error in the place of a folder that has none."""
+    """Files as they are, the images in folders, and an error in the place of a folder that has none."""
     for path in paths:
         if not osp.isdir(path):
             yield path
             continue
         try:
-            yield from find_photos([str(path)])
-        except PictureError as error:
+            yield from find_images([str(path)])
+        except ImageError as error:
             yield error

@@ -1,4 +1,4 @@
-"""Picture files: read with all that belongs to a picture, and written so that none of it is lost unsaid."""
+"""Image files: read with all that belongs to an image, and written so that none of it is lost unsaid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from rsr_basicsr.utils.errors import PictureError, in_one_line
+from rsr_basicsr.utils.errors import ImageError, in_one_line
 from rsr_basicsr.utils.files import write_whole
 
 #: By the ending of a file; what Pillow is told when it writes one
@@ -31,7 +31,7 @@ class _Header(NamedTuple):
     """What Pillow says of a file.
 
     Args:
-        pixels: (H, W, C), uint8, of pictures that are grey or RGB, with alpha or without; else None.
+        pixels: (H, W, C), uint8, of images that are grey or RGB, with alpha or without; else None.
         orientation: EXIF's, 1 to 8.
         profile: the ICC profile.
         notes: what is worth telling.
@@ -44,8 +44,8 @@ class _Header(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture and what has to stay with it.
+class LoadedImage:
+    """An image and what has to stay with it.
 
     Attributes:
         rgb: float32, (1, 3, H, W) in [0, 1], upright.
@@ -63,26 +63,26 @@ class Picture:
     profile: Optional[bytes] = None
     notes: Tuple[str, ...] = ()
 
-    def replaced(self, **changes) -> Picture:
-        """The picture with other values."""
+    def replaced(self, **changes) -> LoadedImage:
+        """The image with other values."""
         return dataclasses.replace(self, **changes)
 
 
-def read_picture(path: Union[str, Path]) -> Picture:
-    """Read a picture file at its own bit depth, upright.
+def read_image(path: Union[str, Path]) -> LoadedImage:
+    """Read an image file at its own bit depth, upright.
 
     Raises:
-        PictureError: no such file, not a picture, a damaged one, one of more pixels than Pillow opens, or one of
+        ImageError: no such file, not an image, a damaged one, one of more pixels than Pillow opens, or one of
             floating-point numbers beyond [0, 1].
     """
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise PictureError(f'{path}: no such file') from None
+        raise ImageError(f'{path}: no such file') from None
     except OSError as error:
-        raise PictureError(f'{path} cannot be read: {error.strerror}') from None
+        raise ImageError(f'{path} cannot be read: {error.strerror}') from None
     if not content:
-        raise _no_picture(path, 'the file is empty')
+        raise _no_image(path, 'the file is empty')
     header = _header(path, content)
     pixels = _decoded(path, content)
     bits = 8 if pixels.dtype == np.uint8 else 16
@@ -92,55 +92,55 @@ def read_picture(path: Union[str, Path]) -> Picture:
     channels = pixels.shape[2]
     rgb = pixels[..., [0, 0, 0]] if channels < 3 else pixels[..., :3]
     alpha = pixels[..., -1:] if channels in (2, 4) else None
-    return Picture(_tensor(rgb), None if alpha is None else _tensor(alpha), channels < 3, bits, header.profile,
+    return LoadedImage(_tensor(rgb), None if alpha is None else _tensor(alpha), channels < 3, bits, header.profile,
                    header.notes)
 
 
-def write_picture(path: Path, picture: Picture) -> Picture:
-    """Write a picture in the format that the ending of the path names, whole or not at all.
+def write_image(path: Path, image: LoadedImage) -> LoadedImage:
+    """Write an image in the format that the ending of the path names, whole or not at all.
 
     Returns:
-        The picture with notes of what the format could not hold.
+        The image with notes of what the format could not hold.
 
     Raises:
-        PictureError: it cannot be written, or there is no format of that name.
+        ImageError: it cannot be written, or there is no format of that name.
     """
     ending = path.suffix[1:].lower()
     if ending not in FORMATS:
-        raise PictureError(f'{path}: no format is named {path.suffix!r}; known are {", ".join(FORMATS)}')
-    notes = list(picture.notes)
-    if picture.alpha is not None and ending not in _WITH_ALPHA:
+        raise ImageError(f'{path}: no format is named {path.suffix!r}; known are {", ".join(FORMATS)}')
+    notes = list(image.notes)
+    if image.alpha is not None and ending not in _WITH_ALPHA:
         notes.append(f'alpha channel dropped: {ending} has none')
-        picture = picture.replaced(alpha=None)
-    if picture.bits == 16 and ending not in _DEEP:
+        image = image.replaced(alpha=None)
+    if image.bits == 16 and ending not in _DEEP:
         notes.append(f'16 bits reduced to 8: {ending} has no more')
-        picture = picture.replaced(bits=8)
-    content = _encoded_deep(picture, ending, notes) if picture.bits == 16 else _encoded(picture, ending, notes)
+        image = image.replaced(bits=8)
+    content = _encoded_deep(image, ending, notes) if image.bits == 16 else _encoded(image, ending, notes)
     try:
         write_whole(path, content)
     except OSError as error:
-        raise PictureError(f'{path} cannot be written: {error.strerror}') from None
-    return picture.replaced(notes=tuple(notes))
+        raise ImageError(f'{path} cannot be written: {error.strerror}') from None
+    return image.replaced(notes=tuple(notes))
 
 
 def _header(path, content) -> _Header:
     """Pillow finds what is damaged, where OpenCV fills the rest with grey; but it reads colours at 8 bits only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of odd metadata, and of pictures between one and two times its limit
-            with Image.open(io.BytesIO(content)) as image:
-                frames = getattr(image, 'n_frames', 1)
-                profile, mode = image.info.get('icc_profile'), image.mode
-                orientation = image.getexif().get(0x0112, 1)
-                image.load()
+            warnings.simplefilter('ignore')  # of odd metadata, and of images between one and two times its limit
+            with Image.open(io.BytesIO(content)) as opened:
+                frames = getattr(opened, 'n_frames', 1)
+                profile, mode = opened.info.get('icc_profile'), opened.mode
+                orientation = opened.getexif().get(0x0112, 1)
+                opened.load()
                 simple = mode in ('L', 'LA', 'RGB', 'RGBA')
-                pixels = np.asarray(image).reshape(image.height, image.width, -1) if simple else None
+                pixels = np.asarray(opened).reshape(opened.height, opened.width, -1) if simple else None
     except Image.DecompressionBombError as error:
-        raise PictureError(f'{path} is too large: {error}; cut it into parts') from None
+        raise ImageError(f'{path} is too large: {error}; cut it into parts') from None
     except UnidentifiedImageError:
         return _Header(None, 1, None, ())  # there are kinds, such as colours of floating point, that OpenCV alone knows
     except Exception as error:  # a decoder of a damaged file can raise anything
-        raise _no_picture(path, in_one_line(error)) from None
+        raise _no_image(path, in_one_line(error)) from None
     notes: List[str] = []
     if orientation != 1:
         notes.append('turned upright as EXIF says')
@@ -152,8 +152,8 @@ def _header(path, content) -> _Header:
     return _Header(pixels, orientation, profile, tuple(notes))
 
 
-def _no_picture(path, reason):
-    return PictureError(f'{path} is not a picture that can be read ({reason}); give a whole PNG, JPEG, WebP, BMP or '
+def _no_image(path, reason):
+    return ImageError(f'{path} is not an image that can be read ({reason}); give a whole PNG, JPEG, WebP, BMP or '
                         'TIFF file')
 
 
@@ -163,11 +163,11 @@ def _decoded(path, content):
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise _no_picture(path, error.err) from None
+        raise _no_image(path, error.err) from None
     finally:
         cv2.utils.logging.setLogLevel(level)
     if pixels is None:
-        raise _no_picture(path, 'no decoder knows it')
+        raise _no_image(path, 'no decoder knows it')
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return pixels if pixels.shape[2] < 3 else pixels[..., [2, 1, 0, 3][:pixels.shape[2]]]
 
@@ -176,12 +176,12 @@ def _in_unit_range(path, pixels):
     if np.issubdtype(pixels.dtype, np.integer):
         return pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     if not (np.isfinite(pixels).all() and 0 <= pixels.min() and pixels.max() <= 1):
-        raise PictureError(f'{path} has values that are not numbers in [0, 1]; save it with 8 or 16 bits a channel')
+        raise ImageError(f'{path} has values that are not numbers in [0, 1]; save it with 8 or 16 bits a channel')
     return pixels
 
 
 def _upright(pixels, orientation):
-    """As ``ImageOps.exif_transpose`` turns a picture."""
+    """As ``ImageOps.exif_transpose`` turns an image."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -195,46 +195,46 @@ def _tensor(pixels):
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))[None]
 
 
-def _array(picture, dtype):
+def _array(image, dtype):
     """Rounded, (H, W, C), channels in the order red, green, blue, alpha."""
-    height, width = picture.rgb.shape[-2:]
-    channels = (1 if picture.grey else 3) + (picture.alpha is not None)
+    height, width = image.rgb.shape[-2:]
+    channels = (1 if image.grey else 3) + (image.alpha is not None)
     array = np.empty((height, width, channels), dtype)
     for top in range(0, height, _ROWS):  # the numbers before they are rounded take four times the memory
         rows = slice(top, top + _ROWS)
-        parts = [picture.rgb[0, :1 if picture.grey else 3, rows]]
-        parts += [] if picture.alpha is None else [picture.alpha[0, :, rows]]
+        parts = [image.rgb[0, :1 if image.grey else 3, rows]]
+        parts += [] if image.alpha is None else [image.alpha[0, :, rows]]
         values = torch.cat(parts).clamp_(0, 1).mul_(np.iinfo(dtype).max).round_()
         array[rows] = values.permute(1, 2, 0).numpy()
     return array
 
 
-def _encoded(picture, ending, notes):
+def _encoded(image, ending, notes):
     kind, settings = FORMATS[ending]
-    array = _array(picture, np.uint8)
+    array = _array(image, np.uint8)
     if array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim == 3 and array.shape[2] == 2 and kind == 'WEBP':
         array = array[..., [0, 0, 0, 1]]
-    if picture.profile and ending in _WITHOUT_PROFILE:
+    if image.profile and ending in _WITHOUT_PROFILE:
         notes.append(f'ICC profile dropped: {ending} has none')
-    elif picture.profile:
-        settings = {**settings, 'icc_profile': picture.profile}
+    elif image.profile:
+        settings = {**settings, 'icc_profile': image.profile}
     content = io.BytesIO()
     Image.fromarray(array).save(content, format=kind, **settings)
     return content.getvalue()
 
 
-def _encoded_deep(picture, ending, notes):
-    """By OpenCV: Pillow has no colour pictures of 16 bits."""
-    array = _array(picture, np.uint16)
+def _encoded_deep(image, ending, notes):
+    """By OpenCV: Pillow has no colour images of 16 bits."""
+    array = _array(image, np.uint16)
     order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[array.shape[2]]
     _, encoded = cv2.imencode(f'.{ending}', array[..., order])
     content = encoded.tobytes()
-    if not picture.profile:
+    if not image.profile:
         return content
     if ending == 'png':
-        return _with_profile(content, picture.profile)
+        return _with_profile(content, image.profile)
     notes.append('ICC profile dropped: it is kept in 16-bit PNG only')
     return content
 

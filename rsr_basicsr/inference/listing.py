@@ -7,24 +7,24 @@ from typing import List, Sequence
 
 from basicsr.utils import scandir
 
-from rsr_basicsr.utils.errors import PictureError
+from rsr_basicsr.utils.errors import ImageError
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_photos(folders: Sequence[str]) -> List[str]:
-    """Paths of the pictures in folders and in those inside, sorted by name.
+def find_images(folders: Sequence[str]) -> List[str]:
+    """Paths of the images in folders and in those inside, sorted by name.
 
     Raises:
-        PictureError: a folder is missing, or there is no picture.
+        ImageError: a folder is missing, or there is no image.
     """
     found = []
     for folder in folders:
         if not osp.isdir(folder):
-            raise PictureError(f'{folder} is not a folder of photos')
+            raise ImageError(f'{folder} is not a folder of photos')
         found += [osp.join(folder, name) for name in sorted(scandir(folder, recursive=True))
                   if name.lower().endswith(EXTENSIONS)]
     if not found:
-        raise PictureError(f'there is no picture in {", ".join(map(str, folders))}; known are files named '
+        raise ImageError(f'there is no image in {", ".join(map(str, folders))}; known are files named '
                            f'*{", *".join(EXTENSIONS)}')
     return found

@@ -125,7 +125,7 @@ def _rrdbnet(state):
                                                      'body.0.rdb1.conv1.weight'))
     if first is None or last is None or grown is None or not first.dim() == last.dim() == grown.dim() == 4:
         return None
-    # Where it enlarges by less than 4, it first folds the picture into more channels.
+    # Where it upscales by less than 4, it first folds the image into more channels.
     scale = {3: 4, 12: 2, 48: 1}.get(first.shape[1])
     if scale is None or last.shape[0] != 3:
         return None

@@ -1,4 +1,4 @@
-"""Pictures in, larger pictures and verdicts out: one decision a picture, tiles, every kind of picture file."""
+"""Images in, larger images and verdicts out: one decision an image, tiles, every kind of image file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Decision, Defense
-from rsr_basicsr.inference.image_io import Picture
+from rsr_basicsr.inference.image_io import LoadedImage
 from rsr_basicsr.ops.tiled import upscale, windows_of
-from rsr_basicsr.utils.errors import OptionsError, PictureError, in_one_line
+from rsr_basicsr.utils.errors import ImageError, OptionsError, in_one_line
 
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 TILE, OVERLAP = 512, 64
@@ -23,12 +23,12 @@ _LUMA = 0.299, 0.587, 0.114  # of ITU-R BT.601, as OpenCV makes grey of RGB
 
 
 class Verdict(NamedTuple):
-    """What was decided on a picture.
+    """What was decided on an image.
 
     Args:
         clean_probability: P(clean).
         attacked: it is below the threshold.
-        masked: how much the picture was masked, 0 to 1.
+        masked: how much the image was masked, 0 to 1.
     """
 
     clean_probability: float
@@ -37,21 +37,21 @@ class Verdict(NamedTuple):
 
 
 class Upscaler:
-    """A network at work on whole pictures.
+    """A network at work on whole images.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW). Of one that is not defended the built-in detector gives a verdict,
-            and the picture is upscaled as it is.
+            and the image is upscaled as it is.
         outscale: final size of the output, in multiples of the input; None for the network's own.
-        tile: size of the tiles in pixels of the input, without the overlap; 0 takes whole pictures.
+        tile: size of the tiles in pixels of the input, without the overlap; 0 takes whole images.
         overlap: pixels around a tile that the network sees.
         precision: ``fp32``, ``fp16`` or ``bf16``, of the network; masks and classifier stay in fp32. ``auto`` is fp16
             on a GPU, else fp32.
-        device: where the network runs, ``auto`` for a GPU where there is one; pictures stay in main memory.
-        gate: who decides whether a picture is masked, see :class:`rsr_basicsr.archs.Defense`; None for what the
+        device: where the network runs, ``auto`` for a GPU where there is one; images stay in main memory.
+        gate: who decides whether an image is masked, see :class:`rsr_basicsr.archs.Defense`; None for what the
             network says.
         seed: of the masks, which are the same every time then; None for what the network says.
-        alpha_by_network: whether the network upscales alpha channels, too; else they are enlarged by interpolation.
+        alpha_by_network: whether the network upscales alpha channels, too; else they are upscaled by interpolation.
 
     Raises:
         OptionsError: there is no such device, it has no such precision, the network is not defended but something was
@@ -81,28 +81,28 @@ class Upscaler:
         self.alpha_by_network = alpha_by_network
         self.multiple = windows_of(net)
 
-    def __call__(self, picture: Picture) -> Tuple[Picture, Verdict]:
-        """The picture, enlarged, and what was decided on it.
+    def __call__(self, image: LoadedImage) -> Tuple[LoadedImage, Verdict]:
+        """The image, upscaled, and what was decided on it.
 
         Raises:
-            PictureError: the network does not take it, memory does not suffice, or the output is not a picture.
+            ImageError: the network does not take it, memory does not suffice, or the output is not an image.
         """
         with torch.no_grad():
-            clean = self.defense.clean_probability(picture.rgb.to(self.device))
+            clean = self.defense.clean_probability(image.rgb.to(self.device))
             attacked, decision = bool(self.defense.below_threshold(clean)), self.defense.decision_for(clean)
-            rgb, notes = self._upscale(picture.rgb, decision)
-            if picture.grey:
+            rgb, notes = self._upscale(image.rgb, decision)
+            if image.grey:
                 rgb = _luma(rgb).expand_as(rgb)
-            alpha = picture.alpha
+            alpha = image.alpha
             if alpha is not None:
                 by_network = self.alpha_by_network and alpha.min() < alpha.max()
                 alpha = (_luma(self._upscale(alpha.expand(-1, 3, -1, -1), decision)[0])
                          if by_network else F.interpolate(alpha, rgb.shape[-2:], mode='bicubic').clamp_(0, 1))
         if self.outscale is not None:
-            size = [int(side * self.outscale) for side in picture.rgb.shape[-2:]]
+            size = [int(side * self.outscale) for side in image.rgb.shape[-2:]]
             rgb, alpha = (values if values is None else _resized(values, size) for values in (rgb, alpha))
-        enlarged = picture.replaced(rgb=rgb, alpha=alpha, notes=(*picture.notes, *notes))
-        return enlarged, Verdict(clean.item(), attacked, float(decision))
+        upscaled = image.replaced(rgb=rgb, alpha=alpha, notes=(*image.notes, *notes))
+        return upscaled, Verdict(clean.item(), attacked, float(decision))
 
     def _upscale(self, lq, decision: Decision):
         """The output, and notes on it."""
@@ -112,13 +112,13 @@ class Upscaler:
         if self.precision != 'fp32':
             output = self._run(lq, decision, 'fp32').clamp_(0, 1)
         if not output.sum().isfinite():
-            raise PictureError('the network makes NaN or infinite values of it; take other weights')
+            raise ImageError('the network makes NaN or infinite values of it; take other weights')
         return output, (f'{self.precision} gave NaN or infinite values; done in fp32',)
 
     def _run(self, lq, decision, precision):
         height, width = lq.shape[-2:]
         missing = [-side % self.multiple for side in (height, width)]
-        # A picture can be too small to be continued by its mirror image.
+        # An image can be too small to be continued by its mirror image.
         mode = 'reflect' if missing[0] < height and missing[1] < width else 'replicate'
         padded = F.pad(lq, (0, missing[1], 0, missing[0]), mode)
         half = contextlib.nullcontext() if precision == 'fp32' else torch.autocast(self.device.type,
@@ -128,9 +128,9 @@ class Upscaler:
                 output = upscale(self.net, padded, tile=self.tile, overlap=self.overlap).float().cpu()
         except (RuntimeError, ValueError) as error:  # torch's for memory, and whatever a network makes of a size
             if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise PictureError(f'{width}x{height} pixels take more memory than there is; take a smaller tile than '
-                                   f'{self.tile or "the whole picture"}') from error
-            raise PictureError(f'{type(self.net).__name__} does not take a picture of {width}x{height}: '
+                raise ImageError(f'{width}x{height} pixels take more memory than there is; take a smaller tile than '
+                                   f'{self.tile or "the whole image"}') from error
+            raise ImageError(f'{type(self.net).__name__} does not take an image of {width}x{height}: '
                                f'{in_one_line(error)}') from error
         scale = output.shape[-1] // padded.shape[-1]
         return output[..., :height * scale, :width * scale]

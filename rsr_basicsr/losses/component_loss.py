@@ -90,10 +90,10 @@ class GradientWeightedLoss(nn.Module):
 
 @LOSS_REGISTRY.register()
 class ComponentLoss(nn.Module):
-    """L1 of each component picture inside its region, plus the gradient-weighted loss of the fused picture.
+    """L1 of each component image inside its region, plus the gradient-weighted loss of the fused image.
 
     Args:
-        component_weights: of the flat, edge and corner picture.
+        component_weights: of the flat, edge and corner image.
         fused_weight: of the gradient-weighted loss.
         loss_weight: of the sum.
         luma: of the regions, see :func:`region_maps`.
@@ -112,10 +112,10 @@ class ComponentLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, pred: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-        """``pred`` are the four pictures of :class:`rsr_basicsr.archs.cdc_arch.CDCOutput`, ``target`` (B, 3, H, W)."""
-        *pictures, fused = pred
+        """``pred`` are the four images of :class:`rsr_basicsr.archs.cdc_arch.CDCOutput`, ``target`` (B, 3, H, W)."""
+        *images, fused = pred
         regions = region_maps(target, self.luma).unbind(dim=1)
         loss = self.fused_weight * gradient_weighted_l1(fused, target)
-        for weight, picture, region in zip(self.component_weights, pictures, regions):
-            loss = loss + weight * F.l1_loss(picture * region.unsqueeze(1), target * region.unsqueeze(1))
+        for weight, image, region in zip(self.component_weights, images, regions):
+            loss = loss + weight * F.l1_loss(image * region.unsqueeze(1), target * region.unsqueeze(1))
         return self.loss_weight * loss

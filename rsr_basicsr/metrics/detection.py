@@ -1,4 +1,4 @@
-"""How well a detector tells attacked pictures from clean ones: ROC, rates at a threshold, calibration."""
+"""How well a detector tells attacked images from clean ones: ROC, rates at a threshold, calibration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.stats import mannwhitneyu
 
 
 class Verdict(NamedTuple):
-    """What a detector said of one picture.
+    """What a detector said of one image.
 
     Args:
         score: log odds of attacked against clean.
@@ -27,10 +27,10 @@ class Verdict(NamedTuple):
 
 
 def roc_auc(clean: Sequence[float], attacked: Sequence[float]) -> float:
-    """Area under the ROC curve: the probability that an attacked picture scores higher than a clean one.
+    """Area under the ROC curve: the probability that an attacked image scores higher than a clean one.
 
     Args:
-        clean: scores of clean pictures.
+        clean: scores of clean images.
         attacked: scores of attacked ones.
     """
     return float(mannwhitneyu(attacked, clean).statistic / (len(clean) * len(attacked)))
@@ -47,11 +47,11 @@ def roc_curve(clean: Sequence[float], attacked: Sequence[float]) -> Tuple[np.nda
 def best_temperature(clean: Sequence[float], attacked: Sequence[float]) -> float:
     """The factor by which log odds are divided so that their likelihood is largest (Guo et al. 2017).
 
-    Clean and attacked pictures count half each, however many there are. As many pictures as one of each kind are
+    Clean and attacked images count half each, however many there are. As many images as one of each kind are
     taken to be mislabelled (Platt 1999): scores that tell all of them apart would be certain of everything otherwise.
 
     Args:
-        clean: log odds of attacked against clean of clean pictures, at least one.
+        clean: log odds of attacked against clean of clean images, at least one.
         attacked: of attacked ones, at least one.
     """
     clean, attacked = np.asarray(clean, dtype=np.float64), np.asarray(attacked, dtype=np.float64)
@@ -83,13 +83,13 @@ def rates(verdicts: Sequence[Verdict]) -> Dict[str, float]:
 
 
 class Row(NamedTuple):
-    """One line of a detector's error table: a group of attacked pictures against all clean ones, or of clean ones."""
+    """One line of a detector's error table: a group of attacked images against all clean ones, or of clean ones."""
 
     group: str
     name: str
-    pictures: int
+    images: int
     auc: Optional[float]
-    error: float  # misses of attacked pictures, false alarms of clean ones
+    error: float  # misses of attacked images, false alarms of clean ones
 
 
 def error_table(verdicts: Sequence[Verdict]) -> Iterator[Row]:

@@ -1,4 +1,4 @@
-"""What a metric is given: the pictures that its signature names."""
+"""What a metric is given: the images that its signature names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Mapping, Optional
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 
-#: Argument of a metric -> the picture that it stands for; BGR uint8, (H, W, 3), as in BasicSR's validation
+#: Argument of a metric -> the image that it stands for; BGR uint8, (H, W, 3), as in BasicSR's validation
 INPUTS = {
     'img': 'the output',
     'img2': 'the high-resolution original',
-    'img_clean': 'the output for the clean picture',
+    'img_clean': 'the output for the clean image',
     'lq': 'the input',
     'lq_clean': 'the clean input',
 }
@@ -31,18 +31,18 @@ def needs(options: Mapping[str, Any]) -> tuple:
     return tuple(name for name in INPUTS if name in parameters and parameters[name].default is inspect.Parameter.empty)
 
 
-def calculate(options: Mapping[str, Any], pictures: Mapping[str, np.ndarray]) -> Optional[float]:
-    """A metric of the pictures that its signature names.
+def calculate(options: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> Optional[float]:
+    """A metric of the images that its signature names.
 
     Args:
         options: ``type``, the name of a metric that is registered with BasicSR, and its arguments.
-        pictures: of :data:`INPUTS` what there is.
+        images: of :data:`INPUTS` what there is.
 
     Returns:
-        The number, or None where it needs a picture that is not there.
+        The number, or None where it needs an image that is not there.
     """
     function = METRIC_REGISTRY.get(options['type'])
-    if any(name not in pictures for name in needs(options)):
+    if any(name not in images for name in needs(options)):
         return None
-    taken = {name: pictures[name] for name in inspect.signature(function).parameters if name in pictures}
+    taken = {name: images[name] for name in inspect.signature(function).parameters if name in images}
     return float(function(**taken, **{key: value for key, value in options.items() if key not in ('type', 'better')}))

@@ -1,4 +1,4 @@
-"""LPIPS: how different two pictures look, as a network trained on people's judgement says."""
+"""LPIPS: how different two images look, as a network trained on people's judgement says."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int, backbon
                     input_order: str = 'HWC', **kwargs) -> float:
     """Learned perceptual distance (LPIPS v0.1 on AlexNet, Zhang et al. 2018), computed on the CPU.
 
-    0 for the same picture, below 1 for most pairs. Lower is better; in an options file that takes
+    0 for the same image, below 1 for most pairs. Lower is better; in an options file that takes
     ``better: lower``.
 
     Args:
-        img: a picture in BGR, (H, W, 3) or (3, H, W) as ``input_order`` says, range [0, 255].
-        img2: the picture it is compared with, likewise.
+        img: an image in BGR, (H, W, 3) or (3, H, W) as ``input_order`` says, range [0, 255].
+        img2: the image it is compared with, likewise.
         crop_border: pixels left out at each edge.
         backbone: file with the weights of torchvision's AlexNet, read once in a process; None takes torchvision's
             own, see :func:`rsr_basicsr.ops.perceptual.lpips_distance`.
         input_order: ``HWC`` or ``CHW``.
 
     Raises:
-        ValueError: the package ``lpips`` is missing, the weights cannot be had, the pictures differ in size, have
+        ValueError: the package ``lpips`` is missing, the weights cannot be had, the images differ in size, have
             other than three channels, or are smaller than 31x31 within ``crop_border``.
         WeightsError: the file is missing or damaged.
     """
-    pictures = [cropped(picture, crop_border, input_order) for picture in (img, img2)]
-    if pictures[0].shape != pictures[1].shape:
-        raise ValueError(f'expected two pictures of one size, got {img.shape} and {img2.shape}')
-    height, width, channels = pictures[0].shape
+    images = [cropped(image, crop_border, input_order) for image in (img, img2)]
+    if images[0].shape != images[1].shape:
+        raise ValueError(f'expected two images of one size, got {img.shape} and {img2.shape}')
+    height, width, channels = images[0].shape
     if channels != 3:
-        raise ValueError(f'LPIPS compares pictures of three channels, got {channels}')
+        raise ValueError(f'LPIPS compares images of three channels, got {channels}')
     if min(height, width) < SMALLEST:
         raise ValueError(f'LPIPS needs at least {SMALLEST}x{SMALLEST} pixels, got {height}x{width} within '
                          f'crop_border: {crop_border}')
     with torch.no_grad():
         distance = lpips_distance(None if backbone is None else osp.expanduser(backbone))
-        return distance(*map(_to_tensor, pictures)).item()
+        return distance(*map(_to_tensor, images)).item()
 
 
-def _to_tensor(picture):
+def _to_tensor(image):
     """(1, 3, H, W) in RGB, range [0, 1], of (H, W, 3) in BGR, range [0, 255]."""
-    rgb = np.ascontiguousarray(picture[..., ::-1].transpose(2, 0, 1), dtype=np.float32)
+    rgb = np.ascontiguousarray(image[..., ::-1].transpose(2, 0, 1), dtype=np.float32)
     return torch.from_numpy(rgb)[None] / 255

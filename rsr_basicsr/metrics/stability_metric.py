@@ -9,17 +9,17 @@ from basicsr.utils.registry import METRIC_REGISTRY
 @METRIC_REGISTRY.register()
 def calculate_stability(img: np.ndarray, img_clean: np.ndarray, crop_border: int, input_order: str = 'HWC',
                         test_y_channel: bool = False, **kwargs) -> float:
-    """PSNR of the output for an attacked picture against the output of the same network for the clean one, in dB.
+    """PSNR of the output for an attacked image against the output of the same network for the clean one, in dB.
 
     PSNR to the ground truth alone calls a blurry network robust and does not notice that a GAN invented another
     texture; stability does. Higher is better.
 
     Args:
-        img: output for the attacked picture, (H, W, C) or (C, H, W) as ``input_order`` says, range [0, 255].
-        img_clean: output for the clean picture, likewise.
+        img: output for the attacked image, (H, W, C) or (C, H, W) as ``input_order`` says, range [0, 255].
+        img_clean: output for the clean image, likewise.
         crop_border: pixels left out at each edge.
         input_order: ``HWC`` or ``CHW``.
-        test_y_channel: compare the Y channel of YCbCr only; pictures are then BGR.
+        test_y_channel: compare the Y channel of YCbCr only; images are then BGR.
     """
     return calculate_psnr(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel)
 
@@ -27,17 +27,17 @@ def calculate_stability(img: np.ndarray, img_clean: np.ndarray, crop_border: int
 @METRIC_REGISTRY.register()
 def calculate_stability_ssim(img: np.ndarray, img_clean: np.ndarray, crop_border: int, input_order: str = 'HWC',
                              test_y_channel: bool = False, **kwargs) -> float:
-    """SSIM (Wang et al. 2004) of the output for an attacked picture against the output for the clean one.
+    """SSIM (Wang et al. 2004) of the output for an attacked image against the output for the clean one.
 
     At most 1, where the outputs are alike. Higher is better.
 
     Args:
-        img: output for the attacked picture, (H, W, C) or (C, H, W) as ``input_order`` says, range [0, 255]; at
+        img: output for the attacked image, (H, W, C) or (C, H, W) as ``input_order`` says, range [0, 255]; at
             least 11x11 pixels, the window of SSIM, within ``crop_border``.
-        img_clean: output for the clean picture, likewise.
+        img_clean: output for the clean image, likewise.
         crop_border: pixels left out at each edge.
         input_order: ``HWC`` or ``CHW``.
-        test_y_channel: compare the Y channel of YCbCr only; pictures are then BGR.
+        test_y_channel: compare the Y channel of YCbCr only; images are then BGR.
     """
     return float(calculate_ssim(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel))
 
@@ -47,25 +47,25 @@ def calculate_gain(img: np.ndarray, img_clean: np.ndarray, lq: np.ndarray, lq_cl
                    crop_border: int = 0, input_order: str = 'HWC', **kwargs) -> float:
     """How much larger the change of the output is than the change of the input that caused it.
 
-    The root mean square of the one over that of the other. Both are means over the values of their own picture, so
-    that enlargement by repeated pixels has a gain of 1 at any scale. Lower is better: below 1 the network damps the
+    The root mean square of the one over that of the other. Both are means over the values of their own image, so
+    that upscaling by repeated pixels has a gain of 1 at any scale. Lower is better: below 1 the network damps the
     attack, above 1 it amplifies it.
 
     Args:
-        img: output for the attacked picture, (sH, sW, C) or (C, sH, sW) as ``input_order`` says, range [0, 255].
-        img_clean: output for the clean picture, likewise.
-        lq: the attacked picture, (H, W, C) or (C, H, W), range [0, 255].
-        lq_clean: the clean picture, likewise.
+        img: output for the attacked image, (sH, sW, C) or (C, sH, sW) as ``input_order`` says, range [0, 255].
+        img_clean: output for the clean image, likewise.
+        lq: the attacked image, (H, W, C) or (C, H, W), range [0, 255].
+        lq_clean: the clean image, likewise.
         crop_border: pixels left out at each edge of the output; the whole input counts.
         input_order: ``HWC`` or ``CHW``.
 
     Returns:
         The ratio, of at least 0. Where the input did not change it is infinite if the output did all the same, as
         that of a network that draws masks at random does, and not a number (NaN) if it did not either: an attack
-        that was rounded away says nothing of the network. A mean over pictures becomes NaN by one of them.
+        that was rounded away says nothing of the network. A mean over images becomes NaN by one of them.
 
     Raises:
-        ValueError: two pictures differ in size, or ``crop_border`` leaves nothing of the output.
+        ValueError: two images differ in size, or ``crop_border`` leaves nothing of the output.
     """
     of_output = _rms(cropped(img, crop_border, input_order), cropped(img_clean, crop_border, input_order))
     of_input = _rms(lq, lq_clean)
@@ -75,7 +75,7 @@ def calculate_gain(img: np.ndarray, img_clean: np.ndarray, lq: np.ndarray, lq_cl
 
 
 def cropped(img: np.ndarray, crop_border: int, input_order: str = 'HWC') -> np.ndarray:
-    """A picture as (H, W, C), without ``crop_border`` pixels at each edge.
+    """An image as (H, W, C), without ``crop_border`` pixels at each edge.
 
     Raises:
         ValueError: nothing is left.
@@ -83,13 +83,13 @@ def cropped(img: np.ndarray, crop_border: int, input_order: str = 'HWC') -> np.n
     img = reorder_image(img, input_order=input_order)
     height, width = img.shape[:2]
     if min(height, width) <= 2 * crop_border:
-        raise ValueError(f'crop_border: {crop_border} leaves nothing of a picture of {height}x{width}')
+        raise ValueError(f'crop_border: {crop_border} leaves nothing of an image of {height}x{width}')
     return img[crop_border:height - crop_border, crop_border:width - crop_border]
 
 
 def _rms(a, b):
     """Root mean square of the difference."""
     if a.shape != b.shape:
-        raise ValueError(f'expected two pictures of one size, got {a.shape} and {b.shape}')
-    # Differences of 8-bit pictures do not fit into 8 bit.
+        raise ValueError(f'expected two images of one size, got {a.shape} and {b.shape}')
+    # Differences of 8-bit images do not fit into 8 bit.
     return float(np.sqrt(np.mean((a.astype(np.float64) - b.astype(np.float64))**2)))

@@ -36,8 +36,8 @@ class Batch(NamedTuple):
     """What the network sees of a batch in one training step.
 
     Args:
-        labels: (B,) bool, True where the picture is attacked.
-        decision: which pictures are masked.
+        labels: (B,) bool, True where the image is attacked.
+        decision: which images are masked.
     """
 
     labels: torch.Tensor
@@ -48,7 +48,7 @@ class AttackAugmentation(RobustValidation):
     """Mixin in front of a BasicSR model class: attacks the batch, then calls the class's own training step.
 
     The batch is attacked at the start of ``optimize_parameters``: after Real-ESRGAN's degradations and training
-    pair pool, which therefore never hold a stale adversarial sample. The step then sees clean and attacked pictures
+    pair pool, which therefore never hold a stale adversarial sample. The step then sees clean and attacked images
     with the gate forced by their labels (Yue et al. 2021), and the classifier learns the same labels by
     its own loss and optimizer. The attack works on the bare network with gradients of the input only, and the
     classifier's loss joins the step's own way back: however many processes train, gradients are reduced as often as
@@ -100,7 +100,7 @@ class AttackAugmentation(RobustValidation):
         return self.bare_net.defense.classifier
 
     def _trains_classifier(self, net):
-        # What comes with the package is calibrated; pictures of one attack on one network would undo that.
+        # What comes with the package is calibrated; images of one attack on one network would undo that.
         return self.opt['train'].get('train_classifier', net.defense.classifier.origin != BUILTIN)
 
     def _networks(self):
@@ -169,10 +169,10 @@ class AttackAugmentation(RobustValidation):
                 leaf = lq.detach().requires_grad_()
                 self.lq = leaf.clone()  # networks may begin with an in-place operation, which a leaf does not allow
             yield clean
-            self.lq, decision = self.attack_pictures(lq, self.attack_target(), current_iter, leaf.grad)
+            self.lq, decision = self.attack_images(lq, self.attack_target(), current_iter, leaf.grad)
             yield Batch(~clean.labels, decision)
         elif self.attack_mode == 'paired':
-            attacked, decision = self.attack_pictures(self.lq, self.attack_target(), current_iter)
+            attacked, decision = self.attack_images(self.lq, self.attack_target(), current_iter)
             self.lq = torch.cat([self.lq, attacked])
             for name in self._targets():
                 setattr(self, name, getattr(self, name).repeat(2, 1, 1, 1))
@@ -185,14 +185,14 @@ class AttackAugmentation(RobustValidation):
                 yield clean
                 return
             chosen = torch.randperm(size, device=self.lq.device)[:count]
-            attacked, decision = self.attack_pictures(self.lq[chosen], self.attack_target()[chosen], current_iter)
+            attacked, decision = self.attack_images(self.lq[chosen], self.attack_target()[chosen], current_iter)
             self.lq = self.lq.index_copy(0, chosen, attacked)
             labels, masked = clean.labels.clone(), clean.labels.clone()
             labels[chosen] = True
             masked[chosen] = self._for_each(decision, count)
             yield Batch(labels, masked)
 
-    def attack_pictures(self, lq: torch.Tensor, target: torch.Tensor, current_iter: int,
+    def attack_images(self, lq: torch.Tensor, target: torch.Tensor, current_iter: int,
                         first_gradient: Optional[torch.Tensor] = None
                         ) -> Tuple[torch.Tensor, Union[bool, torch.Tensor]]:
         """Attack images as the network will see them, each with a radius of its own where ``attack: eps`` is a range.
@@ -204,7 +204,7 @@ class AttackAugmentation(RobustValidation):
             first_gradient: that of the first step, (B, C, H, W), where it is known; None has the attack compute it.
 
         Returns:
-            The attacked pictures, and which of them pass the masks: the share ``attack: masked``.
+            The attacked images, and which of them pass the masks: the share ``attack: masked``.
         """
         stopwatch = Stopwatch(lq.device)
         size, net = len(lq), self.bare_net
@@ -253,17 +253,17 @@ class AttackAugmentation(RobustValidation):
         return torch.full((size,), decision, device=self.lq.device) if isinstance(decision, bool) else decision
 
     def _targets(self):
-        """Names of the attributes that hold one target a picture."""
-        # RealESRNetModel has a gt_usm too, but of the last picture it was validated with.
+        """Names of the attributes that hold one target an image."""
+        # RealESRNetModel has a gt_usm too, but of the last image it was validated with.
         return ['gt', 'gt_usm'] if 'l1_gt_usm' in self.opt else ['gt']
 
     def attack_target(self) -> torch.Tensor:
-        """The pictures that the pixel loss compares with."""
+        """The images that the pixel loss compares with."""
         return self.gt_usm if self.opt.get('l1_gt_usm') else self.gt
 
     @torch.no_grad()
     def _take_pretrained_target(self):
-        """Train towards what the network made of the clean pictures before the training, instead of the ground truth.
+        """Train towards what the network made of the clean images before the training, instead of the ground truth.
 
         Every loss of the step then has it as its target: fine-tuning keeps the look of the weights.
         """
@@ -334,12 +334,12 @@ class AttackAugmentation(RobustValidation):
 
 
 class _Attached(torch.autograd.Function):
-    """A picture as it is, with a loss that gets a gradient of 1 when the picture gets its own."""
+    """An image as it is, with a loss that gets a gradient of 1 when the image gets its own."""
 
     @staticmethod
-    def forward(ctx, picture, loss):
+    def forward(ctx, image, loss):
         ctx.one = torch.ones_like(loss)
-        return picture.view_as(picture)
+        return image.view_as(image)
 
     @staticmethod
     def backward(ctx, gradient):

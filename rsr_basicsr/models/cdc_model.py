@@ -1,4 +1,4 @@
-"""Training of CDC on its component pictures."""
+"""Training of CDC on its component images."""
 
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -6,7 +6,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 @MODEL_REGISTRY.register()
 class CDCModel(SRModel):
-    """SRModel whose pixel loss sees all four pictures of CDC: ``pixel_opt: type: ComponentLoss``."""
+    """SRModel whose pixel loss sees all four images of CDC: ``pixel_opt: type: ComponentLoss``."""
 
     def optimize_parameters(self, current_iter):
         net = self.get_bare_model(self.net_g)

@@ -20,19 +20,19 @@ from rsr_basicsr.models.cdc_model import CDCModel
 def defend_model(cls: Type[SRModel]) -> Type[SRModel]:
     """Make the defended twin ``Defended<cls>`` of a model class: the trainer's twin of :func:`rsr_basicsr.defend`.
 
-    Its training step is that of ``cls``, on pictures that :class:`AttackAugmentation` has attacked. It is not
+    Its training step is that of ``cls``, on images that :class:`AttackAugmentation` has attacked. It is not
     registered; ``MODEL_REGISTRY.register(defend_model(MyModel))`` does that.
 
     Args:
-        cls: SRModel or a class derived from it: ``lq`` and ``gt`` are batches of pictures, ``net_g`` is trained.
+        cls: SRModel or a class derived from it: ``lq`` and ``gt`` are batches of images, ``net_g`` is trained.
 
     Raises:
-        TypeError: ``cls`` is defended already, or does not train on single pictures.
+        TypeError: ``cls`` is defended already, or does not train on single images.
     """
     if issubclass(cls, AttackAugmentation):
         raise TypeError(f'{cls.__name__} is defended already')
     if not issubclass(cls, SRModel) or issubclass(cls, VideoBaseModel):
-        raise TypeError(f"{cls.__name__} is not a trainer of single pictures; BasicSR's are derived from SRModel")
+        raise TypeError(f"{cls.__name__} is not a trainer of single images; BasicSR's are derived from SRModel")
     return type(f'Defended{cls.__name__}', (AttackAugmentation, cls), {
         '__doc__': f'{cls.__name__} with attack augmentation; see rsr_basicsr.defend_model.',
         '__module__': __name__,

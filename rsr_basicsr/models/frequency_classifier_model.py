@@ -34,10 +34,10 @@ _FACTS = ('source', 'eps', 'network', 'attack', 'key')
 
 @MODEL_REGISTRY.register()
 class FrequencyClassifierModel(WholeCheckpoints, SRModel):
-    """Trains a classifier (``network_g``) to tell attacked pictures from clean ones.
+    """Trains a classifier (``network_g``) to tell attacked images from clean ones.
 
     Data sets give batches with ``clean``, and ``attacked`` where there is an attack, (B, 3, H, W) in [0, 1], with more
-    clean ones as ``extra``; or ``lq`` alone, as BasicSR's SingleImageDataset does, whose pictures are clean.
+    clean ones as ``extra``; or ``lq`` alone, as BasicSR's SingleImageDataset does, whose images are clean.
     Validation measures the area under the ROC curve, accuracy, false alarms by source and misses by eps, network and
     attack; it writes every score into ``detection_NAME.json`` of the experiment.
 
@@ -65,12 +65,12 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
                                  for options in (train_opt.get('calibration') or {}).get('datasets', ())]
         entries = [entry for dataset in self.calibration_sets for entry in getattr(dataset, 'entries', ())]
         if entries and not any('attack' in facts for _, facts in entries):
-            raise OptionsError('train.calibration.datasets: there is no attacked picture in them; add a set of pairs')
+            raise OptionsError('train.calibration.datasets: there is no attacked image in them; add a set of pairs')
         self.setup_optimizers()
         self.setup_schedulers()
 
     def _prepare(self):
-        """Show a network that wants it some of the pictures before it is trained from scratch."""
+        """Show a network that wants it some of the images before it is trained from scratch."""
         net = self.get_bare_model(self.net_g)
         given = self.opt['path'].get('pretrain_network_g') or self.opt['network_g'].get('weights')
         if given or not hasattr(net, 'prepare'):
@@ -80,7 +80,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             options = self.opt['datasets']['train']
             loader = DataLoader(build_dataset({**options, 'phase': 'train'}), options['batch_size_per_gpu'],
                                 shuffle=True)
-            net.prepare(self._pictures(data) for data in itertools.islice(
+            net.prepare(self._images(data) for data in itertools.islice(
                 loader, -(-_PREPARED_WITH // options['batch_size_per_gpu'])))
 
     @property
@@ -88,12 +88,12 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         """The network that is validated and kept: the moving average where there is one."""
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
 
-    def _pictures(self, data):
+    def _images(self, data):
         return torch.cat([data[name] for name in _PARTS if name in data]).to(self.device)
 
     def feed_data(self, data: Dict[str, Any]):
-        """Put the clean pictures of a batch, then the attacked ones, in place."""
-        self.lq = self._pictures(data)
+        """Put the clean images of a batch, then the attacked ones, in place."""
+        self.lq = self._images(data)
         attacked = len(data['attacked']) if 'attacked' in data else 0
         self.labels = torch.arange(len(self.lq), device=self.device) >= len(self.lq) - attacked
 
@@ -119,7 +119,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
 
     @torch.no_grad()
     def scores(self, loader: Iterable[Dict[str, Any]]) -> List[Verdict]:
-        """What the deployed network says of each picture of a data set."""
+        """What the deployed network says of each image of a data set."""
         net = self.deployed_net
         training = net.training
         net.eval()
@@ -149,7 +149,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             clean, attacked = (net.temperature.item() * np.array([v.score for v in verdicts if v.attacked is label])
                                for label in (False, True))
             temperature = best_temperature(clean, attacked)
-            # Not in between: the share of the pictures beyond must not be more than was asked for.
+            # Not in between: the share of the images beyond must not be more than was asked for.
             share = 1 - self.opt['train']['calibration']['false_alarms']
             limit = np.quantile(clean / temperature, share, method='higher')
             numbers = torch.tensor([temperature, expit(-limit)], dtype=torch.float32, device=self.device)
@@ -175,11 +175,11 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             if 'source' not in verdict.facts:
                 verdicts[index] = verdict._replace(facts={'source': name})
         found = rates(verdicts)
-        lines = [f'Validation {name}, {len(verdicts)} pictures, threshold {float(self.deployed_net.threshold):.4f}: '
+        lines = [f'Validation {name}, {len(verdicts)} images, threshold {float(self.deployed_net.threshold):.4f}: '
                  + ', '.join(f'{key} {value:.4f}' for key, value in found.items())]
         for row in error_table(verdicts):
             auc = '' if row.auc is None else f', auc {row.auc:.4f}'
-            lines.append(f'\t{row.group} {row.name}: {row.pictures} pictures, '
+            lines.append(f'\t{row.group} {row.name}: {row.images} images, '
                          f'{"false alarms" if row.group == "source" else "misses"} {row.error:.4f}{auc}')
             if tb_logger:
                 tb_logger.add_scalar(f'metrics/{name}/{row.group}_{row.name}', row.error, current_iter)

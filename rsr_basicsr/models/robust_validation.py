@@ -1,4 +1,4 @@
-"""Validation of clean and attacked pictures, shared among the processes, beside what the weights did at the start."""
+"""Validation of clean and attacked images, shared among the processes, beside what the weights did at the start."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from rsr_basicsr.weights.state_dict import load_network
 class RobustValidation(WholeCheckpoints):
     """Mixin in front of a BasicSR model class: validates as the class does, then under an attack.
 
-    The metrics of the attacked pictures, and their stability, are logged under the name of the data set followed by
+    The metrics of the attacked images, and their stability, are logged under the name of the data set followed by
     ``_attacked``. With ``path: pretrain_network_g``, the network as it was before the training is validated first, as
-    iteration 0: what the training gains and costs can be seen. Pictures are shared among the processes. Validation
+    iteration 0: what the training gains and costs can be seen. Images are shared among the processes. Validation
     leaves the random streams of the training alone.
 
     Options: ``val: attack``, ``tile``, ``tile_overlap``, ``panel_freq``, ``guard``; :mod:`rsr_basicsr.options` has the
@@ -38,22 +38,22 @@ class RobustValidation(WholeCheckpoints):
 
     def __init__(self, opt):
         self._start_net: Optional[nn.Module] = None
-        #: By data set, what the network that the training began with reached on clean pictures.
+        #: By data set, what the network that the training began with reached on clean images.
         self._clean_psnr_at_start: Dict[str, float] = {}
         # Of the pass of the validation that is under way:
         self._attack_of_validation = None
         self._panel: Optional[Dict[str, torch.Tensor]] = None
         self._hidden: Dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
-        self._measured: Dict[str, List[float]] = {}  # what is measured of attacked pictures only
-        self._seeds: Iterator[int] = iter(())  # of the masks, one a picture
-        self._validated = 0  # pictures
+        self._measured: Dict[str, List[float]] = {}  # what is measured of attacked images only
+        self._seeds: Iterator[int] = iter(())  # of the masks, one an image
+        self._validated = 0  # images
         super().__init__(opt)
 
     def validation(self, dataloader, current_iter, tb_logger, save_img=False):
-        """Validate on the pictures of a data set; to be called by every process.
+        """Validate on the images of a data set; to be called by every process.
 
         Args:
-            dataloader: of BasicSR, one picture a batch.
+            dataloader: of BasicSR, one image a batch.
             current_iter: the iteration; in a test the name of the run.
             tb_logger: TensorBoard's writer, or None.
             save_img: write the outputs.
@@ -122,7 +122,7 @@ class RobustValidation(WholeCheckpoints):
         rank, world = self.opt['rank'], self.opt['world_size']
         mine = list(range(rank, len(dataset), world))
         self._validated = len(mine)
-        # A process without a picture takes one that does not count: BasicSR's loop needs one.
+        # A process without an image takes one that does not count: BasicSR's loop needs one.
         share = Subset(dataset, mine or [0])
         panel_freq = self._val.get('panel_freq')
         wanted = panel_freq and (not self.opt['is_train'] or current_iter % panel_freq == 0)
@@ -132,7 +132,7 @@ class RobustValidation(WholeCheckpoints):
             self._attack_of_validation = self._build_attack() if attacked else None
             self._measured = {}
             if hasattr(self, 'gt'):
-                del self.gt  # of the training, where these pictures have none
+                del self.gt  # of the training, where these images have none
             share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
             loader = DataLoader(share, batch_size=1, num_workers=0)
             seed = (self._val.get('attack') or {}).get('seed') or 0
@@ -162,7 +162,7 @@ class RobustValidation(WholeCheckpoints):
 
     @property
     def _of_attacks(self):
-        """The metrics that compare a clean picture with an attacked one; BasicSR hands neither on."""
+        """The metrics that compare a clean image with an attacked one; BasicSR hands neither on."""
         metrics = {**(self._val.get('metrics') or {}), **self._hidden}
         return {name: metric for name, metric in metrics.items() if not set(needs(metric)) <= {'img', 'img2'}}
 
@@ -184,7 +184,7 @@ class RobustValidation(WholeCheckpoints):
         """Upscale ``lq`` into ``output``, in tiles where ``val: tile`` is set; within an attacked validation, attack
         ``lq`` first.
 
-        Masks are drawn from the seed of the attack and the number of the picture: drawn anew they would move the
+        Masks are drawn from the seed of the attack and the number of the image: drawn anew they would move the
         figures by more than a few hundred iterations of training do. The attack does not know them.
         """
         seed = next(self._seeds, None)
@@ -199,13 +199,13 @@ class RobustValidation(WholeCheckpoints):
         self.lq = self._attacked(self.lq, clean)
         self._upscale()
         border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 0)
-        pictures = {'img': tensor2img(self.output), 'img_clean': tensor2img(clean), 'lq': tensor2img(self.lq),
+        images = {'img': tensor2img(self.output), 'img_clean': tensor2img(clean), 'lq': tensor2img(self.lq),
                     'lq_clean': tensor2img(lq_clean)}
         if hasattr(self, 'gt'):
-            pictures['img2'] = tensor2img(self.gt)
+            images['img2'] = tensor2img(self.gt)
         stability = {'type': 'calculate_stability', 'crop_border': border}
         for name, metric in {'stability': stability, **self._of_attacks}.items():
-            self._measured.setdefault(name, []).append(calculate(metric, pictures))
+            self._measured.setdefault(name, []).append(calculate(metric, images))
         self._remember('attacked input', self.lq)
         self._remember('attacked output', self.output)
 
@@ -247,21 +247,21 @@ class RobustValidation(WholeCheckpoints):
         window = self.opt['network_g'].get('window_size')
         return net if window is None else Padded(net, window)
 
-    def _remember(self, what, pictures):
-        """Keep the first picture of a validation for the panel."""
+    def _remember(self, what, images):
+        """Keep the first image of a validation for the panel."""
         if self._panel is not None:
-            self._panel.setdefault(what, pictures[:1].detach().float().cpu().clamp(0, 1))
+            self._panel.setdefault(what, images[:1].detach().float().cpu().clamp(0, 1))
 
     def _write_panel(self, name, current_iter, tb_logger):
         size = self._panel['output'].shape[-2:]
-        pictures = [F.interpolate(picture, size=size, mode='nearest') for picture in self._panel.values()]
-        grid = make_grid(torch.cat(pictures), nrow=2, padding=4, pad_value=1)
+        images = [F.interpolate(image, size=size, mode='nearest') for image in self._panel.values()]
+        grid = make_grid(torch.cat(images), nrow=2, padding=4, pad_value=1)
         imwrite(tensor2img(grid), osp.join(self.opt['path']['visualization'], 'panel', f'{name}_{current_iter}.png'))
         if tb_logger:
             tb_logger.add_image(f'panel/{name}', grid, current_iter)
 
     def _update_best_metric_result(self, dataset_name, metric, val, current_iter):
-        """Takes the mean over this process's pictures, which becomes that over all."""
+        """Takes the mean over this process's images, which becomes that over all."""
         self.metric_results[metric] = val = self._mean_of_all(val)
         super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
@@ -291,7 +291,7 @@ class RobustValidation(WholeCheckpoints):
             self._guard(current_iter, dataset_name)
 
     def _guard(self, current_iter, dataset_name):
-        """Warn where a training costs clean pictures more than it may."""
+        """Warn where a training costs clean images more than it may."""
         metrics, limit = self._val['metrics'], self._val.get('guard')
         metric = next((name for name, metric in metrics.items() if metric['type'] == 'calculate_psnr'), None)
         psnr = None if metric is None else float(self.metric_results[metric])  # a state holds no types of numpy

@@ -17,7 +17,7 @@ def for_any_size():
     """Within the block, outside of autocast, a pass uses no constant of a size, and branches on none.
 
     All is computed from the sizes by operations of the pass itself, and what is drawn is drawn by ``torch.rand``: so
-    that a graph that is recorded of it holds for pictures of any size. It takes longer; but for rounding, and for the
+    that a graph that is recorded of it holds for images of any size. It takes longer; but for rounding, and for the
     random numbers, the result is the same.
     """
     global _any_size

@@ -13,7 +13,7 @@ import torch
 from rsr_basicsr.ops.caching import any_size, constant_tensor
 
 # A product with the cached DCT matrix costs O(n) a value, an FFT O(log n) with a large constant: the matrix wins for
-# patches, tiles and feature maps, the FFT for large pictures.
+# patches, tiles and feature maps, the FFT for large images.
 _LARGEST_MATRIX = 768
 
 
@@ -57,7 +57,7 @@ def filter_dct(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 @constant_tensor(maxsize=16)
 def dct_basis(n: int, device: torch.device = torch.device('cpu'), dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """The basis pictures of the orthonormal DCT of blocks of n x n, (n * n, n, n), the constant one first.
+    """The basis images of the orthonormal DCT of blocks of n x n, (n * n, n, n), the constant one first.
 
     It is cached: do not write to it.
     """

@@ -1,4 +1,4 @@
-"""Learned perceptual distance between pictures."""
+"""Learned perceptual distance between images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LPIPS(nn.Module):
         self.metric = metric.eval().requires_grad_(False)
 
     def forward(self, output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Distance of each sample, (B,), of pictures (B, 3, H, W) in [0, 1]."""
+        """Distance of each sample, (B,), of images (B, 3, H, W) in [0, 1]."""
         return self.metric.to(output.device)(output, reference, normalize=True).flatten()
 
 

@@ -1,4 +1,4 @@
-"""Upscaling of pictures that are too large for one pass: in tiles, under one decision."""
+"""Upscaling of images that are too large for one pass: in tiles, under one decision."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ OVERLAP = 16  # pixels
 
 
 def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, overlap: int = OVERLAP) -> torch.Tensor:
-    """Upscale pictures, tile by tile where they are larger than a tile.
+    """Upscale images, tile by tile where they are larger than a tile.
 
-    A defended network decides once for each whole picture, and masks whole feature maps, unless its defence says
+    A defended network decides once for each whole image, and masks whole feature maps, unless its defence says
     ``decision: tile``: a decision or a mask for each tile makes seams. So the result is that of one pass, as far as
-    the overlap reaches. Each mask inside the network costs up to one more pass, of pictures that are masked. Only
+    the overlap reaches. Each mask inside the network costs up to one more pass, of images that are masked. Only
     behind a defence that changes what the network sees of a tile, such as random sizes, masks are of the tile.
 
-    Gradients with respect to ``lq`` are those of the whole picture, as far as the overlap reaches. Tiles are computed
+    Gradients with respect to ``lq`` are those of the whole image, as far as the overlap reaches. Tiles are computed
     a second time on the way back, so that the memory of one is enough for all.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW).
-        lq: the pictures, (B, 3, H, W) in [0, 1]; may lie on another device than the network, which then holds one
+        lq: the images, (B, 3, H, W) in [0, 1]; may lie on another device than the network, which then holds one
             tile at a time.
-        tile: size of the tiles in pixels of ``lq``, without the overlap; None takes the whole picture.
+        tile: size of the tiles in pixels of ``lq``, without the overlap; None takes the whole image.
         overlap: pixels around a tile that the network sees and that are cut off again.
 
     Returns:
@@ -48,12 +48,12 @@ def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, ove
     decisions = {defense: defense.decide(lq.to(device)) for defense in defenses(net) if defense.decision != 'tile'}
     if not any(map(_masks, decisions.values())):
         return _upscale_tiles(net, lq, decisions, tile, overlap)
-    return torch.cat([_upscale_tiles(net, lq[index:index + 1], _of_picture(decisions, index), tile, overlap)
+    return torch.cat([_upscale_tiles(net, lq[index:index + 1], _of_image(decisions, index), tile, overlap)
                       for index in range(len(lq))])
 
 
 def _upscale_tiles(net, lq, decisions, tile, overlap):
-    """One picture, or pictures of which none is masked."""
+    """One image, or images of which none is masked."""
     inner = getattr(_unwrapped(net), 'defense', None)
     multiple = windows_of(net)
     tile, overlap = (-(-pixels // multiple) * multiple for pixels in (tile, overlap))
@@ -78,7 +78,7 @@ def _device_of(net, lq):
 
 
 def _unwrapped(net):
-    """The network inside of what hands pictures on as they are, or nearly so."""
+    """The network inside of what hands images on as they are, or nearly so."""
     inside = next((getattr(net, name) for name, kind in (('net', Padded), ('module', nn.DataParallel),
                                                         ('module', nn.parallel.DistributedDataParallel),
                                                         ('_orig_mod', torch._dynamo.OptimizedModule))
@@ -87,17 +87,17 @@ def _unwrapped(net):
 
 
 def _masks(decision):
-    """Whether a decision masks any picture, or has to pass on the gradient of one that it does not mask."""
+    """Whether a decision masks any image, or has to pass on the gradient of one that it does not mask."""
     return decision if isinstance(decision, bool) else decision.requires_grad or bool(decision.any())
 
 
-def _of_picture(decisions, index):
+def _of_image(decisions, index):
     return {defense: decision if isinstance(decision, bool) else decision[index:index + 1]
             for defense, decision in decisions.items()}
 
 
 def windows_of(net: nn.Module) -> int:
-    """The number that a network wants the sides of a picture to be multiples of; 1 for most.
+    """The number that a network wants the sides of an image to be multiples of; 1 for most.
 
     What says so are whole numbers ``window_size`` of the network or a part of it, as in SwinIR and our CDC, and the
     scale of an RRDBNet, which folds pixels into channels below 4.
@@ -108,7 +108,7 @@ def windows_of(net: nn.Module) -> int:
 
 
 class Padded(nn.Module):
-    """A network that takes windows of one size, for pictures of any: padded as SwinIRModel pads them to test."""
+    """A network that takes windows of one size, for images of any: padded as SwinIRModel pads them to test."""
 
     def __init__(self, net: nn.Module, window: int):
         super().__init__()
@@ -133,16 +133,16 @@ def tile_within(net: nn.Module, lq: torch.Tensor, memory: float, overlap: int = 
     """The largest tile for which a pass with the gradient of the input keeps within a memory bound.
 
     What autograd keeps of a small window is counted and taken to grow with the area; the bound is for the activations
-    of a pass, beside the network itself and the whole pictures.
+    of a pass, beside the network itself and the whole images.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW); parameters that ask for a gradient make it keep more.
-        lq: the pictures, (B, 3, H, W).
+        lq: the images, (B, 3, H, W).
         memory: the bound in GiB.
         overlap: pixels around a tile.
 
     Returns:
-        Size of the tiles in pixels of ``lq``, a multiple of 8, or None if the whole pictures fit.
+        Size of the tiles in pixels of ``lq``, a multiple of 8, or None if the whole images fit.
 
     Raises:
         ValueError: not even a tile of 8 fits.

@@ -1,7 +1,7 @@
-"""Tiles of a picture, and masks of whole feature maps for a network that sees the picture tile by tile.
+"""Tiles of an image, and masks of whole feature maps for a network that sees the image tile by tile.
 
 A mask erases frequencies of a whole tensor. Drawn for each tile it would make seams, so a network with masks goes over
-the picture in stages: in the first, every tile runs as far as the first mask, whose tensor is put together from all
+the image in stages: in the first, every tile runs as far as the first mask, whose tensor is put together from all
 tiles and masked as a whole; in the next, every tile takes its window of that and runs as far as the second mask; and so
 on, until a stage runs through. What one mask sees is thus what it would see without tiles.
 """
@@ -50,11 +50,11 @@ class _Reached(Exception):
 
 
 class WholeMasks:
-    """One picture on its way through a network, tile by tile, with masks of the whole.
+    """One image on its way through a network, tile by tile, with masks of the whole.
 
     Args:
         net: the network.
-        decision: how much the picture is masked, as ``Defense.decide`` returns it.
+        decision: how much the image is masked, as ``Defense.decide`` returns it.
         rows, columns: the tiles, see :func:`spans`.
         multiple: the network continues windows to multiples of this number by itself.
     """
@@ -161,7 +161,7 @@ def crop(output: torch.Tensor, row: Span, column: Span, multiple: int = 1) -> to
         size = output.shape[dim]
         seen = _seen(span, size, multiple)
         first = _scaled(span.before, size, seen)
-        at_the_end = span.before + span.kept == span.length  # of the picture; there it keeps what was added, too
+        at_the_end = span.before + span.kept == span.length  # of the image; there it keeps what was added, too
         output = output.narrow(dim, first, size - first if at_the_end else _scaled(span.kept, size, seen))
     return output
 
@@ -170,7 +170,7 @@ def _check_scale(output, row, column):
     scale = output.shape[-1] // column.length if isinstance(output, torch.Tensor) else 0
     if scale == 0 or output.shape[-2:] != (scale * row.length, scale * column.length):
         raise ValueError(f'{tuple(getattr(output, "shape", ()))} of a window of {row.length}x{column.length}: only '
-                         'networks that enlarge by a whole number can work in tiles')
+                         'networks that upscale by a whole number can work in tiles')
 
 
 def _seen(span, size, multiple):

@@ -85,7 +85,7 @@ _ANY_ATTACK = {
     'margin': Key(number(0)),
     'size': Key(integer(1)),  # pixels of the input
     'queries': Key(integer(2)),
-    'area': Key(number(0, 1, above=True)),  # share of the picture
+    'area': Key(number(0, 1, above=True)),  # share of the image
 }
 #: ``target`` needs an image of the attacker's choice, ``training_loss`` the step of a training
 _OBJECTIVES = tuple(name for name in OBJECTIVES if name not in ('target', 'training_loss'))
@@ -130,7 +130,7 @@ ATTACK = {
     'type': Key(one_of(tuple(ATTACKS)), required=True),
     'eps': Key(either(eps, interval(eps)), required=True),  # 1/255; [low, high] is drawn from for each sample
     'objective': Key(_objective((*_OBJECTIVES, 'training_loss'), 'attack'), default='ground_truth_l1'),
-    # The classifier must not learn to tell 8-bit pictures from others.
+    # The classifier must not learn to tell 8-bit images from others.
     'quantize': Key(one_of(QUANTIZE), default='nearest'),
     **_ANY_ATTACK,
     **_OTHERS,
@@ -198,7 +198,7 @@ CLASSIFIER_OPT = {
 CLASSIFIER_TRAIN = {
     'clip_gradient': Key(number(0, above=True)),
     'calibration': Key(lambda value: parse_block(value, {
-        'datasets': Key(list_of(block), required=True),  # of pairs, and of more clean pictures
+        'datasets': Key(list_of(block), required=True),  # of pairs, and of more clean images
         'false_alarms': Key(number(0, 1), default=0.005),
     }, 'train.calibration')),
 }

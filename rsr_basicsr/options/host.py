@@ -99,7 +99,7 @@ _PAIRS = {**_TURNS, 'weaken': Key(number(0, 1)), 'crop': Key(integer(16))}
 DATASET_OF_TYPE = {
     'AdversarialSetDataset': {'dataroot': Key(names, required=True), 'dataroot_extra': Key(names),
                               'transplant': Key(number(0, 1)), **_PAIRS},
-    'AdversarialPicturesDataset': _PAIRS,
+    'AdversarialImagesDataset': _PAIRS,
     'RealESRGANDataset': {
         'dataroot_gt': Key(text, required=True), 'io_backend': Key(block, required=True), **_FLIPS, **KERNEL_SIZES,
         **FINAL_SINC, **BLUR, **{f'{key}2': rule for key, rule in BLUR.items()},

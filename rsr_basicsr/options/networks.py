@@ -1,4 +1,4 @@
-"""Checks of networks: they can be built, they enlarge by what the options say, and their weights fit."""
+"""Checks of networks: they can be built, they upscale by what the options say, and their weights fit."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def check_source(options: dict, where: str = 'attack.source', scale: Optional[in
     Args:
         options: the block.
         where: what it is called in messages.
-        scale: what a defended network must enlarge by; None takes any.
+        scale: what a defended network must upscale by; None takes any.
     """
     parse_open(options, {'type': Key(text, required=True), 'weights': Key(existing_file)}, where)
     network = {key: value for key, value in options.items() if key != 'weights'}
@@ -81,11 +81,11 @@ def _check_scale(net, scale):
     with torch.no_grad(), net.defense.forced(False):
         size = net(torch.zeros(1, 3, _PROBE, _PROBE)).shape[-2:]
     if scale is not None and tuple(size) != (scale * _PROBE, scale * _PROBE):
-        raise ValueError(f'it enlarges by {size[0] / _PROBE:g}, but scale is {scale:g}')
+        raise ValueError(f'it upscales by {size[0] / _PROBE:g}, but scale is {scale:g}')
 
 
-def check_enlargement(net: torch.nn.Module, scale: Optional[int]) -> None:
-    """Check that a network enlarges by the scale; one that the device meta cannot run is let pass.
+def check_upscaling(net: torch.nn.Module, scale: Optional[int]) -> None:
+    """Check that a network upscales by the scale; one that the device meta cannot run is let pass.
 
     Raises:
         OptionsError: it does not.
@@ -95,10 +95,10 @@ def check_enlargement(net: torch.nn.Module, scale: Optional[int]) -> None:
     try:
         with torch.no_grad():
             size = sketch(net)(torch.zeros(1, 3, _PROBE, _PROBE, device='meta')).shape[-2:]
-    except Exception:  # whatever it makes of a picture of that size, or of the device
+    except Exception:  # whatever it makes of an image of that size, or of the device
         return
     if len(size) == 2 and tuple(size) != (scale * _PROBE, scale * _PROBE):
-        raise OptionsError(f'network_g: {type(net).__name__} enlarges by {size[0] / _PROBE:g}, but scale is {scale}')
+        raise OptionsError(f'network_g: {type(net).__name__} upscales by {size[0] / _PROBE:g}, but scale is {scale}')
 
 
 def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: Optional[int], scale: int) -> None:
@@ -108,7 +108,7 @@ def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: Optio
         net: the network.
         options: its block.
         gt_size: height and width of the high-resolution patch in pixels; None where it is not known.
-        scale: what the network enlarges by.
+        scale: what the network upscales by.
 
     Raises:
         OptionsError: it does not.
@@ -128,7 +128,7 @@ def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: Optio
 
 
 def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
-    """Check that a network takes tiles of that size, at the border and within a picture.
+    """Check that a network takes tiles of that size, at the border and within an image.
 
     On the device meta, which knows sizes only, since large tiles would take minutes.
     """
@@ -148,7 +148,7 @@ def sketch(net: torch.nn.Module) -> torch.nn.Module:
 
 
 def _refusal(net, size):
-    """What a network says to pictures of that size, None where it takes them."""
+    """What a network says to images of that size, None where it takes them."""
     try:
         with torch.no_grad(), net.defense.forced(False) if isinstance(net, DefenseMixin) else contextlib.nullcontext():
             net(torch.zeros(1, 3, size, size, device='meta'))

@@ -29,8 +29,8 @@ class ExportError(RSRError):
     """A network cannot be written in another form, or the form computes something else; nothing is written then."""
 
 
-class PictureError(RSRError):
-    """A picture cannot be read, or is not one."""
+class ImageError(RSRError):
+    """An image cannot be read, or is not one."""
 
 
 def in_one_line(error: BaseException) -> str:

@@ -154,12 +154,12 @@ def test_head_and_fusion_written_out():
         y = lrelu(F.conv2d(y, w(2, 2, 3, 3), w(2), padding=1))
         return F.conv2d(y, w(3, 2, last, last), w(3), padding=last // 2)
 
-    pictures = [head(source, 3) for source in sources]
+    images = [head(source, 3) for source in sources]
     attention = torch.stack([head(source, 1) for source in sources]).exp()
-    fused = (attention / attention.sum(0) * torch.stack(pictures)).sum(0)
+    fused = (attention / attention.sum(0) * torch.stack(images)).sum(0)
     torch.testing.assert_close(net(x), fused)
     net.returns_components = True
-    for ours, expected in zip(net(x), (*pictures, fused)):
+    for ours, expected in zip(net(x), (*images, fused)):
         torch.testing.assert_close(ours, expected)
 
 

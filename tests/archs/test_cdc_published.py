@@ -133,8 +133,8 @@ def test_reference_from_a_published_file(published_file, log):
 
 def test_upscale_gives_the_reference(published_file, tmp_path):
     case = REFERENCE['cases'][1]
-    picture = (reference_input(*case['size'])[0].permute(1, 2, 0).numpy()[..., ::-1] * 65535).round()
-    cv2.imwrite(str(tmp_path / 'in.png'), picture.astype(np.uint16))
+    image = (reference_input(*case['size'])[0].permute(1, 2, 0).numpy()[..., ::-1] * 65535).round()
+    cv2.imwrite(str(tmp_path / 'in.png'), image.astype(np.uint16))
     flags = ['-n', published_file, '-o', str(tmp_path), '--gate', 'never']
     assert main(['upscale', str(tmp_path / 'in.png'), *flags]) == 0
     output = cv2.imread(str(tmp_path / 'in_out.png'), cv2.IMREAD_UNCHANGED)[..., ::-1].astype(np.float32) / 65535
@@ -286,7 +286,7 @@ def test_benchmark(pairs, tmp_path):
                         'defended': {'type': 'DefendedCDC', **network, 'defense': {'classifier': PAPER}}},
            'attacks': {'ifgsm': {'type': 'FGSM'}},
            'datasets': {'photos': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
-                                   'dataroot_lq': str(pairs / 'lq'), 'num_pictures': 1}}}
+                                   'dataroot_lq': str(pairs / 'lq'), 'num_images': 1}}}
     assert main(['benchmark', '-opt', str(write(opt, tmp_path / 'o.yml')), '-o', str(tmp_path / 'out')]) == 0
     assert 'defended' in (tmp_path / 'out' / 'results.csv').read_text()
 

@@ -38,9 +38,9 @@ def test_any_size(cls, size):
 
 @pytest.mark.parametrize('size, stride', [(8, 4), (4, 2)])
 def test_histograms_are_those_of_the_dct_of_blocks(size, stride):
-    picture = np.random.default_rng(0).integers(0, 256, (3, 24, 32)).astype(float)
-    red, green, blue = picture
-    axes = [picture.mean(axis=0), (red - green) / 2, (blue - green) / 2]
+    image = np.random.default_rng(0).integers(0, 256, (3, 24, 32)).astype(float)
+    red, green, blue = image
+    axes = [image.mean(axis=0), (red - green) / 2, (blue - green) / 2]
     bins = np.zeros((3, size * size, 8))
     corners = [(top, left) for top in range(0, 24 - size + 1, stride) for left in range(0, 32 - size + 1, stride)]
     for axis, plane in enumerate(axes):
@@ -51,21 +51,21 @@ def test_histograms_are_those_of_the_dct_of_blocks(size, stride):
                 bins[axis, :, k] += np.clip(1 - np.abs(np.minimum(level, 7) - k), 0, 1)
     expected = np.sqrt(bins[:, 1:] / len(corners) + 1e-4).ravel()
     start = 0 if size == 8 else 3 * 63 * 8
-    features = StatisticsClassifier().features(torch.from_numpy(picture).float()[None] / 255)[0]
+    features = StatisticsClassifier().features(torch.from_numpy(image).float()[None] / 255)[0]
     np.testing.assert_allclose(features[start:start + expected.size].numpy(), expected, atol=2e-4)
 
 
-def _in_flat_parts(picture):
-    """Residuals of the planes of a picture (3, 44, 36) in grey levels, with a margin of four, and where it is flat."""
-    red, green, blue = picture
-    planes = [picture.mean(axis=0), (red - green) / 2, (blue - green) / 2, red, green, blue]
+def _in_flat_parts(image):
+    """Residuals of the planes of an image (3, 44, 36) in grey levels, with a margin of four, and where it is flat."""
+    red, green, blue = image
+    planes = [image.mean(axis=0), (red - green) / 2, (blue - green) / 2, red, green, blue]
     filters = [[[0, 0, 0], [0, -1, 1], [0, 0, 0]], [[0, 0, 0], [0, -1, 0], [0, 1, 0]],
                [[1, -2, 1], [-2, 4, -2], [1, -2, 1]], [[0, 1, 0], [1, -4, 1], [0, 1, 0]]]
     filters = [np.array(each) / max(1, np.abs(each).max()) for each in filters]
     # A difference to the next pixel is divided by nothing, the two second differences by four.
     residuals = np.stack([[scipy.ndimage.correlate(np.pad(plane, 4, mode='reflect'), each)
                            for each in filters] for plane in planes])
-    means = np.array([[picture[:, 4 * i:4 * i + 8, 4 * j:4 * j + 8].mean() for j in range(8)] for i in range(10)])
+    means = np.array([[image[:, 4 * i:4 * i + 8, 4 * j:4 * j + 8].mean() for j in range(8)] for i in range(10)])
     activity = scipy.ndimage.maximum_filter(means, 3) - scipy.ndimage.minimum_filter(means, 3)
     where = []
     for share in FLAT:
@@ -77,9 +77,9 @@ def _in_flat_parts(picture):
 
 def test_residual_statistics_are_those_of_the_flat_parts():
     rng = np.random.default_rng(0)
-    picture = rng.integers(0, 40, (3, 44, 36)) + 100.0
-    picture[:, :20] += scipy.ndimage.zoom(rng.uniform(-90, 90, (3, 5, 9)), (1, 4, 4), order=1)
-    residuals, (flattest, flat) = _in_flat_parts(picture)
+    image = rng.integers(0, 40, (3, 44, 36)) + 100.0
+    image[:, :20] += scipy.ndimage.zoom(rng.uniform(-90, 90, (3, 5, 9)), (1, 4, 4), order=1)
+    residuals, (flattest, flat) = _in_flat_parts(image)
     expected = []
     for plane in residuals:
         for residual in plane:
@@ -96,13 +96,13 @@ def test_residual_statistics_are_those_of_the_flat_parts():
         both = [pair for group in groups for pair in group]
         expected += [(a * b).mean() / np.sqrt((a**2).mean() * (b**2).mean()) for a, b in both]
         expected += [np.corrcoef(np.abs(a), np.abs(b))[0, 1] for a, b in both]
-    found = residual_statistics(torch.from_numpy(picture)[None] / 255, 2**18)[0]
+    found = residual_statistics(torch.from_numpy(image)[None] / 255, 2**18)[0]
     assert found.numel() == len(expected)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize('cls', LOCAL)
-def test_bands_of_a_large_picture_give_the_same(cls):
+def test_bands_of_a_large_image_give_the_same(cls):
     net, x = cls().eval(), torch.rand(2, 3, 301, 210)
     with torch.no_grad():
         whole = net(x)
@@ -124,7 +124,7 @@ def test_gradient_is_a_finite_difference(cls):
 
 
 @pytest.mark.parametrize('cls', LOCAL)
-def test_a_picture_beside_its_mirror_image_is_much_like_it(cls):
+def test_a_image_beside_its_mirror_image_is_much_like_it(cls):
     # What a classifier at native resolution says must not depend on how much of the same there is.
     net = cls().eval()
     x = torch.rand(1, 3, 64, 64)
@@ -164,7 +164,7 @@ def test_preparation_centres_the_features():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('cls', [StatisticsClassifier, FrequencyClassifier])  # convolutions would take long
-def test_half_precision_on_a_large_picture(cls, dtype):
+def test_half_precision_on_a_large_image(cls, dtype):
     net, x = cls().eval(), torch.rand(1, 3, 512, 512)
     with torch.no_grad():
         expected = log_odds(net(x))

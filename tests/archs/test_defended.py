@@ -142,7 +142,7 @@ def test_only_parameters_no_buffers(backbone):
     assert not list(build(backbone).defense.buffers())
 
 
-def test_gradients_reach_the_picture_through_the_masks(backbone):
+def test_gradients_reach_the_image_through_the_masks(backbone):
     net, x = build(backbone, gate='always'), torch.rand(1, 3, 12, 12, requires_grad=True)
     net(x).sum().backward()
     assert x.grad.abs().sum() > 0
@@ -181,13 +181,13 @@ def masked_identity(x, place=0, seed=0):
 
 
 def threshold_between(net, x):
-    """A threshold that takes some of the pictures for attacked and others not."""
+    """A threshold that takes some of the images for attacked and others not."""
     return net.defense.classifier.clean_probability(x).sort().values[1:3].mean().item()
 
 
 @pytest.mark.parametrize('gate', ['classifier', 'soft', 'always', 'never'])
 @pytest.mark.parametrize('cls', [*BACKBONES, CDC], ids=lambda cls: cls.__name__)
-def test_with_a_seed_a_picture_is_the_same_in_any_batch(cls, gate):
+def test_with_a_seed_a_image_is_the_same_in_any_batch(cls, gate):
     net = build(cls, gate=gate, seed=7, draws=2)
     x = torch.rand(4, 3, 16, 24)
     with torch.no_grad():
@@ -247,7 +247,7 @@ def test_draws_are_averaged():
     assert (net(x) - x).square().mean() < (defend(Identity)(defense={'gate': 'always'})(x) - x).square().mean()
 
 
-def test_unmasked_pictures_keep_their_bits_whatever_is_averaged():
+def test_unmasked_images_keep_their_bits_whatever_is_averaged():
     net, x = defend(Identity)(defense={'draws': 3}).eval(), torch.rand(4, 3, 16, 20)
     with net.defense.forced(torch.tensor([True, False, True, False])):
         output = net(x)
@@ -255,7 +255,7 @@ def test_unmasked_pictures_keep_their_bits_whatever_is_averaged():
 
 
 @pytest.mark.parametrize('seed', [None, 0])
-def test_decisions_of_another_number_of_pictures_are_refused(seed):
+def test_decisions_of_another_number_of_images_are_refused(seed):
     net, x = defend(Identity)(defense={'seed': seed}).eval(), torch.rand(4, 3, 16, 20)
     with net.defense.forced(torch.tensor([True])):
         assert net(x).shape == x.shape
@@ -263,8 +263,8 @@ def test_decisions_of_another_number_of_pictures_are_refused(seed):
         net(x)
 
 
-@pytest.mark.parametrize('decision', ['picture', 'batch'])
-def test_a_picture_that_is_not_a_number_counts_as_attacked(decision):
+@pytest.mark.parametrize('decision', ['image', 'batch'])
+def test_a_image_that_is_not_a_number_counts_as_attacked(decision):
     net = defend(Identity)(defense={'decision': decision, 'classifier': {'threshold': 0.0}}).eval()
     x = torch.rand(2, 3, 16, 16)
     assert not net.defense.attacked(x).any()

@@ -90,7 +90,7 @@ def test_float32_under_autocast():
     torch.testing.assert_close(under_autocast, net(x))
 
 
-def test_learns_to_tell_noise_from_smooth_pictures():
+def test_learns_to_tell_noise_from_smooth_images():
     net = FrequencyClassifier()
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     smooth = torch.nn.functional.interpolate(torch.rand(32, 3, 6, 6), size=48, mode='bicubic').clamp(0, 1)

@@ -90,8 +90,8 @@ def test_refused_by_whatever_loads(old, tmp_path):
 
 
 def test_commands(old, tmp_path, pairs, photos, capsys):
-    picture = next((pairs / 'lq').glob('*.png'))
-    assert main(['upscale', str(picture), '-n', str(old), '-o', str(tmp_path)]) == 1
+    image = next((pairs / 'lq').glob('*.png'))
+    assert main(['upscale', str(image), '-n', str(old), '-o', str(tmp_path)]) == 1
     assert main(['export', str(old), '--backbone', str(tmp_path / 'plain.pth')]) == 1
     opt = options(pairs, photos, pretrain_network_g=str(old))
     assert main(['train', '-opt', str(write(opt, tmp_path / 'o.yml'))]) == 2

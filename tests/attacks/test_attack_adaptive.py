@@ -98,12 +98,12 @@ def upscale_tiles(net, x):
 
 
 def brightness(limit):
-    """A detector that takes brighter pictures for attacked: its logit is 0 at a mean of ``limit``."""
+    """A detector that takes brighter images for attacked: its logit is 0 at a mean of ``limit``."""
     return lambda x: 1000 * (x.flatten(1).mean(1) - limit)
 
 
 class Brighter(nn.Module):
-    """A network whose damage, along the target of ones, is the brightness of the picture's left half alone."""
+    """A network whose damage, along the target of ones, is the brightness of the image's left half alone."""
 
     def __init__(self):
         super().__init__()
@@ -138,7 +138,7 @@ def test_detector_aware_says_where_it_did_not_get_past():
     assert (attacked[0] - lq[0])[..., :4].mean() * 255 > 3.9
 
 
-def test_detection_is_that_of_the_8_bit_picture():
+def test_detection_is_that_of_the_8_bit_image():
     lq, ones = torch.full((1, 3, 8, 8), 128 / 255), torch.ones(1, 3, 8, 8)
     limit = brightness(128 / 255 + 0.4 / 255)
     attack = DetectorAware(eps=3, steps=20, detector=limit, objective=Along(), quantize='nearest')
@@ -153,7 +153,7 @@ def test_detector_aware_against_the_classifier_of_a_network(photo):
     bias = net.defense.classifier.body[-1].bias
     clean, attacked = net.defense.classifier(photo)[0].detach()
     with torch.no_grad():
-        bias[0] += attacked - clean + 0.01  # the clean picture is just on the clean side
+        bias[0] += attacked - clean + 0.01  # the clean image is just on the clean side
     assert net.defense.attacked(photo).item() is False
     assert net.defense.logit(photo).item() == pytest.approx(-0.01, abs=1e-4)
     found = DetectorAware(eps=4, steps=5).evade(net, photo)
@@ -165,33 +165,33 @@ def test_detector_aware_against_the_classifier_of_a_network(photo):
 @pytest.mark.parametrize('threshold', [0.3, 0.9])
 def test_logit_is_above_zero_where_attacked(threshold, photo):
     defense = DefendedGain(defense={'classifier': {'threshold': threshold}}).eval().double().defense
-    pictures = torch.cat([photo, photo * 0.5, torch.rand_like(photo), torch.zeros_like(photo)]).double()
-    clean = defense.classifier.clean_probability(pictures)
+    images = torch.cat([photo, photo * 0.5, torch.rand_like(photo), torch.zeros_like(photo)]).double()
+    clean = defense.classifier.clean_probability(images)
     expected = torch.log((1 - clean) / clean) - torch.log(torch.tensor((1 - threshold) / threshold))
-    torch.testing.assert_close(defense.logit(pictures), expected, atol=1e-4, rtol=1e-4)
-    assert torch.equal(defense.logit(pictures) > 0, defense.attacked(pictures))
+    torch.testing.assert_close(defense.logit(images), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(defense.logit(images) > 0, defense.attacked(images))
 
 
 def test_bpda_takes_the_value_of_one_and_the_gradient_of_the_other():
     x = torch.rand(2, 3, 4, 4, requires_grad=True)
-    identity = BPDA(lambda pictures: (pictures * 8).round() / 8)
+    identity = BPDA(lambda images: (images * 8).round() / 8)
     assert torch.equal(identity(x), (x * 8).round() / 8)
     assert torch.equal(torch.autograd.grad(identity(x).sum(), x)[0], torch.ones_like(x))
-    stand_in = BPDA(torch.round, surrogate=lambda pictures: pictures**3)
+    stand_in = BPDA(torch.round, surrogate=lambda images: images**3)
     torch.testing.assert_close(torch.autograd.grad(stand_in(x).sum(), x)[0], 3 * x.detach()**2)
     assert torch.equal(stand_in(x), x.round())
     with pytest.raises(ValueError, match='transform makes'):
-        BPDA(lambda pictures: pictures[..., 1:])(x)
+        BPDA(lambda images: images[..., 1:])(x)
 
 
 def test_an_attack_through_bpda_gets_past_a_codec(real_network, photo):
     import cv2
     import numpy as np
 
-    def jpeg(pictures):
+    def jpeg(images):
         coded = []
-        for picture in pictures:
-            array = (picture.permute(1, 2, 0).numpy() * 255).round().clip(0, 255).astype(np.uint8)
+        for image in images:
+            array = (image.permute(1, 2, 0).numpy() * 255).round().clip(0, 255).astype(np.uint8)
             coded.append(torch.from_numpy(cv2.imdecode(cv2.imencode('.jpg', array)[1], cv2.IMREAD_COLOR)))
         return torch.stack(coded).permute(0, 3, 1, 2).float() / 255
 
@@ -279,7 +279,7 @@ def test_universal_can_be_measured(photo):
 
 def test_detectors_are_checked(photo):
     ones = torch.ones_like(photo)
-    for detector, message in ((lambda x: x.mean(), 'one logit a picture'), (lambda x: torch.zeros(len(x)), 'gradient')):
+    for detector, message in ((lambda x: x.mean(), 'one logit an image'), (lambda x: torch.zeros(len(x)), 'gradient')):
         with pytest.raises(ValueError, match=message):
             DetectorAware(steps=1, detector=detector, objective=Along())(Brighter(), torch.cat([photo] * 2)[..., :8],
                                                                          torch.cat([ones] * 2)[..., :8])

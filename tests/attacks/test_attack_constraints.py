@@ -1,4 +1,4 @@
-"""Where perturbations stay: balls, bands, 8 bit; and large pictures, attacked in tiles as if in one."""
+"""Where perturbations stay: balls, bands, 8 bit; and large images, attacked in tiles as if in one."""
 
 import os
 import subprocess
@@ -65,7 +65,7 @@ def test_band_limited(band, norm, real_network, photo):
         assert damage > noise
 
 
-def test_a_picture_without_room_for_the_band_stays_as_it_is():
+def test_a_image_without_room_for_the_band_stays_as_it_is():
     lq = torch.rand(1, 3, 32, 32).round()
     lq = torch.cat([lq, torch.full_like(lq, 0.5)])
     found = settle(Band(Linf(), 0, 0.1), (lq + 0.03 * torch.randn_like(lq)).clamp(0, 1), lq, RADIUS)
@@ -73,14 +73,14 @@ def test_a_picture_without_room_for_the_band_stays_as_it_is():
 
 
 @pytest.mark.parametrize('settings', [dict(keep_best=True), dict(restarts=2)], ids=str)
-def test_the_best_picture_met_is_kept_to_the_band_too(settings):
+def test_the_best_image_met_is_kept_to_the_band_too(settings):
     lq = 0.2 + 0.6 * torch.rand(1, 3, 32, 32)
     lq[..., :8, :8] = 0
     attack = BandLimited(eps=8, steps=4, step_size=8, band=(0.1, 0.2), objective=Valley(), **settings)
     assert outside(attack(nn.Identity(), lq, lq) - lq, 0.1, 0.2) < 1e-4
 
 
-def test_a_hard_picture_does_not_change_its_neighbours():
+def test_a_hard_image_does_not_change_its_neighbours():
     easy, hard = torch.full((1, 3, 32, 32), 0.5), torch.rand(1, 3, 32, 32).round()
     start = torch.cat([easy, hard]) + 0.03 * torch.randn(2, 3, 32, 32)
     band = Band(Linf(), 0.5, 0.6)
@@ -89,7 +89,7 @@ def test_a_hard_picture_does_not_change_its_neighbours():
 
 
 def test_a_band_without_a_coefficient_is_refused():
-    with pytest.raises(ValueError, match=r'band \[0.9, 0.91\] holds no DCT coefficient of a 4x4 picture'):
+    with pytest.raises(ValueError, match=r'band \[0.9, 0.91\] holds no DCT coefficient of a 4x4 image'):
         BandLimited(steps=1, band=(0.9, 0.91))(nn.Identity(), torch.rand(1, 3, 4, 4))
 
 
@@ -132,7 +132,7 @@ class Gather(nn.Module):
 
 
 @pytest.mark.parametrize('attack', [IFGSM, PGD, APGD])
-def test_tiles_attack_as_the_whole_picture_does(attack):
+def test_tiles_attack_as_the_whole_image_does(attack):
     # In float64, where sums in another order round alike enough for no sign to flip.
     lq, target = torch.rand(2, 3, 40, 27, dtype=torch.float64), torch.rand(2, 3, 80, 54, dtype=torch.float64)
     whole, tiled = (attack(eps=8, steps=5, objective='ground_truth', **tile)(
@@ -193,7 +193,7 @@ def test_memory_stays_within_the_bound():
         assert run.returncode == 0, run.stderr
         return float(run.stdout.split()[-1])
 
-    # The whole pictures, their target, output and gradients are beside the bound: 12 MiB each of the large ones.
+    # The whole images, their target, output and gradients are beside the bound: 12 MiB each of the large ones.
     assert peak('0.1') < 0.1 + 0.06
     assert peak('whole') > 0.25
 
@@ -211,7 +211,7 @@ def test_memory_is_that_of_the_gate_in_force():
 
 @pytest.mark.parametrize('net', [nn.Upsample(scale_factor=1.5), nn.AvgPool2d(2)], ids=['1.5', '0.5'])
 def test_tiles_refuse_networks_of_other_scales(net):
-    with pytest.raises(ValueError, match='only networks that enlarge by a whole number can work in tiles'):
+    with pytest.raises(ValueError, match='only networks that upscale by a whole number can work in tiles'):
         PGD(steps=1, tile=8)(net, torch.rand(1, 3, 24, 24))
     assert PGD(steps=1)(net, torch.rand(1, 3, 24, 24)).shape == (1, 3, 24, 24)
 

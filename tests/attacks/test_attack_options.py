@@ -1,4 +1,4 @@
-"""What attacks are asked for: arguments, options blocks, pictures and networks that are not what they should be."""
+"""What attacks are asked for: arguments, options blocks, images and networks that are not what they should be."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ WRONG = [
     (dict(type='PGD', seed=-1), 'expected seed >= 0'),
     (dict(type='PGD', tile=8, memory=1), 'tile: 8 and memory: 1 exclude each other'),
     (dict(type='PGD', memory=0), 'expected memory > 0, got 0'), (dict(type='PGD', precision='fp8'), 'fp32, bf16'),
-    (dict(type='PGD', random_start=0), 'no gradient at the clean picture'),
+    (dict(type='PGD', random_start=0), 'no gradient at the clean image'),
     (dict(type='BandLimited', band=[0.5, 0.4]), r'0 <= low < high <= 1, got \[0.5, 0.4\]'),
     (dict(type='Square', queries=1), 'queries >= 2'), (dict(type='Square', area=0), 'area > 0 and <= 1, got 0'),
     (dict(type='PGD', schedule='cosine'), "schedule must be one of linear, constant, got 'cosine'"),
@@ -56,10 +56,10 @@ def test_wrong_options_are_refused(options, message):
     (torch.full((1, 3, 8, 8), 255.0), None, 'values from 255 to 255; clamp them, or divide 8-bit'),
     (torch.full((1, 3, 8, 8), torch.nan), None, 'lq holds values that are not numbers'),
     (torch.zeros(0, 3, 8, 8), None, r'lq is empty: \(0, 3, 8, 8\)'), (np.zeros((1, 3, 8, 8)), None, 'got float64'),
-    (torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8), 'as many targets as pictures, got 1 for 2'),
+    (torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8), 'as many targets as images, got 1 for 2'),
     (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16), 'makes 1x3x8x8 of 1x3x8x8, but the target is 1x3x16x16'),
 ])
-def test_wrong_pictures_are_refused(lq, target, message):
+def test_wrong_images_are_refused(lq, target, message):
     with pytest.raises(ValueError, match=message):
         PGD(steps=1, objective='stability')(Affine(torch.ones(1, 3, 1, 1)), lq, target)
 
@@ -87,7 +87,7 @@ def test_wrong_radii_are_refused(eps):
 
 
 def test_wrong_number_of_generators_is_refused():
-    with pytest.raises(ValueError, match='one generator a picture, got 1 for 2'):
+    with pytest.raises(ValueError, match='one generator an image, got 1 for 2'):
         PGD(steps=1)(nn.Identity(), torch.rand(2, 3, 8, 8), generator=[torch.Generator()])
 
 
@@ -102,7 +102,7 @@ def test_a_network_of_several_outputs_is_named():
         def forward(self, x):
             return x, x
 
-    with pytest.raises(ValueError, match=r'expected pictures \(B, C, H, W\) from Two, got tuple'):
+    with pytest.raises(ValueError, match=r'expected images \(B, C, H, W\) from Two, got tuple'):
         PGD(steps=1)(Two(), torch.rand(1, 3, 8, 8))
 
 

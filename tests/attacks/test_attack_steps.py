@@ -26,7 +26,7 @@ from rsr_basicsr.weights.state_dict import load_network
 
 @pytest.fixture(scope='module')
 def linear():
-    """A dense linear network, pictures far from black and white, a direction of damage, and its gradient."""
+    """A dense linear network, images far from black and white, a direction of damage, and its gradient."""
     torch.manual_seed(0)
     net, lq = Dense(), 0.3 + 0.4 * torch.rand(2, 3, 6, 5, dtype=torch.float64)
     direction = torch.randn(2, 3, 12, 10, dtype=torch.float64)
@@ -74,7 +74,7 @@ def test_universal_optimum_of_a_linear_network(linear):
     torch.testing.assert_close(attack(Affine(torch.ones(1)), new), new + 8 / 255 * tiled.to(new), atol=1e-9, rtol=0)
 
 
-def test_a_flat_picture_does_not_drown_the_others_in_a_universal_perturbation():
+def test_a_flat_image_does_not_drown_the_others_in_a_universal_perturbation():
     class OnlyBright(torch.nn.Module):
         def forward(self, x):
             return 1e-4 * x * (x.mean(dim=(1, 2, 3), keepdim=True) > 0.4).detach()
@@ -82,7 +82,7 @@ def test_a_flat_picture_does_not_drown_the_others_in_a_universal_perturbation():
     lq = torch.stack([torch.full((3, 8, 8), 0.1), torch.full((3, 8, 8), 0.5)])
     attack = Universal(eps=4, size=8, objective=Along()).fit(OnlyBright(), [lq], [torch.ones_like(lq)])
     assert torch.equal(attack.perturbation, torch.ones(1, 3, 8, 8))
-    with pytest.raises(ValueError, match='the perturbation has 3 channels, the pictures 1'):
+    with pytest.raises(ValueError, match='the perturbation has 3 channels, the images 1'):
         attack(OnlyBright(), lq[:, :1])
     assert Universal(perturbation=attack.perturbation).size == 8 and len(repr(attack)) < 200
 
@@ -184,7 +184,7 @@ def test_order_of_the_attacks_on_real_weights(strong_network, photo):
         assert (damage[stronger] >= damage[weaker]).all(), (weaker, damage[weaker], stronger, damage[stronger])
 
 
-def test_eps_255_destroys_the_picture(real_network, photo):
+def test_eps_255_destroys_the_image(real_network, photo):
     attacked = PGD(eps=255, steps=10)(real_network, photo)
     with torch.no_grad():
         mse = (real_network(attacked).clamp(0, 1) - real_network(photo).clamp(0, 1)).square().mean()
@@ -199,7 +199,7 @@ def test_transfer_is_the_attack_on_the_source(real_network, photo):
     assert source.training
 
 
-def test_worst_of_takes_the_worst_for_each_picture(linear):
+def test_worst_of_takes_the_worst_for_each_image(linear):
     net, lq, direction, gradient = linear
     up = FGSM(eps=4, objective=Along())
 

@@ -67,7 +67,7 @@ def test_gradient_against_finite_differences():
     assert gradient[0, 1, 2, 3].item() == pytest.approx(difference.item() / 2e-6, rel=1e-6)
 
 
-def test_without_the_clamp_pictures_leave_the_value_range_but_not_the_ball():
+def test_without_the_clamp_images_leave_the_value_range_but_not_the_ball():
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.ones(1, 3, 4, 4)
     options = dict(eps=8, steps=2, objective='ground_truth')
     torch.testing.assert_close(IFGSM(**options, clamp=False)(net, lq, lq - 1), lq + 8 / 255)
@@ -78,7 +78,7 @@ SEEDED = [attack for attack in QUICK if not isinstance(attack, (Universal, Trans
 
 
 @pytest.mark.parametrize('attack', SEEDED, ids=repr)
-def test_with_a_seed_a_picture_has_one_result_in_any_batch(attack, real_network, photo):
+def test_with_a_seed_a_image_has_one_result_in_any_batch(attack, real_network, photo):
     attack, small = attack.but(seed=3), photo[..., :24, :24]
     batch = torch.cat([small, small.flip(-1), photo[..., 8:32, 8:32]])
     together = attack(real_network, batch)
@@ -146,7 +146,7 @@ def damage(net, attacked, lq):
 
 
 @pytest.mark.parametrize('keep_best, expected', [(True, 0), (False, 8)])
-def test_keep_best_returns_the_worst_picture_met(keep_best, expected):
+def test_keep_best_returns_the_worst_image_met(keep_best, expected):
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
     attack = PGD(eps=8, steps=3, step_size=8, random_start=0, keep_best=keep_best, objective=Valley())
     torch.testing.assert_close(attack(net, lq, lq), lq + expected / 255)
@@ -158,7 +158,7 @@ def test_works_inside_no_grad(real_network, photo):
     assert damage(real_network, attacked, photo) > 0
 
 
-def test_the_targeted_attack_comes_nearer_to_the_picture(real_network, photo):
+def test_the_targeted_attack_comes_nearer_to_the_image(real_network, photo):
     target = torch.zeros(1, 3, 256, 256)
     inputs = (photo, RandomNoise(eps=8)(real_network, photo),
               PGD(eps=8, steps=5, objective='target')(real_network, photo, target))
@@ -211,7 +211,7 @@ def test_buffers_stay(training):
 
 
 @pytest.mark.parametrize('attack', [IFGSM(eps=4), APGD(eps=4, steps=3), PGD(eps=4, norm='L2')], ids=repr)
-def test_half_precision_pictures_stay_in_the_ball(attack):
+def test_half_precision_images_stay_in_the_ball(attack):
     lq = torch.rand(2, 3, 8, 8).half()
     attacked = attack(nn.Upsample(scale_factor=2).half(), lq)
     delta = attacked.double() - lq.double()
@@ -219,7 +219,7 @@ def test_half_precision_pictures_stay_in_the_ball(attack):
     assert attacked.dtype == torch.float16 and size * 255 <= 4 + 0.07  # half of the step between two such numbers
 
 
-def test_a_broken_picture_breaks_no_other():
+def test_a_broken_image_breaks_no_other():
     lq = torch.rand(2, 3, 8, 8)
     lq[1, 0, 0, 0] = torch.nan
     attacked = PGD(eps=4, steps=2).perturb(Affine(torch.ones(1, 3, 1, 1)), lq)

@@ -41,7 +41,7 @@ SMALL = dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4, act_t
 
 @pytest.fixture(scope='module')
 def weights(tmp_path_factory):
-    """A small network that enlarges and shakes its output a little: the residual of SRVGGNetCompact is nearest."""
+    """A small network that upscales and shakes its output a little: the residual of SRVGGNetCompact is nearest."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('weights') / 'small.pth'
     torch.save({'params': SRVGGNetCompact(**SMALL).state_dict()}, path)
@@ -62,7 +62,7 @@ def options(weights, pairs):
         'attacks': {'pgd': {'type': 'PGD', 'steps': 4}},
         'eps': [2, 8],
         'datasets': {'photos': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
-                                'dataroot_lq': str(pairs / 'lq'), 'num_pictures': 3}}}
+                                'dataroot_lq': str(pairs / 'lq'), 'num_images': 3}}}
 
 
 def benchmark(opt, folder, *flags, code=0):
@@ -92,10 +92,10 @@ from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
 from rsr_basicsr.options import load_options
 from rsr_basicsr.benchmark.options import check_benchmark
 
-options, pictures = check_benchmark(load_options(sys.argv[1]))
+options, images = check_benchmark(load_options(sys.argv[1]))
 with launched('pytorch'):
     for folder in ('common', 'apart0' if is_first() else 'apart1'):  # as on machines that do not share one
-        records = run_benchmark(options, pictures, Path(folder), progress=False)
+        records = run_benchmark(options, images, Path(folder), progress=False)
         if is_first():
             write_results(Path(folder), records, options)
 '''
@@ -119,7 +119,7 @@ def test_figures_of_a_linear_network(options, tmp_path, pairs, capsys):
     found = figures(benchmark(options, tmp_path))
     moved, clean, attacked = [], [], []
     for record in read_records(tmp_path / 'out'):
-        lq, gt = (cv2.imread(str(pairs / kind / f'{record.picture}.png')) for kind in ('lq', 'gt'))
+        lq, gt = (cv2.imread(str(pairs / kind / f'{record.image}.png')) for kind in ('lq', 'gt'))
         if record.attack == 'clean':
             assert record.values['psnr'] == [pytest.approx(luma_psnr(lq.repeat(4, 0).repeat(4, 1), gt))] * 2
             clean.append(record.values['psnr'][0])
@@ -174,7 +174,7 @@ def test_processes_and_kills_change_nothing(options, tmp_path):
         assert (two / folder / 'results.csv').read_bytes() == expected
         written = [file.read_text().count('\n') for file in sorted((two / folder / 'record').glob('*.jsonl'))]
         assert len(written) == files and sum(written) == 60 and min(written) > 10
-    assert len(list((two / 'apart0' / 'pictures').iterdir())) == len(list((two / 'common' / 'pictures').iterdir()))
+    assert len(list((two / 'apart0' / 'images').iterdir())) == len(list((two / 'common' / 'images').iterdir()))
 
     killed = tmp_path / 'killed'
     killed.mkdir()
@@ -217,7 +217,7 @@ def test_a_cell_is_made_again_where_what_it_depends_on_has_changed(options, tmp_
     torch.save(state, tmp_path / 'other.pth')
     options['networks']['renamed']['weights'] = str(tmp_path / 'other.pth')
     benchmark(options, tmp_path)
-    assert lines(tmp_path) == before + 2 * 3 * 5  # one network behind two defences, three pictures, clean and four
+    assert lines(tmp_path) == before + 2 * 3 * 5  # one network behind two defences, three images, clean and four
 
 
 def test_merge(options, tmp_path, capsys):
@@ -322,7 +322,7 @@ def test_undefended_network_under_random_noise_is_not_suspected(options, tmp_pat
     folder = benchmark(options, tmp_path)
     said = capsys.readouterr().out
     assert 'gradient' not in said and re.findall('Warning: .*', said) == [
-        'Warning: photos: 3 pictures only; the figures may be others on more.']
+        'Warning: photos: 3 images only; the figures may be others on more.']
     assert 'random noise' not in (folder / 'results.csv').read_text()  # the control goes by the name it was given
     options['attacks'].update(noise={'type': 'RandomNoise', 'eps': 2}, far={'type': 'FGSM', 'eps': 16})
     found = figures(benchmark(options, tmp_path))
@@ -354,7 +354,7 @@ def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
         for name in ('a', 'b'):
             source = next((pairs / kind).glob('*.png'))
             (broken / kind / f'{name}.png').write_bytes(source.read_bytes())
-    (broken / 'lq' / 'b.png').write_bytes(b'no picture')
+    (broken / 'lq' / 'b.png').write_bytes(b'no image')
     options['networks']['gone'] = {'type': 'SRVGGNetCompact', **SMALL, 'weights': 'gone.pth'}
     options['networks']['double'] = {'type': 'Interpolation', 'scale': 2}
     options['networks']['plain']['defenses'] = ['none', 'bit']
@@ -380,11 +380,11 @@ def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
     benchmark(options, tmp_path, code=2)
     error = capsys.readouterr().err
     assert error.startswith('rsr benchmark: 15 entries cannot be used:')
-    for part in ('networks.gone.weights: no such file', 'networks.double: it enlarges by 2, but scale is 4',
+    for part in ('networks.gone.weights: no such file', 'networks.double: it upscales by 2, but scale is 4',
                  "'bit' is not one of the defenses; did you mean 'bits'", 'defenses.strong', 'JPEG',
                  "attacks.fast: unknown key 'stepz'; did you mean 'steps'", 'attacks.slow: type: expected one of',
-                 'did you mean 7.65', 'b.png cannot be read as a picture', 'no such folder: nowhere',
-                 "metrics.psnr: the key 'crop_border' is missing", "did you mean 'num_pictures'",
+                 'did you mean 7.65', 'b.png cannot be read as an image', 'no such folder: nowhere',
+                 "metrics.psnr: the key 'crop_border' is missing", "did you mean 'num_images'",
                  'networks.random.weights', 'plain backbone without a trained classifier', 'worst case stands for',
                  'metrics.ssim.better: expected one of higher, lower', "'calculate_odd' is not registered"):
         assert part in error, part
@@ -400,7 +400,7 @@ def test_a_ground_truth_is_asked_for_where_there_is_none(options, tmp_path, caps
 
 @METRIC_REGISTRY.register()
 def calculate_moody(img, **kwargs):
-    """A metric that does not like some pictures."""
+    """A metric that does not like some images."""
     if img.mean() > 100:
         raise RuntimeError('too bright')
     return 1.0
@@ -415,7 +415,7 @@ def test_a_metric_that_fails_leaves_the_others_alone(options, tmp_path, capsys):
 
 
 class Blind(torch.nn.Module):
-    """Gives values that are not numbers for dark pictures."""
+    """Gives values that are not numbers for dark images."""
 
     def __init__(self, darkest):
         super().__init__()
@@ -436,11 +436,11 @@ def test_values_that_are_no_numbers_are_failures(options, tmp_path, pairs, capsy
     assert len(records) == 15 and all('not a number' in record.error for record in records if record.error)
 
 
-def test_failing_pictures_are_recorded_and_the_others_measured(tmp_path, capsys, pairs):
+def test_failing_images_are_recorded_and_the_others_measured(tmp_path, capsys, pairs):
     torch.manual_seed(0)
     network = dict(num_in_ch=3, num_out_ch=3, scale=2, num_feat=4, num_block=1, num_grow_ch=4)
     torch.save({'params': RRDBNet(**network).state_dict()}, tmp_path / 'x2.pth')
-    folder = tmp_path / 'pictures'
+    folder = tmp_path / 'images'
     folder.mkdir()
     for name, side in (('even', 16), ('odd', 17)):  # which this network cannot unshuffle
         cv2.imwrite(str(folder / f'{name}.png'), np.full((side, side, 3), 100, np.uint8))
@@ -453,7 +453,7 @@ def test_failing_pictures_are_recorded_and_the_others_measured(tmp_path, capsys,
     assert '3 of 6 cells failed' in said.out and 'Traceback' not in said.out + said.err
     assert ('x2', 'none', 'fgsm', 4.0, 'stability') in figures(out)
     failed = [record for record in read_records(out) if record.error]
-    assert {record.picture for record in failed} == {'odd'} and len(failed) == 3
+    assert {record.image for record in failed} == {'odd'} and len(failed) == 3
     assert ',x2,none,fgsm,4,stability,' in (out / 'results.csv').read_text()
     assert 'odd' in (out / 'report.html').read_text()
 
@@ -514,7 +514,7 @@ def test_a_retried_cell_comes_home_from_another_machine(options, tmp_path):
     assert lines_of(tmp_path / 'apart1') == 15  # nothing was made again
 
 
-def test_attacks_that_are_made_of_others_or_for_all_pictures(options, tmp_path, weights):
+def test_attacks_that_are_made_of_others_or_for_all_images(options, tmp_path, weights):
     options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none']}}
     options['metrics'] = {'gain': {'type': 'calculate_gain'}}
     options['eps'] = [8]
@@ -570,9 +570,9 @@ def test_committed_protocols(file, pairs, tmp_path):
     if 'lpips' in opt['metrics']:  # whose backbone would be downloaded
         assert opt['metrics'].pop('lpips')['type'] == 'calculate_lpips'
     opt['datasets'] = {'pairs': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
-                                 'dataroot_lq': str(pairs / 'lq'), 'num_pictures': 1}}
-    options, pictures = check_benchmark(opt)
-    cells = Matrix(options, pictures, torch.device('cpu')).cells
+                                 'dataroot_lq': str(pairs / 'lq'), 'num_images': 1}}
+    options, images = check_benchmark(opt)
+    cells = Matrix(options, images, torch.device('cpu')).cells
     there = {(cell.network, cell.defense, cell.attack) for cell in cells}
     assert opt['name'] == file.stem and {name for _, _, name in there} == {'clean', 'random noise', *opt['attacks']}
     gated = {'straight_through', 'masks_on', 'masks_off', 'detector_aware'}
@@ -580,7 +580,7 @@ def test_committed_protocols(file, pairs, tmp_path):
     assert {defense for _, defense, _ in there} == {'none', *opt.get('defenses', {})}
 
 
-# pictures and yardsticks
+# images and yardsticks
 
 
 def test_lmdb_gives_the_same_as_files(options, tmp_path, pairs):
@@ -605,7 +605,7 @@ def test_sample_photos(tmp_path):
     assert not {n.split('_')[0] for n in names} & {n.split('_')[0].split('.')[0] for n in meta_info.read_text().split()}
 
 
-def test_reduced_pictures_are_those_of_another_library(tmp_path):
+def test_reduced_images_are_those_of_another_library(tmp_path):
     from PIL import Image
     photo = data.astronaut()[:200, :250]
     Image.fromarray(photo).save(tmp_path / 'photo.png')
@@ -614,7 +614,7 @@ def test_reduced_pictures_are_those_of_another_library(tmp_path):
     item = ReducedImageDataset({**block, 'crop': 130, 'io_backend': {'type': 'disk'}})[0]
     gt, lq = (np.rint(item[name].permute(1, 2, 0).numpy() * 255) for name in ('gt', 'lq'))
     assert np.array_equal(gt, photo[36:164, 61:189]) and lq.shape == (32, 32, 3)
-    # Both take the bicubic kernel of MATLAB; at the border they continue the picture in their own ways.
+    # Both take the bicubic kernel of MATLAB; at the border they continue the image in their own ways.
     theirs = np.asarray(Image.fromarray(gt.astype(np.uint8)).resize((32, 32), Image.BICUBIC)).astype(float)
     assert np.abs(lq - theirs)[4:-4, 4:-4].max() <= 1
     assert ReducedImageDataset(block)[0]['gt'].shape == (3, 200, 248)
@@ -729,7 +729,7 @@ def test_the_protocol_of_the_paper(pairs):
                                                  'clamp': 'end', 'quantize': 'floor'}
     assert opt['metrics']['ssim_published'] == {'type': 'calculate_ssim_zero_padded'}
     opt['networks'] = {'cdc': {**opt['networks']['cdc'], 'weights': 'untrained'}}
-    opt['datasets']['RealSR'].update(dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'), num_pictures=1)
+    opt['datasets']['RealSR'].update(dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'), num_images=1)
     del opt['metrics']['lpips']
     opt, _ = check_benchmark(opt)
     net = ARCH_REGISTRY.get('DefendedCDC')(**{key: value for key, value in opt['networks']['cdc'].items()

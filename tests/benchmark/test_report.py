@@ -1,4 +1,4 @@
-"""The page of a benchmark: its numbers, charts, pictures and escaping, and the page in a real browser."""
+"""The page of a benchmark: its numbers, charts, images and escaping, and the page in a real browser."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ WORDS = dict(title='A title', summary=['First sentence.', 'Second sentence.'], w
              protocol={'Attack': 'I-FGSM'}, versions={'torch': '2.0'})
 
 
-def numbers(network: int, attack: str, eps: float, picture: int) -> dict:
-    """Values of two mask seeds; for every second picture random noise is worse than the attack."""
-    harm = eps * (1.5 if attack == ATTACK else 0.5) + 3 * (attack == NOISE and picture % 2)
-    values = {'psnr': [30 + network + picture - harm / 4, 30.5 + network + picture - harm / 4],
+def numbers(network: int, attack: str, eps: float, image: int) -> dict:
+    """Values of two mask seeds; for every second image random noise is worse than the attack."""
+    harm = eps * (1.5 if attack == ATTACK else 0.5) + 3 * (attack == NOISE and image % 2)
+    values = {'psnr': [30 + network + image - harm / 4, 30.5 + network + image - harm / 4],
               'lpips': [0.1 + harm / 100, 0.12 + harm / 100]}
-    return {**values, 'stability': [45 + 2 * network + picture - harm] * 2 if eps else [None, None]}
+    return {**values, 'stability': [45 + 2 * network + image - harm] * 2 if eps else [None, None]}
 
 
-def make_records(folder=None, networks=('plain', 'guarded'), defenses=('none', 'jpeg'), pictures=('first', 'second'),
+def make_records(folder=None, networks=('plain', 'guarded'), defenses=('none', 'jpeg'), images=('first', 'second'),
                  strengths=(2.0, 8.0), attacks=(NOISE, ATTACK), dataset='Set2', detector='guarded'):
-    """Records with known numbers of 16x24 inputs that are enlarged by 4, and their pictures where there is a folder."""
+    """Records with known numbers of 16x24 inputs that are upscaled by 4, and their images where there is a folder."""
     records = []
     for n, network in enumerate(networks):
         for d, defense in enumerate(defenses):
-            for p, picture in enumerate(pictures):
+            for p, image in enumerate(images):
                 for attack, eps in [('clean', 0.0), *((a, e) for a in attacks for e in strengths)]:
                     key = f'{n}{d}{p}{attacks.index(attack) + 1 if eps else 0}-{eps:g}-{len(dataset)}'
                     records.append(Record(
-                        key, network, defense, attack, eps, dataset, picture, values=numbers(n + d, attack, eps, p),
+                        key, network, defense, attack, eps, dataset, image, values=numbers(n + d, attack, eps, p),
                         score=(eps - 5 + p if eps else -4.0 - p) if network == detector else None,
                         attack_options={'type': 'RandomNoise' if attack == NOISE else 'PGD'} if eps else {},
                         facts={'type': 'SRVGGNetCompact', 'parameters': 1234567, 'weights': f'{n}.pth',
                                'sha256': f'{n:064x}', 'card': {'authors': 'Ada'}},
-                        shown=write_pictures(folder, key, p, eps) if folder else {}))
+                        shown=write_images(folder, key, p, eps) if folder else {}))
     return records
 
 
-def write_pictures(folder, key, picture, eps):
+def write_images(folder, key, image, eps):
     rng = np.random.default_rng(int.from_bytes(key.encode(), 'big'))
-    clean = np.random.default_rng(picture).integers(20, 236, (16, 24, 3))
+    clean = np.random.default_rng(image).integers(20, 236, (16, 24, 3))
     lq = (clean + rng.integers(-int(eps), int(eps) + 1, clean.shape)).astype(np.uint8)
     shown = {'lq': lq, 'sr': cv2.resize(lq, (96, 64), interpolation=cv2.INTER_CUBIC)}
     if not eps:
@@ -121,12 +121,12 @@ class Page(HTMLParser):
         rows = next(rows for caption, rows in self.tables if caption.startswith(start))
         return [row for row in rows if not any('better' in cell or cell in HEADS for cell in row)]
 
-    def pictures(self):
-        """Alternative text -> decoded pixels, BGR or grey, of each picture that the page carries."""
+    def images(self):
+        """Alternative text -> decoded pixels, BGR or grey, of each image that the page carries."""
         return {attributes['alt']: decode(attributes['src']) for tag, attributes in self.tags if tag == 'img'}
 
 
-HEADS = ('network and defence', 'clean pictures', 'reason', 'network', 'version')
+HEADS = ('network and defence', 'clean images', 'reason', 'network', 'version')
 
 
 def decode(uri):
@@ -174,12 +174,12 @@ def interval(values):
 
 
 def worst_case(network, eps, metric, worst):
-    """Of each of the two pictures."""
+    """Of each of the two images."""
     return [worst(np.mean(numbers(network, attack, eps, p)[metric]) for attack in (NOISE, ATTACK)) for p in (0, 1)]
 
 
 def test_table_holds_the_means_and_intervals(page):
-    rows = page.body('Set2: means over 2 pictures')
+    rows = page.body('Set2: means over 2 images')
 
     assert [row[0] for row in rows] == ['plain', 'plain + jpeg', 'guarded', 'guarded + jpeg']
     for row, network in zip(rows, (0, 1, 1, 2)):
@@ -239,7 +239,7 @@ def test_attacks_outside_the_worst_case_are_named(records, write):
 
 
 def test_failures_are_listed_and_counted(records, write):
-    lost = next(i for i, r in enumerate(records) if (r.attack, r.picture, r.network) == (ATTACK, 'second', 'plain'))
+    lost = next(i for i, r in enumerate(records) if (r.attack, r.image, r.network) == (ATTACK, 'second', 'plain'))
     records[lost] = dataclasses.replace(records[lost], error='ValueError: <no>', values={}, shown={})
     page = write(records)
 
@@ -256,10 +256,10 @@ def test_networks_are_identified(page):
 
 
 def test_each_data_set_has_its_table(records, write):
-    page = write([*records, *make_records(dataset='Other', pictures=('one',), networks=('plain',))])
+    page = write([*records, *make_records(dataset='Other', images=('one',), networks=('plain',))])
     assert len(page.body('Set2: means')) == 4
-    assert [row[0] for row in page.body('Other: means over 1 picture')] == ['plain', 'plain + jpeg']
-    assert '[' not in page.body('Other: means')[0][3]  # one picture has no interval
+    assert [row[0] for row in page.body('Other: means over 1 image')] == ['plain', 'plain + jpeg']
+    assert '[' not in page.body('Other: means')[0][3]  # one image has no interval
 
 
 # the page
@@ -281,8 +281,8 @@ def test_warnings_stand_in_a_box(records, write):
 
 
 def test_page_refers_to_nothing_outside(page):
-    without_pictures = re.sub(r'data:image/\w+;base64,[^"]*', '', page.source)
-    assert not re.search(r'https?:|//[a-z]|url\([^#]|@import', without_pictures)
+    without_images = re.sub(r'data:image/\w+;base64,[^"]*', '', page.source)
+    assert not re.search(r'https?:|//[a-z]|url\([^#]|@import', without_images)
     for _, attributes in page.tags:
         for name in ('src', 'href', 'srcset', 'action', 'poster'):
             assert attributes.get(name, 'data:').startswith(('data:', '#'))
@@ -290,7 +290,7 @@ def test_page_refers_to_nothing_outside(page):
 
 @needs_matplotlib
 def test_ids_are_there_once(records, write):
-    few = [r for r in records if r.defense == 'none' and r.picture == 'first']
+    few = [r for r in records if r.defense == 'none' and r.image == 'first']
     page = write([*few, *make_records(dataset='Other', defenses=('none',))], drawn=True)
     ids = [attributes['id'] for _, attributes in page.tags if 'id' in attributes]
     assert len(ids) == len(set(ids)) > 4
@@ -298,9 +298,9 @@ def test_ids_are_there_once(records, write):
 
 
 def test_names_are_escaped(tmp_path, write):
-    records = make_records(tmp_path, networks=(HOSTILE, 'other'), defenses=('none', HOSTILE), pictures=(HOSTILE,),
+    records = make_records(tmp_path, networks=(HOSTILE, 'other'), defenses=('none', HOSTILE), images=(HOSTILE,),
                            attacks=(NOISE, HOSTILE), dataset=HOSTILE, detector=HOSTILE)
-    records += [dataclasses.replace(records[1], key='lost', picture='lost', error=HOSTILE, values={}, shown={})]
+    records += [dataclasses.replace(records[1], key='lost', image='lost', error=HOSTILE, values={}, shown={})]
     records = [dataclasses.replace(r, facts={'type': HOSTILE, 'card': {HOSTILE: HOSTILE}}) for r in records]
     metrics = {**METRICS, HOSTILE: METRICS['psnr']}
     path = write_report(tmp_path / 'p.html', results_of(records, metrics), tmp_path, title=HOSTILE, summary=[HOSTILE],
@@ -310,7 +310,7 @@ def test_names_are_escaped(tmp_path, write):
     assert not any(tag == 'b' for tag, _ in page.tags)
     assert html.escape('<b>') in page.source and HOSTILE not in page.source
     assert page.text.count(HOSTILE) > 20
-    assert f'{HOSTILE}, clean input' in page.pictures()
+    assert f'{HOSTILE}, clean input' in page.images()
 
 
 def test_names_that_are_no_text_do_not_stop_the_page(records, write):
@@ -321,11 +321,11 @@ def test_names_that_are_no_text_do_not_stop_the_page(records, write):
 
 @pytest.mark.parametrize('kwargs', [
     dict(strengths=()), dict(networks=('plain',)), dict(networks=('plain',), defenses=('none', 'jpeg')),
-    dict(pictures=('one',)), dict(strengths=(0.5,)), dict(attacks=(NOISE,))], ids=str)
+    dict(images=('one',)), dict(strengths=(0.5,)), dict(attacks=(NOISE,))], ids=str)
 def test_small_runs_make_a_page_too(kwargs, tmp_path, write):
     page = write(make_records(tmp_path, **{'defenses': ('none',), **kwargs}), drawn=True)
     assert page.body('Set2: means')[0][0] == 'plain'
-    assert 'first, clean input' in page.pictures() or 'one, clean input' in page.pictures()
+    assert 'first, clean input' in page.images() or 'one, clean input' in page.images()
     if 'strengths' in kwargs and not kwargs['strengths']:
         assert not any('compare' in (attributes.get('class') or '') for _, attributes in page.tags)
 
@@ -333,7 +333,7 @@ def test_small_runs_make_a_page_too(kwargs, tmp_path, write):
 def test_runs_without_anything_make_a_page_too(tmp_path, write):
     records = make_records()
     failed = [dataclasses.replace(r, error='no memory', values={}, score=None) for r in records]
-    assert not write(records).pictures()
+    assert not write(records).images()
     page = write(failed)
     assert len(page.body('Failed')) == len(failed)
     assert page.body('Set2: means') == [[label] for label in ('plain', 'plain + jpeg', 'guarded', 'guarded + jpeg')]
@@ -353,26 +353,26 @@ def test_page_is_complete_or_not_there(records, tmp_path, monkeypatch):
     assert path.read_text() == 'old'
 
 
-# pictures
+# images
 
 
 def shots(records, attack):
-    return [r for r in records if r.attack == attack and (attack != ATTACK or r.picture == 'first' or r.eps == 8)]
+    return [r for r in records if r.attack == attack and (attack != ATTACK or r.image == 'first' or r.eps == 8)]
 
 
-def test_pictures_are_those_measured(page, folder):
-    pictures, records = page.pictures(), make_records(folder)
+def test_images_are_those_measured(page, folder):
+    images, records = page.images(), make_records(folder)
     for r in shots(records, ATTACK):
         label = r.network if r.defense == 'none' else f'{r.network} + {r.defense}'
         lq, sr = (cv2.imread(str(folder / r.shown[kind])) for kind in ('lq', 'sr'))
-        assert np.array_equal(pictures[f'{r.picture}, input attacked against {label}, eps {r.eps:g}/255'], lq)
-        output = pictures[f'{r.picture}, output of {label} under attack, eps {r.eps:g}/255']
+        assert np.array_equal(images[f'{r.image}, input attacked against {label}, eps {r.eps:g}/255'], lq)
+        output = images[f'{r.image}, output of {label} under attack, eps {r.eps:g}/255']
         assert np.abs(output.astype(int) - sr).mean() < 12  # JPEG of noise
     for r in shots(records, 'clean')[:2]:
         lq, sr, gt = (cv2.imread(str(folder / r.shown[kind])) for kind in ('lq', 'sr', 'gt'))
-        assert np.array_equal(pictures[f'{r.picture}, clean input'], lq)
-        assert np.abs(pictures[f'{r.picture}, output of plain for the clean input'].astype(int) - sr).mean() < 12
-        assert np.abs(pictures[f'{r.picture}, high-resolution original'].astype(int) - gt).mean() < 6
+        assert np.array_equal(images[f'{r.image}, clean input'], lq)
+        assert np.abs(images[f'{r.image}, output of plain for the clean input'].astype(int) - sr).mean() < 12
+        assert np.abs(images[f'{r.image}, high-resolution original'].astype(int) - gt).mean() < 6
 
 
 def test_attack_shown_is_the_worst_one(page):
@@ -386,9 +386,9 @@ def test_way_of_the_attack_is_said(records, write):
     assert f'{ATTACK}, eps 8/255, with the gate forced shut' in text and f'{ATTACK}, eps 2/255, PGD' in text
 
 
-def test_numbers_of_a_picture_stand_below_it(page):
+def test_numbers_of_a_image_stand_below_it(page):
     shown = [rows for caption, rows in page.tables if not caption]
-    assert len(shown) == 2 * 4 * 2  # pictures, subjects, strengths
+    assert len(shown) == 2 * 4 * 2  # images, subjects, strengths
     assert shown[4:6] == [[
         ['', 'clean', 'attacked'],
         ['stability dB', '–', f'{numbers(1, ATTACK, eps, 0)["stability"][0]:.2f}'],
@@ -403,18 +403,18 @@ def test_only_the_strongest_attack_is_shown_at_first(page):
     assert all(('hidden' in part) == (part['data-eps'] == '2') for part in parts)
 
 
-def test_pictures_that_are_missing_are_left_out(records, write, tmp_path):
-    whole = set(write(records).pictures())
-    gone = next(r for r in records if (r.network, r.picture, r.attack) == ('guarded', 'first', 'clean'))
+def test_images_that_are_missing_are_left_out(records, write, tmp_path):
+    whole = set(write(records).images())
+    gone = next(r for r in records if (r.network, r.image, r.attack) == ('guarded', 'first', 'clean'))
     (tmp_path / gone.shown['sr']).unlink()
-    assert whole - set(write(records).pictures()) == {'first, output of guarded for the clean input'}
-    (tmp_path / gone.shown['lq']).write_bytes(b'no picture')
-    lost = whole - set(write(records).pictures())
+    assert whole - set(write(records).images()) == {'first, output of guarded for the clean input'}
+    (tmp_path / gone.shown['lq']).write_bytes(b'no image')
+    lost = whole - set(write(records).images())
     assert {name for name in lost if 'noise against guarded, eps 8' in name} == {
         'first, noise against guarded, eps 8/255, amplified'}
     for file in tmp_path.glob('*.png'):
         file.unlink()
-    assert not write(records).pictures()
+    assert not write(records).images()
 
 
 @pytest.mark.parametrize('eps', [0.5, 2, 8])
@@ -435,23 +435,23 @@ def test_noise_of_full_strength_reaches_black_and_white():
 
 
 def test_spectra_share_a_scale_and_their_difference_is_grey_where_nothing_changed(tmp_path, write):
-    records = make_records(tmp_path, networks=('n',), defenses=('none',), pictures=('p',), strengths=(8.0,),
+    records = make_records(tmp_path, networks=('n',), defenses=('none',), images=('p',), strengths=(8.0,),
                            attacks=(ATTACK,))
     clean, attacked = (cv2.imread(str(tmp_path / r.shown['lq'])) for r in records)
     clean, attacked = (log_spectrum(torch.from_numpy(lq / 255).permute(2, 0, 1)[None])[0].numpy()
                        for lq in (clean, attacked))
-    pictures = write(records).pictures()
+    images = write(records).images()
 
     expected = 127.5 * (1 + np.clip((attacked - clean) / np.log(32), -1, 1))
-    shown = pictures['p, change of the log spectrum by the attack against n, eps 8/255']
+    shown = images['p, change of the log spectrum by the attack against n, eps 8/255']
     assert np.abs(shown - expected).max() <= 0.51
     # Where the two magnitudes are equal to the eye of the scale, the colours must be equal too.
-    shown = [pictures['p, log spectrum of the clean input'].astype(int),
-             pictures['p, log spectrum of the input attacked against n, eps 8/255'].astype(int)]
+    shown = [images['p, log spectrum of the clean input'].astype(int),
+             images['p, log spectrum of the input attacked against n, eps 8/255'].astype(int)]
     assert np.abs(shown[0] - shown[1])[np.abs(attacked - clean) < 1e-3].max(initial=0) <= 8
     # The largest coefficient, DC, is the yellow end of viridis in at least one of them.
     yellow = cv2.applyColorMap(np.uint8([[255]]), cv2.COLORMAP_VIRIDIS)[0, 0]
-    assert any(np.array_equal(picture[0, 0], yellow) for picture in shown)
+    assert any(np.array_equal(image[0, 0], yellow) for image in shown)
 
 
 # charts
@@ -464,8 +464,8 @@ def chart_of(kind, records):
     if kind == 'trade-off':
         return charts.trade_off(results.rows(), 'psnr', 'dB')
     subject = results.subjects('Set2')[-1]
-    return charts.detector(results.pictures('Set2', subject, 'clean', 0).values(), {
-        eps: results.pictures('Set2', subject, WORST_CASE, eps).values() for eps in (2.0, 8.0)})
+    return charts.detector(results.images('Set2', subject, 'clean', 0).values(), {
+        eps: results.images('Set2', subject, WORST_CASE, eps).values() for eps in (2.0, 8.0)})
 
 
 @needs_matplotlib
@@ -523,11 +523,11 @@ def test_nothing_makes_no_chart():
 
 
 @needs_matplotlib
-def test_many_clean_pictures_make_the_false_alarms_logarithmic():
-    clean = make_records(networks=('guarded',), defenses=('none',), pictures=[f'{i:03}' for i in range(100)],
+def test_many_clean_images_make_the_false_alarms_logarithmic():
+    clean = make_records(networks=('guarded',), defenses=('none',), images=[f'{i:03}' for i in range(100)],
                          strengths=())
     attacked = make_records(networks=('guarded',), defenses=('none',), attacks=(ATTACK,))
-    assert 'false alarms among 100 clean pictures' in charts.detector(clean, {8.0: attacked})
+    assert 'false alarms among 100 clean images' in charts.detector(clean, {8.0: attacked})
 
 
 def test_page_without_matplotlib(records, write, monkeypatch):
@@ -535,7 +535,7 @@ def test_page_without_matplotlib(records, write, monkeypatch):
     monkeypatch.delitem(sys.modules, 'matplotlib.figure', raising=False)
     page = write(records, drawn=True)
     assert 'pip install matplotlib' in page.text
-    assert 'svg' not in dict(page.tags) and page.pictures()
+    assert 'svg' not in dict(page.tags) and page.images()
 
 
 # the page in a browser
@@ -583,7 +583,7 @@ def test_page_in_a_browser(width, tmp_path):
     if not browser:
         pytest.skip('needs chromium or google-chrome on PATH')
     records = make_records(tmp_path, networks=('b', 'c', 'a'), defenses=('none',), detector='c',
-                           pictures=('first', 'a_long_name_without_any_place_to_break_it_' * 3))
+                           images=('first', 'a_long_name_without_any_place_to_break_it_' * 3))
     page = write_report(tmp_path / 'page.html', results_of(records), tmp_path, **{
         **WORDS, 'warnings': ['warned_' * 30], 'protocol': {'Command': 'rsr ' + '/a/very/long/path' * 12}})
     page.write_text(page.read_text(encoding='utf-8').replace('<style>', PROBE + '<style>', 1), encoding='utf-8')

@@ -95,11 +95,11 @@ def test_a_file_in_order_passes_and_nothing_is_written(name, defended, photos, t
     errors, warnings, facts = check(opt, tmp_path, capsys)
     assert errors == [] and all(map(small_photos, warnings)) and os.listdir(tmp_path) == ['o.yml']
     assert facts[0].endswith('o.yml: a training (rsr train)')
-    assert 'datasets.val.dataroot_lq: 5 pictures, 16x16' in facts
+    assert 'datasets.val.dataroot_lq: 5 images, 16x16' in facts
     assert any(fact.startswith('memory: ') and 'GiB a sample' in fact for fact in facts)
     assert any('attacks nothing; rsr defend' in fact for fact in facts) is not defended
     masks = [fact for fact in facts if fact.startswith('mask ')]
-    assert masks[:1] == (['mask 1, input: the picture, 3 x 16 x 16'] if defended else [])
+    assert masks[:1] == (['mask 1, input: the image, 3 x 16 x 16'] if defended else [])
 
 
 def test_a_test_is_none_of_a_training(opt, pairs, tmp_path, capsys):
@@ -157,13 +157,13 @@ ERRORS = [
     ('train:scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': [2]}, 'they end after 2 iterations, and the'),
     ('train:perceptual_opt', {'type': 'PerceptualLoss', 'layer_weights': {'conv9': 1}}, "'conv9' is not in list"),
     ('gt_size', 66, 'gt_size: 66 is not a multiple of the scale, 4; write 64'),
-    ('gt_size', 404, 'gt_size: RealESRGANDataset cuts its pictures to 400x400, which has no patch of 404; write 400'),
+    ('gt_size', 404, 'gt_size: RealESRGANDataset cuts its images to 400x400, which has no patch of 404; write 400'),
     ('queue_size', 5, 'queue_size: 5 is not a multiple of the batch size 2'),
     ('datasets:train:batch_size_per_gpu', 100, 'queue_size: 4 is not a multiple of the batch size 100'),
     ('datasets:train:prefetch_mode', 'cuda', 'datasets.train.prefetch_mode: cuda needs pin_memory: true beside it'),
     ('datasets:train:io_backend:path', 'a', "datasets.train.io_backend: a disk takes no 'path'; take it out"),
     ('datasets:valid', {}, 'datasets.valid: BasicSR knows data sets by names such as train, val, val_2; got'),
-    ('scale', 2, 'network_g: DefendedSRVGGNetCompact cannot be built so: it enlarges by 4, but scale is 2'),
+    ('scale', 2, 'network_g: DefendedSRVGGNetCompact cannot be built so: it upscales by 4, but scale is 2'),
     ('logger:wandb', {'project': 'a'}, 'logger.wandb: BasicSR wants use_tb_logger: true beside it'),
     ('attack', None, 'model_type DefendedRealESRNetModel needs an attack block'),
     ('path:param_kee_g', 'params', 'path: unknown key'),
@@ -187,7 +187,7 @@ WARNINGS = [
     ('logger:save_checkpoint_freq', 5000, 'logger.save_checkpoint_freq: 5000 is more than total_iter, 4: nothing is'),
     ('datasets:val', None, 'val: there is no data set to validate with; add datasets.val'),
     ('datasets:train:num_worker_per_gpu', 10**4, f'10000 processes for {os.cpu_count()} cores; write {os.cpu_count()}'),
-    ('queue_size', 2, 'queue_size: 2 holds one batch, whose pictures share their degradations'),
+    ('queue_size', 2, 'queue_size: 2 holds one batch, whose images share their degradations'),
 ]
 
 
@@ -226,7 +226,7 @@ def test_patches_that_a_network_does_not_take(pairs, photos, tmp_path, capsys):
     del opt['attack'], opt['network_g']['defense'], opt['train']['optim_classifier'], opt['train']['classifier_opt']
     assert check(opt, tmp_path, capsys, '--no-memory')[0] == [sentence.format('SwinIR')]
     opt['network_g']['upscale'] = 2  # of a plain network too
-    assert check(opt, tmp_path, capsys, '--no-memory')[0] == ['network_g: SwinIR enlarges by 2, but scale is 4']
+    assert check(opt, tmp_path, capsys, '--no-memory')[0] == ['network_g: SwinIR upscales by 2, but scale is 4']
 
 
 def test_weights(opt, tmp_path, capsys, real_weights):
@@ -264,7 +264,7 @@ def test_an_experiment_of_that_name_and_keys_that_stand_twice(opt, tmp_path, cap
     assert f'name: experiments/{opt["name"]} is there already, and will be renamed' in out and '0 errors, 2 warn' in out
 
 
-# pictures, and what BasicSR makes of them
+# images, and what BasicSR makes of them
 
 
 def cut_short(path):
@@ -278,18 +278,18 @@ def as_jpeg_cut_short(path):
 
 BROKEN = {
     'empty': (lambda path: path.write_bytes(b''), 'is an empty file; take it out, or save it again'),
-    'text': (lambda path: path.write_text('a picture'), 'is not a picture that OpenCV can read'),
+    'text': (lambda path: path.write_text('an image'), 'is not an image that OpenCV can read'),
     'cut': (lambda path: path.write_bytes(path.read_bytes()[:60]), 'cannot be decoded'),
-    'header': (lambda path: path.write_bytes(path.read_bytes()[:20]), 'is not a picture that'),
+    'header': (lambda path: path.write_bytes(path.read_bytes()[:20]), 'is not an image that'),
     'wide': (lambda path: cv2.imwrite(str(path), cv2.imread(str(path))[:, :40]),
-             'coffee_cup.png is 40x64 and its low-resolution picture 16x16, but scale is 4; see dataroot_lq'),
+             'coffee_cup.png is 40x64 and its low-resolution image 16x16, but scale is 4; see dataroot_lq'),
     'gone': (lambda path: path.unlink(), 'datasets.train.dataroot_lq: 5 files for 4 in'),
     'renamed': (lambda path: path.rename(path.with_name('a.png')), 'a.png is not in'),
 }
 
 
 @pytest.mark.parametrize('breaks, sentence', BROKEN.values(), ids=BROKEN)
-def test_broken_pictures_that_stop_basicsr(breaks, sentence, folder, photos, tmp_path, capsys):
+def test_broken_images_that_stop_basicsr(breaks, sentence, folder, photos, tmp_path, capsys):
     opt = in_order(paired_options(folder, photos=photos))
     assert check(opt, tmp_path, capsys, '--no-memory')[0] == []
     read_all(opt)
@@ -301,7 +301,7 @@ def test_broken_pictures_that_stop_basicsr(breaks, sentence, folder, photos, tmp
 
 
 @pytest.mark.parametrize('breaks', [cut_short, as_jpeg_cut_short])
-def test_pictures_of_which_the_end_is_missing(breaks, folder, photos, tmp_path, capsys):
+def test_images_of_which_the_end_is_missing(breaks, folder, photos, tmp_path, capsys):
     breaks(folder / 'gt' / 'coffee_cup.png')  # which OpenCV fills up in silence
     opt = in_order(paired_options(folder, photos=photos))
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory', '--decode', '1')
@@ -314,7 +314,7 @@ def read_all(opt):
     return [dataset[index] for index in range(len(dataset))]
 
 
-def test_what_basicsr_does_not_keep_of_a_picture(folder, photos, tmp_path, capsys):
+def test_what_basicsr_does_not_keep_of_a_image(folder, photos, tmp_path, capsys):
     deep = cv2.imread(str(folder / 'gt' / 'coffee_cup.png')).astype('uint16') * 257
     cv2.imwrite(str(folder / 'gt' / 'coffee_cup.png'), deep)
     grey = Image.open(folder / 'gt' / 'coffee_spoon.png').convert('LA')
@@ -322,7 +322,7 @@ def test_what_basicsr_does_not_keep_of_a_picture(folder, photos, tmp_path, capsy
     opt = in_order(paired_options(folder, photos=photos))
     assert all(item['gt'].shape[0] == 3 and (item['gt'] * 255 % 1 == 0).all() for item in read_all(opt))
     errors, warnings, _ = check(opt, tmp_path, capsys, '--no-memory')
-    assert errors == [] and ('datasets.train.dataroot_gt: ' + '; '.join(f'1 of 5 pictures: {what}' for what in (
+    assert errors == [] and ('datasets.train.dataroot_gt: ' + '; '.join(f'1 of 5 images: {what}' for what in (
         'more than 8 bit, of which BasicSR reads 8', 'grey, read as three equal channels',
         'transparency, which is dropped'))) in warnings
 
@@ -341,7 +341,7 @@ def test_lists(folder, photos, tmp_path, capsys):
         opt, tmp_path, capsys, '--no-memory')[0][0]
     opt['datasets']['train'].update(filename_tmpl='{}', dataset_enlarge_ratio=0.5)
     assert check(opt, tmp_path, capsys, '--no-memory')[0] == [
-        'datasets.train.dataset_enlarge_ratio: 2 pictures, each 0.5 times, do not fill one batch of 2, and nothing '
+        'datasets.train.dataset_enlarge_ratio: 2 images, each 0.5 times, do not fill one batch of 2, and nothing '
         'would be trained; write 1 or more']
 
 
@@ -365,13 +365,13 @@ def test_databases(folder, photos, tmp_path, capsys):
     opt['datasets']['train']['io_backend']['type'] = 'lmdb'
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
     assert errors == [f'datasets.train.dataroot_gt: with io_backend lmdb BasicSR wants a folder NAME.lmdb, got '
-                      f'{folder / "gt"}; write type: disk for a folder of pictures']
+                      f'{folder / "gt"}; write type: disk for a folder of images']
     for kind in ('gt', 'lq'):
         write_database(folder / kind, folder / f'{kind}.lmdb')
         opt['datasets']['train'][f'dataroot_{kind}'] = str(folder / f'{kind}.lmdb')
     assert len(read_all(opt)) == 5
     errors, _, facts = check(opt, tmp_path, capsys, '--no-memory')
-    assert errors == [] and 'datasets.train.dataroot_gt: 5 pictures, 64x64' in facts
+    assert errors == [] and 'datasets.train.dataroot_gt: 5 images, 64x64' in facts
     data = folder / 'gt.lmdb' / 'data.mdb'
     data.write_bytes(data.read_bytes()[:20000])  # reading which would end the process
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')

@@ -55,7 +55,7 @@ def test_the_version_names_the_host_too():
 def test_progress_in_a_file_is_lines_now_and_then(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr('tqdm.std.time', lambda: now[0])
-    with progress_bar(total=120, unit='picture') as bar:
+    with progress_bar(total=120, unit='image') as bar:
         for _ in range(120):
             now[0] += 1  # two minutes in all
             bar.update()

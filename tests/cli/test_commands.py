@@ -102,7 +102,7 @@ def _benchmark_options():
     torch.save({'params': build_network({'type': 'SRVGGNetCompact', **small}).state_dict()}, 'small.pth')
     for network in opt['networks'].values():
         network.update(small, weights='my.pth' if 'Defended' in network['type'] else 'small.pth')
-    opt['datasets'] = {'BSD100': {'type': 'ReducedImageDataset', 'dataroot_gt': 'photos', 'num_pictures': 1}}
+    opt['datasets'] = {'BSD100': {'type': 'ReducedImageDataset', 'dataroot_gt': 'photos', 'num_images': 1}}
     opt.update(attacks={'pgd': {'type': 'PGD', 'steps': 1}}, eps=[8], mask_seeds=[0], num_gpu=0)
     return opt
 

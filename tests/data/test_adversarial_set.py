@@ -1,4 +1,4 @@
-"""Sets of clean and attacked pictures: deterministic, resumable, readable by BasicSR."""
+"""Sets of clean and attacked images: deterministic, resumable, readable by BasicSR."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from basicsr.data import build_dataset
 
 from helpers import OPTIONS, SMALL_NETWORKS, read, write
 from rsr_basicsr.cli import main
-from rsr_basicsr.data import AdversarialPictures
+from rsr_basicsr.data import AdversarialImages
 from rsr_basicsr.data.adversarial_set import read_facts
 from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
+from rsr_basicsr.data.clean_images import REAL_ESRGAN, CleanImages
 from rsr_basicsr.data.clean_kinds import KINDS, to_8_bit
-from rsr_basicsr.data.clean_pictures import REAL_ESRGAN, CleanPictures
 from rsr_basicsr.utils.errors import OptionsError
 
 
@@ -37,9 +37,9 @@ def opt(photos, tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def pictures(opt):
+def images(opt):
     options = check_adversarial_set(json.loads(json.dumps(opt)))
-    return AdversarialPictures(**{key: value for key, value in options.items() if key != 'dataroot'})
+    return AdversarialImages(**{key: value for key, value in options.items() if key != 'dataroot'})
 
 
 @pytest.fixture(scope='module')
@@ -70,16 +70,16 @@ def one_thread():
 
 
 @pytest.mark.parametrize('kind', [*KINDS, REAL_ESRGAN])
-def test_every_kind_of_clean_picture(kind, opt, photos):
+def test_every_kind_of_clean_image(kind, opt, photos):
     names = sorted(str(path) for path in photos.glob('*.png'))
-    clean = CleanPictures(names, {kind: 1}, 48, opt['real_esrgan'])
+    clean = CleanImages(names, {kind: 1}, 48, opt['real_esrgan'])
     drawn = [clean.draw(np.random.default_rng(seed))[0] for seed in (1, 2, 1)]
-    assert all(picture.shape == (48, 48, 3) and picture.dtype == np.uint8 for picture in drawn)
+    assert all(image.shape == (48, 48, 3) and image.dtype == np.uint8 for image in drawn)
     assert np.array_equal(drawn[0], drawn[2]) and not np.array_equal(drawn[0], drawn[1])
 
 
 def test_degradations_leave_the_random_streams_alone(opt, photos):
-    clean = CleanPictures([str(photos / 'rocket.png')], {REAL_ESRGAN: 1}, 48, opt['real_esrgan'])
+    clean = CleanImages([str(photos / 'rocket.png')], {REAL_ESRGAN: 1}, 48, opt['real_esrgan'])
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -87,8 +87,8 @@ def test_degradations_leave_the_random_streams_alone(opt, photos):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_pairs_are_within_the_ball(pictures):
-    for pair in map(pictures.__getitem__, range(6)):
+def test_pairs_are_within_the_ball(images):
+    for pair in map(images.__getitem__, range(6)):
         change = pair.attacked.astype(int) - pair.clean
         reach = np.abs(change).max()
         assert pair.facts['network'] == 'tiny' and 0.5 <= pair.facts['eps'] <= 16
@@ -96,17 +96,17 @@ def test_pairs_are_within_the_ball(pictures):
         square = np.square(change).mean() ** 0.5  # of L2, which IFGSM is there with too, eps is the root mean square
         assert reach <= pair.facts['eps'] or pair.facts['attack'] == 'IFGSM' and square <= pair.facts['eps'] + 0.3
     with pytest.raises(IndexError, match='there are 6 pairs'):
-        pictures[6]
+        images[6]
 
 
-def test_the_set_on_disk_is_that_made_on_the_fly(folder, pictures, one_thread):
+def test_the_set_on_disk_is_that_made_on_the_fly(folder, images, one_thread):
     facts = read_facts(folder)
     dataset = build_dataset({'type': 'PairedImageDataset', 'name': 'set', 'phase': 'val', 'scale': 1,
                              'dataroot_gt': str(folder / 'clean.lmdb'), 'dataroot_lq': str(folder / 'attacked.lmdb'),
                              'io_backend': {'type': 'lmdb'}})  # BasicSR's own reader
     assert len(dataset) == 6 and [entry['key'] for entry in facts] == [f'{index:08d}' for index in range(6)]
     for index in (4, 1):  # in any order
-        pair, item = pictures[index], dataset[index]
+        pair, item = images[index], dataset[index]
         for side, name in (('clean', 'gt'), ('attacked', 'lq')):
             stored = (item[name] * 255).round().byte().permute(1, 2, 0).numpy()
             assert np.array_equal(stored, getattr(pair, side))
@@ -116,7 +116,7 @@ def test_the_set_on_disk_is_that_made_on_the_fly(folder, pictures, one_thread):
 
 def test_data_sets_for_the_trainer(folder, opt, one_thread):
     on_disk = build_dataset({'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'val', 'dataroot': str(folder)})
-    made = build_dataset({'type': 'AdversarialPicturesDataset', 'name': 'set', 'phase': 'val',
+    made = build_dataset({'type': 'AdversarialImagesDataset', 'name': 'set', 'phase': 'val',
                           **{key: value for key, value in opt.items() if key != 'dataroot'}})
     changed = [index for index, facts in enumerate(read_facts(folder)) if facts['changed'] > 0]
     assert len(made) == 6 and len(on_disk) == len(changed) > 0
@@ -137,10 +137,10 @@ def test_data_sets_for_the_trainer(folder, opt, one_thread):
         assert item['eps'] <= full['eps']
 
 
-def test_clean_pictures_only(opt, tmp_path, capsys):
+def test_clean_images_only(opt, tmp_path, capsys):
     clean = write({**opt, 'networks': None, 'attacks': None, 'count': 3}, tmp_path / 'o.yml')
     assert main(['adversarial-set', '-opt', str(clean), '-o', str(tmp_path / 'set'), '--workers', '0']) == 0
-    assert '3 clean pictures, 3 of them made now' in capsys.readouterr().out
+    assert '3 clean images, 3 of them made now' in capsys.readouterr().out
     dataset = build_dataset({'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'val',
                              'dataroot': str(tmp_path / 'set')})
     assert len(dataset) == 3 and 'attacked' not in dataset[0] and 'eps' not in dataset[0]
@@ -165,7 +165,7 @@ def test_folders_of_others_are_refused(folder, opt, tmp_path, capsys):
     ({'kinds': {'noisy': 0}}, 'kinds.noisy: expected a number above 0'),
     ({'kinds': {}}, 'kinds: there is none'),
     ({'real_esrgan': None}, 'kinds: real_esrgan needs the degradations in a block real_esrgan'),
-    ({'size': 128}, 'size: 128 is more than 100, the pictures that real_esrgan makes at scale 4'),
+    ({'size': 128}, 'size: 128 is more than 100, the images that real_esrgan makes at scale 4'),
     ({'photos': ['nowhere']}, 'photos: nowhere is not a folder of photos'),
     ({'networks': None}, 'networks and attacks need each other'),
     ({'attacks': [{'type': 'PGD', 'step': 3}]}, "unknown key 'step'"),
@@ -187,12 +187,12 @@ def test_a_broken_photo_is_named_before_anything_is_made(opt, tmp_path, capsys):
     folder.mkdir()
     shown = np.random.default_rng(0).integers(0, 256, (60, 50, 3)).astype(np.uint8)
     assert cv2.imwrite(str(folder / 'a good one.png'), shown)
-    (folder / 'broken.png').write_bytes(b'no picture')
+    (folder / 'broken.png').write_bytes(b'no image')
     changed = write({**opt, 'photos': str(folder), 'kinds': {'reduced': 1, 'real_esrgan': 1}, 'count': 3, 'seed': 1},
                     tmp_path / 'o.yml')
     command = ['adversarial-set', '-opt', str(changed), '-o', str(tmp_path / 'set'), '--workers', '0']
     assert main(command) == 1
-    assert 'broken.png is not a picture that can be read; take it out' in capsys.readouterr().err.splitlines()[-1]
+    assert 'broken.png is not an image that can be read; take it out' in capsys.readouterr().err.splitlines()[-1]
     (folder / 'broken.png').unlink()
     assert main(command) == 0
     assert {facts['photo'] for facts in read_facts(tmp_path / 'set')} == {'a good one.png'}

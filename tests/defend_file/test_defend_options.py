@@ -128,8 +128,8 @@ def test_basicsr_and_our_checks_take_what_is_written(name, project, monkeypatch,
 def test_a_defended_file_trains_and_validates(project, monkeypatch):
     text = text_of('MSRResNet')
     folder = project(yaml.safe_load(text))
-    for picture in list(folder.glob('datasets/pairs/*/c*.png')):
-        picture.unlink()
+    for image in list(folder.glob('datasets/pairs/*/c*.png')):
+        image.unlink()
     opt = yaml.safe_load(defend_text(text, DEFAULT_PRESET).text)
     experiment = train(opt, folder, monkeypatch, '--force_yml', 'num_gpu=0', 'train:total_iter=2',
                        'logger:use_tb_logger=false', 'logger:print_freq=1')
@@ -265,7 +265,7 @@ REFUSED = {
     'network_g.type: DFDNet has no defended twin; there is one of CDC, EDSR, ': changed(net='DFDNet'),
     'network_g.type: ECBSR has no defended twin': changed(net='ECBSR'),
     'network_g.type: SwinIRR has no defended twin (did you mean SwinIR?)': changed(net='SwinIRR'),
-    'network_g.num_in_ch: 1, but the defence is for colour pictures': changed().replace('num_in_ch: 3', 'num_in_ch: 1'),
+    'network_g.num_in_ch: 1, but the defence is for colour images': changed().replace('num_in_ch: 3', 'num_in_ch: 1'),
     'model_type: DefendedSRModel is defended already': changed(model='DefendedSRModel'),
     'network_g.type: DefendedMSRResNet is defended already': changed(net='DefendedMSRResNet'),
     'attack: this block is there already': changed() + '\nattack: {type: FGSM, eps: 8}\n',
@@ -319,7 +319,7 @@ def test_what_is_left_to_do_is_said():
     assert 'path.pretrain_model_g is a name of old that this BasicSR does not read; write pretrain_network_g' in said
     for old, new, problem in [('type: Adam', 'type: SGD', 'train.optim_g.type: expected one of Adam'),
                               ('use_hflip', 'use_flip', "'use_hflip' is missing"),
-                              ('upscale: 4', 'upscale: 2', 'it enlarges by 2, but scale is 4')]:
+                              ('upscale: 4', 'upscale: 2', 'it upscales by 2, but scale is 4')]:
         said = notes(changed().replace(old, new))
         assert 'rsr train will not take it as it is: ' in said and problem in said
 

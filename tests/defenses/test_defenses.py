@@ -110,7 +110,7 @@ def test_attacks_go_through(cls, photo):
     torch.manual_seed(2)
     net, lq = cls(honest()).eval(), photo[..., :24, :24]
 
-    def damage(attack):  # the same draws for both pictures: what is left is the work of the attack
+    def damage(attack):  # the same draws for both images: what is left is the work of the attack
         attacked = attack(net, lq)
         with torch.no_grad():
             return sum((seeded(s, net, attacked) - seeded(s, net, lq)).square().mean().item() for s in range(4))
@@ -120,7 +120,7 @@ def test_attacks_go_through(cls, photo):
 
 @EVERY
 @pytest.mark.parametrize('value', [0.0, 1.0, 0.4])
-def test_a_picture_of_one_colour_stays(cls, value):
+def test_a_image_of_one_colour_stays(cls, value):
     x = torch.full((1, 3, 12, 15), value)
     tolerance = 8 / 255 if cls is MedianSmoothing else 1 / 62 if cls is BitDepth else 1 / 510 + 1e-5
     torch.testing.assert_close(seeded(1, cls(AS_IT_IS), x), x, atol=tolerance, rtol=0)
@@ -140,7 +140,7 @@ def test_jpeg_is_that_of_another_library(photo, size, quality):
     assert difference.mean() < 0.5 and difference.max() <= 8  # decoders may round in their own ways
 
 
-def test_jpeg_codes_each_picture_as_opencv_does(photo):
+def test_jpeg_codes_each_image_as_opencv_does(photo):
     x = torch.cat([photo, photo.flip(-1), photo.roll(5, 1)])[..., :40, :48]
     found = JPEG(AS_IT_IS, quality=30)(x)
     for one, coded in zip(x.split(1), found.split(1)):
@@ -175,7 +175,7 @@ def test_bit_depth_rounds_to_levels(bits):
 
 
 @SIZES
-@pytest.mark.parametrize('filter_size', [3, 5, 19])  # the largest reaches further than the smallest picture
+@pytest.mark.parametrize('filter_size', [3, 5, 19])  # the largest reaches further than the smallest image
 def test_median_filter(size, filter_size):
     x = torch.rand(2, 3, *size)
     expected = scipy.ndimage.median_filter(x.numpy(), size=(1, 1, filter_size, filter_size), mode='mirror')
@@ -190,7 +190,7 @@ def test_gaussian_blur(size, sigma):
     np.testing.assert_allclose(Gaussian(AS_IT_IS, sigma=sigma)(x).numpy(), expected, atol=1e-5)
 
 
-def test_total_variation_denoises_each_picture(photo):
+def test_total_variation_denoises_each_image(photo):
     x = torch.cat([photo, torch.rand_like(photo)])[..., :20, :31]
     found = TotalVariation(AS_IT_IS, weight=0.1)(x)
     for one, denoised in zip(x, found):
@@ -241,7 +241,7 @@ def test_low_pass_leaves_what_it_keeps_untouched(photo):
     np.testing.assert_allclose(after[..., high], 0, atol=1e-4)
 
 
-def test_self_ensemble_turns_with_the_picture():
+def test_self_ensemble_turns_with_the_image():
     net, x = SelfEnsemble(honest()), torch.rand(2, 3, 9, 14)
     for turn in (lambda y: y.flip(-1), lambda y: y.flip(-2), lambda y: y.mT, lambda y: y.rot90(1, (-2, -1))):
         torch.testing.assert_close(net(turn(x)), turn(net(x)))
@@ -258,7 +258,7 @@ def test_self_ensemble_is_the_mean_of_eight():
 
     x = torch.rand(1, 1, 4, 6)
     array, w = x[0, 0].numpy(), weight[0, 0].numpy()
-    turned = [w, w[::-1], w[:, ::-1], w[::-1, ::-1]]  # twice each: once by way of an upright picture
+    turned = [w, w[::-1], w[:, ::-1], w[::-1, ::-1]]  # twice each: once by way of an upright image
     torch.testing.assert_close(SelfEnsemble(net)(x)[0, 0], torch.from_numpy(array * sum(turned) / 4))
     assert len(set(map(tuple, seen))) == 8
 
@@ -305,7 +305,7 @@ def test_random_resizing_is_drawn_for_each_sample_and_call(photo):
     assert not torch.allclose(first[0], first[1]) and not torch.allclose(first[1], first[2])
 
 
-def test_the_padded_size_is_fixed_and_even_if_the_picture_is():
+def test_the_padded_size_is_fixed_and_even_if_the_image_is():
     seen = []
     net = RandomResizePad(lambda x: seen.append(tuple(x.shape)) or x)
     for _ in range(8):
@@ -313,7 +313,7 @@ def test_the_padded_size_is_fixed_and_even_if_the_picture_is():
     assert set(seen) == {(3, 3, 80, 96)}
 
 
-def test_only_whole_enlargements_can_be_cut():
+def test_only_whole_upscalings_can_be_cut():
     with pytest.raises(ValueError, match='whole number'):
         RandomResizePad(nn.Upsample(scale_factor=1.5))(torch.rand(1, 3, 9, 9))
 

@@ -14,14 +14,14 @@ TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
 
 
 def build(name, gate):
-    """A network, and two pictures that a classifier as gate decides on in either way."""
+    """A network, and two images that a classifier as gate decides on in either way."""
     options = {**SMALL_NETWORKS[name], 'type': f'Defended{name}', 'defense': {'gate': gate, 'seed': 0}}
-    net, pictures = build_network(options).eval(), [torch.rand(1, 3, 20, 24), torch.full((1, 3, 20, 24), 0.5)]
+    net, images = build_network(options).eval(), [torch.rand(1, 3, 20, 24), torch.full((1, 3, 20, 24), 0.5)]
     with torch.no_grad():
-        clean = [net.defense.classifier.clean_probability(picture).item() for picture in pictures]
+        clean = [net.defense.classifier.clean_probability(image).item() for image in images]
     net.defense.threshold = sum(clean) / 2
-    assert [net.defense.attacked(picture).item() for picture in pictures] in ([True, False], [False, True])
-    return net, pictures
+    assert [net.defense.attacked(image).item() for image in images] in ([True, False], [False, True])
+    return net, images
 
 
 @pytest.mark.skipif(TORCH < (2, 7), reason='torch 2.6 compiles no graph with a context manager inside')
@@ -29,13 +29,13 @@ def build(name, gate):
 @pytest.mark.parametrize('name', ['RRDBNet', 'SRVGGNetCompact'])
 def test_whole_graph_compiles(name, gate):
     torch._dynamo.reset()
-    net, pictures = build(name, gate)
+    net, images = build(name, gate)
     graphs = []
     compiled = torch.compile(net, backend=lambda module, inputs: [graphs.append(module), module.forward][1],
                              fullgraph=True, dynamic=False)
     with torch.no_grad():
-        for picture in pictures:
-            torch.testing.assert_close(compiled(picture), net(picture))
+        for image in images:
+            torch.testing.assert_close(compiled(image), net(image))
         assert len(graphs) == 1
         other = torch.rand(1, 3, 16, 28)
         torch.testing.assert_close(compiled(other), net(other))
@@ -73,14 +73,14 @@ def test_onnx_computes_the_same(name, gate, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     if gate == 'classifier' and TORCH < (2, 7):
         pytest.skip('torch 2.6 writes no batch normalisation; rsr export goes around it')
-    net, pictures = build(name, gate)
+    net, images = build(name, gate)
     file = tmp_path / 'net.onnx'
-    torch.onnx.export(net, (pictures[0],), str(file), dynamo=True, external_data=False)
+    torch.onnx.export(net, (images[0],), str(file), dynamo=True, external_data=False)
     session = onnxruntime.InferenceSession(str(file))
-    for picture in pictures:
-        output, = session.run(None, {session.get_inputs()[0].name: picture.numpy()})
+    for image in images:
+        output, = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         with torch.no_grad():
-            expected = net(picture)
+            expected = net(image)
         torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=1e-3)
 
 

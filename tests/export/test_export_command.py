@@ -102,10 +102,10 @@ def test_real_esrgans_own_program_takes_a_backbone(name, weights, tmp_path):
     assert main(['export', str(file), '--backbone', str(tmp_path / 'plain.pth')]) == 0
     theirs = realesrgan.RealESRGANer(scale=4, model_path=str(tmp_path / 'plain.pth'), device='cpu', pre_pad=0,
                                      model=PLAIN[name](**NETWORKS[name]))
-    picture = np.random.default_rng(0).integers(0, 256, (14, 18, 3), np.uint8)
-    output, _ = theirs.enhance(picture)
+    image = np.random.default_rng(0).integers(0, 256, (14, 18, 3), np.uint8)
+    output, _ = theirs.enhance(image)
     with torch.no_grad(), net.defense.forced(False):
-        expected = net(torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255)
+        expected = net(torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None].float() / 255)
     expected = (expected[0].clamp(0, 1) * 255).round().permute(1, 2, 0).numpy()[..., ::-1]
     assert np.abs(output - expected).max() <= 1
 
@@ -123,10 +123,10 @@ def runners(folder):
     return found
 
 
-def assert_masked(masked, picture):
+def assert_masked(masked, image):
     """Of each channel the inner coefficients are there, and of the others some, unchanged: the same in all channels."""
-    before, after = (dctn(x.astype(np.float64), axes=(-2, -1), norm='ortho') for x in (picture, masked))
-    height, width = picture.shape[-2:]
+    before, after = (dctn(x.astype(np.float64), axes=(-2, -1), norm='ortho') for x in (image, masked))
+    height, width = image.shape[-2:]
     distance = np.hypot(*np.ogrid[:height, :width])
     stays = np.abs(after - before).max(axis=0) < 1e-4
     assert stays[distance <= 0.43 * math.hypot(height, width)].all()
@@ -137,9 +137,9 @@ def assert_masked(masked, picture):
 def test_a_graph_takes_any_size_and_keeps_gate_and_masks(tmp_path):
     pytest.importorskip('onnxscript')
     net = DefendedGain(defense={'classifier': SMALL, 'seed': 3}).eval()  # its output shows what was masked
-    pictures = [torch.rand(1, 3, 45, 38), torch.rand(1, 3, 45, 38) / 10]
-    attacked, clean = sorted(pictures, key=lambda x: net.defense.classifier.clean_probability(x).item())
-    net.defense.threshold = net.defense.classifier.clean_probability(torch.cat(pictures)).mean().item()
+    images = [torch.rand(1, 3, 45, 38), torch.rand(1, 3, 45, 38) / 10]
+    attacked, clean = sorted(images, key=lambda x: net.defense.classifier.clean_probability(x).item())
+    net.defense.threshold = net.defense.classifier.clean_probability(torch.cat(images)).mean().item()
     first, second = export(net, Outputs(torch=tmp_path / 'net.pt2', onnx=tmp_path / 'net.onnx'))
     assert first.difference < 1e-5 and second.difference < 1e-5
     assert all(said in first.keeps for said in ('the detector', f'{net.defense.threshold:.4f}', 'drawn at every run',
@@ -151,13 +151,13 @@ def test_a_graph_takes_any_size_and_keeps_gate_and_masks(tmp_path):
             outputs = [run(x) / 3 for _ in range(2)]
             for output in outputs:
                 assert output.shape == (len(batch), 3, 90, 76), name
-            for number, picture in enumerate(batch):
+            for number, image in enumerate(batch):
                 one, other = (output[number, :, ::2, ::2] for output in outputs)
-                if picture is clean:
-                    np.testing.assert_allclose(one, picture[0], atol=1e-5)
+                if image is clean:
+                    np.testing.assert_allclose(one, image[0], atol=1e-5)
                 else:
                     assert np.abs(one - other).max() > 0.01, name
-                    assert_masked(one, picture[0].numpy())
+                    assert_masked(one, image[0].numpy())
         assert run(torch.rand(2, 3, 16, 61)).shape == (2, 3, 32, 122)
 
 
@@ -231,4 +231,4 @@ def test_what_a_graph_cannot_hold_is_not_written(net, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
     if isinstance(net, OneSize):
         (written,) = export(net, Outputs(torch=tmp_path / 'a.pt2'), size=(48, 64))
-        assert written.takes == 'one picture of 48x64' and 'no defence' in written.keeps
+        assert written.takes == 'one image of 48x64' and 'no defence' in written.keeps

@@ -42,7 +42,7 @@ def test_temperature_turns_scores_into_log_odds(normal):
 
 
 def test_temperature_of_scores_that_tell_all_apart_stays_finite():
-    # With one picture in n + 2 taken to be mislabelled, log(n + 1) is as certain as it gets (Platt 1999).
+    # With one image in n + 2 taken to be mislabelled, log(n + 1) is as certain as it gets (Platt 1999).
     for n in (10, 1000):
         factor = best_temperature(np.full(n, -50.0), np.full(n, 50.0))
         assert 50 / factor == pytest.approx(np.log(n + 1), rel=0.01)
@@ -58,11 +58,11 @@ def test_rates_and_their_table():
                                    'accuracy': 1 - (1 / 4 + 1 / 3) / 2})
     rows = {(row.group, row.name): row for row in error_table(clean + attacked)}
     assert rows['source', 'b'].error == 0.5 and rows['source', 'a'].error == 0
-    assert rows['eps', '8'].error == 0 and rows['eps', '8'].pictures == 2 and rows['eps', '1'].error == 1
+    assert rows['eps', '8'].error == 0 and rows['eps', '8'].images == 2 and rows['eps', '1'].error == 1
     assert rates(clean) == {'false_alarms': 0.25} and 'misses' in rates(attacked)
 
 
-def write_picture(path, rgb):
+def write_image(path, rgb):
     """As OpenCV writes it, whose order is blue, green, red, alpha."""
     assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][:rgb.shape[2]]] if rgb.ndim == 3 else rgb)
     return path
@@ -73,8 +73,8 @@ def files(photo, real_network, tmp_path_factory):
     """The photo as it is, and under PGD on real weights, as PNG files."""
     folder = tmp_path_factory.mktemp('detect')
     attacked = PGD(eps=8, steps=5, quantize='nearest', seed=0)(real_network, photo)
-    for name, picture in (('clean', photo), ('attacked', attacked)):
-        write_picture(folder / f'{name}.png', (picture[0] * 255).round().byte().permute(1, 2, 0).numpy())
+    for name, image in (('clean', photo), ('attacked', attacked)):
+        write_image(folder / f'{name}.png', (image[0] * 255).round().byte().permute(1, 2, 0).numpy())
     return folder
 
 
@@ -108,9 +108,9 @@ def test_unreadable_files_do_not_stop_the_others(files, tmp_path, capsys):
     assert main(['detect', *(str(tmp_path / name) for name in ('none.png', 'broken.png', 'empty')),
                  str(files / 'clean.png')]) == 1
     captured = capsys.readouterr()
-    assert 'none.png: no such file' in captured.err and 'broken.png is not a picture' in captured.err
+    assert 'none.png: no such file' in captured.err and 'broken.png is not an image' in captured.err
     assert 'clean.png' in captured.out and 'Traceback' not in captured.err
-    assert 'there is no picture in' in captured.err
+    assert 'there is no image in' in captured.err
     assert main(['detect', str(tmp_path / 'broken.png')]) == 1 and capsys.readouterr().out == ''
     assert main(['detect', str(tmp_path / 'broken.png'), str(files / 'attacked.png')]) == 3
     (tmp_path / 'w.pth').write_bytes(b'nothing')

@@ -1,4 +1,4 @@
-"""``rsr upscale``: the pictures of other programs, seams, kinds of files, verdicts, and what goes wrong."""
+"""``rsr upscale``: the images of other programs, seams, kinds of files, verdicts, and what goes wrong."""
 
 import json
 
@@ -12,7 +12,7 @@ from PIL import Image
 from helpers import SMALL_NETWORKS
 from rsr_basicsr.attacks import PGD
 from rsr_basicsr.cli import main
-from rsr_basicsr.inference.image_io import Picture, read_picture, write_picture
+from rsr_basicsr.inference.image_io import LoadedImage, read_image, write_image
 from rsr_basicsr.inference.upscaler import Upscaler
 from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.state_dict import load_state
@@ -49,7 +49,7 @@ def _astronaut():
 def test_every_kind_comes_back_as_that_kind(files, small, capsys):
     assert main(['upscale', 'in', '-n', small, '-o', 'out']) == 0
     out = capsys.readouterr().out
-    assert '4 of 4 pictures upscaled into out' in out and out.count('P(clean)') == 4
+    assert '4 of 4 images upscaled into out' in out and out.count('P(clean)') == 4
     found = {str(path.relative_to('out')): cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
              for path in (files / 'out').relative_to(files).rglob('*.*')}
     assert {name: (pixels.shape, pixels.dtype.name) for name, pixels in found.items()} == {
@@ -57,7 +57,7 @@ def test_every_kind_comes_back_as_that_kind(files, small, capsys):
         'deep_out.png': ((128, 160, 3), 'uint16'), 'rgba_out.png': ((128, 160, 4), 'uint8')}
 
 
-def test_the_same_picture_as_real_esrgans_own_program(files, real_weights):
+def test_the_same_image_as_real_esrgans_own_program(files, real_weights):
     RealESRGANer = pytest.importorskip('realesrgan').RealESRGANer
     options = {key: value for key, value in WEIGHTS['realesr-animevideov3'].network.items() if key != 'type'}
     network = build_network({**options, 'type': 'SRVGGNetCompact'})
@@ -66,8 +66,8 @@ def test_the_same_picture_as_real_esrgans_own_program(files, real_weights):
     for flags, outscale in (([], None), (['-s', '2.5', '--overwrite'], 2.5)):
         assert main(['upscale', 'in', '-n', 'realesr-animevideov3', '-o', 'out', *flags]) == 0
         for name in ('rgba', 'deep'):
-            picture = cv2.imread(f'in/{name}.png', cv2.IMREAD_UNCHANGED)
-            expected, _ = theirs.enhance(picture, outscale=outscale)
+            image = cv2.imread(f'in/{name}.png', cv2.IMREAD_UNCHANGED)
+            expected, _ = theirs.enhance(image, outscale=outscale)
             found = cv2.imread(f'out/{name}_out.png', cv2.IMREAD_UNCHANGED)
             levels = 257 if found.dtype == np.uint16 else 1
             difference = np.abs(found.astype(float) - expected.astype(float)) / levels
@@ -80,30 +80,30 @@ def test_no_seams(real_weights, photo, tmp_path):
     options = {**WEIGHTS['realesr-animevideov3'].network, 'type': 'DefendedSRVGGNetCompact'}
     net = build_network(options).eval()
     net.load_state_dict(load_state(real_weights))
-    picture = Picture(photo.repeat(1, 1, 2, 2)[..., :100, :125])
-    whole, tiled = (Upscaler(net, tile=tile, overlap=32, gate='always', seed=1, device='cpu')(picture)[0].rgb
+    image = LoadedImage(photo.repeat(1, 1, 2, 2)[..., :100, :125])
+    whole, tiled = (Upscaler(net, tile=tile, overlap=32, gate='always', seed=1, device='cpu')(image)[0].rgb
                     for tile in (0, 48))
     difference = (whole - tiled).abs()[..., 4:-4, 4:-4] * 255
     assert (difference < 1).float().mean() > 0.999
 
 
-def test_one_verdict_a_picture_and_a_report(files, real_network, photo, small, capsys):
+def test_one_verdict_a_image_and_a_report(files, real_network, photo, small, capsys):
     attacked = PGD(eps=8, steps=5, quantize='nearest', seed=0)(real_network, photo)
-    write_picture(files / 'a.png', Picture(attacked))
-    write_picture(files / 'b.png', Picture(photo))
+    write_image(files / 'a.png', LoadedImage(attacked))
+    write_image(files / 'b.png', LoadedImage(photo))
     assert main(['upscale', 'a.png', 'b.png', '-n', small, '--report', 'report.json', '--tile', '24', '--tile_pad',
                  '8']) == 0
     assert 'a.png: 64x64 -> 256x256' in capsys.readouterr().out
     report = json.loads((files / 'report.json').read_text())
     assert main(['detect', '--json', 'a.png', 'b.png']) == 3
     verdicts = json.loads(capsys.readouterr().out)
-    for found, expected in zip(report['pictures'], verdicts):
+    for found, expected in zip(report['images'], verdicts):
         assert found['clean_probability'] == pytest.approx(expected['clean_probability'], abs=1e-5)
         assert found['attacked'] == expected['attacked'] == bool(found['masked'])
         assert {key: found[key] for key in ('file', 'width', 'height')} == {
             key: expected[key] for key in ('file', 'width', 'height')}
         assert found['output_width'] == found['output_height'] == 256
-    assert [found['attacked'] for found in report['pictures']] == [True, False]
+    assert [found['attacked'] for found in report['images']] == [True, False]
     assert report['defended'] and report['gate'] == 'classifier'
 
 
@@ -112,12 +112,12 @@ def test_seed_and_gate(files, small):
     for suffix, flags in (('a', ['--seed', '1']), ('b', ['--seed', '1']), ('c', ['--seed', '2']), ('d', [])):
         gate = ['--gate', 'always']
         assert main(['upscale', 'in/deep.png', '-n', small, '-o', 'out', '--suffix', suffix, *flags, *gate]) == 0
-        outputs.append(read_picture(f'out/deep_{suffix}.png').rgb)
+        outputs.append(read_image(f'out/deep_{suffix}.png').rgb)
     assert torch.equal(outputs[0], outputs[1])
     assert not torch.equal(outputs[0], outputs[2]) and not torch.equal(outputs[0], outputs[3])
 
 
-def test_attacked_pictures_are_masked_on_an_undefended_network_never(files, real_weights, capsys):
+def test_attacked_images_are_masked_on_an_undefended_network_never(files, real_weights, capsys):
     assert main(['upscale', 'in/deep.png', '-n', 'realesr-animevideov3', '--gate', 'always']) == 2
     assert 'gate and seed are for defended networks' in capsys.readouterr().err
     assert main(['upscale', 'in/deep.png', '-n', 'realesr-animevideov3']) == 0
@@ -127,14 +127,14 @@ def test_attacked_pictures_are_masked_on_an_undefended_network_never(files, real
 
 def test_what_cannot_be_read_is_skipped_and_listed(files, small, capsys):
     (files / 'in' / 'cut.jpg').write_bytes((files / 'in' / 'rgb.jpg').read_bytes()[:300])
-    (files / 'in' / 'text.png').write_text('no picture')
+    (files / 'in' / 'text.png').write_text('no image')
     assert main(['upscale', 'in', 'none.png', '-n', small, '-o', 'out', '--report', 'r.json']) == 1
     captured = capsys.readouterr()
-    assert '4 of 7 pictures upscaled' in captured.out
+    assert '4 of 7 images upscaled' in captured.out
     for name in ('cut.jpg', 'text.png', 'none.png'):
         assert name in captured.err
     assert 'Traceback' not in captured.err and len(list((files / 'out').rglob('*.*'))) == 4
-    assert sum(bool(found['error']) for found in json.loads((files / 'r.json').read_text())['pictures']) == 3
+    assert sum(bool(found['error']) for found in json.loads((files / 'r.json').read_text())['images']) == 3
 
 
 def test_a_folder_of_200_with_20_that_are_broken(small, tmp_path, monkeypatch, capsys):
@@ -149,7 +149,7 @@ def test_a_folder_of_200_with_20_that_are_broken(small, tmp_path, monkeypatch, c
         (tmp_path / 'in' / f'{number}.{ending}').write_bytes(content if number % 10 else broken)
     assert main(['upscale', 'in', '-n', small, '-o', 'out']) == 1
     captured = capsys.readouterr()
-    assert '180 of 200 pictures upscaled' in captured.out and captured.err.count('is not a picture that can be') == 20
+    assert '180 of 200 images upscaled' in captured.out and captured.err.count('is not an image that can be') == 20
     results = list((tmp_path / 'out').iterdir())
     assert len(results) == 180 and all(cv2.imread(str(path)) is not None for path in results)
 
@@ -165,19 +165,19 @@ def test_nothing_is_overwritten_unasked(files, small, capsys):
     assert main(['upscale', 'in/inside/grey.png', *arguments[1:-2]]) == 0 and pixels() == before
     out = capsys.readouterr().out
     assert 'in/rgb.jpg: skipped, out/rgb_out.jpg is there already' in out
-    assert '1 of 2 pictures upscaled into out' in out and '; 1 were there already' in out
+    assert '1 of 2 images upscaled into out' in out and '; 1 were there already' in out
     assert main([*arguments[:-1], 'out/r.json']) == 0  # a folder of results may hold the report
-    assert [found['skipped'] for found in json.loads((files / 'out/r.json').read_text())['pictures']] == [True]
+    assert [found['skipped'] for found in json.loads((files / 'out/r.json').read_text())['images']] == [True]
     assert main([*arguments, '--overwrite']) == 0 and pixels() != before  # masks were drawn anew
     original = (files / 'in' / 'rgb.jpg').read_bytes()
     assert main(['upscale', 'in/rgb.jpg', '-n', small, '-o', 'in', '--suffix', '', '--overwrite']) == 1
-    assert 'would replace the picture' in capsys.readouterr().err
+    assert 'would replace the image' in capsys.readouterr().err
     assert (files / 'in' / 'rgb.jpg').read_bytes() == original
     assert main(['upscale', 'in/rgb.jpg', 'in/rgb.jpg', '-n', small, '-o', 'out', '--overwrite']) == 1
-    assert 'would replace that of another picture' in capsys.readouterr().err
+    assert 'would replace that of another image' in capsys.readouterr().err
 
 
-def test_nothing_is_fetched_for_pictures_that_are_not_there(files, capsys):
+def test_nothing_is_fetched_for_images_that_are_not_there(files, capsys):
     assert main(['upscale', 'nowhere', '-n', 'nothing_like_it']) == 2
     assert 'nowhere: no such file or folder' in capsys.readouterr().err
 
@@ -206,17 +206,17 @@ def test_profiles_and_orientation_are_kept(files, small, capsys):
 
 @pytest.mark.parametrize('size', [(1, 1), (3, 70), (33, 2)])
 @pytest.mark.parametrize('kind', ['RRDBNet', 'SwinIR', 'CDC'])
-def test_pictures_of_any_size(kind, size):
+def test_images_of_any_size(kind, size):
     options = {**SMALL_NETWORKS[kind], 'type': f'Defended{kind}', 'defense': {'gate': 'always'}}
     scale = 2 if kind == 'RRDBNet' else 4  # which wants even sides
     net = build_network({**options, 'scale': 2} if kind == 'RRDBNet' else options)
-    enlarged, _ = Upscaler(net, device='cpu', tile=16, overlap=8)(Picture(torch.rand(1, 3, *size)))
-    assert enlarged.rgb.shape == (1, 3, scale * size[0], scale * size[1])
+    upscaled, _ = Upscaler(net, device='cpu', tile=16, overlap=8)(LoadedImage(torch.rand(1, 3, *size)))
+    assert upscaled.rgb.shape == (1, 3, scale * size[0], scale * size[1])
 
 
 def test_bf16_is_near_fp32_and_nan_is_done_again(real_network, photo):
-    picture = Picture(photo[..., :24, :24])
-    half, full = (Upscaler(real_network, device='cpu', precision=precision)(picture)[0].rgb
+    image = LoadedImage(photo[..., :24, :24])
+    half, full = (Upscaler(real_network, device='cpu', precision=precision)(image)[0].rgb
                   for precision in ('bf16', 'fp32'))
     assert 0 < (half - full).abs().max() < 0.05
 
@@ -225,5 +225,5 @@ def test_bf16_is_near_fp32_and_nan_is_done_again(real_network, photo):
             output = super().forward(x)
             return output if output.dtype == torch.float32 else output / 0
 
-    enlarged, _ = Upscaler(Overflow(3, 3, 1), device='cpu', precision='bf16')(picture)
-    assert torch.isfinite(enlarged.rgb).all() and 'done in fp32' in enlarged.notes[0]
+    upscaled, _ = Upscaler(Overflow(3, 3, 1), device='cpu', precision='bf16')(image)
+    assert torch.isfinite(upscaled.rgb).all() and 'done in fp32' in upscaled.notes[0]

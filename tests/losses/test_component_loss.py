@@ -60,7 +60,7 @@ def test_regions_of_a_square():
     x[1, :, 8:24, 8:24] = 1
     flat, edge, corner = region_maps(x).unbind(dim=1)
     assert torch.equal(flat + edge + corner, torch.ones_like(flat))
-    assert flat[0].all()  # a picture of one colour
+    assert flat[0].all()  # an image of one colour
     assert corner[1, 8, 8] and corner[1, 23, 23] and edge[1, 16, 8] and edge[1, 8, 16] and flat[1, 16, 16]
 
 
@@ -78,18 +78,18 @@ def test_gradient_weighted_l1_written_out():
 def test_component_loss_written_out():
     hr = torch.zeros(1, 3, 32, 32)
     hr[..., 8:24, 8:24] = 1
-    pictures = [hr + offset for offset in (0.1, 0.2, -0.3)]
+    images = [hr + offset for offset in (0.1, 0.2, -0.3)]
     loss = build_loss({'type': 'ComponentLoss', 'component_weights': [1, 2, 5], 'fused_weight': 0})
     shares = region_maps(hr).mean(dim=(0, 2, 3))
     expected = 1 * 0.1 * shares[0] + 2 * 0.2 * shares[1] + 5 * 0.3 * shares[2]
-    assert loss(CDCOutput(*pictures, hr), hr).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert loss(CDCOutput(*images, hr), hr).item() == pytest.approx(expected.item(), rel=1e-4)
     fused = build_loss({'type': 'ComponentLoss', 'component_weights': [0, 0, 0]})
-    assert fused(CDCOutput(*pictures, hr + 0.1), hr).item() == pytest.approx(
+    assert fused(CDCOutput(*images, hr + 0.1), hr).item() == pytest.approx(
         gradient_weighted_l1(hr + 0.1, hr).item())
 
 
-def test_gradients_reach_all_four_pictures():
-    pictures = [torch.rand(1, 3, 16, 16, requires_grad=True) for _ in range(4)]
+def test_gradients_reach_all_four_images():
+    images = [torch.rand(1, 3, 16, 16, requires_grad=True) for _ in range(4)]
     hr = torch.rand(1, 3, 16, 16)
-    build_loss({'type': 'ComponentLoss'})(CDCOutput(*pictures), hr).backward()
-    assert all(p.grad.abs().sum() > 0 for p in pictures)
+    build_loss({'type': 'ComponentLoss'})(CDCOutput(*images), hr).backward()
+    assert all(p.grad.abs().sum() > 0 for p in images)

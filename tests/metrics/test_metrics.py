@@ -45,11 +45,11 @@ def inner(img, border=4):
 def test_psnr_and_ssim_of_the_host(img, img2):
     y, y2 = luma(inner(img)), luma(inner(img2))
     options = {'crop_border': 4, 'test_y_channel': True}
-    pictures = {'img': img, 'img2': img2}
-    assert calculate_metric(pictures, {'type': 'calculate_psnr', **options}) == pytest.approx(
+    images = {'img': img, 'img2': img2}
+    assert calculate_metric(images, {'type': 'calculate_psnr', **options}) == pytest.approx(
         peak_signal_noise_ratio(y, y2, data_range=255), abs=1e-4)
     # Both leave out the 5 pixels at each edge where the window sticks out.
-    assert calculate_metric(pictures, {'type': 'calculate_ssim', **options}) == pytest.approx(
+    assert calculate_metric(images, {'type': 'calculate_ssim', **options}) == pytest.approx(
         structural_similarity(y, y2, **SSIM), abs=1e-6)
 
 
@@ -85,13 +85,13 @@ def test_the_published_ssim_is_zero_padded(img, img2):
 
 @pytest.mark.parametrize('img, img_clean', PAIRS)
 def test_stability_by_psnr_and_ssim(img, img_clean):
-    pictures = {'img': img, 'img_clean': img_clean}
+    images = {'img': img, 'img_clean': img_clean}
     cropped = inner(img), inner(img_clean)
     for options, ours, expected in (
             ({}, 'calculate_stability', peak_signal_noise_ratio(*cropped)),
             ({}, 'calculate_stability_ssim', structural_similarity(*cropped, channel_axis=-1, **SSIM)),
             ({'test_y_channel': True}, 'calculate_stability_ssim', structural_similarity(*map(luma, cropped), **SSIM))):
-        found = calculate_metric(pictures, {'type': ours, 'crop_border': 4, **options})
+        found = calculate_metric(images, {'type': ours, 'crop_border': 4, **options})
         assert found == pytest.approx(expected, abs=1e-6)
 
 
@@ -100,10 +100,10 @@ def test_gain_of_a_linear_network(gain):
     rng = np.random.default_rng(0)
     lq_clean = rng.integers(40, 200, (16, 20, 3), dtype=np.uint8)
     lq = (lq_clean + rng.choice([-8, -2, 2, 8], lq_clean.shape)).astype(np.uint8)
-    img, img_clean = (gain * (picture.repeat(4, 0).repeat(4, 1) - 128.0) + 128 for picture in (lq, lq_clean))
-    pictures = {'img': img, 'img_clean': img_clean, 'lq': lq, 'lq_clean': lq_clean}
-    assert calculate_metric(pictures, {'type': 'calculate_gain'}) == pytest.approx(gain)
-    planes = {name: picture.transpose(2, 0, 1) for name, picture in pictures.items()}
+    img, img_clean = (gain * (image.repeat(4, 0).repeat(4, 1) - 128.0) + 128 for image in (lq, lq_clean))
+    images = {'img': img, 'img_clean': img_clean, 'lq': lq, 'lq_clean': lq_clean}
+    assert calculate_metric(images, {'type': 'calculate_gain'}) == pytest.approx(gain)
+    planes = {name: image.transpose(2, 0, 1) for name, image in images.items()}
     assert calculate_metric(planes, {'type': 'calculate_gain', 'input_order': 'CHW'}) == pytest.approx(gain)
 
 
@@ -120,11 +120,11 @@ def test_gain_of_single_values():
     assert np.isnan(calculate_gain(img, img, lq, lq))
 
 
-def test_gain_refuses_pictures_that_do_not_fit():
+def test_gain_refuses_images_that_do_not_fit():
     small, large = np.zeros((4, 4, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match=r'of one size, got \(8, 8, 3\) and \(4, 4, 3\)'):
         calculate_gain(large, small, small, small)
-    with pytest.raises(ValueError, match='crop_border: 4 leaves nothing of a picture of 8x8'):
+    with pytest.raises(ValueError, match='crop_border: 4 leaves nothing of an image of 8x8'):
         calculate_gain(large, large, small, small, crop_border=4)
 
 
@@ -148,8 +148,8 @@ def alexnet(request, shared, tmp_path_factory):
 @pytest.mark.parametrize('img, img2', PAIRS)
 def test_lpips_against_the_definition(img, img2, alexnet):
     definition, backbone = alexnet
-    rgb = [torch.from_numpy(cv2.cvtColor(inner(picture), cv2.COLOR_BGR2RGB)).permute(2, 0, 1)[None] / 255
-           for picture in (img, img2)]
+    rgb = [torch.from_numpy(cv2.cvtColor(inner(image), cv2.COLOR_BGR2RGB)).permute(2, 0, 1)[None] / 255
+           for image in (img, img2)]
     expected = pytest.approx(definition(*rgb), rel=1e-3)
     options = {'type': 'calculate_lpips', 'crop_border': 4, 'backbone': backbone}
     assert calculate_metric({'img': img, 'img2': img2}, options) == expected
@@ -158,9 +158,9 @@ def test_lpips_against_the_definition(img, img2, alexnet):
     assert calculate_metric({'img': img, 'img2': img}, options) == 0
 
 
-def test_lpips_takes_the_smallest_picture_it_says(alexnet):
-    picture = PHOTOS[0][:39, :39]
-    assert calculate_lpips(picture, picture[::-1], crop_border=4, backbone=alexnet[1]) > 0
+def test_lpips_takes_the_smallest_image_it_says(alexnet):
+    image = PHOTOS[0][:39, :39]
+    assert calculate_lpips(image, image[::-1], crop_border=4, backbone=alexnet[1]) > 0
 
 
 def test_lpips_reads_its_file_once_and_draws_no_number_of_a_training(alexnet, tmp_path, monkeypatch):
@@ -176,8 +176,8 @@ def test_lpips_reads_its_file_once_and_draws_no_number_of_a_training(alexnet, tm
 @pytest.mark.parametrize('shape, shape2, message', [
     ((38, 60, 3), (38, 60, 3), 'LPIPS needs at least 31x31 pixels, got 30x52 within crop_border: 4'),
     ((48, 48, 3), (48, 44, 3), r'of one size, got \(48, 48, 3\) and \(48, 44, 3\)'),
-    ((48, 48), (48, 48), 'of three channels, got 1'), ((8, 48, 3), (8, 48, 3), 'leaves nothing of a picture of 8x48')])
-def test_lpips_refuses_pictures_that_do_not_fit(shape, shape2, message):
+    ((48, 48), (48, 48), 'of three channels, got 1'), ((8, 48, 3), (8, 48, 3), 'leaves nothing of an image of 8x48')])
+def test_lpips_refuses_images_that_do_not_fit(shape, shape2, message):
     with pytest.raises(ValueError, match=message):
         calculate_lpips(np.zeros(shape, np.uint8), np.zeros(shape2, np.uint8), crop_border=4)
 
@@ -190,6 +190,6 @@ def test_lpips_without_its_package(monkeypatch):
 
 def test_niqe_of_the_host_finds_noise_unnatural():
     photo = data.astronaut()[:192, 130:322, ::-1]
-    clean, noisy = (calculate_metric({'img': picture}, {'type': 'calculate_niqe', 'crop_border': 0})
-                    for picture in (photo, distorted(photo, 'noise')))
+    clean, noisy = (calculate_metric({'img': image}, {'type': 'calculate_niqe', 'crop_border': 0})
+                    for image in (photo, distorted(photo, 'noise')))
     assert 0 < clean < noisy < 100

@@ -21,7 +21,7 @@ OPTIONS = 'train/train_frequency_classifier.yml'
 
 @pytest.fixture(scope='module')
 def sets(photos, tmp_path_factory):
-    """Folder with a set of pairs, attacked by much, and one of clean pictures."""
+    """Folder with a set of pairs, attacked by much, and one of clean images."""
     folder = tmp_path_factory.mktemp('sets')
     opt = read('adversarial_set/train.yml')
     network = {'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']}
@@ -60,15 +60,15 @@ def test_it_learns_is_calibrated_validated_and_resumed(opt, tmp_path, monkeypatc
     log = capsys.readouterr().out + next(folder.glob('*.log')).read_text()
     losses = [float(found) for found in re.findall(r'l_classifier: ([\d.e+-]+)', log)]
     assert losses[-1] < 0.7 * losses[0]
-    assert re.search(r'Validation heldout_x4plus, 48 pictures, threshold [\d.]+: auc [\d.]+, false_alarms', log)
-    assert re.search(r'eps 8: 24 pictures, misses [\d.]+, auc', log) and 'source reduced' in log
+    assert re.search(r'Validation heldout_x4plus, 48 images, threshold [\d.]+: auc [\d.]+, false_alarms', log)
+    assert re.search(r'eps 8: 24 images, misses [\d.]+, auc', log) and 'source reduced' in log
 
     record = json.loads((folder / 'detection_heldout_x4plus.json').read_text())
     scores = {label: [v['score'] for v in record['verdicts'] if v['attacked'] is label] for label in (False, True)}
     assert record['rates']['auc'] == pytest.approx(roc_auc(scores[False], scores[True]))
     assert record['rates']['auc'] > 0.8
 
-    # The threshold leaves at most the asked share of the clean pictures of both calibration sets beyond it, and not
+    # The threshold leaves at most the asked share of the clean images of both calibration sets beyond it, and not
     # much less: at a lower one, there would be more.
     clean = np.array(scores[False] + [v['score'] for v in json.loads(
         (folder / 'detection_heldout_clean.json').read_text())['verdicts']])
@@ -98,7 +98,7 @@ def test_every_classifier_trains(network, opt, tmp_path, monkeypatch):
     assert all(value.abs().max() > 0 for key, value in state.items() if key.endswith('running_mean'))
 
 
-def test_builtin_weights_are_measured_on_folders_of_pictures(opt, photos, tmp_path, monkeypatch, capsys):
+def test_builtin_weights_are_measured_on_folders_of_images(opt, photos, tmp_path, monkeypatch, capsys):
     opt['network_g'] = {'type': 'EnsembleClassifier', 'weights': 'builtin'}
     opt['datasets'] = {'test_pairs': {**opt['datasets']['val']}, 'test_folder': {
         'name': 'folder', 'type': 'SingleImageDataset', 'dataroot_lq': str(photos / 'lq'),
@@ -129,7 +129,7 @@ def test_pairs_made_on_the_fly_train_too(opt, sets, photos, tmp_path, monkeypatc
     block = opt['datasets']['train']
     for key in ('dataroot', 'dataroot_extra', 'transplant'):
         del block[key]
-    block.update({key: value for key, value in made.items() if key != 'dataroot'}, type='AdversarialPicturesDataset')
+    block.update({key: value for key, value in made.items() if key != 'dataroot'}, type='AdversarialImagesDataset')
     opt['train'].update(total_iter=2)
     del opt['datasets']['val'], opt['datasets']['val_clean'], opt['val']
     assert (train(opt, tmp_path, monkeypatch) / 'models' / 'net_g_latest.pth').is_file()

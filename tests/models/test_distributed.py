@@ -66,7 +66,7 @@ def options(pairs, photos, batch, iterations=10, **changes):
     """Pairs without random crops or flips: the same global batch, however it is shared among the processes."""
     opt = paired_options(pairs, photos=photos, iterations=iterations)
     opt['datasets']['train'].update(batch_size_per_gpu=batch, dataset_enlarge_ratio=40)
-    # A seeded attack depends on the picture alone, and so do masks that are drawn once a batch on the step.
+    # A seeded attack depends on the image alone, and so do masks that are drawn once a batch on the step.
     opt['attack'] = {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'mode': 'paired', 'seed': 0}
     opt['network_g']['defense'] = {'mask': {'per_sample': False},
                                    'classifier': {'type': 'paper', 'weights': 'untrained'}}
@@ -171,9 +171,9 @@ def test_every_way_of_training_is_distributed(model_type, train_classifier, atta
 def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2, iterations=2)
     opt['network_g']['defense']['seed'] = 0
-    pictures = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
+    images = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
                     dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
-    opt['datasets']['val'] = pictures
+    opt['datasets']['val'] = images
     opt['val'] = {'val_freq': 2, 'save_img': True, 'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'seed': 0},
                   'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
                               'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}
@@ -183,7 +183,7 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
     assert [name for name, _ in trained] == ['psnr', 'ssim', 'psnr', 'ssim', 'stability']
     assert len({path.parent.name for path in tmp_path.rglob('visualization/*/*.png')}) == 5
 
-    # What two processes found of five pictures while they trained, one finds; and three, of two pictures as well.
+    # What two processes found of five images while they trained, one finds; and three, of two images as well.
     few = tmp_path / 'few'
     for file in sorted((pairs / 'gt').iterdir())[:2]:
         for kind in ('gt', 'lq'):
@@ -193,7 +193,7 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
     test.update(name='tested', val={**opt['val'], 'suffix': None}, path={
         'pretrain_network_g': str(tmp_path / 'trained/experiments/paired/models/net_g_latest.pth'),
         'param_key_g': 'params_ema'})
-    test['datasets'] = {'test_1': pictures, 'test_2': {**pictures, 'name': 'few', 'dataroot_gt': str(few / 'gt'),
+    test['datasets'] = {'test_1': images, 'test_2': {**images, 'name': 'few', 'dataroot_gt': str(few / 'gt'),
                                                        'dataroot_lq': str(few / 'lq')}}
     results = []
     for processes in (1, 3):

@@ -172,8 +172,8 @@ def test_alternating_attacks_the_network_that_the_clean_step_left(model, monkeyp
 
     SRModel_step = SRModel.optimize_parameters
     monkeypatch.setattr(SRModel, 'optimize_parameters', step)
-    attack = model.attack_pictures
-    monkeypatch.setattr(model, 'attack_pictures', lambda *args: [
+    attack = model.attack_images
+    monkeypatch.setattr(model, 'attack_images', lambda *args: [
         seen.append(not torch.equal(weights, model.net_g.body[0].weight)), attack(*args)][1])
     model.optimize_parameters(1)
     (clean, first), moved, (attacked, second) = seen
@@ -184,7 +184,7 @@ def test_alternating_attacks_the_network_that_the_clean_step_left(model, monkeyp
     assert 0 < log['l_clean'] < 1 and 0 < log['l_attacked'] < 1 and log['attacked_share'] == 0.5
 
 
-def test_classifier_learns_which_pictures_were_attacked(model):
+def test_classifier_learns_which_images_were_attacked(model):
     smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=16, mode='bicubic').clamp(0, 1)
     lq = torch.cat([smooth, (smooth + 16 / 255 * torch.randn_like(smooth).sign()).clamp(0, 1)])
     labels = torch.arange(8) >= 4
@@ -253,8 +253,8 @@ def test_a_model_that_asks_the_network_twice_still_teaches(pairs, photos):
     assert not any(torch.equal(a, b) for a, b in zip(before, learned))
 
 
-@pytest.mark.parametrize('cls, reason', [(DefendedSRModel, 'defended already'), (VideoBaseModel, 'single pictures'),
-                                         (BaseModel, 'single pictures')])
+@pytest.mark.parametrize('cls, reason', [(DefendedSRModel, 'defended already'), (VideoBaseModel, 'single images'),
+                                         (BaseModel, 'single images')])
 def test_not_every_trainer_can_be_defended(cls, reason):
     with pytest.raises(TypeError, match=reason):
         defend_model(cls)
@@ -330,14 +330,14 @@ def test_warmup_and_every(model):
             assert eps * 0.99 < change < eps * 1.01
 
 
-def test_a_share_of_the_attacked_pictures_passes_the_masks(model):
+def test_a_share_of_the_attacked_images_passes_the_masks(model):
     model.attack_mode, model.attack_masked = 'paired', 0.5
     seen = []
     decide = model.net_g.defense.decide
     model.net_g.defense.decide = lambda x: [seen.append(decide(x)), seen[-1]][1]
     labels, decision = next(model.attacked_batches(1))
     assert labels.sum() == 4 and decision.sum() == 2 and not (decision & ~labels).any()
-    # The attack saw what the training step will see of each picture.
+    # The attack saw what the training step will see of each image.
     assert seen and all(torch.equal(each, decision[4:]) for each in seen)
     model.attack_masked = 0
     model.lq, model.gt = model.lq[:4], model.gt[:4]
@@ -400,7 +400,7 @@ def test_real_esrgans_gan_step_with_a_local_vgg_file(photos, tmp_path, monkeypat
     opt.update(queue_size=2, l1_gt_usm=False)
     del opt['val']
     seen = []
-    attack = AttackAugmentation.attack_pictures
+    attack = AttackAugmentation.attack_images
 
     def watched(self, *args):
         # Attacks pass neither the discriminator nor its spectral norm, and leave no gradient anywhere.
@@ -412,7 +412,7 @@ def test_real_esrgans_gan_step_with_a_local_vgg_file(photos, tmp_path, monkeypat
         seen.append(any('weight_u' in key for key in before))
         return result
 
-    monkeypatch.setattr(AttackAugmentation, 'attack_pictures', watched)
+    monkeypatch.setattr(AttackAugmentation, 'attack_images', watched)
     folder = train(opt, tmp_path, monkeypatch)
     log = next(folder.glob('*.log')).read_text()
     for name in ('l_g_pix', 'l_g_percep', 'l_g_gan', 'l_d_real', 'l_d_fake', 'l_attacked'):

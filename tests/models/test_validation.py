@@ -85,7 +85,7 @@ def test_curves_begin_with_the_weights_and_are_what_they_say(opt, pairs, tmp_pat
     changes = [abs(clean - cv2.resize(cv2.imread(str(file)), (64, 64), interpolation=cv2.INTER_NEAREST)).max()
                for file in (pairs / 'lq').iterdir()]  # the first one of them that the folder gives
     assert min(changes) <= 1 and 4 < abs(attacked - clean).max() <= 9
-    # The outputs that are saved are those of the clean pictures.
+    # The outputs that are saved are those of the clean images.
     assert len(list(folder.glob('visualization/*/*_2.png'))) == 6  # and the panel
 
 
@@ -162,7 +162,7 @@ def test_swinir_is_attacked_at_any_size(size, tiles, opt, pairs, tmp_path, monke
     assert len(stability) == 2 and all(5 < value < 60 for value in stability)
 
 
-def test_tiles_are_attacked_as_one_picture(opt, tmp_path, monkeypatch):
+def test_tiles_are_attacked_as_one_image(opt, tmp_path, monkeypatch):
     opt['val'].update(tile=8, tile_overlap=4)
     whole = dict(opt['val'], tile=None)
     found = []
@@ -196,7 +196,7 @@ def test_metrics_of_attacks_need_one(opt, tmp_path, monkeypatch, capsys):
     del opt['val']['attack']
     monkeypatch.chdir(tmp_path)
     assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2
-    assert 'gain: calculate_gain is for attacked pictures; add a block val.attack' in capsys.readouterr().err
+    assert 'gain: calculate_gain is for attacked images; add a block val.attack' in capsys.readouterr().err
 
 
 def test_plain_models_do_not_ignore_it(opt, tmp_path, monkeypatch, capsys):

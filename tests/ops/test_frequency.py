@@ -40,7 +40,7 @@ def test_filter_is_scipys(shape):
     spectrum = scipy.fft.dctn(x.numpy(), axes=(-2, -1), norm='ortho')
     expected = scipy.fft.idctn(spectrum * weight.numpy(), axes=(-2, -1), norm='ortho')
     np.testing.assert_allclose(filter_dct(x, weight).numpy(), expected, atol=1e-11)
-    # Pictures may come as views: neither contiguous nor writable in place.
+    # Images may come as views: neither contiguous nor writable in place.
     flipped = x.transpose(-1, -2).contiguous().transpose(-1, -2)
     np.testing.assert_allclose(filter_dct(flipped, weight).numpy(), expected, atol=1e-11)
 

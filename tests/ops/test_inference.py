@@ -1,4 +1,4 @@
-"""Tiles: the same picture as in one pass, one decision for all of them."""
+"""Tiles: the same image as in one pass, one decision for all of them."""
 
 import pytest
 import torch
@@ -12,15 +12,15 @@ from rsr_basicsr.ops.tiled import Padded, upscale
 
 
 @pytest.mark.parametrize('size', [(40, 40), (37, 91), (17, 64), (16, 16)])
-def test_tiles_make_the_same_picture(size):
+def test_tiles_make_the_same_image(size):
     x = torch.rand(2, 3, *size)
     torch.testing.assert_close(upscale(Reach(), x, tile=16, overlap=2), Reach()(x))
     if max(size) > 16:
         assert not torch.allclose(upscale(Reach(), x, tile=16, overlap=1), Reach()(x))
 
 
-@pytest.mark.parametrize('decision, asked', [('picture', [(1, 3, 40, 48)]), ('tile', [(1, 3, 18, 18)])])
-def test_one_decision_for_a_picture_or_one_for_each_tile(decision, asked):
+@pytest.mark.parametrize('decision, asked', [('image', [(1, 3, 40, 48)]), ('tile', [(1, 3, 18, 18)])])
+def test_one_decision_for_a_image_or_one_for_each_tile(decision, asked):
     net = defend(Reach)(defense={'decision': decision, 'seed': 0}).eval()
     seen = []
     net.defense.classifier.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
@@ -28,7 +28,7 @@ def test_one_decision_for_a_picture_or_one_for_each_tile(decision, asked):
     assert seen[:1] == asked and len(seen) == (9 if decision == 'tile' else 1)
 
 
-def test_one_decision_for_a_picture_behind_a_wrapper():
+def test_one_decision_for_a_image_behind_a_wrapper():
     net = defend(Reach)(defense={'seed': 0}).eval()
     seen = []
     net.defense.classifier.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
@@ -38,7 +38,7 @@ def test_one_decision_for_a_picture_behind_a_wrapper():
         assert seen == [(1, 3, 40, 48)]
 
 
-def test_all_tiles_obey_the_decision_on_the_picture():
+def test_all_tiles_obey_the_decision_on_the_image():
     net, x = defend(Reach)(defense={'classifier': {'threshold': 1.0}}).eval(), torch.rand(1, 3, 40, 48)
     assert not torch.allclose(upscale(net, x, tile=16, overlap=2), Reach()(x), atol=1e-3)
     net.defense.threshold = 0.0
@@ -53,7 +53,7 @@ NETWORKS['EDSR'] = (dict(type='DefendedEDSR', num_in_ch=3, num_out_ch=3, num_fea
 @pytest.mark.parametrize('name, settings', [
     *((name, {'gate': 'always'}) for name in NETWORKS),
     ('RRDBNet', {'gate': 'soft'}), ('SRVGGNetCompact', {'gate': 'always', 'draws': 2})], ids=str)
-def test_masks_of_the_whole_picture(name, settings):
+def test_masks_of_the_whole_image(name, settings):
     options, size = NETWORKS[name]
     net = build_network({**options, 'defense': {**settings, 'seed': 3}}).eval()
     net = Padded(net, 8) if name == 'SwinIR' else net
@@ -69,7 +69,7 @@ def test_masks_of_the_whole_picture(name, settings):
 
 
 @pytest.mark.parametrize('gate', ['always', 'classifier'])
-def test_gradients_of_the_whole_picture_behind_masks(gate):
+def test_gradients_of_the_whole_image_behind_masks(gate):
     net = build_network({**SMALL_NETWORKS['SRVGGNetCompact'], 'type': 'DefendedSRVGGNetCompact', 'defense': {
         'gate': gate, 'seed': 0, 'classifier': {'threshold': 1.0}}}).eval()
     gradients = []

@@ -97,7 +97,7 @@ WRONG_HOST = [
     ('val', {'save_img': False, 'val_freq': 1, 'metrics': {'psnr': 'calculate_psnr'}}, 'val.metrics.psnr'),
     ('val', {'save_img': False, 'val_freq': 1, 'metrics': {'psnr': {'type': 'calculate_psnr'}}}, "'crop_border'"),
     ('gt_usm', None, "'gt_usm'"), ('resize_prob', None, "'resize_prob'"), ('jpeg_range', [95, 30], 'jpeg_range'),
-    ('scale', None, "'scale'"), ('scale', 3, 'it enlarges by 4, but scale is 3'),
+    ('scale', None, "'scale'"), ('scale', 3, 'it upscales by 4, but scale is 3'),
     ('datasets', {}, 'no data set'), ('datasets', 3, 'datasets'), ('datasets:train', 3, 'datasets.train'),
     ('datasets:train:io_backend', 'disk', 'datasets.train.io_backend'),
     ('datasets:train:io_backend:type', 'dsk', 'io_backend.type'), ('datasets:train:kernel_list', None, "'kernel_list'"),
@@ -249,7 +249,7 @@ def test_eps_as_a_fraction_is_caught(opt):
         check_options(opt)
 
 
-def test_first_missing_picture_is_named(opt, tmp_path, photos):
+def test_first_missing_image_is_named(opt, tmp_path, photos):
     meta_info = tmp_path / 'meta.txt'
     meta_info.write_text('rocket.png\nlost.png\n')
     opt['datasets']['train']['meta_info'] = str(meta_info)
@@ -259,7 +259,7 @@ def test_first_missing_picture_is_named(opt, tmp_path, photos):
 
 @pytest.mark.parametrize('line, message', [
     ('coffee_cup.png', 'has the line \'coffee_cup.png\', expected "gt, lq"'),
-    ('coffee_cup.png, lost.png', 'lists lost.png, which is not in'), ('', 'lists no picture')])
+    ('coffee_cup.png, lost.png', 'lists lost.png, which is not in'), ('', 'lists no image')])
 def test_lists_of_pairs(line, message, photos, tmp_path):
     opt = shrink(read('finetune/finetune_defended_realesrgan_x4plus_pairdata.yml'), photos)
     opt.update(is_train=True, dist=False)
@@ -482,7 +482,7 @@ def test_tiles_that_fit_pass_and_an_empty_overlap_is_the_default(opt):
 def test_masks_are_listed(tmp_path, capsys):
     assert main(['masks', '-opt', str(OPTIONS / 'train' / 'train_cdc_realsr_x4_paper.yml'), '--size', '40', '48']) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header == 'DefendedCDC, a picture of 40x48, 13 masks' and len(lines) == 13
+    assert header == 'DefendedCDC, an image of 40x48, 13 masks' and len(lines) == 13
     assert lines[0].split() == '1 input 3 x 40 x 48'.split()
     assert lines[12].split() == '13 inner hourglasses.5.inner 64 x 48 x 48'.split()  # CDC pads to multiples of 16
 
@@ -502,7 +502,7 @@ def test_masks_of_what_has_none(change, sentence, tmp_path, capsys):
     error = capsys.readouterr().err
     assert sentence in error and len(error.splitlines()) == 1
     assert main(['masks', '-opt', str(tmp_path / 'options.yml'), '--size', '0', '8']) == 2
-    assert '--size 0 8: a picture has at least one pixel' in capsys.readouterr().err
+    assert '--size 0 8: an image has at least one pixel' in capsys.readouterr().err
 
 
 def test_masks_at_a_size_that_the_network_does_not_take(tmp_path, capsys):

@@ -259,7 +259,7 @@ def pip_reaches_package(tmp_path_factory):
 
 
 @pytest.mark.parametrize('name, parameters, gain', [
-    # A photo enlarged by four: nearest-neighbour reaches 23.87 dB, the networks 25.25 and 24.12 dB. Two tensors of
+    # A photo upscaled by four: nearest-neighbour reaches 23.87 dB, the networks 25.25 and 24.12 dB. Two tensors of
     # equal shape exchanged left 22.2 dB at most of the first and 23.5 dB of the second, which is made for cartoons.
     ('realesr-animevideov3', 621_424, 1.0),
     ('RealESRGAN_x4plus_anime_6B', 4_467_779, 0.1),

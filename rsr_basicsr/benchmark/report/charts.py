@@ -1,4 +1,4 @@
-"""What a report draws: charts as SVG, which need matplotlib, and pictures of noise and of spectra."""
+"""What a report draws: charts as SVG, which need matplotlib, and images of noise and of spectra."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGEST_CHANGE = 32  # factor between two magnitudes that is drawn as pure white
 MID_GREY = 128
 MARKERS = 'osD^vPX<>'  # as many as have no factor in common with the colours: 63 subjects before a pair returns
 _INK = '#010203'  # stands for the colour of the page's text, which matplotlib has no word for
-_MANY = 100  # clean pictures: with fewer, a logarithmic axis of false alarms would be mostly empty
+_MANY = 100  # clean images: with fewer, a logarithmic axis of false alarms would be mostly empty
 _LEGEND_WIDTH = 48  # characters of the legend's line
 _LONGEST = 110  # characters of a label; the whole of it is in the title of its line
 _SIZE = 4.2, 2.8  # inches, without the legend: small, so that the text can be read on a phone
@@ -77,11 +77,11 @@ def robustness(rows: Sequence[Row], noise: Sequence[str] = ()) -> Optional[str]:
 
 
 def trade_off(rows: Sequence[Row], metric: str, unit: str = '') -> Optional[str]:
-    """A metric of the clean pictures against stability under the worst case of the largest eps, with intervals.
+    """A metric of the clean images against stability under the worst case of the largest eps, with intervals.
 
     Args:
         rows: of one data set.
-        metric: one that is measured on clean pictures.
+        metric: one that is measured on clean images.
         unit: of it.
 
     Returns:
@@ -99,7 +99,7 @@ def trade_off(rows: Sequence[Row], metric: str, unit: str = '') -> Optional[str]
         for number, (subject, point) in enumerate(points.items()):
             if point:
                 _draw_point(chart, number, subject, *point)
-        label = _printable(f'{_shortened(metric)}, clean pictures' + (f' ({unit})' if unit else ''))
+        label = _printable(f'{_shortened(metric)}, clean images' + (f' ({unit})' if unit else ''))
         chart.axes.set_xlabel(textwrap.fill(label, _LEGEND_WIDTH), parse_math=False)
         chart.axes.set_ylabel(f'stability at eps {largest:g}/255 (dB)')
         chart.axes.margins(0.12)
@@ -110,8 +110,8 @@ def detector(clean: Iterable[Record], attacked: Mapping[float, Iterable[Record]]
     """The detector's ROC, a curve an eps.
 
     Args:
-        clean: records of the clean pictures of one subject.
-        attacked: eps in 1/255 -> records of the pictures attacked with it.
+        clean: records of the clean images of one subject.
+        attacked: eps in 1/255 -> records of the images attacked with it.
 
     Returns:
         An ``svg`` element, or None where there are no scores.
@@ -130,13 +130,13 @@ def detector(clean: Iterable[Record], attacked: Mapping[float, Iterable[Record]]
             line, = chart.axes.step(np.maximum(false, first), found, where='post', color=COLOURS[number % len(COLOURS)])
             chart.add(line, f'eps {eps:g}/255: AUC {roc_auc(alarms, curves[eps]):.3f}')
         chart.axes.set(xscale='log' if first else 'linear', xlim=(first or -0.02, 1.02), ylim=(-0.02, 1.02),
-                       xlabel=f'false alarms among {len(alarms)} clean pictures', ylabel='attacked pictures flagged')
+                       xlabel=f'false alarms among {len(alarms)} clean images', ylabel='attacked images flagged')
         chart.axes.xaxis.set_major_formatter('{x:g}')
         return chart.svg()
 
 
 def amplified_noise(clean: np.ndarray, attacked: np.ndarray, factor: float) -> np.ndarray:
-    """Difference of two pictures around mid grey.
+    """Difference of two images around mid grey.
 
     Args:
         clean, attacked: (h, w, 3) uint8.
@@ -154,7 +154,7 @@ def noise_factor(eps: float) -> float:
 
 
 def spectrum(bgr: np.ndarray) -> np.ndarray:
-    """Natural logarithm of the DCT magnitudes of an (h, w, 3) uint8 picture, (h, w) float32."""
+    """Natural logarithm of the DCT magnitudes of an (h, w, 3) uint8 image, (h, w) float32."""
     return log_spectrum(torch.from_numpy(bgr / 255).permute(2, 0, 1)[None])[0].float().numpy()
 
 
@@ -170,7 +170,7 @@ def change(clean: np.ndarray, attacked: np.ndarray) -> np.ndarray:
 
 
 def _levels(values, low, high):
-    span = max(high - low, 1e-6)  # a flat picture has no span
+    span = max(high - low, 1e-6)  # a flat image has no span
     return np.clip(np.rint((values - low) * (255 / span)), 0, 255).astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""The pictures of the page: every subject on every picture of the gallery, clean and under its worst attack."""
+"""The images of the page: every subject on every image of the gallery, clean and under its worst attack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from rsr_basicsr.benchmark.names import CLEAN
-from rsr_basicsr.benchmark.record import Record, picture_file
+from rsr_basicsr.benchmark.record import Record, image_file
 from rsr_basicsr.benchmark.report import charts
 from rsr_basicsr.benchmark.report.tables import unit, written
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results
@@ -20,8 +20,8 @@ NOTHING = '–'
 _QUALITY = 90  # of JPEG, for outputs
 
 
-class Image(NamedTuple):
-    """A picture inside the page."""
+class EmbeddedImage(NamedTuple):
+    """An image inside the page."""
 
     uri: str
     width: int
@@ -37,38 +37,38 @@ class Shot(NamedTuple):
     spectrum: Optional[np.ndarray]
 
 
-def image(picture: Optional[np.ndarray], kind: str = 'png') -> Optional[Image]:
-    """Encode a BGR or grey uint8 picture; ``kind`` is 'png' (exact) or 'jpeg' (small). Nothing remains nothing."""
-    if picture is None:
+def embedded(image: Optional[np.ndarray], kind: str = 'png') -> Optional[EmbeddedImage]:
+    """Encode a BGR or grey uint8 image; ``kind`` is 'png' (exact) or 'jpeg' (small). Nothing remains nothing."""
+    if image is None:
         return None
-    _, encoded = cv2.imencode(f'.{kind}', picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if kind == 'jpeg' else [])
-    height, width = picture.shape[:2]
-    return Image(f'data:image/{kind};base64,{base64.b64encode(encoded).decode()}', width, height)
+    _, encoded = cv2.imencode(f'.{kind}', image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if kind == 'jpeg' else [])
+    height, width = image.shape[:2]
+    return EmbeddedImage(f'data:image/{kind};base64,{base64.b64encode(encoded).decode()}', width, height)
 
 
 def gallery(results: Results, folder: Path) -> Iterator[Dict[str, Any]]:
-    """Everything that is shown of a picture, one after the other.
+    """Everything that is shown of an image, one after the other.
 
     Args:
         results: what was measured.
         folder: of the run; a file that is missing is left out.
     """
-    places = dict.fromkeys((record.dataset, record.picture) for record in results.records if record.shown)
+    places = dict.fromkeys((record.dataset, record.image) for record in results.records if record.shown)
     for dataset, name in places:
         shots = {subject: _shots(results, folder, dataset, subject, name) for subject in results.subjects(dataset)}
         shots = {subject: found for subject, found in shots.items() if found}
         if shots:
             originals = (_read(folder, found[0.0].record, 'gt') for found in shots.values() if 0.0 in found)
             yield {'dataset': dataset, 'name': name, **_exhibit(results, shots),
-                   'original': image(next((each for each in originals if each is not None), None), 'jpeg')}
+                   'original': embedded(next((each for each in originals if each is not None), None), 'jpeg')}
 
 
 def _shots(results, folder, dataset, subject, name) -> Dict[float, Shot]:
-    """The shots of a picture by eps, 0 for the clean one, without those of which there is no file."""
+    """The shots of an image by eps, 0 for the clean one, without those of which there is no file."""
     found = {}
     for eps in [0.0, *results.strengths]:
         attack = WORST_CASE if eps else CLEAN
-        record = results.pictures(dataset, subject, attack, eps).get(name)
+        record = results.images(dataset, subject, attack, eps).get(name)
         lq, sr = (record and _read(folder, record, kind) for kind in ('lq', 'sr'))
         if lq is not None or sr is not None:
             found[eps] = Shot(record, lq, sr, None if lq is None else charts.spectrum(lq))
@@ -76,7 +76,7 @@ def _shots(results, folder, dataset, subject, name) -> Dict[float, Shot]:
 
 
 def _read(folder, record, kind) -> Optional[np.ndarray]:
-    path = picture_file(folder, record.shown[kind]) if kind in record.shown else None
+    path = image_file(folder, record.shown[kind]) if kind in record.shown else None
     return cv2.imread(str(path)) if path else None
 
 
@@ -85,8 +85,9 @@ def _exhibit(results, shots) -> Dict[str, Any]:
     spectra = [shot.spectrum for found in shots.values() for shot in found.values() if shot.spectrum is not None]
     # A few coefficients next to zero would otherwise take most of the colour scale.
     scale = (np.percentile(spectra[0], 1), max(values.max() for values in spectra)) if spectra else (0, 1)
-    return {'input': clean and image(clean.lq), 'spectrum': clean and image(charts.coloured(clean.spectrum, *scale)),
-            'cards': [{'label': subject.label, 'clean': 0.0 in found and image(found[0.0].sr, 'jpeg') or None,
+    return {'input': clean and embedded(clean.lq),
+            'spectrum': clean and embedded(charts.coloured(clean.spectrum, *scale)),
+            'cards': [{'label': subject.label, 'clean': 0.0 in found and embedded(found[0.0].sr, 'jpeg') or None,
                        'numbers': _numbers_of(results, found.get(0.0), None),
                        'attacks': [_attacked(results, found.get(0.0), eps, shot, scale)
                                    for eps, shot in found.items() if eps]}
@@ -97,15 +98,15 @@ def _attacked(results, clean, eps, shot, scale) -> Dict[str, Any]:
     comparable = clean and clean.lq is not None and shot.lq is not None and clean.lq.shape == shot.lq.shape
     factor = charts.noise_factor(eps)
     return {'eps': eps, 'attack': shot.record.attack, 'way': shot.record.worst, 'factor': factor,
-            'output': image(shot.sr, 'jpeg'), 'input': image(shot.lq),
-            'spectrum': None if shot.spectrum is None else image(charts.coloured(shot.spectrum, *scale)),
-            'noise': image(charts.amplified_noise(clean.lq, shot.lq, factor)) if comparable else None,
-            'change': image(charts.change(clean.spectrum, shot.spectrum)) if comparable else None,
+            'output': embedded(shot.sr, 'jpeg'), 'input': embedded(shot.lq),
+            'spectrum': None if shot.spectrum is None else embedded(charts.coloured(shot.spectrum, *scale)),
+            'noise': embedded(charts.amplified_noise(clean.lq, shot.lq, factor)) if comparable else None,
+            'change': embedded(charts.change(clean.spectrum, shot.spectrum)) if comparable else None,
             'numbers': _numbers_of(results, clean, shot)}
 
 
 def _numbers_of(results, clean, attacked) -> List[tuple]:
-    """Name, unit, and what it is of the clean and of the attacked picture."""
+    """Name, unit, and what it is of the clean and of the attacked image."""
     records = [shot and shot.record for shot in (clean, attacked)]
     rows = []
     for metric in results.metrics:

@@ -16,7 +16,7 @@ from rsr_basicsr.benchmark.report.tables import NOTHING, escaped, markdown_table
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results
 from rsr_basicsr.utils.errors import OptionsError
 
-_WORDS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'pictures_digest')
+_WORDS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'images_digest')
 _NUMBERS = 3  # of an estimate: mean and both ends of its interval
 
 
@@ -42,8 +42,8 @@ def cards(results: Results, warnings: Sequence[str]) -> List[Dict[str, Any]]:
                      if key not in ('card', 'decides', 'detector_has_gradient')}
             found.append({
                 **facts, **record.facts.get('card', {}), **subject._asdict(), 'protocol': options['name'],
-                'protocol_digest': digest, 'dataset': dataset, 'pictures': clean.pictures,
-                'pictures_digest': _digest(contents), 'attacks': results.attacks,
+                'protocol_digest': digest, 'dataset': dataset, 'images': clean.images,
+                'images_digest': _digest(contents), 'attacks': results.attacks,
                 'clean': {name: _numbers(entry) for name, entry in clean.estimates.items()},
                 'stability': {f'{eps:g}': _numbers(row.estimates[STABILITY]) for eps, row in attacked.items()
                               if STABILITY in row.estimates},
@@ -77,15 +77,15 @@ def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
     """The entries as a document: a table for each protocol and data set, the most stable at its largest eps first."""
     groups = defaultdict(list)
     for entry in entries:
-        groups[entry['protocol'], entry['protocol_digest'], entry['dataset'], entry['pictures_digest']].append(entry)
+        groups[entry['protocol'], entry['protocol_digest'], entry['dataset'], entry['images_digest']].append(entry)
     parts = ['# Leaderboard', '',
              'Made by `rsr leaderboard` from the entries that `rsr benchmark` writes into `cards.jsonl`; how to add '
-             'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each picture, [95 % '
-             'interval over the pictures]. Only entries of the same protocol and the same pictures stand in one table.']
-    for (protocol, digest, dataset, pictures), group in sorted(groups.items()):
+             'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each image, [95 % '
+             'interval over the images]. Only entries of the same protocol and the same images stand in one table.']
+    for (protocol, digest, dataset, images), group in sorted(groups.items()):
         attacks = ', '.join(group[0].get('attacks', []))
         parts += ['', f'## {escaped(protocol)} on {escaped(dataset)}', '',
-                  f'{group[0]["pictures"]} pictures ({escaped(pictures)}), attacks: {escaped(attacks)} '
+                  f'{group[0]["images"]} images ({escaped(images)}), attacks: {escaped(attacks)} '
                   f'({escaped(digest)}).', '', _table(group)]
     return '\n'.join(parts) + '\n'
 
@@ -131,7 +131,7 @@ def _is_sound(entry) -> bool:
     return (all(isinstance(word, str) for word in words)
             and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
             and all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
-            and all(_is_number(entry.get(key) or 0) for key in ('pictures', 'parameters', 'false_alarms', 'failed'))
+            and all(_is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
             and all(_is_number(float(eps)) for eps in entry['stability']))
 
 

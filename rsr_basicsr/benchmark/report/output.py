@@ -19,7 +19,7 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
     """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``cards.jsonl`` into a folder.
 
     Args:
-        folder: of the run; the pictures of the gallery lie there.
+        folder: of the run; the images of the gallery lie there.
         records: of the run, or of several.
         options: of the run, in their final types.
     """
@@ -52,14 +52,14 @@ def describe(options: Mapping[str, Any]) -> Dict[str, str]:
                  'made with the gate as it decides, forced open and forced shut; the worst for the deployed network '
                  'counts',
         'Stability': 'PSNR of the output under attack against the output of the same network, behind the same defence, '
-                     'for the clean picture; equal pictures count as 100 dB',
-        'Worst case': 'for each picture the worst of all attacks of that eps that stay in the L-inf ball and end in '
-                      'pictures of 8 bit; for each metric its own',
+                     'for the clean image; equal images count as 100 dB',
+        'Worst case': 'for each image the worst of all attacks of that eps that stay in the L-inf ball and end in '
+                      'images of 8 bit; for each metric its own',
         'Randomness': f'attacks: seed {options["seed"]}; every output is measured under the seeds '
                       f'{", ".join(map(str, options["mask_seeds"]))} of what the network draws',
-        'Intervals': '95 %, bootstrap over the pictures, 2000 samples',
+        'Intervals': '95 %, bootstrap over the images, 2000 samples',
         **{f'Metric {name}': _keys(metric) for name, metric in options['metrics'].items()},
-        **{f'Pictures {name}': _keys(dataset, 'name') for name, dataset in options['datasets'].items()},
+        **{f'Images {name}': _keys(dataset, 'name') for name, dataset in options['datasets'].items()},
     }
 
 

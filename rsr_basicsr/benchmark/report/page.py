@@ -1,4 +1,4 @@
-"""The page of a benchmark: its figures, charts and pictures in one HTML file that needs nothing else."""
+"""The page of a benchmark: its figures, charts and images in one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_report(path: Union[str, os.PathLike], results: Results, folder: Path, 
     Args:
         path: the file to write.
         results: what was measured.
-        folder: of the run, below which the pictures of the gallery lie; one that is missing is left out.
+        folder: of the run, below which the images of the gallery lie; one that is missing is left out.
         title: heading of the page.
         summary: the verdict, one sentence an item.
         warnings: what a reader must know before the figures are believed, one sentence an item.
@@ -58,8 +58,8 @@ def render(results: Results, folder: Path, **words: Any) -> str:
     return _environment().get_template('report.html').render(
         **words, strengths=results.strengths, drawn=charts.available(),
         datasets=[_dataset(results, name, [row for row in rows if row.dataset == name]) for name in results.datasets],
-        uncounted=_uncounted(results), pictures=list(gallery(results, folder)),
-        failures=[(r.picture, r.dataset, Subject(r.network, r.defense).label, r.attack,
+        uncounted=_uncounted(results), images=list(gallery(results, folder)),
+        failures=[(r.image, r.dataset, Subject(r.network, r.defense).label, r.attack,
                    f'{r.eps:g}' if r.eps else NOTHING, r.error) for r in results.records if r.error],
         networks=[_network(name, facts) for name, facts in {r.network: r.facts for r in results.records}.items()])
 
@@ -141,10 +141,10 @@ def _share(value: float) -> str:
 
 def _dataset(results, name, rows) -> Dict[str, Any]:
     """All that is said of a data set outside the gallery."""
-    pictures = len({record.picture for record in results.records if record.dataset == name})
+    images = len({record.image for record in results.records if record.dataset == name})
     measured = [metric for metric in results.metrics
                 if any(metric in row.estimates for row in rows if row.attack == CLEAN)]
-    return {'name': name, 'pictures': pictures, 'overview': _overview(results, rows, measured),
+    return {'name': name, 'images': images, 'overview': _overview(results, rows, measured),
             'attacks': _attacks(results, [row for row in rows if row.attack != CLEAN]),
             'charts': [{**chart, 'svg': Markup(chart['svg'])} for chart in _charts(results, name, rows, measured)
                        if chart['svg']] if charts.available() else []}
@@ -159,7 +159,7 @@ def _overview(results, rows, measured) -> Dict[str, Any]:
     def rows_of(attack, eps):
         return [found.get((subject, attack, eps)) for subject in subjects]
 
-    columns = [_metric(results, metric, rows_of(CLEAN, 0.0), group='clean pictures') for metric in measured]
+    columns = [_metric(results, metric, rows_of(CLEAN, 0.0), group='clean images') for metric in measured]
     columns += [_metric(results, STABILITY, rows_of(WORST_CASE, eps), f'eps {eps:g}', intervals=True,
                         group='stability under the worst case') for eps in strengths]
     truth = next((metric for metric in measured if _needs_original(results.metrics[metric])), None)
@@ -194,7 +194,7 @@ def _attacks(results, rows) -> Dict[str, Any]:
         *(_metric(results, STABILITY, rows, name, figure=figure, better='')
           for name, figure in (('worst', 'worst'), ('spread', 'spread'), ('seed spread', 'seed_spread'))),
         *(_metric(results, metric, rows) for metric in others),
-        _numbers('pictures', [row.pictures for row in rows], '{:d}'.format),
+        _numbers('images', [row.images for row in rows], '{:d}'.format),
         _numbers('failed', failed or [None] * len(rows), '{:d}'.format),
         _numbers('flagged', [row.flagged for row in rows], _share),
         _numbers('AUC', [row.auc for row in rows], '{:.3f}'.format)])
@@ -231,8 +231,8 @@ def _charts(results, dataset, rows, measured) -> Iterator[Dict[str, Any]]:
         yield {'kind': 'trade-off', 'svg': drawn, 'rows': strongest, 'metric': metric,
                'better': _better(results, metric)}
     for subject in results.subjects(dataset):
-        clean = results.pictures(dataset, subject, CLEAN, 0.0).values()
-        attacked = {eps: results.pictures(dataset, subject, WORST_CASE, eps).values() for eps in results.strengths}
+        clean = results.images(dataset, subject, CLEAN, 0.0).values()
+        attacked = {eps: results.images(dataset, subject, WORST_CASE, eps).values() for eps in results.strengths}
         yield {'kind': 'detector', 'svg': charts.detector(clean, attacked), 'subject': subject}
 
 

@@ -13,10 +13,10 @@ from rsr_basicsr.benchmark.names import CLEAN, STABILITY
 from rsr_basicsr.benchmark.summary import WORST_CASE, Estimate, Results, Row
 
 COLUMNS = ('dataset', 'network', 'defense', 'attack', 'eps', 'metric', 'mean', 'low', 'high', 'worst', 'spread',
-           'seed_spread', 'pictures', 'failed')
+           'seed_spread', 'images', 'failed')
 NOTHING = '-'
-LEGEND = ('Stability: PSNR of the output under the worst attack of each picture against the output for the clean '
-          'picture, in dB, [95 % interval]; more is better. Flagged: pictures that the detector takes for attacked, '
+LEGEND = ('Stability: PSNR of the output under the worst attack of each image against the output for the clean '
+          'image, in dB, [95 % interval]; more is better. Flagged: images that the detector takes for attacked, '
           'clean ones and those of each eps.')
 _DIGITS = 4
 _DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
@@ -34,7 +34,7 @@ def written(metric: Mapping[str, Any], value: float) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """A line for each metric of each row; the detector's share of flagged pictures and its area under the ROC too."""
+    """A line for each metric of each row; the detector's share of flagged images and its area under the ROC too."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(COLUMNS)
@@ -45,23 +45,23 @@ def as_csv(rows: Sequence[Row]) -> str:
             writer.writerow([*names, metric, *(f'{_rounded(n):.{_DIGITS}f}' for n in numbers), found.count, row.failed])
         for metric, number in (('detector_flagged', row.flagged), ('detector_auc', row.auc)):
             if number is not None:
-                writer.writerow([*names, metric, f'{number:.{_DIGITS}f}', *[''] * 5, row.pictures, row.failed])
-        if not row.pictures:
+                writer.writerow([*names, metric, f'{number:.{_DIGITS}f}', *[''] * 5, row.images, row.failed])
+        if not row.images:
             writer.writerow([*names, *[''] * 7, 0, row.failed])
     return text.getvalue()
 
 
 def as_json(results: Results, rows: Sequence[Row], summary: Sequence[str], warnings: Sequence[str],
             protocol: Mapping[str, Any]) -> str:
-    """Everything: the figures, every picture, the sentences, and how it was measured."""
-    pictures = [{key: value for key, value in asdict(record).items() if key not in ('shown', 'seconds', 'facts',
+    """Everything: the figures, every image, the sentences, and how it was measured."""
+    images = [{key: value for key, value in asdict(record).items() if key not in ('shown', 'seconds', 'facts',
                                                                                     'attack_options', 'environment')}
                 for record in results.records]
     return json.dumps({
         'summary': list(summary), 'warnings': list(warnings), 'protocol': protocol,
         'networks': {record.network: record.facts for record in results.records},
         'environments': [dict(pairs) for pairs in sorted({tuple(r.environment.items()) for r in results.records})],
-        'rows': [{**asdict(row), 'subject': row.subject._asdict()} for row in rows], 'pictures': pictures}, indent=1)
+        'rows': [{**asdict(row), 'subject': row.subject._asdict()} for row in rows], 'images': images}, indent=1)
 
 
 def main_table(results: Results, dataset: str) -> List[List[str]]:
@@ -102,7 +102,7 @@ def as_text(results: Results) -> str:
 
 def as_markdown(results: Results, title: str, summary: Sequence[str], warnings: Sequence[str],
                 protocol: Mapping[str, str]) -> str:
-    """The report without its pictures."""
+    """The report without its images."""
     parts = [f'# {escaped(title)}', '', *(f'- {escaped(sentence)}' for sentence in summary)]
     if warnings:
         parts += ['', '**Warnings**', '', *(f'- {escaped(sentence)}' for sentence in warnings)]
@@ -129,8 +129,8 @@ def _interval(found: Optional[Estimate]) -> str:
 
 
 def _flagged(rows: Sequence[Row]) -> str:
-    """How many pictures the detector takes for attacked, clean and at each eps."""
-    shares = [f'{round(row.flagged * row.pictures)}/{row.pictures}' for row in rows if row.flagged is not None]
+    """How many images the detector takes for attacked, clean and at each eps."""
+    shares = [f'{round(row.flagged * row.images)}/{row.images}' for row in rows if row.flagged is not None]
     return ', '.join(shares) or NOTHING
 
 

@@ -12,8 +12,8 @@ from rsr_basicsr.attacks import Measurement, Perceptual, build_attack, masking_a
 from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE, STABILITY
 from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Subject
 
-_FEW = 10  # pictures
-_COMPARABLE = 5  # pictures; the intervals of less are narrow by chance
+_FEW = 10  # images
+_COMPARABLE = 5  # images; the intervals of less are narrow by chance
 _LISTED = 3  # failures that are told one by one
 
 
@@ -25,7 +25,7 @@ def verdict(results: Results) -> List[str]:
 def warnings(results: Results) -> List[str]:
     """What speaks against the results, one sentence an item; none if nothing does."""
     return [*_untrained(results), *_failures(results), *_unfinished(results), *_masked_gradients(results),
-            *_missing_attacks(results), *_few_pictures(results), *_mixed(results)]
+            *_missing_attacks(results), *_few_images(results), *_mixed(results)]
 
 
 def _of_dataset(results, dataset) -> Iterator[str]:
@@ -41,13 +41,13 @@ def _of_dataset(results, dataset) -> Iterator[str]:
     first = next((subject for subject in rivals if subject.defense == NO_DEFENSE), rivals[0])
     plain = rows[first].estimates[STABILITY]
     noise = _noise(results, dataset, first, eps)
-    yield (f'{dataset}: of all attacks of eps {eps:g} the worst for each picture leaves {_decibels(plain)} between the '
-           f'output of {first.label} and its output for the clean picture'
+    yield (f'{dataset}: of all attacks of eps {eps:g} the worst for each image leaves {_decibels(plain)} between the '
+           f'output of {first.label} and its output for the clean image'
            + (f'; random noise of the same size leaves {noise.mean:.1f} dB.' if noise else '.'))
     gains = {subject: results.difference(dataset, subject, first, WORST_CASE, eps, STABILITY)
              for subject in rivals if subject != first}
     if any(gain is not None and gain.count < _COMPARABLE for gain in gains.values()):
-        yield f'There are too few pictures to compare; {_COMPARABLE} are the least.'
+        yield f'There are too few images to compare; {_COMPARABLE} are the least.'
     gains = {subject: gain for subject, gain in gains.items() if gain is not None and gain.count >= _COMPARABLE}
     best = max(gains, key=lambda subject: gains[subject].mean, default=None)
     if best is not None and gains[best].low > 0:
@@ -59,7 +59,7 @@ def _of_dataset(results, dataset) -> Iterator[str]:
     if better:
         yield f'More stable than {first.label} as well: {", ".join(better)}.'
     if equal:
-        yield f'No gain over {first.label} that the pictures could show: {", ".join(equal)}.'
+        yield f'No gain over {first.label} that the images could show: {", ".join(equal)}.'
     for subject in tried:
         if _invents_nothing(results, subject):
             yield (f'{subject.label}, which invents nothing, keeps {rows[subject].estimates[STABILITY].mean:.1f} dB: '
@@ -67,20 +67,20 @@ def _of_dataset(results, dataset) -> Iterator[str]:
     for subject in tried:
         clean = results.row(dataset, subject, CLEAN, 0.0)
         if clean.flagged is not None and rows[subject].flagged is not None:
-            yield (f'The detector of {subject.label} takes {_share(clean.flagged, clean.pictures)} clean pictures for '
-                   f'attacked, and {_share(rows[subject].flagged, rows[subject].pictures)} of those that the worst '
+            yield (f'The detector of {subject.label} takes {_share(clean.flagged, clean.images)} clean images for '
+                   f'attacked, and {_share(rows[subject].flagged, rows[subject].images)} of those that the worst '
                    'attack made.')
 
 
 def _clean_cost(results, dataset, subject, first):
-    """What a subject does to clean pictures, beside the first one."""
+    """What a subject does to clean images, beside the first one."""
     name = next((name for name, metric in results.metrics.items() if metric['type'] == 'calculate_psnr'), None)
     found = None if name is None else results.difference(dataset, subject, first, CLEAN, 0.0, name)
     if found is None:
-        return 'what it costs on clean pictures cannot be told without the PSNR to originals'
+        return 'what it costs on clean images cannot be told without the PSNR to originals'
     if found.low <= 0 <= found.high:
-        return f'on clean pictures no difference of the PSNR to the originals could be shown ({found.mean:+.2f} dB)'
-    return (f'on clean pictures its PSNR to the originals is {abs(found.mean):.2f} dB '
+        return f'on clean images no difference of the PSNR to the originals could be shown ({found.mean:+.2f} dB)'
+    return (f'on clean images its PSNR to the originals is {abs(found.mean):.2f} dB '
             f'{"higher" if found.mean > 0 else "lower"} [{found.low:+.2f}, {found.high:+.2f}]')
 
 
@@ -99,23 +99,23 @@ def _failures(results):
                    f'{without[0].trouble[name]}')
     failed = [record for record in results.records if record.error]
     if failed:
-        told = '; '.join(f'{r.network}, {r.defense}, {r.attack}{f" {r.eps:g}" if r.eps else ""}, {r.picture}: {r.error}'
+        told = '; '.join(f'{r.network}, {r.defense}, {r.attack}{f" {r.eps:g}" if r.eps else ""}, {r.image}: {r.error}'
                          for r in failed[:_LISTED])
         yield (f'{len(failed)} of {len(results.records)} cells failed and are left out of the figures: {told}'
                + (' ...' if len(failed) > _LISTED else ''))
 
 
 def _unfinished(results):
-    """Groups that lack pictures which others have: the worst case is then of fewer attacks than it seems."""
+    """Groups that lack images which others have: the worst case is then of fewer attacks than it seems."""
     for dataset in results.datasets:
-        names = {record.picture for record in results.records if record.dataset == dataset}
+        names = {record.image for record in results.records if record.dataset == dataset}
         for subject in results.subjects(dataset):
             short = [f'{attack} (eps {eps:g})' for eps in results.strengths for attack in results.attacks
                      if results.measured(dataset, subject, attack, eps) < len(names)
                      and _is_due(results, dataset, subject, attack, eps)]
             if short:
                 yield (f'{dataset}, {subject.label}: not finished; of its attacks {len(short)} were not made on all '
-                       f'pictures, {short[0]} among them, and the worst case is of what there is.')
+                       f'images, {short[0]} among them, and the worst case is of what there is.')
 
 
 def _is_due(results, dataset, subject, attack, eps):
@@ -147,15 +147,15 @@ def _masked_gradients(results):
 
 
 def measurements(results: Results, dataset: str, subject: Subject) -> Iterator[Measurement]:
-    """What the attacks did to a subject on the pictures that all of them were made on."""
-    groups = {(name, eps): results.pictures(dataset, subject, name, eps)
+    """What the attacks did to a subject on the images that all of them were made on."""
+    groups = {(name, eps): results.images(dataset, subject, name, eps)
               for name in results.attacks for eps in results.strengths}
     groups = {key: {name: r for name, r in group.items() if r.damage is not None} for key, group in groups.items()}
     most = max(map(len, groups.values()), default=0)
     groups = {key: group for key, group in groups.items() if group and len(group) >= most / 2}  # others are too few
     common = set.intersection(*map(set, groups.values())) if groups else set()
     for (name, eps), group in groups.items():
-        records = [group[picture] for picture in sorted(common)]
+        records = [group[image] for image in sorted(common)]
         if records:
             zeros = [record.zero_gradient for record in records if record.zero_gradient is not None]
             yield Measurement(attack_of(records[0].attack_options, eps), fmean(r.damage for r in records),
@@ -194,11 +194,11 @@ def _missing_attacks(results):
                        '(DetectorAware).')
 
 
-def _few_pictures(results):
+def _few_images(results):
     for dataset in results.datasets:
-        count = len({record.picture for record in results.records if record.dataset == dataset})
+        count = len({record.image for record in results.records if record.dataset == dataset})
         if count < _FEW:
-            yield f'{dataset}: {count} picture{"s" * (count != 1)} only; the figures may be others on more.'
+            yield f'{dataset}: {count} image{"s" * (count != 1)} only; the figures may be others on more.'
 
 
 def _mixed(results):
@@ -210,7 +210,7 @@ def _mixed(results):
 
 def _noise(results, dataset, subject, eps):
     found = [results.row(dataset, subject, name, eps).estimates.get(STABILITY) for name in results.attacks
-             if any(r.attack_options.get('type') == 'RandomNoise' for r in results.pictures(
+             if any(r.attack_options.get('type') == 'RandomNoise' for r in results.images(
                  dataset, subject, name, eps).values())]
     return next(iter(found), None)
 

@@ -1,4 +1,4 @@
-"""Picture files of all kinds: read as other libraries read them, and written so that they read the same."""
+"""Image files of all kinds: read as other libraries read them, and written so that they read the same."""
 
 import io
 import zlib
@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from rsr_basicsr.inference.image_io import Picture, read_picture, write_picture
-from rsr_basicsr.utils.errors import PictureError
+from rsr_basicsr.inference.image_io import LoadedImage, read_image, write_image
+from rsr_basicsr.utils.errors import ImageError
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
 
@@ -26,42 +26,42 @@ def by_opencv(path, rgb):
     return path
 
 
-def test_pictures_of_all_kinds_are_read(rgb, tmp_path):
+def test_images_of_all_kinds_are_read(rgb, tmp_path):
     expected = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
-    torch.testing.assert_close(read_picture(by_opencv(tmp_path / 'rgb.png', rgb)).rgb, expected)
+    torch.testing.assert_close(read_image(by_opencv(tmp_path / 'rgb.png', rgb)).rgb, expected)
     alpha = np.concatenate([rgb, rgb[..., :1] // 2], axis=2)
-    torch.testing.assert_close(read_picture(by_opencv(tmp_path / 'rgba.png', alpha)).rgb, expected)
+    torch.testing.assert_close(read_image(by_opencv(tmp_path / 'rgba.png', alpha)).rgb, expected)
     deep = by_opencv(tmp_path / 'deep.png', rgb.astype(np.uint16) * 257)
-    torch.testing.assert_close(read_picture(deep).rgb, expected)
-    grey = read_picture(by_opencv(tmp_path / 'grey.png', rgb[..., 0]))
+    torch.testing.assert_close(read_image(deep).rgb, expected)
+    grey = read_image(by_opencv(tmp_path / 'grey.png', rgb[..., 0]))
     torch.testing.assert_close(grey.rgb, expected[:, :1].expand(-1, 3, -1, -1))
-    assert read_picture(by_opencv(tmp_path / 'dot.png', rgb[:1, :1])).rgb.shape == (1, 3, 1, 1)
-    floats = read_picture(by_opencv(tmp_path / 'floats.tiff', rgb.astype(np.float32) / 255))
+    assert read_image(by_opencv(tmp_path / 'dot.png', rgb[:1, :1])).rgb.shape == (1, 3, 1, 1)
+    floats = read_image(by_opencv(tmp_path / 'floats.tiff', rgb.astype(np.float32) / 255))
     torch.testing.assert_close(floats.rgb, expected)
 
 
 @pytest.mark.parametrize('make, sentence', [
     (lambda path: None, 'no such file'),
     (lambda path: path.mkdir(), 'cannot be read'),
-    (lambda path: path.write_bytes(b''), 'is not a picture that can be read'),
-    (lambda path: path.write_bytes(b'not a picture'), 'is not a picture that can be read'),
+    (lambda path: path.write_bytes(b''), 'is not an image that can be read'),
+    (lambda path: path.write_bytes(b'not an image'), 'is not an image that can be read'),
     (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), np.nan, np.float32)), 'not numbers in'),
     (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), 200, np.float32)), 'not numbers in')])
-def test_what_is_no_picture_is_named(make, sentence, tmp_path):
+def test_what_is_no_image_is_named(make, sentence, tmp_path):
     path = tmp_path / 'p.tiff'
     make(path)
-    with pytest.raises(PictureError, match=sentence) as error:
-        read_picture(path)
+    with pytest.raises(ImageError, match=sentence) as error:
+        read_image(path)
     assert str(path) in str(error.value)
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP'])
-def test_half_a_file_is_no_picture(kind, rgb, tmp_path):
+def test_half_a_file_is_no_image(kind, rgb, tmp_path):
     content = io.BytesIO()
     Image.fromarray(rgb).save(content, format=kind)
     (tmp_path / 'half').write_bytes(content.getvalue()[:len(content.getvalue()) // 2])
-    with pytest.raises(PictureError, match='is not a picture that can be read'):
-        read_picture(tmp_path / 'half')
+    with pytest.raises(ImageError, match='is not an image that can be read'):
+        read_image(tmp_path / 'half')
 
 
 def test_a_header_that_promises_too_much_is_refused(rgb, tmp_path):
@@ -69,20 +69,20 @@ def test_a_header_that_promises_too_much_is_refused(rgb, tmp_path):
     content[16:24] = (60000).to_bytes(4, 'big') * 2
     content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, 'big')
     (tmp_path / 'huge.png').write_bytes(content)
-    with pytest.raises(PictureError, match='is too large.*cut it into parts'):
-        read_picture(tmp_path / 'huge.png')
+    with pytest.raises(ImageError, match='is too large.*cut it into parts'):
+        read_image(tmp_path / 'huge.png')
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_pictures_are_turned_upright_as_pillow_does(orientation, rgb, tmp_path):
+def test_images_are_turned_upright_as_pillow_does(orientation, rgb, tmp_path):
     image = Image.fromarray(rgb)
     exif = image.getexif()
     exif[0x0112] = orientation
     image.save(tmp_path / 'turned.png', exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / 'turned.png')))
-    picture = read_picture(tmp_path / 'turned.png')
-    assert np.array_equal((picture.rgb[0] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
-    assert bool(picture.notes) == (orientation != 1)
+    image = read_image(tmp_path / 'turned.png')
+    assert np.array_equal((image.rgb[0] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
+    assert bool(image.notes) == (orientation != 1)
 
 
 @pytest.mark.parametrize('alpha', [False, True])
@@ -92,10 +92,10 @@ def test_pictures_are_turned_upright_as_pillow_does(orientation, rgb, tmp_path):
 def test_what_a_format_holds_comes_back_and_the_rest_is_told(ending, bits, grey, alpha, tmp_path):
     values = torch.nn.functional.interpolate(torch.rand(1, 4, 4, 5), (16, 20), mode='bicubic').clamp(0, 1)
     rgb = values[:, :1].expand(-1, 3, -1, -1) if grey else values[:, :3]
-    picture = Picture(rgb, values[:, 3:] if alpha else None, grey, bits, PROFILE)
+    image = LoadedImage(rgb, values[:, 3:] if alpha else None, grey, bits, PROFILE)
     path = tmp_path / f'p.{ending}'
-    notes = ' '.join(write_picture(path, picture).notes)
-    found = read_picture(path)
+    notes = ' '.join(write_image(path, image).notes)
+    found = read_image(path)
     lossless = ending in ('png', 'tif', 'bmp')
     assert found.bits == (bits if ending in ('png', 'tif') else 8)
     assert ('16 bits reduced' in notes) == (found.bits != bits)
@@ -113,13 +113,13 @@ def test_what_a_format_holds_comes_back_and_the_rest_is_told(ending, bits, grey,
 
 def test_a_profile_of_cmyk_is_not_kept_for_rgb(rgb, tmp_path):
     Image.fromarray(rgb).convert('CMYK').save(tmp_path / 'print.jpg', icc_profile=b'a profile')
-    picture = read_picture(tmp_path / 'print.jpg')
-    assert picture.profile is None and 'CMYK' in picture.notes[0] and picture.rgb.shape == (1, 3, 20, 30)
+    image = read_image(tmp_path / 'print.jpg')
+    assert image.profile is None and 'CMYK' in image.notes[0] and image.rgb.shape == (1, 3, 20, 30)
 
 
 def test_a_format_nobody_knows_and_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(PictureError, match="no format is named '.gif'"):
-        write_picture(tmp_path / 'p.gif', Picture(torch.rand(1, 3, 4, 4)))
-    with pytest.raises(PictureError, match='cannot be written'):
-        write_picture(tmp_path / 'none' / 'p.png', Picture(torch.rand(1, 3, 4, 4)))
+    with pytest.raises(ImageError, match="no format is named '.gif'"):
+        write_image(tmp_path / 'p.gif', LoadedImage(torch.rand(1, 3, 4, 4)))
+    with pytest.raises(ImageError, match='cannot be written'):
+        write_image(tmp_path / 'none' / 'p.png', LoadedImage(torch.rand(1, 3, 4, 4)))
     assert not list(tmp_path.iterdir())

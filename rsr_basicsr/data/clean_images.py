@@ -1,4 +1,4 @@
-"""Clean low-quality pictures of many kinds, made of photos, by Real-ESRGAN's degradations and others."""
+"""Clean low-quality images of many kinds, made of photos, by Real-ESRGAN's degradations and others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from basicsr.utils import DiffJPEG
 from torch.utils.data import default_collate
 
 from rsr_basicsr.data.clean_kinds import KINDS, from_8_bit, to_8_bit
-from rsr_basicsr.utils.errors import PictureError
+from rsr_basicsr.utils.errors import ImageError
 from rsr_basicsr.utils.random_streams import random_streams_kept
 
 REAL_ESRGAN = 'real_esrgan'
@@ -27,7 +27,7 @@ SMALLEST = 16  # pixels of a side of a photo
 class RealESRGANDegradations(RealESRNetModel):
     """Real-ESRGAN's second-order degradations, by BasicSR's own data set and model, without a network.
 
-    Each picture draws a strength in (0, 1]: its noise, blur, compression and resizing are drawn from ranges that
+    Each image draws a strength in (0, 1]: its noise, blur, compression and resizing are drawn from ranges that
     reach from the mild ends to that share of the ones in the options.
 
     Args:
@@ -49,10 +49,10 @@ class RealESRGANDegradations(RealESRNetModel):
         self.photos.paths = list(photos)  # of a list it would read, names end at the first blank
 
     def _dequeue_and_enqueue(self):
-        """No pair pool: a picture depends on its own random numbers only."""
+        """No pair pool: an image depends on its own random numbers only."""
 
     def make(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """The picture made of photo number ``index``, float32 RGB (H, W, 3)."""
+        """The image made of photo number ``index``, float32 RGB (H, W, 3)."""
         strength = rng.uniform(0.05, 1)
         options = dict(self.options)
         for name, mild in self.MILD.items():
@@ -69,15 +69,15 @@ class RealESRGANDegradations(RealESRNetModel):
         return self.lq[0].permute(1, 2, 0).numpy()
 
 
-class CleanPictures:
-    """Clean pictures of the kinds asked for, each a function of its random numbers.
+class CleanImages:
+    """Clean images of the kinds asked for, each a function of its random numbers.
 
     Args:
         photos: paths of photos, 8 bit.
         kinds: share of each kind, by its name in :data:`KINDS`; or ``real_esrgan``.
-        size: height and width of the pictures.
+        size: height and width of the images.
         real_esrgan: options of :class:`RealESRGANDegradations`, for the kind ``real_esrgan``.
-        grey: share of the pictures that lose their colours.
+        grey: share of the images that lose their colours.
     """
 
     def __init__(self, photos: Sequence[str], kinds: Mapping[str, float], size: int,
@@ -89,46 +89,46 @@ class CleanPictures:
         self._read = functools.lru_cache(maxsize=64)(read_photo)
 
     def draw(self, rng: np.random.Generator) -> Tuple[np.ndarray, str, str]:
-        """One picture, uint8 RGB (size, size, 3), its kind, and the name of its photo."""
+        """One image, uint8 RGB (size, size, 3), its kind, and the name of its photo."""
         kind, index = str(rng.choice(self.kinds, p=self.shares)), int(rng.integers(len(self.photos)))
         path = self.photos[index]
         photo = self._read(path)
-        picture = (self.degradations.make(index, rng) if kind == REAL_ESRGAN
+        image = (self.degradations.make(index, rng) if kind == REAL_ESRGAN
                    else KINDS[kind](_oriented(from_8_bit(photo), rng), rng))
         if rng.random() < self.grey:
-            picture = np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2)
-        return to_8_bit(_cropped(picture, self.size, rng)), kind, osp.basename(path)
+            image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+        return to_8_bit(_cropped(image, self.size, rng)), kind, osp.basename(path)
 
 
 def read_photo(path: str) -> np.ndarray:
     """A photo as uint8 RGB (H, W, 3).
 
     Raises:
-        PictureError: the file cannot be read, or the photo is too small to be reduced.
+        ImageError: the file cannot be read, or the photo is too small to be reduced.
     """
     bgr = cv2.imread(path, cv2.IMREAD_COLOR)
     if bgr is None:
-        raise PictureError(f'{path} is not a picture that can be read; take it out of the folder')
+        raise ImageError(f'{path} is not an image that can be read; take it out of the folder')
     if min(bgr.shape[:2]) < SMALLEST:
-        raise PictureError(f'{path} is {bgr.shape[1]}x{bgr.shape[0]}, photos have at least {SMALLEST} pixels a side; '
+        raise ImageError(f'{path} is {bgr.shape[1]}x{bgr.shape[0]}, photos have at least {SMALLEST} pixels a side; '
                            'take it out of the folder')
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _oriented(photo, rng):
-    """Turned and mirrored at random, so that a photo gives more pictures."""
+    """Turned and mirrored at random, so that a photo gives more images."""
     turned = np.rot90(photo, int(rng.integers(4)))
     return np.ascontiguousarray(turned[:, ::-1] if rng.random() < 0.5 else turned)
 
 
-def _cropped(picture, size, rng):
-    """A random window, of the picture beside its mirror image where it is too small."""
-    missing = [max(0, size - side) for side in picture.shape[:2]]
+def _cropped(image, size, rng):
+    """A random window, of the image beside its mirror image where it is too small."""
+    missing = [max(0, size - side) for side in image.shape[:2]]
     if any(missing):
-        picture = np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode='symmetric')
+        image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode='symmetric')
     for _ in range(4):
-        top, left = (int(rng.integers(side - size + 1)) for side in picture.shape[:2])
-        window = picture[top:top + size, left:left + size]
+        top, left = (int(rng.integers(side - size + 1)) for side in image.shape[:2])
+        window = image[top:top + size, left:left + size]
         if window.std(axis=(0, 1)).max() > 0.02:  # drawings and screenshots are flat in most places
             break
     return window

@@ -1,4 +1,4 @@
-"""Pairs of a clean picture and the same under attack, each a function of a seed and its number."""
+"""Pairs of a clean image and the same under attack, each a function of a seed and its number."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import numpy as np
 import torch
 
 from rsr_basicsr.attacks import build_attack
-from rsr_basicsr.data.clean_pictures import CleanPictures
+from rsr_basicsr.data.clean_images import CleanImages
 from rsr_basicsr.ops.tiled import defenses
 from rsr_basicsr.weights.state_dict import file_sha256, load_network
 
 
 class Pair(NamedTuple):
-    """A clean picture and what an attack made of it.
+    """A clean image and what an attack made of it.
 
     Args:
         clean: uint8 RGB, (H, W, 3).
         attacked: the same with a perturbation, uint8 RGB; None where nothing attacks.
-        facts: ``photo``, ``source`` (the kind of clean picture), and of an attacked one ``network``, ``attack``,
+        facts: ``photo``, ``source`` (the kind of clean image), and of an attacked one ``network``, ``attack``,
             ``eps`` (1/255), ``changed`` (the share of its values that are others than in the clean one).
     """
 
@@ -28,18 +28,18 @@ class Pair(NamedTuple):
     facts: Dict[str, Any]
 
 
-class AdversarialPictures:
+class AdversarialImages:
     """A list of ``count`` pairs, made when they are asked for.
 
-    Number ``index`` depends on ``seed`` and ``index`` alone: not on the pictures made before, nor on the process.
+    Number ``index`` depends on ``seed`` and ``index`` alone: not on the images made before, nor on the process.
     To the last bit it does so where torch computes with one thread (``torch.set_num_threads(1)``).
 
     Args:
-        photos: paths of the photos that the clean pictures are made of.
-        kinds: share of each kind of clean picture, see :class:`CleanPictures`.
+        photos: paths of the photos that the clean images are made of.
+        kinds: share of each kind of clean image, see :class:`CleanImages`.
         networks: name -> ``type`` and arguments as ``network_g``, ``weights`` (file), ``share`` (1). Masks of a
             defended one stay shut, which is what an attack on it that goes unnoticed meets. Without networks there
-            are clean pictures only.
+            are clean images only.
         attacks: blocks of an attack, and ``share`` (1); rounded to 8 bit, since files are. ``eps`` of a block stands
             in the place of the one below.
         eps: [low, high] in 1/255; drawn from on a logarithmic scale.
@@ -54,7 +54,7 @@ class AdversarialPictures:
                  attacks: Sequence[Mapping[str, Any]] = (), eps: Sequence[float] = (0.5, 16), size: int = 64,
                  seed: int = 0, real_esrgan: Optional[Mapping[str, Any]] = None):
         networks = networks or {}
-        self.clean = CleanPictures(photos, kinds, size, real_esrgan)
+        self.clean = CleanImages(photos, kinds, size, real_esrgan)
         self.network_options, self.network_shares = _shares(networks.values())
         self.network_names = list(networks)
         blocks, self.attack_shares = _shares(attacks)
@@ -106,7 +106,7 @@ def fingerprint(options: Mapping[str, Any]) -> str:
     """A text that is the same for two sets of options exactly where they make the same pairs, file contents included.
 
     Args:
-        options: the arguments of :class:`AdversarialPictures`.
+        options: the arguments of :class:`AdversarialImages`.
     """
     relevant = {key: value for key, value in options.items() if key not in ('photos', 'networks', 'count')}
     networks = {name: {**network, 'weights': file_sha256(network['weights'])}
