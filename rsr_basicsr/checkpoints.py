@@ -15,7 +15,8 @@ import os.path as osp
 import shutil
 import tempfile
 import zipfile
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from basicsr.data.data_sampler import EnlargedSampler
@@ -39,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def written_whole(paths: Dict[str, str], networks: Sequence[str] = ()) -> Iterator[None]:
+def written_whole(paths: dict[str, str], networks: Sequence[str] = ()) -> Iterator[None]:
     """Within the block checkpoints are written aside; at its end they take their places, the training state last.
 
     A state that can be seen therefore has its networks beside it. A file that is not whole, such as on a full disk,
@@ -89,7 +90,7 @@ def _flush(path):
         os.close(descriptor)
 
 
-def newest_whole_state(opt: Mapping[str, Any]) -> Optional[str]:
+def newest_whole_state(opt: Mapping[str, Any]) -> str | None:
     """Path of the newest training state that can be read to its end, networks included; None without one.
 
     Says which newer ones it skips, and why. With several processes the first one chooses for all.
@@ -97,7 +98,7 @@ def newest_whole_state(opt: Mapping[str, Any]) -> Optional[str]:
     Args:
         opt: options as BasicSR's ``parse_options`` returns them.
     """
-    chosen: List[Optional[str]] = [_newest_whole_state(opt) if get_dist_info()[0] == 0 else None]
+    chosen: list[str | None] = [_newest_whole_state(opt) if get_dist_info()[0] == 0 else None]
     if dist.is_available() and dist.is_initialized():
         dist.broadcast_object_list(chosen)
     return chosen[0]
@@ -138,13 +139,13 @@ def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
             read_file(path)
 
 
-def network_labels(opt: Mapping[str, Any]) -> List[str]:
+def network_labels(opt: Mapping[str, Any]) -> list[str]:
     """Labels such as ``net_g`` of the networks that options name and that are taken back at a resume."""
     ignored = opt['path'].get('ignore_resume_networks') or ()
     return [f'net_{key[len("network_"):]}' for key in opt if key.startswith('network_') and key not in ignored]
 
 
-def load_resume_state(opt: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
     """What BasicSR's function of this name does, on any device and without running code from the file.
 
     It also tells the sampler of the training images where to go on.
@@ -195,7 +196,7 @@ class ResumingSampler(EnlargedSampler):
     """
 
     #: Where the run of this process goes on. BasicSR hands its sampler no options.
-    resumed: Optional[_Resumed] = None
+    resumed: _Resumed | None = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -225,7 +226,7 @@ def _add(path, entry, value):
         file.write(written.getvalue())
 
 
-def _described(network: Mapping[str, Any]) -> Dict[str, Any]:
+def _described(network: Mapping[str, Any]) -> dict[str, Any]:
     """What a weight file says of its network: the options, without a path of the machine that it was trained on."""
     network = copy.deepcopy(dict(network))
     network.get('defense', {}).get('classifier', {}).pop('weights', None)
@@ -235,7 +236,7 @@ def _described(network: Mapping[str, Any]) -> Dict[str, Any]:
 class WholeCheckpoints:
     """Mixin in front of a BasicSR model class: saves by :func:`written_whole`, random streams included."""
 
-    def more_state(self) -> Dict[str, Any]:
+    def more_state(self) -> dict[str, Any]:
         """What this process adds to the training state; plain values and tensors."""
         return {'random': random_state(),
                 'networks': [label for label in network_labels(self.opt) if hasattr(self, label)]}

@@ -15,7 +15,7 @@ import re
 import sys
 import types
 import warnings
-from typing import Mapping
+from collections.abc import Mapping
 
 import torch
 import yaml
@@ -117,7 +117,7 @@ def _read_options_safely():
     options.ordered_yaml = lambda: (yaml.SafeLoader, yaml.SafeDumper)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def real_esrgan_packages() -> tuple:
     """The packages that have Real-ESRGAN's model classes: BasicSR, and ``realesrgan`` behind it where it is installed.
 

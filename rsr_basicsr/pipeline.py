@@ -8,7 +8,6 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import List
 
 from torch import distributed as dist
 
@@ -59,7 +58,7 @@ def _check_launcher(launcher, stage):
                            'add --launcher pytorch')
 
 
-def import_plugins(names: List[str]) -> None:
+def import_plugins(names: list[str]) -> None:
     """Import modules that register architectures, losses or metrics, from the working directory too.
 
     Raises:

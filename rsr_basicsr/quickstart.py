@@ -13,7 +13,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import yaml
 
@@ -50,7 +50,7 @@ def main() -> int:
     return 0
 
 
-def run(folder: Path, iterations: Optional[int] = None) -> Path:
+def run(folder: Path, iterations: int | None = None) -> Path:
     """Do all the steps in ``folder``, and return the path of the report."""
     started = time.time()
     options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
@@ -112,7 +112,7 @@ def _train(folder, iterations):
                        + ''.join(last))
 
 
-def _benchmark(folder, options, weights) -> Dict[str, Any]:
+def _benchmark(folder, options, weights) -> dict[str, Any]:
     """The options of the benchmark: both networks, one attack."""
     trained = folder / 'experiments' / options['name'] / 'models' / 'net_g_latest.pth'
     return {

@@ -23,8 +23,9 @@ import traceback
 import warnings
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, List, NamedTuple
+from typing import NamedTuple
 
 import rsr_basicsr  # noqa: F401  isort: skip
 
@@ -48,7 +49,7 @@ class Case(NamedTuple):
     kind: str
     content: bytes
     ending: str
-    commands: List[List[str]]  # FILE stands for its path
+    commands: list[list[str]]  # FILE stands for its path
 
 
 class RunsCode:
@@ -93,7 +94,7 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def run(command: List[str]) -> str:
+def run(command: list[str]) -> str:
     """What is wrong with the way a command ended; empty where nothing is."""
     before, text = _listing(), io.StringIO()
     try:
@@ -167,7 +168,7 @@ def _image_cut(rng):
 
 def _image_of_nothing(rng):
     content = rng.choice([b'', b'\0' * 200, bytes(rng.randrange(256) for _ in range(300)), b'GIF89a', b'<svg/>',
-                          b'PK\x03\x04', '# text, named like an image\n'.encode()])
+                          b'PK\x03\x04', b'# text, named like an image\n'])
     return Case('no image', content, rng.choice(['.png', '.jpg', '.webp', '.tif', '.bmp']), IMAGE_COMMANDS)
 
 
@@ -288,7 +289,7 @@ def _places(block, rng):
             yield from _places(value, rng)
 
 
-KINDS: List[Callable[[random.Random], Case]] = [
+KINDS: list[Callable[[random.Random], Case]] = [
     _image_cut, _weights_cut, _options_of_nothing, _image_of_nothing, _weights_of_nothing, _options_that_run_code,
     _image_with_huge_header, _weights_that_run_code, _options_of_wrong_kinds, _image_of_numbers_that_are_none,
     _weights_of_another_network]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Dict, Mapping, Tuple
 
 import torch
 from basicsr.archs import build_network
@@ -32,13 +32,13 @@ def reference_input(height: int, width: int) -> torch.Tensor:
     return (0.5 + 0.5 * torch.sin(0.37 * i + 0.61 * j + 1.3 * c)).float()[None]
 
 
-def at_reference(output: torch.Tensor, head: Mapping) -> Tuple[torch.Tensor, torch.Tensor]:
+def at_reference(output: torch.Tensor, head: Mapping) -> tuple[torch.Tensor, torch.Tensor]:
     """What a network gives at the 40 places of a head of the reference, and what the published code gave there."""
     assert list(output.shape) == head['shape']
     return output.flatten()[head['indices']], torch.tensor(head['values'])
 
 
-def published_state(net: nn.Module, pairs: Mapping[str, str] = PUBLISHED) -> 'OrderedDict[str, torch.Tensor]':
+def published_state(net: nn.Module, pairs: Mapping[str, str] = PUBLISHED) -> OrderedDict[str, torch.Tensor]:
     """The state dict of a plain CDC as the published code would save it, with the version that torch notes there."""
     state = OrderedDict()
     for key, value in net.state_dict().items():
@@ -48,7 +48,7 @@ def published_state(net: nn.Module, pairs: Mapping[str, str] = PUBLISHED) -> 'Or
     return state
 
 
-def classifier_state() -> Dict[str, torch.Tensor]:
+def classifier_state() -> dict[str, torch.Tensor]:
     """The paper's classifier under its published names, small random values."""
     shapes = {0: (512, 256), 2: (256, 512), 4: (2, 256)}
     return {f'preclass.fcall.{layer}.{name}': torch.randn(shape) / 16 for layer, full in shapes.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping, NamedTuple, Union
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.utils import get_root_logger
@@ -78,7 +79,7 @@ class CDC(nn.Module):
     #: The trainer sets this around its step, whose loss takes a :class:`CDCOutput`.
     returns_components = False
 
-    def forward(self, x: torch.Tensor) -> Union[torch.Tensor, CDCOutput]:
+    def forward(self, x: torch.Tensor) -> torch.Tensor | CDCOutput:
         """The fused image, or a :class:`CDCOutput` where ``returns_components`` is set."""
         height, width = x.shape[-2:]
         missing = -width % self.window_size, -height % self.window_size

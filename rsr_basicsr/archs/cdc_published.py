@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from typing import Callable, Dict, Mapping, Match, Optional, Tuple
+from collections.abc import Callable, Mapping
+from re import Match
 
 import torch
 from torch import nn
@@ -31,7 +32,7 @@ def is_published(state: State) -> bool:
     return all(sign in state for sign in _SIGNS)
 
 
-def renamed(state: State) -> 'OrderedDict[str, torch.Tensor]':
+def renamed(state: State) -> OrderedDict[str, torch.Tensor]:
     """A published state dict under our names; the classifier under those of a defended network.
 
     A key that is in no published network keeps its name. The metadata are left out: their versions are not ours.
@@ -41,7 +42,7 @@ def renamed(state: State) -> 'OrderedDict[str, torch.Tensor]':
     return OrderedDict((_renamed(key, doublings), value) for key, value in state.items())
 
 
-def for_network(state: State, net: nn.Module) -> Tuple[State, bool]:
+def for_network(state: State, net: nn.Module) -> tuple[State, bool]:
     """A published state dict as a CDC, plain or defended, takes it.
 
     Args:
@@ -82,7 +83,7 @@ def _residual(hourglass: str, block: str, layer: str) -> str:
 
 
 _BLOCK = r'(res\.\d+|identity)'
-_MODULES: Dict[str, Callable[[Match], str]] = {
+_MODULES: dict[str, Callable[[Match], str]] = {
     r'conv_in\.0': lambda m: 'stem',
     rf'HG_(\d+)\.down(\d)\.res_block\.{_BLOCK}': lambda m: _residual(m[1], f'encoder.{int(m[2]) - 1}', m[3]),
     rf'HG_(\d+)\.up(\d)\.res_block\.{_BLOCK}': lambda m: _residual(m[1], f'decoder.{int(m[2]) - 1}', m[3]),
@@ -97,7 +98,7 @@ _MODULES: Dict[str, Callable[[Match], str]] = {
 }
 
 
-def _head(module: str, doublings: Mapping[str, bool]) -> Optional[str]:
+def _head(module: str, doublings: Mapping[str, bool]) -> str | None:
     """Published heads are blocks: a convolution, one or two of upsampling, convolution and activation, a convolution
     with activation, a convolution. Ours have the same layers in one row.
     """

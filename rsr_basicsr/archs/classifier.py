@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Iterator, Mapping, Optional, Tuple, Union
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class SampleClassifier(nn.Module):
         """Where the weights lie that come with the package; there need not be any."""
         return _WEIGHTS / f'{cls.__name__}.pth'
 
-    def take(self, weights: Optional[Union[str, Path]]) -> None:
+    def take(self, weights: str | Path | None) -> None:
         """Load a state dict: a file, ``builtin``, or None for nothing.
 
         Raises:
@@ -72,7 +72,7 @@ class SampleClassifier(nn.Module):
         """Training mode, but only of a classifier that is trained: one that is frozen decides without dropout."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
-    def seen(self, x: torch.Tensor, seed: Optional[int] = None) -> torch.Tensor:
+    def seen(self, x: torch.Tensor, seed: int | None = None) -> torch.Tensor:
         """The part of images that it decides on, (B, 3, h, w): all of them, unless it looks at random crops.
 
         Args:
@@ -119,7 +119,7 @@ def mirrored(x: torch.Tensor, smallest: int) -> torch.Tensor:
     return x
 
 
-def row_bands(x: torch.Tensor, rows: int, pixels: int, multiple: int) -> Iterator[Tuple[int, int]]:
+def row_bands(x: torch.Tensor, rows: int, pixels: int, multiple: int) -> Iterator[tuple[int, int]]:
     """First row and the one behind the last of bands of about that many pixels; one band where a gradient is asked for.
 
     Args:

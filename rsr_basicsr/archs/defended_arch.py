@@ -6,7 +6,8 @@ backbone's own ``forward``; hooks mask the inputs of the submodules that the mas
 
 from __future__ import annotations
 
-from typing import Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Type, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from basicsr.archs.edsr_arch import EDSR
@@ -53,7 +54,7 @@ class MaskPlace(NamedTuple):
 
     point: str
     module: str
-    shape: Tuple[int, int, int]
+    shape: tuple[int, int, int]
     repeat: int = 1
 
 
@@ -67,7 +68,7 @@ class _MaskHook:
         return (self.defense.apply_mask(args[0], self.repeat), *args[1:])
 
 
-Points = Mapping[str, Union[MaskPoint, Callable[[nn.Module], MaskPoint]]]
+Points = Mapping[str, MaskPoint | Callable[[nn.Module], MaskPoint]]
 
 
 class DefenseMixin:
@@ -77,11 +78,11 @@ class DefenseMixin:
     defence keeps the values it has.
     """
 
-    backbone: Type[nn.Module]
+    backbone: type[nn.Module]
     inner_points: Points = {}
     loaded_defense = False  # whether the last state dict loaded had a defence of its own
 
-    def __init__(self, *args, defense: Optional[dict] = None, **kwargs):
+    def __init__(self, *args, defense: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         options = dict(defense or {})
         self.points = self.chosen_points(options.pop('points', None))
@@ -121,7 +122,7 @@ class DefenseMixin:
                 for module in _submodules(self, path):
                     yield name, repeat, module
 
-    def mask_places(self, height: int = 64, width: int = 64) -> List[MaskPlace]:
+    def mask_places(self, height: int = 64, width: int = 64) -> list[MaskPlace]:
         """Where the masks sit, in the order an image of that size meets them."""
         found, handles = [], []
         for name, repeat, module in self._masked_modules():
@@ -141,7 +142,7 @@ class DefenseMixin:
         return found
 
     @classmethod
-    def chosen_points(cls, names: Optional[Sequence[str]] = None) -> Tuple[str, ...]:
+    def chosen_points(cls, names: Sequence[str] | None = None) -> tuple[str, ...]:
         """The names of the mask points: those asked for, by themselves or by a preset, or all the class has.
 
         Args:
@@ -199,7 +200,7 @@ def _keep_defense_of_plain_files(net, state_dict, prefix, *args):
         state_dict.update(own)
 
 
-def defend(cls: Type[nn.Module], points: Optional[Points] = None) -> Type[nn.Module]:
+def defend(cls: type[nn.Module], points: Points | None = None) -> type[nn.Module]:
     """Make the defended twin ``Defended<cls>`` of a super-resolution architecture.
 
     The twin takes the arguments of ``cls`` and ``defense``, a dict with the keys ``mask``, ``points``, ``classifier``
@@ -222,7 +223,7 @@ def defend(cls: Type[nn.Module], points: Optional[Points] = None) -> Type[nn.Mod
     })
 
 
-def register_defended(points: Optional[Points] = None):
+def register_defended(points: Points | None = None):
     """Class decorator: registers the defended twin of an architecture, and leaves the architecture as it is."""
     def decorate(cls):
         ARCH_REGISTRY.register(defend(cls, points))

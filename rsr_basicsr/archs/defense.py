@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Dict, Mapping, Optional, Type, Union
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,14 +21,14 @@ GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('image', 'batch', 'majority', 'tile')
 
 #: By the name of ``defense: classifier: type``
-CLASSIFIERS: Dict[str, Type[SampleClassifier]] = {
+CLASSIFIERS: dict[str, type[SampleClassifier]] = {
     'ensemble': EnsembleClassifier, 'statistics': StatisticsClassifier, 'residual': ResidualClassifier,
     'paper': FrequencyClassifier, 'paper_rrdb': RRDBFrequencyClassifier}
 DEFAULT_CLASSIFIER = 'ensemble'
 UNTRAINED = 'untrained'
 
 #: How much images are masked: one bool for all, or (B,), 0 for not at all and 1 for entirely.
-Decision = Union[bool, torch.Tensor]
+Decision = bool | torch.Tensor
 Masks = Callable[['Defense', torch.Tensor, int], torch.Tensor]
 
 
@@ -70,8 +71,8 @@ class Defense(nn.Module):
             batch, unless the batch decides. None draws anew at every call.
     """
 
-    def __init__(self, mask: Optional[dict] = None, classifier: Optional[dict] = None, gate: str = 'classifier',
-                 decision: str = 'image', draws: int = 1, seed: Optional[int] = None):
+    def __init__(self, mask: dict | None = None, classifier: dict | None = None, gate: str = 'classifier',
+                 decision: str = 'image', draws: int = 1, seed: int | None = None):
         super().__init__()
         for name, value, known in (('gate', gate, GATES), ('decision', decision, DECISIONS)):
             if value not in known:
@@ -83,12 +84,12 @@ class Defense(nn.Module):
         classifier = dict(classifier or {})
         self.gate, self.decision = gate, decision
         self.draws, self.seed = draws, seed
-        self.threshold: Optional[float] = classifier.pop('threshold', None)
+        self.threshold: float | None = classifier.pop('threshold', None)
         self.mask = RandomFrequencyMask(**(mask or {}))
         self.classifier = build_classifier(classifier)
-        self._forced: Optional[Decision] = None
+        self._forced: Decision | None = None
         self._straight_through = False
-        self._masks: Optional[Masks] = None
+        self._masks: Masks | None = None
         self._obeyed: Decision = False
         self._masks_drawn = 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Optional
+from collections.abc import Iterable
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -28,7 +28,7 @@ class EnsembleClassifier(SampleClassifier):
         (B, 3, H, W) in [0, 1], of any size -> logits (B, 2).
     """
 
-    def __init__(self, num_feat: int = 96, weights: Optional[str] = None):
+    def __init__(self, num_feat: int = 96, weights: str | None = None):
         super().__init__()
         self.members = nn.ModuleList([StatisticsClassifier(num_feat), ResidualClassifier()])
         self.take(weights)

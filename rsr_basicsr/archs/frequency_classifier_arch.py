@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import numpy as np
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -42,7 +40,7 @@ class FrequencyClassifier(SampleClassifier):
     spectrum_size = 48
     _version = 2  # before, LeakyReLU had the slope 0.2, and features of flat images were rounding noise
 
-    def __init__(self, pool_by: str = 'size', weights: Optional[str] = None):
+    def __init__(self, pool_by: str = 'size', weights: str | None = None):
         super().__init__()
         if pool_by not in POOL_BY:
             raise ValueError(f'pool_by must be one of {", ".join(POOL_BY)}, got {pool_by!r}')
@@ -89,7 +87,7 @@ class RRDBFrequencyClassifier(FrequencyClassifier):
     calibration = {**CALIBRATION, 'threshold': 0.5}
     has_gradient = False
 
-    def seen(self, x: torch.Tensor, seed: Optional[int] = None) -> torch.Tensor:
+    def seen(self, x: torch.Tensor, seed: int | None = None) -> torch.Tensor:
         size, (height, width) = self.spectrum_size, x.shape[-2:]
         if any_size() or min(height, width) < size or (height, width) == (size, size):
             return x
@@ -102,7 +100,7 @@ class RRDBFrequencyClassifier(FrequencyClassifier):
         return super().raw_logits(self.seen(x.detach()))
 
 
-def for_scaled_features(weight: torch.Tensor, bias: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+def for_scaled_features(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The first layer of a classifier of raw features, as one of our shifted and scaled features: logits stay the same.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import nn
 from rsr_basicsr.ops.caching import any_size, constant_tensor
 from rsr_basicsr.ops.frequency import filter_dct, radial_distance
 
-Generators = Union[torch.Generator, Sequence[torch.Generator]]
+Generators = torch.Generator | Sequence[torch.Generator]
 
 
 @ARCH_REGISTRY.register()
@@ -33,7 +33,7 @@ class RandomFrequencyMask(nn.Module):
         (B, C, H, W) of any value range -> the same shape and dtype. The transform itself runs in float32.
     """
 
-    def __init__(self, keep_radius: Tuple[float, float] = (0.43, 0.50), per_sample: bool = True):
+    def __init__(self, keep_radius: tuple[float, float] = (0.43, 0.50), per_sample: bool = True):
         super().__init__()
         low, high = keep_radius
         if not 0 <= low <= high <= 1:
@@ -41,7 +41,7 @@ class RandomFrequencyMask(nn.Module):
         self.keep_radius = (float(low), float(high))
         self.per_sample = per_sample
 
-    def forward(self, x: torch.Tensor, generator: Optional[Generators] = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, generator: Generators | None = None) -> torch.Tensor:
         """Mask ``x``; ``generator`` is one generator for the batch, or one a sample."""
         return self.erase(x, self.draw(x, generator))
 
@@ -50,7 +50,7 @@ class RandomFrequencyMask(nn.Module):
         """Mask ``x`` by what :meth:`draw` or :func:`repeatable_mask` returned."""
         return filter_dct(x, mask.float()).to(x.dtype)
 
-    def draw(self, x: torch.Tensor, generator: Optional[Generators] = None) -> torch.Tensor:
+    def draw(self, x: torch.Tensor, generator: Generators | None = None) -> torch.Tensor:
         """Draw the masks for ``x``: float32, (B, 1, H, W) or (1, 1, H, W), 1 where a coefficient stays."""
         height, width = x.shape[-2:]
         samples = x.shape[0] if self.per_sample else 1
@@ -80,7 +80,7 @@ class RandomFrequencyMask(nn.Module):
 
 
 @constant_tensor(maxsize=64, always=True)  # which no graph can draw
-def repeatable_mask(keep_radius: Tuple[float, float], seed: int, place: int, height: int, width: int,
+def repeatable_mask(keep_radius: tuple[float, float], seed: int, place: int, height: int, width: int,
                     device: torch.device) -> torch.Tensor:
     """The mask, bool (1, 1, H, W), that a seed gives the ``place``-th mask of a pass; the same on every device.
 

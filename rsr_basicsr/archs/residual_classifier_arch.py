@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
@@ -52,7 +50,7 @@ class ResidualClassifier(SampleClassifier):
     band = 2**19  # pixels that are worked on at once; larger images are taken in bands of rows
     margin = 16  # rows around a band, more than the convolutions reach, a multiple of 4
 
-    def __init__(self, num_feat: int = 24, num_filters: int = 16, weights: Optional[str] = None):
+    def __init__(self, num_feat: int = 24, num_filters: int = 16, weights: str | None = None):
         super().__init__()
         self.filters = nn.Parameter(torch.randn(num_filters, 3, 5, 5) * 0.2)
         widths = (num_filters, num_feat, num_feat * 3 // 2, num_feat * 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Optional
+from collections.abc import Iterable
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -34,7 +34,7 @@ class StatisticsClassifier(SampleClassifier):
 
     band = 2**18  # pixels that are worked on at once; larger images are taken in bands of rows
 
-    def __init__(self, num_feat: int = 96, dropout: float = 0.3, weights: Optional[str] = None):
+    def __init__(self, num_feat: int = 96, dropout: float = 0.3, weights: str | None = None):
         super().__init__()
         self.mean = constant(torch.full((FEATURES,), 0.3))
         self.spread = constant(torch.full((FEATURES,), 0.2))

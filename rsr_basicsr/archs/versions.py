@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
@@ -45,7 +46,7 @@ def check_versions(net: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 
 
 def with_metadata(state: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]
-                  ) -> 'OrderedDict[str, torch.Tensor]':
+                  ) -> OrderedDict[str, torch.Tensor]:
     """A copy of a state dict with the metadata of another one, where that has any."""
     copied = OrderedDict(state)
     if hasattr(source, '_metadata'):
@@ -69,7 +70,7 @@ class _OlderFiles:
             get_root_logger().warning(f'{type(net).__name__}: the weights do not note their version; if it is earlier '
                                       f'than {self.version}: {self.because}')
 
-    def refuse(self, net: nn.Module, found: Optional[int]) -> None:
+    def refuse(self, net: nn.Module, found: int | None) -> None:
         """Raise WeightsError for weights of version ``found``, where that is too old."""
         if found is not None and found < self.version:
             raise WeightsError(f'the weights were trained with an earlier version of {type(net).__name__} ({found}, '

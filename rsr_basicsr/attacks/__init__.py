@@ -3,7 +3,7 @@
 They know nothing of BasicSR, and of a defence only that its gate can be forced.
 """
 
-from typing import Callable, Mapping, Optional
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
@@ -21,7 +21,7 @@ ATTACKS = {attack.__name__: attack for attack in (
     FGSM, IFGSM, MIFGSM, PGD, APGD, BandLimited, DetectorAware, Universal, Square, RandomNoise, Transfer, WorstOf)}
 
 
-def build_attack(options: Mapping, load_network: Optional[Callable[[Mapping], nn.Module]] = None) -> Attack:
+def build_attack(options: Mapping, load_network: Callable[[Mapping], nn.Module] | None = None) -> Attack:
     """The attack of an options block: ``type`` and the keyword arguments of that class.
 
     The blocks inside a block, ``attack`` of Transfer and each of ``attacks`` of WorstOf, take from the outer one

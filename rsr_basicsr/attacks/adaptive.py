@@ -6,7 +6,8 @@ The rest of what they know is an argument of every attack: ``gate`` (straight-th
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -52,7 +53,7 @@ class DetectorAware(PGD):
     fixed = ('keep_best',)
 
     def __init__(self, *, weights: Sequence[float] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), margin: float = 0.5,
-                 detector: Optional[Callable[[torch.Tensor], torch.Tensor]] = None, **common):
+                 detector: Callable[[torch.Tensor], torch.Tensor] | None = None, **common):
         super().__init__(**common)
         if not isinstance(weights, (list, tuple)) or not weights:
             raise ValueError(f'expected weights as a list of numbers, got {weights!r}')
@@ -86,7 +87,7 @@ class DetectorAware(PGD):
         chosen = torch.where(evaded.view(-1, 1, 1, 1), undetected[1], overall[1])
         return problem.finished(chosen), problem.finished(overall[1]), evaded
 
-    def _climb(self, problem: Problem, detector, weight) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
+    def _climb(self, problem: Problem, detector, weight) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """One PGD: the damage, (B,), and the images of every step."""
         attacked, state = self.start(problem), {}
         for _ in range(self.steps):
@@ -139,7 +140,7 @@ class BPDA(nn.Module):
     """
 
     def __init__(self, transform: Callable[[torch.Tensor], torch.Tensor],
-                 surrogate: Optional[Callable[[torch.Tensor], torch.Tensor]] = None):
+                 surrogate: Callable[[torch.Tensor], torch.Tensor] | None = None):
         super().__init__()
         self.transform, self.surrogate = transform, surrogate
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Iterable, List, Optional
 
 import torch
 from torch import nn
@@ -28,15 +28,15 @@ class Measurement:
 
     attack: Attack
     damage: float
-    zero_gradient: Optional[float] = None
-    name: Optional[str] = None
+    zero_gradient: float | None = None
+    name: str | None = None
 
     def __str__(self) -> str:
         return self.name or str(self.attack)
 
 
-def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
-            generator: Optional[torch.Generator] = None) -> Measurement:
+def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None = None, *,
+            generator: torch.Generator | None = None) -> Measurement:
     """Attack images, and measure what :func:`masking_alarms` wants to know; arguments as in the attack's call."""
     attacked = attack(model, lq, target, generator=generator)
     radius = attack.radius(lq)
@@ -46,8 +46,8 @@ def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional
     return Measurement(attack, damage, zero_gradient(attack, model, lq, target, attacked, generator=generator))
 
 
-def zero_gradient(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor],
-                  attacked: torch.Tensor, *, generator: Optional[torch.Generator] = None) -> Optional[float]:
+def zero_gradient(attack: Attack, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None,
+                  attacked: torch.Tensor, *, generator: torch.Generator | None = None) -> float | None:
     """The share of the input's values whose gradient is exactly zero, see :class:`Measurement`."""
     if not isinstance(attack, GradientAttack):
         return None
@@ -58,7 +58,7 @@ def zero_gradient(attack: Attack, model: nn.Module, lq: torch.Tensor, target: Op
     return min(zero.float().mean().item() for zero in zeros)
 
 
-def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.02, zeros: float = 0.5) -> List[str]:
+def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.02, zeros: float = 0.5) -> list[str]:
     """What a set of results says against the gradients that the white-box attacks among them used.
 
     Args:

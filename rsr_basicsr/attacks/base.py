@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import zlib
-from typing import Callable, Dict, Mapping, Optional, Tuple, Union
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -61,8 +61,8 @@ class Attack:
 
     #: What the attack uses of the network under attack: its ``gradients``, its outputs (``queries``), or ``nothing``.
     uses = 'gradients'
-    norms: Tuple[str, ...] = tuple(NORMS)
-    fixed: Tuple[str, ...] = ()  # arguments of a parent class that this one does not take
+    norms: tuple[str, ...] = tuple(NORMS)
+    fixed: tuple[str, ...] = ()  # arguments of a parent class that this one does not take
     takes_start = False  # whether it can begin at a perturbation that the caller gives
 
     def __new__(cls, **arguments):
@@ -74,11 +74,11 @@ class Attack:
                                  + (f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'))
         return super().__new__(cls)
 
-    def __init__(self, *, eps: float = 8, norm: str = 'Linf', objective: Union[str, Objective] = 'stability',
-                 restarts: int = 1, quantize: str = 'none', clamp: Union[bool, str] = True,
-                 region: Optional[Shares] = None, zero_mean: Optional[str] = None, gate: Optional[str] = None,
-                 draws: int = 1, tile: Optional[int] = None, memory: Optional[float] = None, overlap: int = OVERLAP,
-                 precision: str = 'fp32', seed: Optional[int] = None):
+    def __init__(self, *, eps: float = 8, norm: str = 'Linf', objective: str | Objective = 'stability',
+                 restarts: int = 1, quantize: str = 'none', clamp: bool | str = True,
+                 region: Shares | None = None, zero_mean: str | None = None, gate: str | None = None,
+                 draws: int = 1, tile: int | None = None, memory: float | None = None, overlap: int = OVERLAP,
+                 precision: str = 'fp32', seed: int | None = None):
         expect('eps in 1/255 units', eps, 0, 255)
         for name, value, known in (('norm', norm, self.norms), ('quantize', quantize, QUANTIZE),
                                    ('gate', gate, (*GATES, None)), ('precision', precision, PRECISIONS)):
@@ -114,8 +114,8 @@ class Attack:
         if self.tile is not None or self.memory is not None or self.seed is not None:
             raise ValueError(f'{self.objective} is computed on a batch as a whole; leave tile, memory and seed out')
 
-    def __call__(self, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor] = None, *,
-                 eps: Optional[torch.Tensor] = None, generator: Generators = None) -> torch.Tensor:
+    def __call__(self, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None = None, *,
+                 eps: torch.Tensor | None = None, generator: Generators = None) -> torch.Tensor:
         """Attack images.
 
         Args:
@@ -154,7 +154,7 @@ class Attack:
             return self.results(model, lq, target, eps=eps, generator=generator, start=start)[0]
         return self._results(model, lq.detach(), target, eps, generator, start, first_gradient)[0]
 
-    def results(self, model, lq, target=None, *, eps=None, generator=None, start=None) -> Tuple[torch.Tensor, ...]:
+    def results(self, model, lq, target=None, *, eps=None, generator=None, start=None) -> tuple[torch.Tensor, ...]:
         """What :meth:`search` finds: the attacked images first, then whatever else it reports of each sample."""
         lq = lq.detach()
         if self.seed is None:
@@ -175,13 +175,13 @@ class Attack:
             problem.start, problem.first_gradient = start, first_gradient
             return self.search(problem)
 
-    def radius(self, lq: torch.Tensor, eps: Optional[torch.Tensor] = None) -> torch.Tensor:
+    def radius(self, lq: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
         """Radius of the ball in [0, 1] units, one for all or one a sample: (1, 1, 1, 1) or (B, 1, 1, 1)."""
         eps = torch.tensor(float(self.eps)) if eps is None else eps
         kind = torch.promote_types(lq.dtype, torch.float32)
         return eps.to(lq.device, kind).reshape(-1, 1, 1, 1) / 255
 
-    def gate_for(self, model) -> Optional[str]:
+    def gate_for(self, model) -> str | None:
         """How the attack sees the gate of that network."""
         return self.gate
 
@@ -190,21 +190,21 @@ class Attack:
         """Whether the attack uses the network at all."""
         return True
 
-    def search(self, problem: Problem) -> Tuple[torch.Tensor, ...]:
+    def search(self, problem: Problem) -> tuple[torch.Tensor, ...]:
         """The most damaging images of all restarts, sample by sample."""
         worst = None
         for _ in range(self.restarts):
             worst = worse(worst, self.run(problem))
         return problem.finished(worst[1]),
 
-    def run(self, problem: Problem) -> Tuple[torch.Tensor, torch.Tensor]:
+    def run(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
         """One start: the damage of each sample, (B,), and the attacked images, inside the constraint."""
         raise NotImplementedError
 
     @classmethod
-    def parameters(cls) -> Dict[str, inspect.Parameter]:
+    def parameters(cls) -> dict[str, inspect.Parameter]:
         """The keyword arguments of the class, its own first."""
-        found: Dict[str, inspect.Parameter] = {}
+        found: dict[str, inspect.Parameter] = {}
         for parent in cls.__mro__:
             if '__init__' not in vars(parent):
                 continue
@@ -217,7 +217,7 @@ class Attack:
         return found
 
     @classmethod
-    def from_options(cls, options: Mapping, load_network: Optional[Callable[[Mapping], nn.Module]] = None) -> Attack:
+    def from_options(cls, options: Mapping, load_network: Callable[[Mapping], nn.Module] | None = None) -> Attack:
         """The attack of the keyword arguments in an options block; see :func:`rsr_basicsr.attacks.build_attack`.
 
         Raises:
@@ -252,7 +252,7 @@ class GradientAttack(Attack):
 
     takes_start = True
 
-    def __init__(self, *, steps: int = 10, step_size: Optional[float] = None, random_start: Optional[float] = None,
+    def __init__(self, *, steps: int = 10, step_size: float | None = None, random_start: float | None = None,
                  keep_best: bool = False, **common):
         self.keep_best = expect_bool('keep_best', keep_best)
         super().__init__(**common)

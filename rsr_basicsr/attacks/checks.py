@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numbers
-from typing import Optional
 
 import torch
 
@@ -48,7 +47,7 @@ def check_clamp(value) -> None:
         raise ValueError(f'expected clamp to be true, false or end, got {value!r}')
 
 
-def check_images(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
+def check_images(lq: torch.Tensor, target: torch.Tensor | None) -> None:
     """Refuse what is not a batch of images in [0, 1].
 
     Raises:
@@ -73,7 +72,7 @@ def check_images(lq: torch.Tensor, target: Optional[torch.Tensor]) -> None:
                          'divide 8-bit images by 255')
 
 
-def check_radius(eps: Optional[torch.Tensor], lq: torch.Tensor) -> None:
+def check_radius(eps: torch.Tensor | None, lq: torch.Tensor) -> None:
     """Refuse radii that are not one for each image, in 1/255 units.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Mapping, Optional, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -24,7 +24,7 @@ class Transfer(Attack):
 
     uses = 'nothing'
 
-    def __init__(self, *, source: nn.Module, attack: Optional[Attack] = None, **common):
+    def __init__(self, *, source: nn.Module, attack: Attack | None = None, **common):
         if not isinstance(source, nn.Module):
             raise ValueError(f'Transfer needs source, a network, got {source!r}')
         if attack is not None and common:
@@ -91,7 +91,7 @@ class WorstOf(Attack):
 
     fixed = ('eps', 'norm', 'restarts', 'quantize', 'clamp', 'region', 'zero_mean', 'gate')
 
-    def __init__(self, *, attacks: Sequence[Attack], seed: Optional[int] = None, **measured):
+    def __init__(self, *, attacks: Sequence[Attack], seed: int | None = None, **measured):
         if not attacks:
             raise ValueError('worst_of needs at least one attack')
         settings = {name: getattr(attacks[0], name) for name in MEASURED}

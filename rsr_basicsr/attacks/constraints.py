@@ -6,7 +6,7 @@ Constraints think in tensors of (B, C, H, W) and a radius a sample, (B, 1, 1, 1)
 from __future__ import annotations
 
 import math
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 

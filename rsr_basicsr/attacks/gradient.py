@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -25,7 +25,7 @@ class Scheduled(GradientAttack):
             ``step_size`` is given, else ``linear``.
     """
 
-    def __init__(self, *, schedule: Optional[str] = None, **common):
+    def __init__(self, *, schedule: str | None = None, **common):
         super().__init__(**common)
         expect_one_of('schedule', schedule, (*SCHEDULES, None))
         self.schedule = schedule

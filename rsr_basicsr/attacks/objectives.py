@@ -7,8 +7,9 @@ half precision.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Callable, Mapping, Optional, Union
+from typing import Any
 
 import torch
 
@@ -26,10 +27,10 @@ class Objective:
     needs_ground_truth = False  # and it is the ground truth
     per_sample = True  # False: one loss for the whole batch, so that samples cannot be compared
     #: Gradient of the loss with respect to images, (B, C, H, W), where the loss is not a function of the output alone
-    gradient: Optional[Callable[[torch.Tensor], torch.Tensor]] = None
+    gradient: Callable[[torch.Tensor], torch.Tensor] | None = None
     target_is = 'what the output is compared with'
 
-    def reference(self, model: Network, lq: torch.Tensor, target: Optional[torch.Tensor]) -> torch.Tensor:
+    def reference(self, model: Network, lq: torch.Tensor, target: torch.Tensor | None) -> torch.Tensor:
         """What outputs are compared with; ``target`` is what the caller gave the attack.
 
         Raises:
@@ -115,8 +116,8 @@ class Perceptual(Objective):
 
     needs_random_start = True
 
-    def __init__(self, distance: Optional[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = None,
-                 backbone: Union[None, str, Path] = None):
+    def __init__(self, distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+                 backbone: None | str | Path = None):
         if distance is not None and backbone is not None:
             raise ValueError(f'Perceptual: distance and backbone: {backbone} exclude each other; the file is for LPIPS')
         try:
@@ -138,7 +139,7 @@ OBJECTIVES = {'ground_truth': GroundTruth, 'ground_truth_l1': GroundTruthL1, 'st
               'target': Target, 'perceptual': Perceptual, 'training_loss': TrainingLoss}
 
 
-def build_objective(objective: Union[str, Mapping[str, Any], Objective]) -> Objective:
+def build_objective(objective: str | Mapping[str, Any] | Objective) -> Objective:
     """The objective of that name, of a block with ``type`` and the keyword arguments of its class, or the one given.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from rsr_basicsr.attacks import constraints, restrictions
 from rsr_basicsr.attacks.memory import Sparing
 from rsr_basicsr.ops.tiled import defenses, tile_within, upscale
 
-Generators = Union[None, torch.Generator, Sequence[torch.Generator]]
+Generators = None | torch.Generator | Sequence[torch.Generator]
 GATES = ('straight_through', 'always', 'never')
 PRECISIONS = ('fp32', 'bf16')
 
@@ -37,13 +37,13 @@ class Problem:
             raise ValueError(f'expected one generator an image, got {len(generators)} for {len(lq)}')
         self.generators = generators
         self.tile, self.reference = attack.tile, None
-        self.start: Optional[torch.Tensor] = None  # a perturbation (B, C, H, W) that the caller wants to begin at
-        self.first_gradient: Optional[torch.Tensor] = None  # of the first step, (B, C, H, W), if it is known
+        self.start: torch.Tensor | None = None  # a perturbation (B, C, H, W) that the caller wants to begin at
+        self.first_gradient: torch.Tensor | None = None  # of the first step, (B, C, H, W), if it is known
         self.sound = torch.ones(len(lq), dtype=torch.bool, device=lq.device)  # no value was not a number so far
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, attack, model: nn.Module, lq: torch.Tensor, target: Optional[torch.Tensor], radius: torch.Tensor,
+    def of(cls, attack, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None, radius: torch.Tensor,
            generators: Generators = None) -> Iterator[Problem]:
         """A problem with its reference, and in the block the network as the attack may use it.
 
@@ -63,7 +63,7 @@ class Problem:
             with gate_set(model, gate):
                 yield problem
 
-    def refer_to(self, target: Optional[torch.Tensor]) -> None:
+    def refer_to(self, target: torch.Tensor | None) -> None:
         """Take what outputs are compared with: from the target, or from the network's output for the clean image."""
         if target is not None:
             target = target.to(self.lq)
@@ -87,7 +87,7 @@ class Problem:
         self.sound = self.sound & damage.isfinite()
         return damage
 
-    def gradient(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def gradient(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Gradient of the damage with respect to ``x``, and the damage of each sample, (B,): means over the draws."""
         x = x.detach().requires_grad_()
         if self.objective.gradient is not None:
@@ -105,7 +105,7 @@ class Problem:
         self.sound = self.sound & gradient.isfinite().flatten(1).all(1) & damage.isfinite()
         return gradient, damage
 
-    def uphill(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    def uphill(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """:meth:`gradient`, but random where that of a sample is zero throughout.
 
         It is on a plateau, such as the one around a clean image whose change gets lost in the rounding of a codec.
@@ -187,7 +187,7 @@ def _shape(x):
     return 'x'.join(map(str, x.shape))
 
 
-def worse(best, candidate: Sequence[torch.Tensor]) -> Tuple[torch.Tensor, ...]:
+def worse(best, candidate: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """Sample by sample the more damaging of two results: the damage, (B,), and whatever belongs to it, (B, ...)."""
     if best is None:
         return tuple(candidate)
@@ -220,7 +220,7 @@ def untouched(model):
 
 
 @contextlib.contextmanager
-def gate_set(model, gate: Optional[str]):
+def gate_set(model, gate: str | None):
     """Within the block the gates of a defended network are as an attack wants to see them.
 
     Args:
@@ -230,7 +230,7 @@ def gate_set(model, gate: Optional[str]):
     Raises:
         ValueError: the network has no defence.
     """
-    found: List[nn.Module] = defenses(model) if gate is not None else []
+    found: list[nn.Module] = defenses(model) if gate is not None else []
     if gate is not None and not found:
         raise ValueError(f'gate: {gate} is for defended networks, {type(model).__name__} has no gate; leave it out')
     with contextlib.ExitStack() as stack:

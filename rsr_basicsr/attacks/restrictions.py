@@ -6,7 +6,8 @@ sample, (B, 1, 1, 1), in [0, 1] units. They wrap a ball: ``ZeroMean(Region(Linf(
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ ZERO_MEANS = ('channel', 'image')
 _HALVINGS = 40  # of an interval of values: float32 does not tell its ends apart then
 _ROUNDS = 256  # at most: a value can go back by so many levels
 
-Shares = Union[Sequence[float], torch.Tensor]
+Shares = Sequence[float] | torch.Tensor
 
 
 class Restriction:
@@ -164,7 +165,7 @@ class ZeroMean(Restriction):
         return torch.ones(1, 1, *x.shape[-2:], dtype=torch.bool, device=x.device)
 
 
-def restrict(ball: Any, region: Optional[Shares], zero_mean: Optional[str]) -> Any:
+def restrict(ball: Any, region: Shares | None, zero_mean: str | None) -> Any:
     """The ball with the restrictions that are asked for.
 
     Args:
@@ -191,7 +192,7 @@ def allowed(constraint: Any, gradient: torch.Tensor) -> torch.Tensor:
     return constraint.within(gradient) if isinstance(constraint, Restriction) else gradient
 
 
-def region_of(constraint: Any) -> Optional[Region]:
+def region_of(constraint: Any) -> Region | None:
     """The region that a constraint keeps to, if any."""
     while not isinstance(constraint, Region):
         if not hasattr(constraint, 'ball'):
@@ -200,7 +201,7 @@ def region_of(constraint: Any) -> Optional[Region]:
     return constraint
 
 
-def extent(constraint: Any, x: torch.Tensor) -> Tuple[range, range]:
+def extent(constraint: Any, x: torch.Tensor) -> tuple[range, range]:
     """The rows and the columns of images (B, C, H, W) that the constraint lets change."""
     region = region_of(constraint)
     if region is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterable, List, Optional
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ class Universal(Scheduled):
     takes_start = False  # its own is not one an image
     norms = ('Linf',)
 
-    def __init__(self, *, size: int = 64, steps: int = 20, perturbation: Optional[torch.Tensor] = None, **common):
+    def __init__(self, *, size: int = 64, steps: int = 20, perturbation: torch.Tensor | None = None, **common):
         super().__init__(steps=steps, **common)
         expect('size', size, 1, whole=True)
         if perturbation is not None and (perturbation.dim() != 4 or len(perturbation) != 1
@@ -41,7 +41,7 @@ class Universal(Scheduled):
         self.perturbation = perturbation
 
     def fit(self, model: nn.Module, batches: Iterable[torch.Tensor],
-            targets: Optional[Iterable[torch.Tensor]] = None, *, generator: Generators = None) -> Universal:
+            targets: Iterable[torch.Tensor] | None = None, *, generator: Generators = None) -> Universal:
         """Find the perturbation for a set of images.
 
         Args:
@@ -88,7 +88,7 @@ class Universal(Scheduled):
     def start(self, problem):
         return self._applied(self._random(problem), problem)
 
-    def _find(self, problems: List[Problem]):
+    def _find(self, problems: list[Problem]):
         first = self.own_step(1.0) if self.step_size is None else self.step_size / max(self.eps, 1e-6)
         found = self._random(problems[0])
         for taken in range(self.steps):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import os.path as osp
-from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from basicsr.data import build_dataset
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -36,7 +37,7 @@ class BenchmarkImage(NamedTuple):
     index: int
     name: str
     has_gt: bool
-    size: Tuple[int, int]
+    size: tuple[int, int]
     digest: str
 
 
@@ -48,7 +49,7 @@ def open_dataset(options: Mapping[str, Any], name: str) -> Dataset:
     return build_dataset({**dataset, 'name': name, 'phase': 'val', 'scale': options['scale']})
 
 
-def check_datasets(options: Dict[str, Any], problems: Problems) -> List[BenchmarkImage]:
+def check_datasets(options: dict[str, Any], problems: Problems) -> list[BenchmarkImage]:
     """Check the block ``datasets``, in place, and read every image once."""
     found = []
     if not options['datasets']:
@@ -84,7 +85,7 @@ def _check_known(dataset, where):
             raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, sorted(known))}')
 
 
-def _read_all(options, name, where, problems) -> List[BenchmarkImage]:
+def _read_all(options, name, where, problems) -> list[BenchmarkImage]:
     try:
         dataset = open_dataset(options, name)
     except Exception as error:  # whatever a data set makes of its block

@@ -7,8 +7,9 @@ import functools
 import hashlib
 import json
 import os.path as osp
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,12 +65,12 @@ class Matrix:
         facts: of each network, for those who read the results.
     """
 
-    def __init__(self, options: Mapping[str, Any], images: List[BenchmarkImage], device: torch.device):
+    def __init__(self, options: Mapping[str, Any], images: list[BenchmarkImage], device: torch.device):
         self.options, self.images, self.device = options, images, device
         self._datasets = {name: open_dataset(options, name) for name in options['datasets']}
-        self._deployed: Dict[tuple, nn.Module] = {}
-        self._sources: Dict[str, nn.Module] = {}
-        self._random: Tuple[Optional[nn.Module], bool] = (None, False)
+        self._deployed: dict[tuple, nn.Module] = {}
+        self._sources: dict[str, nn.Module] = {}
+        self._random: tuple[nn.Module | None, bool] = (None, False)
         self.facts = {name: self._network_facts(name) for name in options['networks']}
         self.cells = list(self._cells())
 
@@ -86,7 +87,7 @@ class Matrix:
             self._deployed[name, defense] = net.to(self.device).eval()
         return self._deployed[name, defense]
 
-    def read(self, image: BenchmarkImage) -> Dict[str, torch.Tensor]:
+    def read(self, image: BenchmarkImage) -> dict[str, torch.Tensor]:
         """``lq`` and, where there is one, ``gt``, (1, 3, H, W) in [0, 1], on the device."""
         item = self._datasets[image.dataset][image.index]
         return {name: item[name][None].to(self.device) for name in ('lq', 'gt') if name in item}
@@ -151,7 +152,7 @@ class Matrix:
                         yield Cell(network, defense, name, eps, image, key, self._cost(network, attack, image),
                                    image in shown)
 
-    def strengths(self, name: str) -> List[float]:
+    def strengths(self, name: str) -> list[float]:
         """Every eps of an attack, in 1/255, ascending."""
         return sorted(set(self.options['attacks'][name].get('eps', self.options['eps'])))
 
@@ -208,7 +209,7 @@ def drawing(seed: int, extra: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def passes(attack: Optional[Attack]) -> float:
+def passes(attack: Attack | None) -> float:
     """Roughly how many forward passes an attack takes; a backward pass counts as one."""
     if attack is None:
         return 0

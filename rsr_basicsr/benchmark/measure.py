@@ -7,7 +7,6 @@ import platform
 import time
 import zlib
 from statistics import fmean
-from typing import Dict, List, Optional, Tuple, Union
 
 import basicsr
 import numpy as np
@@ -40,8 +39,8 @@ class Bench:
 
     def __init__(self, matrix: Matrix, recorder: Recorder):
         self.matrix, self.options, self.recorder = matrix, matrix.options, recorder
-        self._clean: Tuple[object, List[np.ndarray]] = (None, [])
-        self._universal: Dict[tuple, Union[Attack, Exception]] = {}
+        self._clean: tuple[object, list[np.ndarray]] = (None, [])
+        self._universal: dict[tuple, Attack | Exception] = {}
 
     def measure(self, cell: Cell) -> Record:
         """Measure a cell. A failure is a result too: its record has the reason."""
@@ -127,7 +126,7 @@ class Bench:
             self._clean = place, self._outputs(net, lq)
         return self._clean[1]
 
-    def _outputs(self, net, lq) -> List[np.ndarray]:
+    def _outputs(self, net, lq) -> list[np.ndarray]:
         """What the network makes of an image, BGR uint8, once for each mask seed."""
         tiles = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
         outputs = []
@@ -154,7 +153,7 @@ class Bench:
         return values, trouble
 
 
-def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> Optional[float]:
+def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> float | None:
     """How far the network's own detector takes an image for attacked, above 0 where it does; None without a gate.
 
     A detector behind another defence sees what that makes of the image, but in tiles the whole image as it is.
@@ -175,12 +174,12 @@ def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> Opt
         handle.remove()
 
 
-def _types_inside(options) -> Optional[List[str]]:
+def _types_inside(options) -> list[str] | None:
     """The types of the attacks inside a WorstOf, None for another attack."""
     return [inner.get('type', 'PGD') for inner in options['attacks']] if options['type'] == 'WorstOf' else None
 
 
-def environment(matrix: Matrix) -> Dict[str, str]:
+def environment(matrix: Matrix) -> dict[str, str]:
     """What the last bits of a result depend on, beside the options."""
     device = torch.cuda.get_device_name(matrix.device) if matrix.device.type == 'cuda' else platform.machine()
     return {'rsr_basicsr': rsr_basicsr.__version__, 'basicsr': basicsr.__version__, 'torch': torch.__version__,

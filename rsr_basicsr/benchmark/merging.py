@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os.path as osp
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence, Tuple
+from typing import Any
 
 from rsr_basicsr.benchmark.names import SECTIONS, STABILITY
 from rsr_basicsr.benchmark.record import IMAGES, Record, Recorder, image_file, read_records
@@ -15,7 +16,7 @@ from rsr_basicsr.benchmark.run import OPTIONS, keep_options
 from rsr_basicsr.utils.errors import OptionsError
 
 
-def merge_runs(folders: Sequence[Path], output: Path) -> Tuple[List[Record], Dict[str, Any]]:
+def merge_runs(folders: Sequence[Path], output: Path) -> tuple[list[Record], dict[str, Any]]:
     """Put the records of several runs, finished or not, into one folder, which is then a run like any other.
 
     Args:
@@ -56,7 +57,7 @@ def _copy(records, folders, output):
     recorder.close()
 
 
-def _options_of(folder) -> Dict[str, Any]:
+def _options_of(folder) -> dict[str, Any]:
     try:
         options = json.loads((folder / OPTIONS).read_text(encoding='utf-8'))
         if not _are_sound(options):
@@ -78,7 +79,7 @@ def _are_sound(options) -> bool:
                     for key in ('eps', 'mask_seeds')) and isinstance(options['seed'], int))
 
 
-def _together(options: List[Dict[str, Any]]) -> Dict[str, Any]:
+def _together(options: list[dict[str, Any]]) -> dict[str, Any]:
     """The options of the first run, and what the others have that it has not."""
     merged = dict(options[0])
     for later in options[1:]:
@@ -96,7 +97,7 @@ def _together(options: List[Dict[str, Any]]) -> Dict[str, Any]:
     return merged
 
 
-def _merged(records: Iterable[Iterable[Record]]) -> List[Record]:
+def _merged(records: Iterable[Iterable[Record]]) -> list[Record]:
     """The records of several runs as those of one.
 
     Where two runs give the same name to networks that differ, the later one's gets its fingerprint behind the name.
@@ -104,10 +105,10 @@ def _merged(records: Iterable[Iterable[Record]]) -> List[Record]:
     Raises:
         OptionsError: two runs give the same name to attacks or images that differ.
     """
-    attacks: Dict[str, str] = {}
-    contents: Dict[Tuple[str, str], str] = {}
-    merged: Dict[str, Record] = {}
-    owners: Dict[str, str] = {}
+    attacks: dict[str, str] = {}
+    contents: dict[tuple[str, str], str] = {}
+    merged: dict[str, Record] = {}
+    owners: dict[str, str] = {}
     for run in records:
         for record in run:
             block = json.dumps(_without_paths({k: v for k, v in record.attack_options.items() if k != 'eps'}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import Any, Dict, List, Mapping, Tuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -67,7 +68,7 @@ BENCHMARK = {
 BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(either(_one_eps, list_of(some_eps)))}
 
 
-def check_benchmark(options: Mapping[str, Any]) -> Tuple[Dict[str, Any], List[BenchmarkImage]]:
+def check_benchmark(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[BenchmarkImage]]:
     """The options with every value in its final type, and the images, each of which has been read once.
 
     Raises:
@@ -133,7 +134,7 @@ def _check_defenses(options, problems):
     options['defenses'] = {NO_DEFENSE: {}, **options['defenses']}
 
 
-def _check_networks(options, problems) -> Dict[str, nn.Module]:
+def _check_networks(options, problems) -> dict[str, nn.Module]:
     nets = {}
     if not options['networks']:
         problems.append('networks: there is none')

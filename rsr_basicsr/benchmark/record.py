@@ -9,7 +9,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,18 +55,18 @@ class Record:
     image: str
     content: str = ''
     error: str = ''
-    values: Dict[str, List[Optional[float]]] = field(default_factory=dict)
-    score: Optional[float] = None
-    damage: Optional[float] = None
-    zero_gradient: Optional[float] = None
+    values: dict[str, list[float | None]] = field(default_factory=dict)
+    score: float | None = None
+    damage: float | None = None
+    zero_gradient: float | None = None
     random: bool = False
-    trouble: Dict[str, str] = field(default_factory=dict)
-    worst: Optional[str] = None
-    attack_options: Dict[str, Any] = field(default_factory=dict)
-    facts: Dict[str, Any] = field(default_factory=dict)
+    trouble: dict[str, str] = field(default_factory=dict)
+    worst: str | None = None
+    attack_options: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
-    environment: Dict[str, str] = field(default_factory=dict)
-    shown: Dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    shown: dict[str, str] = field(default_factory=dict)
 
 
 class Recorder:
@@ -103,12 +103,12 @@ class Recorder:
         self._file.close()
 
 
-def read_records(folder: Path) -> List[Record]:
+def read_records(folder: Path) -> list[Record]:
     """The records of a run, of all its processes, the last one of each cell.
 
     A line that is cut off, as a kill leaves it, is not one; of a cell that was made twice the last success counts.
     """
-    found: Dict[str, Record] = {}
+    found: dict[str, Record] = {}
     names = {entry.name for entry in dataclasses.fields(Record)}
     for file in sorted((folder / FOLDER).glob('*.jsonl')):
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
@@ -148,7 +148,7 @@ def _is_attack(options) -> bool:
         isinstance(options.get(key, ''), str) for key in ('type', 'norm', 'quantize'))
 
 
-def image_file(folder: Path, path: str) -> Optional[Path]:
+def image_file(folder: Path, path: str) -> Path | None:
     """An image of the gallery of a run; None where there is none, or only a link to another place."""
     file = folder / path
     return file if file.is_file() and not file.is_symlink() else None

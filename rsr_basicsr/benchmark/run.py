@@ -7,8 +7,9 @@ import datetime
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Sequence
+from typing import Any
 
 import cv2
 import torch
@@ -27,7 +28,7 @@ _PATIENCE = datetime.timedelta(days=30)  # of a process for the others: a cell m
 
 
 def run_benchmark(options: Mapping[str, Any], images: Sequence[BenchmarkImage], folder: Path,
-                  progress: bool = True) -> List[Record]:
+                  progress: bool = True) -> list[Record]:
     """Measure what is missing of a matrix, and return the records of all its cells, in their order.
 
     Every process of a launcher calls this; the cells are shared among them, and the first one returns all records. The
@@ -103,7 +104,7 @@ def _device(options):
     return device
 
 
-def _missing(cells, done) -> List[Cell]:
+def _missing(cells, done) -> list[Cell]:
     """What is still to be measured, in an order that gives every process a like share of each kind.
 
     By the digest, which is as good as by lot, but the same everywhere.
@@ -135,7 +136,7 @@ def _with_bar(mine, cells, world, shown):
             bar.update(min(100 * cell.cost / total, 100 - bar.n))
 
 
-def _of_all(value) -> List[Any]:
+def _of_all(value) -> list[Any]:
     """What each process has."""
     if not dist.is_initialized():
         return [value]
@@ -144,7 +145,7 @@ def _of_all(value) -> List[Any]:
     return found
 
 
-def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> List[Record]:
+def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> list[Record]:
     """The records of all cells, with the names and facts of now; processes elsewhere send theirs to the first."""
     if dist.is_initialized():
         dist.barrier()  # who is done first must not read before the others have written

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,12 +68,12 @@ class Row:
     subject: Subject
     attack: str
     eps: float
-    estimates: Dict[str, Estimate]
+    estimates: dict[str, Estimate]
     images: int
     failed: int = 0
-    flagged: Optional[float] = None
-    auc: Optional[float] = None
-    chosen: Dict[str, int] = field(default_factory=dict)
+    flagged: float | None = None
+    auc: float | None = None
+    chosen: dict[str, int] = field(default_factory=dict)
 
 
 class Results:
@@ -85,24 +86,24 @@ class Results:
 
     def __init__(self, records: Iterable[Record], options: Mapping[str, Any]):
         self.options, self.records = options, list(records)
-        self.metrics: Dict[str, Mapping[str, Any]] = dict(options['metrics'])
-        self._groups: Dict[Tuple, Dict[str, Record]] = defaultdict(dict)
+        self.metrics: dict[str, Mapping[str, Any]] = dict(options['metrics'])
+        self._groups: dict[tuple, dict[str, Record]] = defaultdict(dict)
         for record in self.records:
             group = record.dataset, Subject(record.network, record.defense), record.attack, record.eps
             self._groups[group][record.image] = record
         self.datasets = self._in_order('datasets', (record.dataset for record in self.records))
         self.attacks = [name for name in self._in_order('attacks', (r.attack for r in self.records)) if name != CLEAN]
         self.strengths = sorted({record.eps for record in self.records if record.eps})
-        self._chosen: Dict[Tuple, Dict[str, Record]] = {}
+        self._chosen: dict[tuple, dict[str, Record]] = {}
 
-    def subjects(self, dataset: str) -> List[Subject]:
+    def subjects(self, dataset: str) -> list[Subject]:
         """The subjects measured on a data set, networks and defences in the order of the options."""
         places = [self._in_order(key, (getattr(r, name) for r in self.records))
                   for key, name in (('networks', 'network'), ('defenses', 'defense'))]
         found = {subject for data, subject, *_ in self._groups if data == dataset}
         return sorted(found, key=lambda subject: tuple(place.index(name) for place, name in zip(places, subject)))
 
-    def images(self, dataset: str, subject: Subject, attack: str, eps: float) -> Dict[str, Record]:
+    def images(self, dataset: str, subject: Subject, attack: str, eps: float) -> dict[str, Record]:
         """The records of a group without those that failed, by image, in the order of their names.
 
         ``attack`` may be the worst case: for each image the record of the attack with the least stability.
@@ -116,14 +117,14 @@ class Results:
         """How many images of a group were measured, or failed."""
         return len(self._groups.get((dataset, subject, attack, eps), {}))
 
-    def values(self, dataset: str, subject: Subject, attack: str, eps: float, metric: str) -> Dict[str, List[float]]:
+    def values(self, dataset: str, subject: Subject, attack: str, eps: float, metric: str) -> dict[str, list[float]]:
         """A metric image by image, a number for each mask seed.
 
         Of the worst case, of each image those of the attack that is the worst by this metric.
         """
         attacks = self.counted(dataset, subject, eps) if attack == WORST_CASE else [attack]
         worst = min if is_higher_better(self.metrics[metric]) else max
-        found: Dict[str, List[float]] = {}
+        found: dict[str, list[float]] = {}
         for name in attacks:
             for image, record in self.images(dataset, subject, name, eps).items():
                 numbers = [value for value in record.values.get(metric, ()) if value is not None]
@@ -131,7 +132,7 @@ class Results:
                     found[image] = worst(found.get(image, numbers), numbers, key=fmean)
         return {image: found[image] for image in sorted(found)}
 
-    def counted(self, dataset: str, subject: Subject, eps: float) -> List[str]:
+    def counted(self, dataset: str, subject: Subject, eps: float) -> list[str]:
         """The attacks of that strength that count for the worst case.
 
         Those inside an L-inf ball that end in images which can be stored: others are measured and shown, but are no
@@ -152,14 +153,14 @@ class Results:
             r for r in self._groups.get((dataset, subject, attack, eps), {}).values() if r.error]
         scores = [record.score for record in records.values() if record.score is not None]
         clean = [r.score for r in self.images(dataset, subject, CLEAN, 0).values() if r.score is not None]
-        chosen: Dict[str, int] = {}
+        chosen: dict[str, int] = {}
         for record in records.values() if attack == WORST_CASE else ():
             chosen[record.attack] = chosen.get(record.attack, 0) + 1
         return Row(dataset, subject, attack, eps, estimates, len(records), len(failed),
                    fmean(score > 0 for score in scores) if scores else None,
                    roc_auc(clean, scores) if eps and scores and clean else None, chosen)
 
-    def rows(self) -> List[Row]:
+    def rows(self) -> list[Row]:
         """Every group and every worst case, data set by data set, clean first."""
         found = []
         for dataset in self.datasets:
@@ -173,7 +174,7 @@ class Results:
         return found
 
     def difference(self, dataset: str, subject: Subject, other: Subject, attack: str, eps: float,
-                   metric: str) -> Optional[Estimate]:
+                   metric: str) -> Estimate | None:
         """What ``subject`` has more of than ``other``, image by image; None where no image has both."""
         mine, others = (self.values(dataset, one, attack, eps, metric) for one in (subject, other))
         pairs = [[fmean(mine[name]) - fmean(others[name])] for name in mine if name in others]
@@ -182,7 +183,7 @@ class Results:
     def _worst_attacks(self, dataset, subject, eps):
         key = dataset, subject, eps
         if key not in self._chosen:
-            found: Dict[str, Tuple[float, Record]] = {}
+            found: dict[str, tuple[float, Record]] = {}
             for name in self.counted(dataset, subject, eps):
                 records = self.images(dataset, subject, name, eps)
                 for image, numbers in self.values(dataset, subject, name, eps, STABILITY).items():
@@ -213,7 +214,7 @@ def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -
                     seed_spread=fmean(float(np.std(numbers)) for numbers in values), count=len(means))
 
 
-def bootstrap(values: np.ndarray, statistic: Callable = np.mean) -> Tuple[float, float]:
+def bootstrap(values: np.ndarray, statistic: Callable = np.mean) -> tuple[float, float]:
     """95 % interval of the mean of values, (N,), by the percentiles of samples drawn from them with replacement.
 
     The same values give the same interval.

@@ -6,7 +6,7 @@ import importlib
 import os
 import os.path as osp
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import torch
 import torchvision
@@ -25,7 +25,7 @@ from rsr_basicsr.weights.state_dict import entries, load_state, under_own_names,
 _GENTLE = 2e-4  # of a learning rate that begins with weights
 
 
-def advise(opt: Dict[str, Any], checked: Checked, problems: Problems) -> None:
+def advise(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
     """Note what is hardly meant, and what is missing on this machine.
 
     Args:
@@ -46,7 +46,7 @@ def advise(opt: Dict[str, Any], checked: Checked, problems: Problems) -> None:
         _look_at_patch(opt, problems)
 
 
-def describe_weights(opt: Dict[str, Any], checked: Checked, problems: Problems) -> None:
+def describe_weights(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
     """Note which entry is taken of each file of weights, where there is a choice, and whether all of it is."""
     for name, net in checked.networks.items():
         where, label = f'path.pretrain_{name}', name[len('network_'):]
@@ -201,7 +201,7 @@ def _look_at_patch(opt, problems):
                                  'their degradations; write 180 or so')
 
 
-def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> List[str]:
+def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> list[str]:
     """Who decides in a defended network, and where the masks are that an image of size x size pixels meets.
 
     Args:

@@ -6,7 +6,7 @@ Nothing of the images is read; :mod:`rsr_basicsr.check.images` does that.
 from __future__ import annotations
 
 import os.path as osp
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from basicsr.utils import scandir
 from basicsr.utils.registry import DATASET_REGISTRY
@@ -39,10 +39,10 @@ class Images(NamedTuple):
     """
 
     keys: tuple
-    entries: List[tuple]
+    entries: list[tuple]
 
 
-def check_datasets(opt: Dict[str, Any], problems: Problems) -> Dict[str, Images]:
+def check_datasets(opt: dict[str, Any], problems: Problems) -> dict[str, Images]:
     """Check all data sets and put their folders into their final form, in place.
 
     Returns:
@@ -62,7 +62,7 @@ def check_datasets(opt: Dict[str, Any], problems: Problems) -> Dict[str, Images]
     return found
 
 
-def check_dataset(dataset: Dict[str, Any], where: str, problems: Problems) -> Optional[Images]:
+def check_dataset(dataset: dict[str, Any], where: str, problems: Problems) -> Images | None:
     """Check one data set, as :func:`check_datasets` does for all of them.
 
     Raises:

@@ -7,7 +7,8 @@ import io
 import os
 import os.path as osp
 import warnings
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from basicsr.utils import imfrombytes
 from PIL import Image, UnidentifiedImageError
@@ -32,12 +33,12 @@ class Header(NamedTuple):
         doubtful: whether its end is missing.
     """
 
-    size: Tuple[int, int]
-    oddities: Tuple[str, ...] = ()
+    size: tuple[int, int]
+    oddities: tuple[str, ...] = ()
     doubtful: bool = False
 
 
-def check_images(dataset: Dict[str, Any], where: str, images: Images, patch: Optional[int], decoded: int,
+def check_images(dataset: dict[str, Any], where: str, images: Images, patch: int | None, decoded: int,
                    problems: Problems) -> None:
     """Look at every image of a data set, and decode some.
 
@@ -94,7 +95,7 @@ def _source(dataset, images):
         yield read, lambda key: lambda name: _parsed(io.BytesIO(read(key)(name)))
 
 
-def _check_files(names, where, read, header, decoded, problems) -> List[Optional[Header]]:
+def _check_files(names, where, read, header, decoded, problems) -> list[Header | None]:
     headers, broken = [], {}
     chosen = set(range(0, len(names), max(1, len(names) // max(1, decoded)))) if decoded else set()
     endings = set()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, NamedTuple, Optional
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.models.srgan_model import SRGANModel
@@ -40,9 +41,9 @@ class Checked(NamedTuple):
         images: of BasicSR's data sets, by phase.
     """
 
-    model: Optional[type]
-    networks: Dict[str, torch.nn.Module]
-    images: Dict[str, Images]
+    model: type | None
+    networks: dict[str, torch.nn.Module]
+    images: dict[str, Images]
 
 
 def check_options(opt: dict) -> None:
@@ -56,7 +57,7 @@ def check_options(opt: dict) -> None:
     problems.stop()
 
 
-def check_all(opt: Dict[str, Any], problems: Problems) -> Checked:
+def check_all(opt: dict[str, Any], problems: Problems) -> Checked:
     """As :func:`check_options`, but what is wrong is noted, and what does not depend on it is checked all the same."""
     model = _model(opt)
     check_strays(opt, model, problems)

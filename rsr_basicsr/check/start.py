@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os.path as osp
-from typing import Any, Dict
+from typing import Any
 
 from rsr_basicsr.checkpoints import check_checkpoint, newest_whole_state
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 
 
-def check_start(opt: Dict[str, Any], problems: Problems) -> bool:
+def check_start(opt: dict[str, Any], problems: Problems) -> bool:
     """Check what a training begins with, and note it in ``train: start``.
 
     Args:

@@ -14,7 +14,8 @@ import logging
 import random
 import warnings
 import weakref
-from typing import Any, Dict, Iterable, Iterator, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.archs import build_network, vgg_arch
@@ -54,7 +55,7 @@ class Estimate(NamedTuple):
         return max(0, int(((gib - RESERVE) * GIB - self.fixed) / max(self.sample, 1)))
 
 
-def estimate(opt: Dict[str, Any], size: int, batch: int) -> Estimate:
+def estimate(opt: dict[str, Any], size: int, batch: int) -> Estimate:
     """Count the memory of a training step.
 
     Args:
@@ -166,7 +167,7 @@ class LiveBytes(TorchDispatchMode):
         super().__init__()
         self.now = self.peak = 0
         self.known = weakref.WeakSet()
-        self.returned: Dict[tuple, Any] = {}
+        self.returned: dict[tuple, Any] = {}
         for tensor in before:
             self._see(tensor)
 

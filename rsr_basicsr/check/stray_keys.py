@@ -7,7 +7,8 @@ place without a word. Classes of a user's own may read more than is listed here.
 from __future__ import annotations
 
 import difflib
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from rsr_basicsr.data.adversarial_set_options import ADVERSARIAL_SET
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
@@ -27,7 +28,7 @@ _PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
 _VAL = (*host.VAL_WHILE_TRAINING, 'pbar', 'suffix')
 _WANDB = ('project', 'resume_id')
 #: What a class reads beside what the classes read that it is derived from: at the top level, and of ``train``
-_OF_MODEL: Dict[str, Tuple[tuple, tuple]] = {
+_OF_MODEL: dict[str, tuple[tuple, tuple]] = {
     'BaseModel': (_TOP, tuple(host.TRAIN)),
     'SRModel': ((), ('pixel_opt', 'perceptual_opt')),
     'SRGANModel': ((), ('optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')),
@@ -68,11 +69,11 @@ class _Block(NamedTuple):
 
     where: str
     options: Mapping[str, Any]
-    known: Tuple[str, ...]
+    known: tuple[str, ...]
     sure: bool
 
 
-def check_strays(opt: Mapping[str, Any], model: Optional[type], problems: Problems) -> None:
+def check_strays(opt: Mapping[str, Any], model: type | None, problems: Problems) -> None:
     """Note keys that nobody reads: an error where they look like one that is read, else a warning.
 
     Args:

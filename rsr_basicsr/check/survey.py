@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import os.path as osp
-from typing import Any, Dict, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torchvision.models import AlexNet, AlexNet_Weights
@@ -147,7 +148,7 @@ def _patch(opt, checked, problems):
     return size // scale if isinstance(size, int) and isinstance(scale, int) else None
 
 
-def _look_at_memory(opt: Dict[str, Any], checked: Checked, size: int, problems: Problems) -> None:
+def _look_at_memory(opt: dict[str, Any], checked: Checked, size: int, problems: Problems) -> None:
     where = 'datasets.train.batch_size_per_gpu'
     needed = ('model_type', 'network_g', 'network_d', 'train', 'attack', 'scale', where)
     if checked.model is None or issubclass(checked.model, FrequencyClassifierModel) or not problems.sound(*needed):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, Optional
+from typing import Any
 
 import torch
 from basicsr.models import lr_scheduler
@@ -35,7 +35,7 @@ from rsr_basicsr.options.types import (
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
 
-def check_training(opt: Dict[str, Any], model: Optional[type], images: Dict[str, Images],
+def check_training(opt: dict[str, Any], model: type | None, images: dict[str, Images],
                    problems: Problems) -> None:
     """Check what only a training has, in place.
 
@@ -65,25 +65,25 @@ def check_training(opt: Dict[str, Any], model: Optional[type], images: Dict[str,
     _check_loader(opt, problems)
 
 
-def real_esrgan_kinds(model: Optional[type]) -> set:
+def real_esrgan_kinds(model: type | None) -> set:
     """Which of Real-ESRGAN's two model classes a model is; by name, since the package realesrgan has its own."""
     names = {cls.__name__ for cls in model.__mro__} if model is not None else set()
     return names & {'RealESRNetModel', 'RealESRGANModel'}
 
 
-def degrades(opt: Dict[str, Any], model: Optional[type]) -> bool:
+def degrades(opt: dict[str, Any], model: type | None) -> bool:
     """Whether the model makes its low-resolution images itself, with Real-ESRGAN's degradations."""
     return bool(real_esrgan_kinds(model)) and bool(opt.get('high_order_degradation', True))
 
 
-def gt_size(opt: Dict[str, Any], model: Optional[type]) -> Any:
+def gt_size(opt: dict[str, Any], model: type | None) -> Any:
     """Height and width in pixels of the high-resolution patches that are trained on; None where it is not known."""
     if degrades(opt, model):
         return opt.get('gt_size')
     return opt['datasets'].get('train', {}).get('gt_size')
 
 
-def batch_size(opt: Dict[str, Any]) -> int:
+def batch_size(opt: dict[str, Any]) -> int:
     """Images of a batch in one process."""
     return opt['datasets']['train']['batch_size_per_gpu'] * (1 if opt.get('dist') else max(1, opt['num_gpu']))
 
@@ -106,7 +106,7 @@ def _check_host_model(opt, model, problems):
                             f'{batch_size(opt)}')
 
 
-def check_patches(opt: Dict[str, Any], model: type, problems: Problems) -> None:
+def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
     """Check that the images of a training can be cut into patches that fit one another."""
     own = degrades(opt, model)
     where = 'gt_size' if own else 'datasets.train.gt_size'
@@ -154,7 +154,7 @@ def _check_attack(opt, model, problems):
             _check_first_gradient(opt['attack'])
 
 
-def _check_first_gradient(attack: Dict[str, Any]) -> None:
+def _check_first_gradient(attack: dict[str, Any]) -> None:
     """Whether the clean step's gradient can be the first one of an attack, which then begins at the clean image."""
     where = 'attack.first_gradient: clean_step'
     if attack['mode'] != 'alternating':
@@ -180,7 +180,7 @@ def _check_defended(opt, problems):
                                f'Defended{network.__name__}')
 
 
-def check_buildable(attack: Dict[str, Any], where: str) -> None:
+def check_buildable(attack: dict[str, Any], where: str) -> None:
     """Check that an attack can be built of a block whose values have their final types.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any
 
 from rsr_basicsr.check.training import check_buildable
 from rsr_basicsr.metrics.inputs import needs
@@ -16,7 +16,7 @@ from rsr_basicsr.options.types import parse_each
 from rsr_basicsr.utils.errors import OptionsError
 
 
-def check_validation(opt: Dict[str, Any], model: Optional[type], problems: Problems) -> None:
+def check_validation(opt: dict[str, Any], model: type | None, problems: Problems) -> None:
     """Check the block ``val``, in place.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Optional, Sequence
+from collections.abc import Sequence
 
 import basicsr
 import torch
@@ -35,7 +35,7 @@ _INTERRUPTED = 130
 _NO_READER = 141  # of a program that a closed pipe ends
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
     parser = Parser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
     parser.add_argument('--version', action='version', version=f'RSR-BasicSR {rsr_basicsr.__version__}, '

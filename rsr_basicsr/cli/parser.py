@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from typing import List
 
 from rsr_basicsr.options.types import nearest
 from rsr_basicsr.utils.errors import OptionsError
@@ -23,7 +22,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(OptionsError.exit_code, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
-    def refuse(self, words: List[str]):
+    def refuse(self, words: list[str]):
         """Exit because of words that are left over."""
         options = [word for word in words if word.startswith('-')]
         if not options:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ class Pair(NamedTuple):
     """
 
     clean: np.ndarray
-    attacked: Optional[np.ndarray]
-    facts: Dict[str, Any]
+    attacked: np.ndarray | None
+    facts: dict[str, Any]
 
 
 class AdversarialImages:
@@ -50,9 +51,9 @@ class AdversarialImages:
     """
 
     def __init__(self, photos: Sequence[str], kinds: Mapping[str, float], count: int,
-                 networks: Optional[Mapping[str, Mapping[str, Any]]] = None,
+                 networks: Mapping[str, Mapping[str, Any]] | None = None,
                  attacks: Sequence[Mapping[str, Any]] = (), eps: Sequence[float] = (0.5, 16), size: int = 64,
-                 seed: int = 0, real_esrgan: Optional[Mapping[str, Any]] = None):
+                 seed: int = 0, real_esrgan: Mapping[str, Any] | None = None):
         networks = networks or {}
         self.clean = CleanImages(photos, kinds, size, real_esrgan)
         self.network_options, self.network_shares = _shares(networks.values())
@@ -62,7 +63,7 @@ class AdversarialImages:
         self.attacks = [build_attack({'quantize': 'nearest', **block, 'eps': high})
                         for block, (_, high) in zip(blocks, self.radii)]
         self.count, self.seed = count, seed
-        self._networks: Dict[str, torch.nn.Module] = {}
+        self._networks: dict[str, torch.nn.Module] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -121,5 +122,5 @@ def _shares(blocks):
     return blocks, shares / max(shares.sum(), 1e-9)
 
 
-def _interval(eps) -> List[float]:
+def _interval(eps) -> list[float]:
     return list(eps) if isinstance(eps, (list, tuple)) else [eps, eps]

@@ -14,8 +14,9 @@ import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any
 
 import cv2
 import torch
@@ -32,7 +33,7 @@ FACTS = 'facts.jsonl'
 
 _PARTS = 'parts'  # one file an image while the set is being made
 _COMPRESSION = 1  # of PNG, as in BasicSR's own scripts
-_images: Optional[AdversarialImages] = None  # of a worker process
+_images: AdversarialImages | None = None  # of a worker process
 
 
 def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int = 1, progress: bool = True,
@@ -71,7 +72,7 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
     return len(missing)
 
 
-def read_facts(folder: Path) -> List[Dict[str, Any]]:
+def read_facts(folder: Path) -> list[dict[str, Any]]:
     """The facts of each pair: ``key``, and those of :class:`Pair`.
 
     Raises:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any
 
 import lmdb
 import numpy as np
@@ -32,7 +33,7 @@ class _Pairs(Dataset):
         self.opt = opt
         self.weaken, self.crop = opt.get('weaken', 0), opt.get('crop')
 
-    def _item(self, pair: Pair) -> Dict[str, Any]:
+    def _item(self, pair: Pair) -> dict[str, Any]:
         """``clean`` and ``attacked``, float32 (3, H, W) in [0, 1], with the facts of the pair.
 
         What cannot be attacked has no ``attacked`` and no ``eps``.
@@ -77,7 +78,7 @@ class AdversarialSetDataset(_Pairs):
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         root, facts = self.entries[index]
         sides = ('clean', 'attacked') if 'attack' in facts else ('clean',)
         images = {side: _read(root, side, facts['key']) for side in sides}
@@ -102,12 +103,12 @@ class AdversarialImagesDataset(_Pairs):
 
     def __init__(self, opt: Mapping[str, Any]):
         super().__init__(opt)
-        self._images: Optional[AdversarialImages] = None
+        self._images: AdversarialImages | None = None
 
     def __len__(self) -> int:
         return self.opt['count']
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         if self._images is None:
             keys = ('kinds', 'networks', 'attacks', 'eps', 'count', 'size', 'seed', 'real_esrgan')
             self._images = AdversarialImages(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
-from typing import Any, Dict
+from typing import Any
 
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.data.clean_images import REAL_ESRGAN, RealESRGANDegradations
@@ -45,7 +45,7 @@ _DEGRADATIONS = {**{key: rule for key, rule in DEGRADATIONS.items() if key != 'g
                  **BLUR, **{f'{key}2': rule for key, rule in BLUR.items()}}
 
 
-def check_adversarial_set(options: Dict[str, Any], where: str = '') -> Dict[str, Any]:
+def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str, Any]:
     """The options with every value in its final type, ``photos`` as a list of files.
 
     Every network is built and its weights are compared with it.

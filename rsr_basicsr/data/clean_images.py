@@ -6,7 +6,8 @@ import functools
 import os
 import os.path as osp
 import random
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,14 +82,14 @@ class CleanImages:
     """
 
     def __init__(self, photos: Sequence[str], kinds: Mapping[str, float], size: int,
-                 real_esrgan: Optional[Mapping[str, Any]] = None, grey: float = 0.05):
+                 real_esrgan: Mapping[str, Any] | None = None, grey: float = 0.05):
         self.photos, self.size, self.grey = list(photos), size, grey
         self.kinds, shares = list(kinds), np.array(list(kinds.values()), dtype=float)
         self.shares = shares / shares.sum()
         self.degradations = RealESRGANDegradations(self.photos, real_esrgan) if REAL_ESRGAN in kinds else None
         self._read = functools.lru_cache(maxsize=64)(read_photo)
 
-    def draw(self, rng: np.random.Generator) -> Tuple[np.ndarray, str, str]:
+    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, str, str]:
         """One image, uint8 RGB (size, size, 3), its kind, and the name of its photo."""
         kind, index = str(rng.choice(self.kinds, p=self.shares)), int(rng.integers(len(self.photos)))
         path = self.photos[index]

@@ -6,7 +6,7 @@ A kind is a function ``(photo, rng) -> image``, both float32 RGB (H, W, 3) in [0
 
 from __future__ import annotations
 
-from typing import Callable, Dict
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -156,7 +156,7 @@ def resampled(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 #: Every kind but ``real_esrgan``, which needs options of its own
-KINDS: Dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+KINDS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
     function.__name__: function for function in (
         photo_as_it_is, reduced, upscaled, compressed, noisy, camera, sharpened, palette, line_art, screenshot,
         resampled)}

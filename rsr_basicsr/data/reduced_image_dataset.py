@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class ReducedImageDataset(SingleImageDataset):
     def __init__(self, opt: Mapping[str, Any]):
         super().__init__({**opt, 'dataroot_lq': opt['dataroot_gt']})
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """``gt`` (3, H, W) and ``lq`` (3, H / scale, W / scale), RGB in [0, 1], with ``gt_path`` and ``lq_path``."""
         item = super().__getitem__(index)
         scale = self.opt['scale']

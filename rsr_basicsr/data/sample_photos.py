@@ -5,14 +5,14 @@ scikit-image is a requirement of BasicSR, so these are at hand wherever BasicSR 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
 
 import cv2
 import numpy as np
 from skimage import data
 
-TRAINING: Dict[str, Callable[[], np.ndarray]] = {
+TRAINING: dict[str, Callable[[], np.ndarray]] = {
     'brick': data.brick,
     'camera': data.camera,
     'coins': data.coins,
@@ -27,7 +27,7 @@ TRAINING: Dict[str, Callable[[], np.ndarray]] = {
 }
 
 #: Kept out of the training: name -> photo and the top left corner, in pixels, of a crop of it.
-EVALUATION: Dict[str, Tuple[Callable[[], np.ndarray], Tuple[int, int]]] = {
+EVALUATION: dict[str, tuple[Callable[[], np.ndarray], tuple[int, int]]] = {
     'astronaut_face': (data.astronaut, (0, 100)),
     'astronaut_suit': (data.astronaut, (256, 256)),
     'chelsea_eyes': (data.chelsea, (20, 80)),
@@ -48,7 +48,7 @@ def write_training_photos(folder: Path) -> Path:
     return meta_info
 
 
-def write_evaluation_pairs(gt_folder: Path, lq_folder: Path, gt_size: int = 256, scale: int = 4) -> List[str]:
+def write_evaluation_pairs(gt_folder: Path, lq_folder: Path, gt_size: int = 256, scale: int = 4) -> list[str]:
     """Write crops of the evaluation photos, and their antialiased bicubic reductions, rounded to 8 bit.
 
     Returns:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import difflib
 import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from basicsr.models.sr_model import SRModel
 from basicsr.models.video_base_model import VideoBaseModel
@@ -45,7 +46,7 @@ class Defended(NamedTuple):
     before: str
     text: str
     stage: str
-    notes: List[str]
+    notes: list[str]
 
 
 def defend_file(path: Path, preset: str) -> Defended:
@@ -196,7 +197,7 @@ def _validation(opt, stage):
     return validation_block(stage, None if 'panel_freq' in val else panel_freq, None if 'guard' in val else guard)
 
 
-def _number(block, key) -> Optional[int]:
+def _number(block, key) -> int | None:
     """A whole number of a block, None where there is none."""
     value = block.get(key) if isinstance(block, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -204,7 +205,7 @@ def _number(block, key) -> Optional[int]:
     return int(value) if value >= 1 and float(value).is_integer() else None
 
 
-def _notes(before: Mapping[str, Any], after: Dict[str, Any], stage: str) -> Iterator[str]:
+def _notes(before: Mapping[str, Any], after: dict[str, Any], stage: str) -> Iterator[str]:
     gpus, path = _number(before, 'num_gpu') or 0, before.get('path')
     path = path if isinstance(path, Mapping) else {}
     if gpus > 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Mapping, NamedTuple, Optional, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from rsr_basicsr.archs.defended_arch import POINTS
 
@@ -98,7 +99,7 @@ def defense_block(preset: Preset, network: str, points: Sequence[str]) -> str:
     return _written({'defense': block}, _DEFENSE_COMMENTS)
 
 
-def attack_block(preset: Preset, total_iter: Optional[int]) -> str:
+def attack_block(preset: Preset, total_iter: int | None) -> str:
     """``attack:`` of a training of so many iterations, as YAML; None where they are not known."""
     attack = dict(preset.attack)
     if total_iter and 'warmup' in attack:
@@ -107,7 +108,7 @@ def attack_block(preset: Preset, total_iter: Optional[int]) -> str:
     return heading + _written({'attack': attack}, _ATTACK_COMMENTS)
 
 
-def validation_block(stage: str, panel_freq: Optional[int], guard: Optional[float]) -> str:
+def validation_block(stage: str, panel_freq: int | None, guard: float | None) -> str:
     """What goes into ``val:``, as YAML; without what is None. A test takes more steps than a training."""
     block = {'panel_freq': panel_freq, 'guard': guard}
     block = {key: value for key, value in block.items() if value is not None}

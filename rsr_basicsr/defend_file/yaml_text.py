@@ -5,7 +5,8 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -49,7 +50,7 @@ class YamlText:
             raise OptionsError('it holds no options')
         self.meant = dict(self.data)
         # Position in the text, order there (what is put into an inner block comes first), and what is put in.
-        self._additions: List[Tuple[int, int, str]] = []
+        self._additions: list[tuple[int, int, str]] = []
         self._lines = list(_lines(text))
         self._starts = [line.start for line in self._lines]
         found = _BREAK.search(text)
@@ -78,7 +79,7 @@ class YamlText:
         self._additions.append((start, 0, letters))
         self.meant = _merged(self.meant, blocks, longer)
 
-    def add(self, path: Keys, snippet: str, before: Optional[str] = None) -> None:
+    def add(self, path: Keys, snippet: str, before: str | None = None) -> None:
         """Add keys to a block.
 
         Args:
@@ -258,7 +259,7 @@ def _merged(data, path, added):
     return {**data, path[0]: _merged(data[path[0]], path[1:], added)}
 
 
-def _first_difference(meant, found, where='', seen=None) -> Optional[str]:
+def _first_difference(meant, found, where='', seen=None) -> str | None:
     """The first place, by the names of its keys, where two values differ in value or type; None where none does."""
     seen = set() if seen is None else seen  # aliases can make a value endless
     if (id(meant), id(found)) in seen:

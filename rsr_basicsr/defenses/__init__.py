@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from typing import Callable, Dict, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
@@ -58,9 +58,9 @@ def _check_arguments(kind, defense, arguments):
         raise ValueError(f'{kind} needs {" and ".join(missing)}; add what is missing to its block')
 
 
-def _parameters(defense: Callable) -> Dict[str, inspect.Parameter]:
+def _parameters(defense: Callable) -> dict[str, inspect.Parameter]:
     """What a defence takes behind the network, with what a class hands on to its parents in ``**keywords``."""
-    found: Dict[str, inspect.Parameter] = {}
+    found: dict[str, inspect.Parameter] = {}
     makers = [vars(parent)['__init__'] for parent in defense.__mro__ if '__init__' in vars(parent)] \
         if isinstance(defense, type) else [defense]
     for maker in makers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from basicsr.utils.registry import Registry
@@ -64,7 +64,7 @@ def in_full_precision(x: torch.Tensor) -> torch.Tensor:
 
 
 def expect_bounds(name: str, bounds: Sequence[float], low: float, high: float = float('inf'), *,
-                  above: bool = False) -> Tuple[float, float]:
+                  above: bool = False) -> tuple[float, float]:
     """The two numbers ``bounds``, in order and both in [low, high] ((low, high] with ``above``).
 
     Raises:

@@ -64,7 +64,7 @@ def through_surrogate(x: torch.Tensor, quality: int) -> torch.Tensor:
     return coded[..., :height, :width].to(x.dtype)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _diff_jpeg(device):
     """DiffJPEG on a device, outside of any network: what it holds is neither to be trained nor to be stored.
 

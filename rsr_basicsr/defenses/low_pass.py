@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Tuple
 
 import torch
 from torch import nn
@@ -32,7 +31,7 @@ class LowPass(InputTransform):
         ValueError: ``keep_radius`` is out of range.
     """
 
-    def __init__(self, net: nn.Module, *, keep_radius: Tuple[float, float] = (0.43, 0.50)):
+    def __init__(self, net: nn.Module, *, keep_radius: tuple[float, float] = (0.43, 0.50)):
         super().__init__(net)
         self.keep_radius = expect_bounds('keep_radius', keep_radius, 0, 1)
 
@@ -41,7 +40,7 @@ class LowPass(InputTransform):
 
 
 @constant_tensor(maxsize=16)
-def lowest(keep_radius: Tuple[float, float], height: int, width: int, device: torch.device) -> torch.Tensor:
+def lowest(keep_radius: tuple[float, float], height: int, width: int, device: torch.device) -> torch.Tensor:
     """Which coefficients stay: bool (1, 1, H, W), those nearest to DC, the upper of two at the same distance.
 
     It is cached: do not write to it.
@@ -52,7 +51,7 @@ def lowest(keep_radius: Tuple[float, float], height: int, width: int, device: to
     return kept.view(1, 1, height, width).to(device)
 
 
-def mean_kept(keep_radius: Tuple[float, float], height: int, width: int) -> float:
+def mean_kept(keep_radius: tuple[float, float], height: int, width: int) -> float:
     """How many coefficients the random mask keeps on average."""
     distance = radial_distance(height, width).double()
     low, high = keep_radius

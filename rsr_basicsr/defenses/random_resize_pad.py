@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class RandomResizePad(NetworkWrapper):
         ValueError: an argument is out of range, or, in a call, the network does not upscale by a whole number.
     """
 
-    def __init__(self, net: nn.Module, *, scale: Tuple[float, float] = (1.0, 1.1), padding: int = 8):
+    def __init__(self, net: nn.Module, *, scale: tuple[float, float] = (1.0, 1.1), padding: int = 8):
         super().__init__(net)
         self.scale = expect_bounds('scale', scale, 0, 4, above=True)
         self.padding = int(expect('padding', padding, 0, whole=True))
@@ -71,7 +71,7 @@ class RandomResizePad(NetworkWrapper):
         growth = side * (self.scale[1] - 1) + self.padding
         return side + max(math.ceil(round(growth, 6) / _STEP), 0) * _STEP
 
-    def _draw(self, samples, height, width, size) -> List[_Place]:
+    def _draw(self, samples, height, width, size) -> list[_Place]:
         low, high = self.scale
         places = []
         for factor, down, right in torch.rand(samples, 3).tolist():

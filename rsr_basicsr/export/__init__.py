@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple
 
 from torch import nn
 
@@ -30,9 +31,9 @@ class Outputs:
         onnx: an ONNX file.
     """
 
-    backbone: Optional[Path] = None
-    torch: Optional[Path] = None
-    onnx: Optional[Path] = None
+    backbone: Path | None = None
+    torch: Path | None = None
+    onnx: Path | None = None
 
     def check(self, overwrite: bool = False, sources: Sequence[str] = ()) -> None:
         """Check, before any work, that all can be written.
@@ -77,8 +78,8 @@ class Written(NamedTuple):
     note: str = ''
 
 
-def export(net: nn.Module, outputs: Outputs, *, gate: Optional[str] = None, size: Optional[Tuple[int, int]] = None,
-           seed: Optional[int] = None) -> Iterator[Written]:
+def export(net: nn.Module, outputs: Outputs, *, gate: str | None = None, size: tuple[int, int] | None = None,
+           seed: int | None = None) -> Iterator[Written]:
     """Write a network in each form that is asked for, one after the other, each verified, and whole or not at all.
 
     Args:
@@ -108,7 +109,7 @@ def export(net: nn.Module, outputs: Outputs, *, gate: Optional[str] = None, size
             yield _write(path, content, form.verify(content, graph), graph.takes, graph.keeps, graph.unseen)
 
 
-def _write(path: Path, content: bytes, differences: List[Tuple[float, float]], takes: str, keeps: str,
+def _write(path: Path, content: bytes, differences: list[tuple[float, float]], takes: str, keeps: str,
            note: str = '') -> Written:
     largest = max(difference for difference, _ in differences)
     for difference, scale in differences:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Dict, List, Tuple
 
 import torch
 from torch import nn
@@ -38,7 +37,7 @@ def backbone_bytes(net: nn.Module) -> bytes:
     return content.getvalue()
 
 
-def verify_backbone(content: bytes, net: nn.Module) -> List[Tuple[float, float]]:
+def verify_backbone(content: bytes, net: nn.Module) -> list[tuple[float, float]]:
     """Largest difference and largest output for each image, of a network made from the file alone and of ``net``
     without masks. Of a network that cannot be told from its tensors, the tensors are compared instead.
     """
@@ -57,7 +56,7 @@ def verify_backbone(content: bytes, net: nn.Module) -> List[Tuple[float, float]]
                 for x, output in zip(images, expected)]
 
 
-def _plain_state(net) -> Dict[str, torch.Tensor]:
+def _plain_state(net) -> dict[str, torch.Tensor]:
     state = net.state_dict()
     plain = with_metadata({key: value.detach().clone() for key, value in state.items()
                            if not key.startswith(_DEFENSE)}, state)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
-
 import cv2
 import torch
 
@@ -14,8 +12,8 @@ _SIZES = ((48, 64), (67, 45))  # pixels; unlike, and odd where a network takes t
 _EPS = (0, 4, 8)  # of random signs on the photos, in 1/255
 
 
-def example_images(multiple: int, size: Optional[Tuple[int, int]] = None,
-                     defense: Optional[Defense] = None) -> List[torch.Tensor]:
+def example_images(multiple: int, size: tuple[int, int] | None = None,
+                     defense: Defense | None = None) -> list[torch.Tensor]:
     """Photos, with noise and without: of two sizes, the first two together; or two of one size, one by one.
 
     Args:

@@ -7,7 +7,6 @@ import copy
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
 
 import torch
 from torch import nn
@@ -45,9 +44,9 @@ class Graph:
 
     net: nn.Module
     program: ExportedProgram
-    size: Optional[Tuple[int, int]]
+    size: tuple[int, int] | None
     fresh_masks: bool
-    examples: List[torch.Tensor]
+    examples: list[torch.Tensor]
     takes: str
     keeps: str
     unseen: str
@@ -58,8 +57,8 @@ class Graph:
             return self.net(x)
 
 
-def record(net: nn.Module, *, gate: Optional[str] = None, size: Optional[Tuple[int, int]] = None,
-           seed: Optional[int] = None) -> Graph:
+def record(net: nn.Module, *, gate: str | None = None, size: tuple[int, int] | None = None,
+           seed: int | None = None) -> Graph:
     """Record the graph of a network, with the gate and the masks that it is to have.
 
     Args:
@@ -177,7 +176,7 @@ def _takes(size, multiple):
     return f'images of any size and number, at least {smallest}x{smallest}{multiples}'
 
 
-def _keeps(defense: Optional[Defense], own_seed: Optional[int]) -> str:
+def _keeps(defense: Defense | None, own_seed: int | None) -> str:
     if defense is None:
         return PLAIN_KEEPS
     if defense.gate == 'never':

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import List, Tuple
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -46,7 +45,7 @@ def to_bytes(graph: Graph) -> bytes:
     return model.SerializeToString()
 
 
-def verify(content: bytes, graph: Graph) -> List[Tuple[float, float]]:
+def verify(content: bytes, graph: Graph) -> list[tuple[float, float]]:
     """Largest difference to the network, and its largest output, for each example, in onnxruntime.
 
     The network gets the random numbers that the runtime has drawn.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import List, Tuple
 
 import torch
 
@@ -23,7 +22,7 @@ def to_bytes(graph: Graph) -> bytes:
     return content.getvalue()
 
 
-def verify(content: bytes, graph: Graph) -> List[Tuple[float, float]]:
+def verify(content: bytes, graph: Graph) -> list[tuple[float, float]]:
     """Largest difference to the network, and its largest output, for each example; both draw the same masks."""
     with quiet():
         loaded = torch.export.load(io.BytesIO(content)).module()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from rsr_basicsr.inference.image_io import read_image, write_image
 from rsr_basicsr.inference.listing import find_images
@@ -51,21 +51,21 @@ class Result:
     """
 
     file: str
-    output: Optional[str] = None
+    output: str | None = None
     skipped: bool = False
-    width: Optional[int] = None
-    height: Optional[int] = None
-    output_width: Optional[int] = None
-    output_height: Optional[int] = None
-    clean_probability: Optional[float] = None
-    attacked: Optional[bool] = None
-    masked: Optional[float] = None
-    seconds: Optional[float] = None
-    notes: Tuple[str, ...] = ()
-    error: Optional[str] = None
+    width: int | None = None
+    height: int | None = None
+    output_width: int | None = None
+    output_height: int | None = None
+    clean_probability: float | None = None
+    attacked: bool | None = None
+    masked: float | None = None
+    seconds: float | None = None
+    notes: tuple[str, ...] = ()
+    error: str | None = None
 
 
-def find_files(paths: Sequence[Union[str, Path]]) -> List[Tuple[Path, Path]]:
+def find_files(paths: Sequence[str | Path]) -> list[tuple[Path, Path]]:
     """Each image with the subfolder that it lay in; images by name as they are, those of folders sorted.
 
     Raises:
@@ -86,7 +86,7 @@ def find_files(paths: Sequence[Union[str, Path]]) -> List[Tuple[Path, Path]]:
     return found
 
 
-def upscale_files(files: Sequence[Tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
+def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
     """Upscale images one after the other, so that memory holds one; what cannot be done is a result, too.
 
     Args:
@@ -105,7 +105,7 @@ def upscale_files(files: Sequence[Tuple[Path, Path]], upscaler: Upscaler, naming
             yield result
 
 
-def _upscale_file(file, inside, upscaler, naming, originals: Set[Path], written: Set[Path]):
+def _upscale_file(file, inside, upscaler, naming, originals: set[Path], written: set[Path]):
     image = read_image(file)
     path = naming.path(file, inside, image.alpha is not None)
     _check_free(path, originals, written)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os.path as osp
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple
 
 import torch
 
@@ -31,8 +32,8 @@ class Detection(NamedTuple):
     attacked: bool
 
 
-def detect(paths: Sequence[Union[str, Path]], classifier: SampleClassifier,
-           threshold: Optional[float] = None) -> Iterator[Union[Detection, ImageError]]:
+def detect(paths: Sequence[str | Path], classifier: SampleClassifier,
+           threshold: float | None = None) -> Iterator[Detection | ImageError]:
     """The verdict on each file, or why there is none; one after the other, so that memory holds one image.
 
     Args:

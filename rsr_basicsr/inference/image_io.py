@@ -8,7 +8,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -37,10 +37,10 @@ class _Header(NamedTuple):
         notes: what is worth telling.
     """
 
-    pixels: Optional[np.ndarray]
+    pixels: np.ndarray | None
     orientation: int
-    profile: Optional[bytes]
-    notes: Tuple[str, ...]
+    profile: bytes | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,18 @@ class LoadedImage:
     """
 
     rgb: torch.Tensor
-    alpha: Optional[torch.Tensor] = None
+    alpha: torch.Tensor | None = None
     grey: bool = False
     bits: int = 8
-    profile: Optional[bytes] = None
-    notes: Tuple[str, ...] = ()
+    profile: bytes | None = None
+    notes: tuple[str, ...] = ()
 
     def replaced(self, **changes) -> LoadedImage:
         """The image with other values."""
         return dataclasses.replace(self, **changes)
 
 
-def read_image(path: Union[str, Path]) -> LoadedImage:
+def read_image(path: str | Path) -> LoadedImage:
     """Read an image file at its own bit depth, upright.
 
     Raises:
@@ -141,7 +141,7 @@ def _header(path, content) -> _Header:
         return _Header(None, 1, None, ())  # there are kinds, such as colours of floating point, that OpenCV alone knows
     except Exception as error:  # a decoder of a damaged file can raise anything
         raise _no_image(path, in_one_line(error)) from None
-    notes: List[str] = []
+    notes: list[str] = []
     if orientation != 1:
         notes.append('turned upright as EXIF says')
     if frames > 1:

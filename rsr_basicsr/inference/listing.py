@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os.path as osp
-from typing import List, Sequence
+from collections.abc import Sequence
 
 from basicsr.utils import scandir
 
@@ -12,7 +12,7 @@ from rsr_basicsr.utils.errors import ImageError
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def find_images(folders: Sequence[str]) -> List[str]:
+def find_images(folders: Sequence[str]) -> list[str]:
     """Paths of the images in folders and in those inside, sorted by name.
 
     Raises:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os.path as osp
 import re
-from typing import Any, Dict, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -29,7 +30,7 @@ from rsr_basicsr.weights.state_dict import build_quietly, fill, load_state, read
 State = Mapping[str, torch.Tensor]
 
 
-def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
+def open_network(name_or_file: str, options: str | None = None) -> nn.Module:
     """The network of an official name, or of a weight file.
 
     Args:
@@ -65,7 +66,7 @@ def open_network(name_or_file: str, options: Optional[str] = None) -> nn.Module:
     return fill(build_quietly(network), state, path)
 
 
-def recognise(state: State, path: str) -> Dict[str, Any]:
+def recognise(state: State, path: str) -> dict[str, Any]:
     """The options ``network_g`` of the network that has such tensors.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import cv2
 import torch
@@ -58,9 +58,9 @@ class Upscaler:
             asked of its defence, or a number makes no sense.
     """
 
-    def __init__(self, net: nn.Module, *, outscale: Optional[float] = None, tile: int = TILE, overlap: int = OVERLAP,
-                 precision: str = 'auto', device: str = 'auto', gate: Optional[str] = None,
-                 seed: Optional[int] = None, alpha_by_network: bool = True):
+    def __init__(self, net: nn.Module, *, outscale: float | None = None, tile: int = TILE, overlap: int = OVERLAP,
+                 precision: str = 'auto', device: str = 'auto', gate: str | None = None,
+                 seed: int | None = None, alpha_by_network: bool = True):
         if outscale is not None and not (math.isfinite(outscale) and outscale > 0):
             raise OptionsError(f'outscale {outscale}: expected a number above 0')
         if tile < 0 or overlap < 0:
@@ -81,7 +81,7 @@ class Upscaler:
         self.alpha_by_network = alpha_by_network
         self.multiple = windows_of(net)
 
-    def __call__(self, image: LoadedImage) -> Tuple[LoadedImage, Verdict]:
+    def __call__(self, image: LoadedImage) -> tuple[LoadedImage, Verdict]:
         """The image, upscaled, and what was decided on it.
 
         Raises:

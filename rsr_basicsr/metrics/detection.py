@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -36,7 +37,7 @@ def roc_auc(clean: Sequence[float], attacked: Sequence[float]) -> float:
     return float(mannwhitneyu(attacked, clean).statistic / (len(clean) * len(attacked)))
 
 
-def roc_curve(clean: Sequence[float], attacked: Sequence[float]) -> Tuple[np.ndarray, np.ndarray]:
+def roc_curve(clean: Sequence[float], attacked: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """False alarm rate and detection rate at every threshold, both rising from 0 to 1."""
     thresholds = np.unique(np.concatenate([clean, attacked]))[::-1]
     beyond = [np.searchsorted(-np.sort(scores)[::-1], -thresholds, side='right') / len(scores)
@@ -67,7 +68,7 @@ def best_temperature(clean: Sequence[float], attacked: Sequence[float]) -> float
     return float(np.exp(minimize_scalar(loss, bounds=(-7, 7), method='bounded').x))
 
 
-def rates(verdicts: Sequence[Verdict]) -> Dict[str, float]:
+def rates(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """``auc``, ``accuracy`` (the mean of both classes'), ``false_alarms`` and ``misses``, as far as there are both."""
     clean, attacked = ([verdict for verdict in verdicts if verdict.attacked is label] for label in (False, True))
     found = {}
@@ -88,7 +89,7 @@ class Row(NamedTuple):
     group: str
     name: str
     images: int
-    auc: Optional[float]
+    auc: float | None
     error: float  # misses of attacked images, false alarms of clean ones
 
 
@@ -104,7 +105,7 @@ def error_table(verdicts: Sequence[Verdict]) -> Iterator[Row]:
         yield Row('source', name, len(members), None, float(np.mean([v.flagged for v in members])))
 
 
-def _grouped(verdicts, group) -> List[Tuple[str, List[Verdict]]]:
+def _grouped(verdicts, group) -> list[tuple[str, list[Verdict]]]:
     found = defaultdict(list)
     for verdict in verdicts:
         if group in verdict.facts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
@@ -31,7 +32,7 @@ def needs(options: Mapping[str, Any]) -> tuple:
     return tuple(name for name in INPUTS if name in parameters and parameters[name].default is inspect.Parameter.empty)
 
 
-def calculate(options: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> Optional[float]:
+def calculate(options: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> float | None:
     """A metric of the images that its signature names.
 
     Args:

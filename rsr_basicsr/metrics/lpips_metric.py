@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os.path as osp
 from pathlib import Path
-from typing import Union
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ SMALLEST = 31
 
 
 @METRIC_REGISTRY.register()
-def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int, backbone: Union[None, str, Path] = None,
+def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int, backbone: None | str | Path = None,
                     input_order: str = 'HWC', **kwargs) -> float:
     """Learned perceptual distance (LPIPS v0.1 on AlexNet, Zhang et al. 2018), computed on the CPU.
 

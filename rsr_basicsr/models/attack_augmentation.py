@@ -6,7 +6,8 @@ import contextlib
 import functools
 import random
 from collections import OrderedDict
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Tuple, Union
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.losses import build_loss
@@ -80,7 +81,7 @@ class AttackAugmentation(RobustValidation):
                                    lambda source: load_network(source).to(self.device))
         if isinstance(self.attack.objective, TrainingLoss):
             self.attack.objective.gradient = self._gradient_of_training_loss
-        self.perturbation: Optional[torch.Tensor] = None
+        self.perturbation: torch.Tensor | None = None
         self.cri_classifier = build_loss(self.opt['train']['classifier_opt']).to(self.device)
         self.means = RunningMeans(('l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share',
                                    'attack_eps', 't_attack'))
@@ -193,8 +194,8 @@ class AttackAugmentation(RobustValidation):
             yield Batch(labels, masked)
 
     def attack_images(self, lq: torch.Tensor, target: torch.Tensor, current_iter: int,
-                        first_gradient: Optional[torch.Tensor] = None
-                        ) -> Tuple[torch.Tensor, Union[bool, torch.Tensor]]:
+                        first_gradient: torch.Tensor | None = None
+                        ) -> tuple[torch.Tensor, bool | torch.Tensor]:
         """Attack images as the network will see them, each with a radius of its own where ``attack: eps`` is a range.
 
         Args:
@@ -312,7 +313,7 @@ class AttackAugmentation(RobustValidation):
         """BasicSR's losses of this step, and ours: means over all steps and processes since the last call."""
         return OrderedDict({**super().get_current_log(), **self.means.take(distributed=self.opt['dist'])})
 
-    def more_state(self) -> Dict[str, Any]:
+    def more_state(self) -> dict[str, Any]:
         last = None if self.perturbation is None else self.perturbation.cpu()
         return {**super().more_state(), 'perturbation': last}
 

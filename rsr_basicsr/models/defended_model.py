@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from typing import Type
 
 from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.models.sr_model import SRModel
@@ -17,7 +16,7 @@ from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.models.cdc_model import CDCModel
 
 
-def defend_model(cls: Type[SRModel]) -> Type[SRModel]:
+def defend_model(cls: type[SRModel]) -> type[SRModel]:
     """Make the defended twin ``Defended<cls>`` of a model class: the trainer's twin of :func:`rsr_basicsr.defend`.
 
     Its training step is that of ``cls``, on images that :class:`AttackAugmentation` has attacked. It is not

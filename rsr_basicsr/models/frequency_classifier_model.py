@@ -6,7 +6,8 @@ import itertools
 import json
 import os.path as osp
 from collections import OrderedDict
-from typing import Any, Dict, Iterable, List
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
     def _images(self, data):
         return torch.cat([data[name] for name in _PARTS if name in data]).to(self.device)
 
-    def feed_data(self, data: Dict[str, Any]):
+    def feed_data(self, data: dict[str, Any]):
         """Put the clean images of a batch, then the attacked ones, in place."""
         self.lq = self._images(data)
         attacked = len(data['attacked']) if 'attacked' in data else 0
@@ -118,7 +119,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         return OrderedDict(self.means.take(distributed=self.opt['dist']))
 
     @torch.no_grad()
-    def scores(self, loader: Iterable[Dict[str, Any]]) -> List[Verdict]:
+    def scores(self, loader: Iterable[dict[str, Any]]) -> list[Verdict]:
         """What the deployed network says of each image of a data set."""
         net = self.deployed_net
         training = net.training

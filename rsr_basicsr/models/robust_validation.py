@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os.path as osp
-from typing import Any, Dict, Iterator, List, Mapping, Optional
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -37,14 +38,14 @@ class RobustValidation(WholeCheckpoints):
     """
 
     def __init__(self, opt):
-        self._start_net: Optional[nn.Module] = None
+        self._start_net: nn.Module | None = None
         #: By data set, what the network that the training began with reached on clean images.
-        self._clean_psnr_at_start: Dict[str, float] = {}
+        self._clean_psnr_at_start: dict[str, float] = {}
         # Of the pass of the validation that is under way:
         self._attack_of_validation = None
-        self._panel: Optional[Dict[str, torch.Tensor]] = None
-        self._hidden: Dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
-        self._measured: Dict[str, List[float]] = {}  # what is measured of attacked images only
+        self._panel: dict[str, torch.Tensor] | None = None
+        self._hidden: dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
+        self._measured: dict[str, list[float]] = {}  # what is measured of attacked images only
         self._seeds: Iterator[int] = iter(())  # of the masks, one an image
         self._validated = 0  # images
         super().__init__(opt)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Callable, Dict, List, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import distributed as dist
@@ -21,10 +21,10 @@ class RunningMeans:
         self._start()
 
     def _start(self):
-        self._sums: Dict[str, torch.Tensor] = {}  # total and count
-        self._times: Dict[str, List[Callable[[], float]]] = {}
+        self._sums: dict[str, torch.Tensor] = {}  # total and count
+        self._times: dict[str, list[Callable[[], float]]] = {}
 
-    def add(self, name: str, values: torch.Tensor, mine: Optional[torch.Tensor] = None) -> None:
+    def add(self, name: str, values: torch.Tensor, mine: torch.Tensor | None = None) -> None:
         """Add values of any shape; ``mine``, (B,) bool, tells which of them count."""
         values = values.detach().float().reshape(-1)
         count = torch.full_like(values[:1], values.numel())[0] if mine is None else mine.sum().to(values)
@@ -36,7 +36,7 @@ class RunningMeans:
         for name, read in stopwatches.items():
             self._times.setdefault(name, []).append(read)
 
-    def take(self, distributed: bool = False) -> Dict[str, float]:
+    def take(self, distributed: bool = False) -> dict[str, float]:
         """The means, of all processes in the first one, and begin anew. What had no values is left out.
 
         To be called by every process, when the host has waited for the device anyway.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Callable, Dict, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from basicsr.models.sr_model import SRModel
@@ -36,7 +37,7 @@ def gradient_of_step(model: SRModel, step: Callable[[], None], lq: torch.Tensor,
     """
     leaf = lq.detach().requires_grad_()
     # A copy: networks may begin with an in-place operation, which a leaf does not allow.
-    stand_ins: Dict[str, Any] = {'lq': leaf.clone()}
+    stand_ins: dict[str, Any] = {'lq': leaf.clone()}
     for name, value in vars(model).items():
         if isinstance(value, torch.optim.Optimizer):
             stand_ins[name] = _NoUpdate(value)
@@ -87,7 +88,7 @@ class _NoUpdate:
 
 
 @contextlib.contextmanager
-def _replaced(model: SRModel, stand_ins: Dict[str, Any]) -> Iterator[None]:
+def _replaced(model: SRModel, stand_ins: dict[str, Any]) -> Iterator[None]:
     """Within the block, attributes of a model are others."""
     kept = {name: getattr(model, name) for name in stand_ins}
     vars(model).update(stand_ins)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Union
 
 import torch
 from torch import nn
@@ -24,8 +23,8 @@ class LPIPS(nn.Module):
         return self.metric.to(output.device)(output, reference, normalize=True).flatten()
 
 
-@functools.lru_cache(maxsize=None)
-def lpips_distance(backbone: Union[None, str, Path] = None) -> LPIPS:
+@functools.cache
+def lpips_distance(backbone: None | str | Path = None) -> LPIPS:
     """LPIPS on AlexNet, built once in a process.
 
     Args:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from typing import List, Optional
 
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -18,7 +17,7 @@ from rsr_basicsr.ops.whole_masks import WholeMasks, spans
 OVERLAP = 16  # pixels
 
 
-def upscale(net: nn.Module, lq: torch.Tensor, *, tile: Optional[int] = None, overlap: int = OVERLAP) -> torch.Tensor:
+def upscale(net: nn.Module, lq: torch.Tensor, *, tile: int | None = None, overlap: int = OVERLAP) -> torch.Tensor:
     """Upscale images, tile by tile where they are larger than a tile.
 
     A defended network decides once for each whole image, and masks whole feature maps, unless its defence says
@@ -121,7 +120,7 @@ class Padded(nn.Module):
         return output[..., :height * scale, :width * scale]
 
 
-def defenses(net) -> List[nn.Module]:
+def defenses(net) -> list[nn.Module]:
     """The defences inside a network, be it wrapped, compiled, or one of several modules in a row."""
     modules = net.modules() if isinstance(net, nn.Module) else ()
     found = {id(module.defense): module.defense for module in modules
@@ -129,7 +128,7 @@ def defenses(net) -> List[nn.Module]:
     return list(found.values())
 
 
-def tile_within(net: nn.Module, lq: torch.Tensor, memory: float, overlap: int = OVERLAP) -> Optional[int]:
+def tile_within(net: nn.Module, lq: torch.Tensor, memory: float, overlap: int = OVERLAP) -> int | None:
     """The largest tile for which a pass with the gradient of the input keeps within a memory bound.
 
     What autograd keeps of a small window is counted and taken to grow with the area; the bound is for the activations

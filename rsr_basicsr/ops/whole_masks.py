@@ -9,7 +9,8 @@ on, until a stage runs through. What one mask sees is thus what it would see wit
 from __future__ import annotations
 
 import functools
-from typing import Callable, List, NamedTuple, Optional, Tuple, Union
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -32,7 +33,7 @@ class Span(NamedTuple):
     kept: int
 
 
-def spans(size: int, tile: int, overlap: int) -> List[Span]:
+def spans(size: int, tile: int, overlap: int) -> list[Span]:
     """The tiles along an axis of ``size`` pixels; each window reaches ``overlap`` pixels beyond its tile."""
     found = []
     for first in range(0, size, tile):
@@ -59,15 +60,15 @@ class WholeMasks:
         multiple: the network continues windows to multiples of this number by itself.
     """
 
-    def __init__(self, net: Callable[[torch.Tensor], torch.Tensor], decision: Union[bool, torch.Tensor],
-                 rows: List[Span], columns: List[Span], multiple: int = 1):
+    def __init__(self, net: Callable[[torch.Tensor], torch.Tensor], decision: bool | torch.Tensor,
+                 rows: list[Span], columns: list[Span], multiple: int = 1):
         self.net, self.decision = net, decision
         self.rows, self.columns, self.multiple = rows, columns, multiple
-        self._maps: List[torch.Tensor] = []
-        self._window: Tuple[Span, Span] = rows[0], columns[0]
+        self._maps: list[torch.Tensor] = []
+        self._window: tuple[Span, Span] = rows[0], columns[0]
         self._stage = 0  # number of masks whose tensors are known in it
         self._met = 0  # masks, since the window entered the network
-        self._mask: Optional[Callable[[torch.Tensor], torch.Tensor]] = None  # of the tensor that tiles have come to
+        self._mask: Callable[[torch.Tensor], torch.Tensor] | None = None  # of the tensor that tiles have come to
 
     def upscale(self, lq: torch.Tensor, run: Callable) -> torch.Tensor:
         """The output for ``lq``, (1, 3, H, W).

@@ -5,7 +5,7 @@ Blocks are open: BasicSR and other plugins may take more keys than are named her
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.types import (
@@ -110,7 +110,7 @@ DATASET_OF_TYPE = {
 PAIRED_TRAINING = {'gt_size': Key(integer(1), required=True), **_FLIPS}
 
 
-def check_sections(opt: Any, stage: str, problems: Optional[Problems] = None) -> None:
+def check_sections(opt: Any, stage: str, problems: Problems | None = None) -> None:
     """Check types and required keys of the sections that every run has, and coerce their numbers in place.
 
     Args:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import os.path as osp
-from typing import Any, Dict, List, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -63,7 +64,7 @@ def load_options(path: str) -> dict:
     return opt
 
 
-def repeated_keys(path: str) -> List[str]:
+def repeated_keys(path: str) -> list[str]:
     """A sentence for every key that stands twice in a block, of which YAML takes the last without a word.
 
     Args:
@@ -78,7 +79,7 @@ def repeated_keys(path: str) -> List[str]:
         if isinstance(node, yaml.SequenceNode):
             blocks += node.value
         if isinstance(node, yaml.MappingNode):
-            lines: Dict[str, int] = {}
+            lines: dict[str, int] = {}
             for key, value in node.value:
                 blocks.append(value)
                 if isinstance(key, yaml.ScalarNode) and key.value != '<<':
@@ -102,7 +103,7 @@ def _read(path):
         raise OptionsError(f'-opt {path} is not a YAML file: it is no text ({in_one_line(error)})') from None
 
 
-def as_parsed(opt: Dict[str, Any], stage: str, root: str) -> None:
+def as_parsed(opt: dict[str, Any], stage: str, root: str) -> None:
     """Add to an options file, in place, what BasicSR's ``parse_options`` adds, however broken it is.
 
     That function itself needs a command line, starts distributed processes and sets seeds.
@@ -136,7 +137,7 @@ def as_parsed(opt: Dict[str, Any], stage: str, root: str) -> None:
     path['visualization'] = os.path.join(folder, 'visualization')
 
 
-def override(options: Dict[str, Any], changes: Sequence[str], new_sections: bool = True) -> None:
+def override(options: dict[str, Any], changes: Sequence[str], new_sections: bool = True) -> None:
     """Set values of an options file, in place.
 
     Args:

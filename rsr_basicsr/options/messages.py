@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Iterable, List, Set, Tuple
+from collections.abc import Iterable
 
 from rsr_basicsr.utils.errors import OptionsError, RSRError
 
@@ -38,10 +38,10 @@ class Problems(list):
 
     def __init__(self):
         super().__init__()
-        self.warnings: List[str] = []
-        self.facts: List[str] = []
-        self._broken: Set[str] = set()
-        self._meant: Set[Tuple[str, str]] = set()
+        self.warnings: list[str] = []
+        self.facts: list[str] = []
+        self._broken: set[str] = set()
+        self._meant: set[tuple[str, str]] = set()
 
     @contextlib.contextmanager
     def noted(self, where: str = '', part: str = ''):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
@@ -13,7 +13,7 @@ from rsr_basicsr.options.types import Key, check_call, one_of, parse_open, regis
 from rsr_basicsr.utils.errors import OptionsError, RSRError
 
 
-def check_metric(metric: Dict[str, Any], where: str) -> None:
+def check_metric(metric: dict[str, Any], where: str) -> None:
     """Check that there is such a metric and that it takes what the block holds; LPIPS is looked for.
 
     Raises:

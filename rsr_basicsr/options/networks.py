@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import os.path as osp
-from typing import Any, Mapping, Optional
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -51,7 +52,7 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
     return net
 
 
-def check_source(options: dict, where: str = 'attack.source', scale: Optional[int] = None) -> torch.nn.Module:
+def check_source(options: dict, where: str = 'attack.source', scale: int | None = None) -> torch.nn.Module:
     """Check a network that is attacked, given in one block with its ``weights``, and return it without them.
 
     Values are put into their final types, in place. A network without parameters needs no weights.
@@ -84,7 +85,7 @@ def _check_scale(net, scale):
         raise ValueError(f'it upscales by {size[0] / _PROBE:g}, but scale is {scale:g}')
 
 
-def check_upscaling(net: torch.nn.Module, scale: Optional[int]) -> None:
+def check_upscaling(net: torch.nn.Module, scale: int | None) -> None:
     """Check that a network upscales by the scale; one that the device meta cannot run is let pass.
 
     Raises:
@@ -101,7 +102,7 @@ def check_upscaling(net: torch.nn.Module, scale: Optional[int]) -> None:
         raise OptionsError(f'network_g: {type(net).__name__} upscales by {size[0] / _PROBE:g}, but scale is {scale}')
 
 
-def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: Optional[int], scale: int) -> None:
+def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: int | None, scale: int) -> None:
     """Check that a network takes the patches that it will be trained on, as :func:`check_tiles` does for tiles.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List
 
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import write_whole
@@ -16,14 +15,14 @@ def options_folder() -> Path:
     return installed if installed.is_dir() else package.parent / 'options'
 
 
-def options_files() -> Dict[str, str]:
+def options_files() -> dict[str, str]:
     """The options files that come with the package: path inside of the folder -> the first line, its title."""
     folder = options_folder()
     first_lines = {file: file.read_text(encoding='utf-8').partition('\n')[0] for file in sorted(folder.rglob('*.yml'))}
     return {file.relative_to(folder).as_posix(): line.lstrip('# ').rstrip('.') for file, line in first_lines.items()}
 
 
-def copy_options(folder: Path, overwrite: bool = False) -> List[Path]:
+def copy_options(folder: Path, overwrite: bool = False) -> list[Path]:
     """Copy the options files, to be edited; those that are the same already stay.
 
     Returns:

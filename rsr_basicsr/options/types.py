@@ -12,8 +12,9 @@ import os
 import os.path as osp
 import re
 import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Callable, Iterable, Mapping, Union
+from typing import Any, Union
 
 from rsr_basicsr.options.messages import MissingKey, Problems
 from rsr_basicsr.utils.errors import OptionsError

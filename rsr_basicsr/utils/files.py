@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator, Optional
 
 from filelock import FileLock, Timeout
 
@@ -14,7 +14,7 @@ from rsr_basicsr.utils.errors import OptionsError
 _PATIENCE = 10  # seconds
 
 
-def check_new(path: Optional[Path], overwrite: bool = False, made: Optional[Path] = None) -> None:
+def check_new(path: Path | None, overwrite: bool = False, made: Path | None = None) -> None:
     """Check, before any work, that a file can be written; None is none.
 
     Args:

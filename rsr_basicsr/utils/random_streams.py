@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import random
-from typing import Any, Dict, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 
-def random_state() -> Dict[str, Any]:
+def random_state() -> dict[str, Any]:
     """States of all random number generators of this process, as plain values and tensors."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     state = {'python': random.getstate(), 'numpy': [name, keys.tolist(), position, has_gauss, cached],

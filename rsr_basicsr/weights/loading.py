@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch import nn
@@ -13,7 +11,7 @@ from rsr_basicsr.weights.state_dict import entry_taken, read_file, tensors_in, u
 
 
 def load_network(self: BaseModel, net: nn.Module, load_path: str, strict: bool = True,
-                 param_key: Optional[str] = 'params') -> None:
+                 param_key: str | None = 'params') -> None:
     """What BasicSR's method of this name does; a state dict needs no entry around it, and may have published names.
 
     Args:

@@ -6,7 +6,7 @@ weights that is passed over would shift everything behind it.
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, List, Mapping, Tuple
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ _WEIGHTLESS = {'BinaryOp', 'Concat', 'Eltwise', 'Input', 'Interp', 'PixelShuffle
 _DTYPES = {0: '<f4', 0x01306B47: '<f2'}  # the tag in front of a convolution's weights
 
 
-def read_state(param: str, stream: bytes, like: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+def read_state(param: str, stream: bytes, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The weights as a state dict, float32.
 
     Args:
@@ -38,7 +38,7 @@ def read_state(param: str, stream: bytes, like: Mapping[str, torch.Tensor]) -> D
     return dict(zip(like, tensors))
 
 
-def read_tensors(param: str, stream: bytes) -> List[torch.Tensor]:
+def read_tensors(param: str, stream: bytes) -> list[torch.Tensor]:
     """All tensors, float32, in the order of the layers: weight (out, in, h, w), bias (out,), slopes (n,).
 
     Raises:
@@ -50,7 +50,7 @@ def read_tensors(param: str, stream: bytes) -> List[torch.Tensor]:
         raise WeightsError(f'the layers of the ncnn file cannot be understood ({error!r})') from error
 
 
-def _read_tensors(param: str, stream: bytes) -> List[torch.Tensor]:
+def _read_tensors(param: str, stream: bytes) -> list[torch.Tensor]:
     cursor = _Cursor(stream)
     tensors = []
     for kind, options in _layers(param):
@@ -65,7 +65,7 @@ def _read_tensors(param: str, stream: bytes) -> List[torch.Tensor]:
     return tensors
 
 
-def _layers(param: str) -> Iterator[Tuple[str, Dict[str, int]]]:
+def _layers(param: str) -> Iterator[tuple[str, dict[str, int]]]:
     """Type and whole-number options of each layer; a line reads ``Type name n_in n_out ins.. outs.. key=value..``."""
     magic, counts, *lines = param.strip().splitlines()
     if magic.strip() != _MAGIC or int(counts.split()[0]) != len(lines):
@@ -76,7 +76,7 @@ def _layers(param: str) -> Iterator[Tuple[str, Dict[str, int]]]:
         yield kind, {key: int(value) for key, value in pairs if value.isdigit()}
 
 
-def _convolution(options: Mapping[str, int], cursor: _Cursor) -> List[torch.Tensor]:
+def _convolution(options: Mapping[str, int], cursor: _Cursor) -> list[torch.Tensor]:
     out, width, count = options['0'], options['1'], options['6']
     height = options.get('11', width)
     tag = int.from_bytes(cursor.raw(4), 'little')

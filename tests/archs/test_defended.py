@@ -153,7 +153,7 @@ def test_third_party_architecture_in_one_line():
     @ARCH_REGISTRY.register()
     class ThirdPartyNet(nn.Module):
         def __init__(self, width):
-            super(ThirdPartyNet, self).__init__()
+            super().__init__()
             self.layers = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1), nn.Conv2d(width, 3, 3, 1, 1))
 
         def forward(self, x):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from xml.etree import ElementTree
 
 import cv2
@@ -46,7 +46,7 @@ def available() -> bool:
     return matplotlib.__version_info__[:2] >= (3, 7)
 
 
-def robustness(rows: Sequence[Row], noise: Sequence[str] = ()) -> Optional[str]:
+def robustness(rows: Sequence[Row], noise: Sequence[str] = ()) -> str | None:
     """Stability under the worst case against eps, with intervals, and under random noise as a dotted line.
 
     Args:
@@ -76,7 +76,7 @@ def robustness(rows: Sequence[Row], noise: Sequence[str] = ()) -> Optional[str]:
         return chart.svg()
 
 
-def trade_off(rows: Sequence[Row], metric: str, unit: str = '') -> Optional[str]:
+def trade_off(rows: Sequence[Row], metric: str, unit: str = '') -> str | None:
     """A metric of the clean images against stability under the worst case of the largest eps, with intervals.
 
     Args:
@@ -106,7 +106,7 @@ def trade_off(rows: Sequence[Row], metric: str, unit: str = '') -> Optional[str]
         return chart.svg()
 
 
-def detector(clean: Iterable[Record], attacked: Mapping[float, Iterable[Record]]) -> Optional[str]:
+def detector(clean: Iterable[Record], attacked: Mapping[float, Iterable[Record]]) -> str | None:
     """The detector's ROC, a curve an eps.
 
     Args:
@@ -174,11 +174,11 @@ def _levels(values, low, high):
     return np.clip(np.rint((values - low) * (255 / span)), 0, 255).astype(np.uint8)
 
 
-def _subjects(rows) -> List[Subject]:
+def _subjects(rows) -> list[Subject]:
     return list(dict.fromkeys(row.subject for row in rows))
 
 
-def _curve(rows, subject, attacks) -> List[Row]:
+def _curve(rows, subject, attacks) -> list[Row]:
     """The rows of a subject with a stability under the first of the attacks that it has, by eps."""
     for attack in attacks:
         found = [row for row in rows if row.subject == subject and row.attack == attack and STABILITY in row.estimates]
@@ -222,8 +222,8 @@ class _Chart:
         from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
         self._settings, self._matplotlib = matplotlib.rc_context(), matplotlib
         self._salt, self._figure_type = repr(names), Figure
-        self.legend: List[tuple] = []
-        self._titles: Dict[str, str] = {}
+        self.legend: list[tuple] = []
+        self._titles: dict[str, str] = {}
 
     def __enter__(self) -> _Chart:
         self._settings.__enter__()

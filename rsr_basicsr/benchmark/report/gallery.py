@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -32,12 +33,12 @@ class Shot(NamedTuple):
     """What a subject was given and made of it, clean or attacked; BGR uint8, None where there is no file."""
 
     record: Record
-    lq: Optional[np.ndarray]
-    sr: Optional[np.ndarray]
-    spectrum: Optional[np.ndarray]
+    lq: np.ndarray | None
+    sr: np.ndarray | None
+    spectrum: np.ndarray | None
 
 
-def embedded(image: Optional[np.ndarray], kind: str = 'png') -> Optional[EmbeddedImage]:
+def embedded(image: np.ndarray | None, kind: str = 'png') -> EmbeddedImage | None:
     """Encode a BGR or grey uint8 image; ``kind`` is 'png' (exact) or 'jpeg' (small). Nothing remains nothing."""
     if image is None:
         return None
@@ -46,7 +47,7 @@ def embedded(image: Optional[np.ndarray], kind: str = 'png') -> Optional[Embedde
     return EmbeddedImage(f'data:image/{kind};base64,{base64.b64encode(encoded).decode()}', width, height)
 
 
-def gallery(results: Results, folder: Path) -> Iterator[Dict[str, Any]]:
+def gallery(results: Results, folder: Path) -> Iterator[dict[str, Any]]:
     """Everything that is shown of an image, one after the other.
 
     Args:
@@ -63,7 +64,7 @@ def gallery(results: Results, folder: Path) -> Iterator[Dict[str, Any]]:
                    'original': embedded(next((each for each in originals if each is not None), None), 'jpeg')}
 
 
-def _shots(results, folder, dataset, subject, name) -> Dict[float, Shot]:
+def _shots(results, folder, dataset, subject, name) -> dict[float, Shot]:
     """The shots of an image by eps, 0 for the clean one, without those of which there is no file."""
     found = {}
     for eps in [0.0, *results.strengths]:
@@ -75,12 +76,12 @@ def _shots(results, folder, dataset, subject, name) -> Dict[float, Shot]:
     return found
 
 
-def _read(folder, record, kind) -> Optional[np.ndarray]:
+def _read(folder, record, kind) -> np.ndarray | None:
     path = image_file(folder, record.shown[kind]) if kind in record.shown else None
     return cv2.imread(str(path)) if path else None
 
 
-def _exhibit(results, shots) -> Dict[str, Any]:
+def _exhibit(results, shots) -> dict[str, Any]:
     clean = next((found[0.0] for found in shots.values() if 0.0 in found and found[0.0].lq is not None), None)
     spectra = [shot.spectrum for found in shots.values() for shot in found.values() if shot.spectrum is not None]
     # A few coefficients next to zero would otherwise take most of the colour scale.
@@ -94,7 +95,7 @@ def _exhibit(results, shots) -> Dict[str, Any]:
                       for subject, found in shots.items()]}
 
 
-def _attacked(results, clean, eps, shot, scale) -> Dict[str, Any]:
+def _attacked(results, clean, eps, shot, scale) -> dict[str, Any]:
     comparable = clean and clean.lq is not None and shot.lq is not None and clean.lq.shape == shot.lq.shape
     factor = charts.noise_factor(eps)
     return {'eps': eps, 'attack': shot.record.attack, 'way': shot.record.worst, 'factor': factor,
@@ -105,7 +106,7 @@ def _attacked(results, clean, eps, shot, scale) -> Dict[str, Any]:
             'numbers': _numbers_of(results, clean, shot)}
 
 
-def _numbers_of(results, clean, attacked) -> List[tuple]:
+def _numbers_of(results, clean, attacked) -> list[tuple]:
     """Name, unit, and what it is of the clean and of the attacked image."""
     records = [shot and shot.record for shot in (clean, attacked)]
     rows = []

@@ -6,8 +6,9 @@ import hashlib
 import json
 import math
 from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence
+from typing import Any
 
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.benchmark.matrix import by_content
@@ -20,7 +21,7 @@ _WORDS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'image
 _NUMBERS = 3  # of an estimate: mean and both ends of its interval
 
 
-def cards(results: Results, warnings: Sequence[str]) -> List[Dict[str, Any]]:
+def cards(results: Results, warnings: Sequence[str]) -> list[dict[str, Any]]:
     """An entry for each network behind each defence on each data set.
 
     What stands in ``card:`` of a network's options (``authors``, ``link``, ``note``) goes with it.
@@ -54,7 +55,7 @@ def cards(results: Results, warnings: Sequence[str]) -> List[Dict[str, Any]]:
     return found
 
 
-def read_cards(paths: Iterable[Path]) -> List[Dict[str, Any]]:
+def read_cards(paths: Iterable[Path]) -> list[dict[str, Any]]:
     """The entries of files of one JSON object a line.
 
     Raises:

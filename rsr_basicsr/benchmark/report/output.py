@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any
 
 from rsr_basicsr.benchmark.record import Record
 from rsr_basicsr.benchmark.report.leaderboard import cards
@@ -37,7 +38,7 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
     return results
 
 
-def describe(options: Mapping[str, Any]) -> Dict[str, str]:
+def describe(options: Mapping[str, Any]) -> dict[str, str]:
     """How it was measured, label -> text."""
     attacks = options['attacks']
     return {
@@ -63,8 +64,8 @@ def describe(options: Mapping[str, Any]) -> Dict[str, str]:
     }
 
 
-def _versions(results: Results) -> Dict[str, str]:
-    found: Dict[str, List[str]] = {}
+def _versions(results: Results) -> dict[str, str]:
+    found: dict[str, list[str]] = {}
     for record in results.records:
         for name, value in record.environment.items():
             if value not in found.setdefault(name, []):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, NamedTuple
 
 import jinja2
 from markupsafe import Markup
@@ -22,7 +23,7 @@ from rsr_basicsr.utils.files import write_whole
 LONG = 24  # rows of a table; a longer one is folded
 
 
-def write_report(path: Union[str, os.PathLike], results: Results, folder: Path, *, title: str,
+def write_report(path: str | os.PathLike, results: Results, folder: Path, *, title: str,
                  summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, str],
                  versions: Mapping[str, str]) -> Path:
     """Write the page to ``path``, making its folder; a reader never finds half a page there.
@@ -71,7 +72,7 @@ class Cell(NamedTuple):
     """What stands in a table, with the value it is sorted by, None where there is nothing, and what stands below."""
 
     text: str = NOTHING
-    value: Union[float, str, None] = None
+    value: float | str | None = None
     note: str = ''
     best: bool = False
 
@@ -80,7 +81,7 @@ class Column(NamedTuple):
     """A column with its heading; ``better`` is ``higher``, ``lower`` or empty."""
 
     name: str
-    cells: List[Cell]
+    cells: list[Cell]
     group: str = ''
     unit: str = ''
     better: str = ''
@@ -88,7 +89,7 @@ class Column(NamedTuple):
     first: bool = False  # of its group
 
 
-def _table(columns: Sequence[Column]) -> Dict[str, Any]:
+def _table(columns: Sequence[Column]) -> dict[str, Any]:
     """For the template, without the columns in which there is nothing; the first one names the rows."""
     kept = [column for number, column in enumerate(columns)
             if not number or any(cell.value is not None for cell in column.cells)]
@@ -99,18 +100,18 @@ def _table(columns: Sequence[Column]) -> Dict[str, Any]:
     return {'columns': kept, 'groups': groups, 'rows': rows}
 
 
-def _words(name: str, words: Sequence[str], notes: Optional[Sequence[str]] = None) -> Column:
+def _words(name: str, words: Sequence[str], notes: Sequence[str] | None = None) -> Column:
     return Column(name, [Cell(word or NOTHING, word or None, note)
                          for word, note in zip(words, notes or itertools.repeat(''))], text=True)
 
 
-def _numbers(name: str, values: Sequence[Optional[float]], show: Callable[[float], str],
-             notes: Optional[Sequence[str]] = None, **heading: str) -> Column:
+def _numbers(name: str, values: Sequence[float | None], show: Callable[[float], str],
+             notes: Sequence[str] | None = None, **heading: str) -> Column:
     return Column(name, [Cell() if value is None else Cell(show(value), value, note)
                          for value, note in zip(values, notes or itertools.repeat(''))], **heading)
 
 
-def _metric(results: Results, metric: str, rows: Sequence[Optional[Row]], name: str = '', intervals: bool = False,
+def _metric(results: Results, metric: str, rows: Sequence[Row | None], name: str = '', intervals: bool = False,
             figure: str = 'mean', **heading: str) -> Column:
     """A column of a figure of a metric's estimate."""
     options = results.metrics[metric]
@@ -139,7 +140,7 @@ def _share(value: float) -> str:
     return f'{100 * value:.3g} %'
 
 
-def _dataset(results, name, rows) -> Dict[str, Any]:
+def _dataset(results, name, rows) -> dict[str, Any]:
     """All that is said of a data set outside the gallery."""
     images = len({record.image for record in results.records if record.dataset == name})
     measured = [metric for metric in results.metrics
@@ -150,7 +151,7 @@ def _dataset(results, name, rows) -> Dict[str, Any]:
                        if chart['svg']] if charts.available() else []}
 
 
-def _overview(results, rows, measured) -> Dict[str, Any]:
+def _overview(results, rows, measured) -> dict[str, Any]:
     """A row a subject: what it costs, what it withstands, what its detector sees."""
     subjects = list(dict.fromkeys(row.subject for row in rows))
     found = {(row.subject, row.attack, row.eps): row for row in rows}
@@ -180,7 +181,7 @@ def _needs_original(options) -> bool:
         return False
 
 
-def _attacks(results, rows) -> Dict[str, Any]:
+def _attacks(results, rows) -> dict[str, Any]:
     """A row an attack of an eps on a subject."""
     chosen = [', '.join(f'{name} ({count} of {sum(row.chosen.values())})' for name, count in row.chosen.items())
               for row in rows]
@@ -200,7 +201,7 @@ def _attacks(results, rows) -> Dict[str, Any]:
         _numbers('AUC', [row.auc for row in rows], '{:.3f}'.format)])
 
 
-def _uncounted(results) -> List[str]:
+def _uncounted(results) -> list[str]:
     """The attacks that are no part of the worst case."""
     counted = {name for dataset in results.datasets for subject in results.subjects(dataset)
                for eps in results.strengths for name in results.counted(dataset, subject, eps)}
@@ -218,7 +219,7 @@ def _network(name, facts) -> Sequence[str]:
 # charts
 
 
-def _charts(results, dataset, rows, measured) -> Iterator[Dict[str, Any]]:
+def _charts(results, dataset, rows, measured) -> Iterator[dict[str, Any]]:
     """Each with what its caption speaks of."""
     noise = list(dict.fromkeys(r.attack for r in results.records if r.attack_options.get('type') == 'RandomNoise'))
     under_attack = [row for row in rows if row.attack == WORST_CASE and STABILITY in row.estimates]
@@ -236,7 +237,7 @@ def _charts(results, dataset, rows, measured) -> Iterator[Dict[str, Any]]:
         yield {'kind': 'detector', 'svg': charts.detector(clean, attacked), 'subject': subject}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('rsr_basicsr', 'benchmark/templates'), autoescape=True,

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY
 from rsr_basicsr.benchmark.summary import WORST_CASE, Estimate, Results, Row
@@ -64,7 +65,7 @@ def as_json(results: Results, rows: Sequence[Row], summary: Sequence[str], warni
         'rows': [{**asdict(row), 'subject': row.subject._asdict()} for row in rows], 'images': images}, indent=1)
 
 
-def main_table(results: Results, dataset: str) -> List[List[str]]:
+def main_table(results: Results, dataset: str) -> list[list[str]]:
     """The table to look at first: the names of the columns, then a line for each network behind each defence."""
     subjects = results.subjects(dataset)
     clean = {subject: results.row(dataset, subject, CLEAN, 0.0) for subject in subjects}
@@ -120,11 +121,11 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     return '\n'.join(f'| {" | ".join(line)} |' for line in [head, rule, *body])
 
 
-def _number(found: Optional[Estimate]) -> str:
+def _number(found: Estimate | None) -> str:
     return NOTHING if found is None else f'{found.mean:.2f}'
 
 
-def _interval(found: Optional[Estimate]) -> str:
+def _interval(found: Estimate | None) -> str:
     return NOTHING if found is None else f'{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]'
 
 
@@ -140,6 +141,6 @@ def _rounded(number: float) -> float:
 
 def escaped(text: str) -> str:
     """Text that Markdown, and the HTML inside it, leave as it is."""
-    table: Dict[str, str] = {'\\': '\\\\', '|': '\\|', '*': '\\*', '_': '\\_', '`': '\\`', '[': '\\[', '#': '\\#',
+    table: dict[str, str] = {'\\': '\\\\', '|': '\\|', '*': '\\*', '_': '\\_', '`': '\\`', '[': '\\[', '#': '\\#',
                              '<': '&lt;', '>': '&gt;', '&': '&amp;', '\n': ' '}
     return str(text).translate(str.maketrans(table))

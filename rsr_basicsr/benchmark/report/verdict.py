@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Iterator, List, Mapping, Optional, Sequence
 
 from torch import nn
 
@@ -17,12 +17,12 @@ _COMPARABLE = 5  # images; the intervals of less are narrow by chance
 _LISTED = 3  # failures that are told one by one
 
 
-def verdict(results: Results) -> List[str]:
+def verdict(results: Results) -> list[str]:
     """The results of the largest eps, data set by data set, one sentence an item."""
     return [sentence for dataset in results.datasets for sentence in _of_dataset(results, dataset)]
 
 
-def warnings(results: Results) -> List[str]:
+def warnings(results: Results) -> list[str]:
     """What speaks against the results, one sentence an item; none if nothing does."""
     return [*_untrained(results), *_failures(results), *_unfinished(results), *_masked_gradients(results),
             *_missing_attacks(results), *_few_images(results), *_mixed(results)]
@@ -220,7 +220,7 @@ def _invents_nothing(results, subject):
                for record in results.records) and subject.defense == NO_DEFENSE
 
 
-def _blocks(options: Mapping) -> List[Mapping]:
+def _blocks(options: Mapping) -> list[Mapping]:
     """An attack's block and those inside it, each with what it takes of the outer one."""
     inner: Sequence[Mapping] = [*options.get('attacks', ()), *([options['attack']] if options.get('attack') else [])]
     return [options, *({**options, **block} for block in inner)]
@@ -230,5 +230,5 @@ def _decibels(found) -> str:
     return f'{found.mean:.1f} dB [{found.low:.1f}, {found.high:.1f}]'
 
 
-def _share(share: Optional[float], count: int) -> str:
+def _share(share: float | None, count: int) -> str:
     return f'{round(share * count)} of {count}'
