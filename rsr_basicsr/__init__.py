@@ -15,7 +15,8 @@ import basicsr  # noqa: E402
 
 compat.after_import()
 compat.warn_of_unknown_versions(
-    {'Python': platform.python_version(), 'basicsr': basicsr.__version__, 'torch': torch.__version__})
+    {'Python': platform.python_version(), 'basicsr': basicsr.__version__, 'torch': torch.__version__}
+)
 
 from rsr_basicsr import archs, attacks, data, losses, metrics, models  # noqa: E402, F401
 from rsr_basicsr.archs import MaskPoint, defend, register_defended  # noqa: E402

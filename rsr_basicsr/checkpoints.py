@@ -67,8 +67,12 @@ def written_whole(paths: dict[str, str], networks: Sequence[str] = ()) -> Iterat
         finally:
             paths.update(places)
         written = {name: sorted(os.listdir(osp.join(aside, name))) for name in places}
-        broken = [file for name, files in written.items() for file in files
-                  if not zipfile.is_zipfile(osp.join(aside, name, file))]
+        broken = [
+            file
+            for name, files in written.items()
+            for file in files
+            if not zipfile.is_zipfile(osp.join(aside, name, file))
+        ]
         # BasicSR goes on where it could not write a network.
         wanted = [f'{label}_{osp.splitext(state)[0]}.pth' for state in written['training_states'] for label in networks]
         broken += [file for file in wanted if file not in written['models']]
@@ -107,7 +111,7 @@ def newest_whole_state(opt: Mapping[str, Any]) -> str | None:
 def _newest_whole_state(opt):
     folder = opt['path'].get('training_states', '')
     states = [name for name in os.listdir(folder) if name.endswith('.state')] if osp.isdir(folder) else []
-    numbers = sorted((int(name[:-len('.state')]) for name in states if name[:-len('.state')].isdigit()), reverse=True)
+    numbers = sorted((int(name[: -len('.state')]) for name in states if name[: -len('.state')].isdigit()), reverse=True)
     for number in numbers:
         state = osp.join(folder, f'{number}.state')
         try:
@@ -142,7 +146,7 @@ def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
 def network_labels(opt: Mapping[str, Any]) -> list[str]:
     """Labels such as ``net_g`` of the networks that options name and that are taken back at a resume."""
     ignored = opt['path'].get('ignore_resume_networks') or ()
-    return [f'net_{key[len("network_"):]}' for key in opt if key.startswith('network_') and key not in ignored]
+    return [f'net_{key[len("network_") :]}' for key in opt if key.startswith('network_') and key not in ignored]
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
@@ -207,14 +211,8 @@ class ResumingSampler(EnlargedSampler):
         indices = list(super().__iter__())
         if self.resumed is not None and self.resumed.state['epoch'] == self.epoch:
             self.resumed.go_on()
-            indices = indices[self.resumed.seen:]
+            indices = indices[self.resumed.seen :]
         return iter(indices)
-
-
-
-
-
-
 
 
 def _add(path, entry, value):
@@ -238,8 +236,10 @@ class WholeCheckpoints:
 
     def more_state(self) -> dict[str, Any]:
         """What this process adds to the training state; plain values and tensors."""
-        return {'random': random_state(),
-                'networks': [label for label in network_labels(self.opt) if hasattr(self, label)]}
+        return {
+            'random': random_state(),
+            'networks': [label for label in network_labels(self.opt) if hasattr(self, label)],
+        }
 
     def restore_more_state(self, mine: Mapping[str, Any]) -> None:
         """Take back what :meth:`more_state` of this process returned; the random streams are the sampler's business."""
@@ -258,10 +258,14 @@ class WholeCheckpoints:
                 super().save(epoch, current_iter)
         except (OSError, WeightsError) as error:
             if current_iter == -1:
-                raise WeightsError(f'the trained networks could not be written: {in_one_line(error)}; make room and go '
-                                   'on with --auto_resume') from error
-            get_root_logger().error(f'The checkpoint of iteration {current_iter} could not be written, the last one '
-                                    f'stays: {in_one_line(error)}')
+                raise WeightsError(
+                    f'the trained networks could not be written: {in_one_line(error)}; make room and go '
+                    'on with --auto_resume'
+                ) from error
+            get_root_logger().error(
+                f'The checkpoint of iteration {current_iter} could not be written, the last one '
+                f'stays: {in_one_line(error)}'
+            )
 
     def save_training_state(self, epoch, current_iter):
         super().save_training_state(epoch, current_iter)

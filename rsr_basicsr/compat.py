@@ -55,11 +55,14 @@ def warn_of_unknown_versions(versions: Mapping[str, str]) -> None:
     """
     for name, (first, last) in KNOWN_VERSIONS.items():
         # To as many places as the limits have: a patch release of a known version is known.
-        found = _numbers(versions[name])[:len(_numbers(last))]
+        found = _numbers(versions[name])[: len(_numbers(last))]
         if not _numbers(first) <= found <= _numbers(last):
             known = first if first == last else f'{first} to {last}'
-            warnings.warn(f'{name} {versions[name]} was not tried with rsr_basicsr; known to work: {known}',
-                          RuntimeWarning, stacklevel=3)
+            warnings.warn(
+                f'{name} {versions[name]} was not tried with rsr_basicsr; known to work: {known}',
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
 def _numbers(version):
@@ -72,7 +75,9 @@ def _require_basicsr() -> None:
     if spec is None or spec.origin is None:  # no origin: a folder of that name without a package in it
         raise ModuleNotFoundError(
             'rsr_basicsr is a plugin for BasicSR, which is not installed: install it, in a clone of RSR-BasicSR, with: '
-            'python scripts/install_basicsr.py', name='basicsr')
+            'python scripts/install_basicsr.py',
+            name='basicsr',
+        )
 
 
 def _replace_distutils() -> None:
@@ -87,6 +92,7 @@ def _replace_distutils() -> None:
         importlib.import_module(name)
     except ModuleNotFoundError:
         from packaging.version import Version
+
         replacement = types.ModuleType(name)
         replacement.LooseVersion = Version
         sys.modules[name] = replacement
@@ -102,6 +108,7 @@ def _alias_functional_tensor():
         __import__(name)
     except ModuleNotFoundError:
         from torchvision.transforms.functional import rgb_to_grayscale
+
         alias = types.ModuleType(name)
         alias.rgb_to_grayscale = rgb_to_grayscale
         sys.modules[name] = alias
@@ -114,6 +121,7 @@ def _read_options_safely():
     keep the order of the file.
     """
     from basicsr.utils import options
+
     options.ordered_yaml = lambda: (yaml.SafeLoader, yaml.SafeDumper)
 
 
@@ -124,18 +132,21 @@ def real_esrgan_packages() -> tuple:
     The latter registers them under the bare names, and is then what ``model_type: RealESRGANModel`` means.
     """
     if importlib.util.find_spec('realesrgan') is None:
-        return 'basicsr',
+        return ('basicsr',)
     try:
         importlib.import_module('realesrgan.models')
     except Exception as error:  # whatever an installation that does not fit the others makes of it
         _logger.warning("the package realesrgan cannot be imported (%s); BasicSR's classes serve instead", error)
-        return 'basicsr',
+        return ('basicsr',)
     return 'basicsr', 'realesrgan'
 
 
 def _real_esrgan_modules():
-    return [importlib.import_module(f'{package}.models.{name}_model')
-            for package in real_esrgan_packages() for name in ('realesrgan', 'realesrnet')]
+    return [
+        importlib.import_module(f'{package}.models.{name}_model')
+        for package in real_esrgan_packages()
+        for name in ('realesrgan', 'realesrnet')
+    ]
 
 
 def _train_real_esrgan_on_cpu():
@@ -200,6 +211,7 @@ def _resume_what_is_whole():
     from basicsr import train
 
     from rsr_basicsr import checkpoints
+
     train.load_resume_state = checkpoints.load_resume_state
     train.EnlargedSampler = checkpoints.ResumingSampler
 
@@ -211,6 +223,7 @@ def _load_any_state_dict():
     from basicsr.models.base_model import BaseModel
 
     from rsr_basicsr.weights import loading
+
     BaseModel.load_network = loading.load_network
 
 
@@ -218,6 +231,7 @@ def _distribute_on_cpu():
     """``init_dist`` assumes NCCL and a GPU, and ``model_to_device`` a GPU; gloo does the same on CPUs."""
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import options
+
     if not hasattr(options.init_dist, 'rsr_mended'):
         options.init_dist = _init_gloo_without_gpu(options.init_dist)
     if not hasattr(BaseModel.model_to_device, 'rsr_mended'):

@@ -35,10 +35,12 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     # BasicSR would do so later, and say of a change that cannot be made what Python says of it.
     override(read_options(args.opt, stage), args.force_yml, new_sections=False)
     module = importlib.import_module(f'basicsr.{stage}')
-    with contextlib.ExitStack() as held, \
-            _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]), \
-            _replaced(module, 'parse_options', _checked(module.parse_options, args, held)), \
-            _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)):
+    with (
+        contextlib.ExitStack() as held,
+        _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]),
+        _replaced(module, 'parse_options', _checked(module.parse_options, args, held)),
+        _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)),
+    ):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
     if dist.is_available() and dist.is_initialized():
         # A launcher ends all processes when one has trouble leaving; the first may still be saving.
@@ -50,12 +52,17 @@ def _check_launcher(launcher, stage):
     """Processes that do not know of each other would write into the same folder."""
     variable = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}.get(launcher)
     if variable is not None and variable not in os.environ:
-        start = (f'torchrun --nproc_per_node=N -m rsr_basicsr.{stage} -opt FILE --launcher pytorch'
-                 if launcher == 'pytorch' else f'srun python -m rsr_basicsr.{stage} -opt FILE --launcher slurm')
+        start = (
+            f'torchrun --nproc_per_node=N -m rsr_basicsr.{stage} -opt FILE --launcher pytorch'
+            if launcher == 'pytorch'
+            else f'srun python -m rsr_basicsr.{stage} -opt FILE --launcher slurm'
+        )
         raise OptionsError(f'--launcher {launcher}: {variable} is not set; start with: {start}')
     if launcher == 'none' and os.environ.get('WORLD_SIZE', '1') != '1':
-        raise OptionsError(f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not know of each other; '
-                           'add --launcher pytorch')
+        raise OptionsError(
+            f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not know of each other; '
+            'add --launcher pytorch'
+        )
 
 
 def import_plugins(names: list[str]) -> None:
@@ -69,8 +76,9 @@ def import_plugins(names: list[str]) -> None:
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise OptionsError(f'--import {name}: {error}; it is looked for in the working directory and in the '
-                               'environment') from error
+            raise OptionsError(
+                f'--import {name}: {error}; it is looked for in the working directory and in the environment'
+            ) from error
 
 
 def _basicsr_flags(args):
@@ -93,6 +101,7 @@ def _replaced(owner, name, value):
 
 def _waited_for(make_exp_dirs):
     """The first process renames a folder that is in the way; no other may write into it before."""
+
     def make_and_wait(opt):
         make_exp_dirs(opt)
         if opt['dist']:
@@ -108,8 +117,10 @@ def _checked(parse_options, args, held):
         except Exception as error:  # --force_yml is run as code by BasicSR, so that anything can come of it
             if not args.force_yml:
                 raise
-            raise OptionsError(f'--force_yml: cannot be applied ({error!r}); write section:key=value, for sections '
-                               'that the options file has') from error
+            raise OptionsError(
+                f'--force_yml: cannot be applied ({error!r}); write section:key=value, for sections '
+                'that the options file has'
+            ) from error
         check_options(opt)
         _claim_folder(opt, held)
         return opt, basicsr_args

@@ -93,11 +93,21 @@ def _say(step, text):
 
 def _train(folder, iterations):
     """Run BasicSR's trainer in ``folder``; its log goes to a file, its progress to the terminal."""
-    command = [sys.executable, '-u', '-m', 'rsr_basicsr.train', '-opt', str(OPTIONS),
-               '--force_yml', f'train:total_iter={iterations}']
+    command = [
+        sys.executable,
+        '-u',
+        '-m',
+        'rsr_basicsr.train',
+        '-opt',
+        str(OPTIONS),
+        '--force_yml',
+        f'train:total_iter={iterations}',
+    ]
     started, last = time.time(), deque(maxlen=15)
-    with open(folder / 'train.log', 'w', encoding='utf-8') as log, subprocess.Popen(
-            command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with (
+        open(folder / 'train.log', 'w', encoding='utf-8') as log,
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+    ):
         for line in process.stdout:
             log.write(line)
             last.append(line)
@@ -105,11 +115,16 @@ def _train(folder, iterations):
             if progress:
                 done = int(progress[1].replace(',', ''))
                 left = (time.time() - started) / done * (iterations - done)
-                print(f'      iteration {done} of {iterations}, {left / 60:.1f} min left; mean absolute error: clean '
-                      f'{float(progress[2]):.3f}, attacked {float(progress[3]):.3f}', flush=True)
+                print(
+                    f'      iteration {done} of {iterations}, {left / 60:.1f} min left; mean absolute error: clean '
+                    f'{float(progress[2]):.3f}, attacked {float(progress[3]):.3f}',
+                    flush=True,
+                )
     if process.returncode:
-        raise RSRError(f'the training ended with exit code {process.returncode}; the end of {folder / "train.log"}:\n'
-                       + ''.join(last))
+        raise RSRError(
+            f'the training ended with exit code {process.returncode}; the end of {folder / "train.log"}:\n'
+            + ''.join(last)
+        )
 
 
 def _benchmark(folder, options, weights) -> dict[str, Any]:
@@ -118,15 +133,25 @@ def _benchmark(folder, options, weights) -> dict[str, Any]:
     return {
         'name': f'{WEIGHTS_NAME} quick start',
         'description': f'{WEIGHTS_NAME} as released, and fine-tuned with {OPTIONS.name}; the images are crops of '
-                       'photos that come with scikit-image, 256x256, reduced by 4 with antialiased bicubic, none of '
-                       'which was trained on',
-        'num_gpu': 0, 'gallery': 5, 'mask_seeds': [0],
-        'networks': {UNDEFENDED: {**WEIGHTS[WEIGHTS_NAME].network, 'weights': str(weights)},
-                     DEFENDED: {**options['network_g'], 'weights': str(trained)}},
+        'photos that come with scikit-image, 256x256, reduced by 4 with antialiased bicubic, none of '
+        'which was trained on',
+        'num_gpu': 0,
+        'gallery': 5,
+        'mask_seeds': [0],
+        'networks': {
+            UNDEFENDED: {**WEIGHTS[WEIGHTS_NAME].network, 'weights': str(weights)},
+            DEFENDED: {**options['network_g'], 'weights': str(trained)},
+        },
         'attacks': {'pgd': {'type': 'PGD', 'steps': 10, 'objective': 'stability', 'quantize': 'nearest'}},
         'eps': list(EPS),
-        'datasets': {'scikit-image': {'type': 'PairedImageDataset', 'dataroot_gt': str(folder / 'gt'),
-                                      'dataroot_lq': str(folder / 'lq'), 'io_backend': {'type': 'disk'}}},
+        'datasets': {
+            'scikit-image': {
+                'type': 'PairedImageDataset',
+                'dataroot_gt': str(folder / 'gt'),
+                'dataroot_lq': str(folder / 'lq'),
+                'io_backend': {'type': 'disk'},
+            }
+        },
     }
 
 

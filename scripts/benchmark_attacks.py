@@ -69,8 +69,7 @@ def made(name, device, batch=1, size=64):
     """A network, images and targets."""
     torch.manual_seed(0)
     net = NETWORKS[name]().to(device)
-    return net, torch.rand(batch, 3, size, size, device=device), \
-        torch.rand(batch, 3, 4 * size, 4 * size, device=device)
+    return net, torch.rand(batch, 3, size, size, device=device), torch.rand(batch, 3, 4 * size, 4 * size, device=device)
 
 
 def time_step(device):
@@ -80,9 +79,11 @@ def time_step(device):
         problem = made(name, device)
         plain, ours = fastest([lambda side=side: side(*problem) for side in SIDES.values()], 5, device)
         memory, our_memory = (peak_memory(name, side, device) for side in SIDES)
-        print(f'{name:<27}{plain * 1e3:11.0f} ms{ours * 1e3:8.0f} ms {ours / plain:6.2f}x'
-              f'{memory:12.0f} MiB{our_memory:8.0f} MiB {our_memory / memory:6.2f}x'
-              f'  (at most {STEP_TIME}x, {STEP_MEMORY}x)')
+        print(
+            f'{name:<27}{plain * 1e3:11.0f} ms{ours * 1e3:8.0f} ms {ours / plain:6.2f}x'
+            f'{memory:12.0f} MiB{our_memory:8.0f} MiB {our_memory / memory:6.2f}x'
+            f'  (at most {STEP_TIME}x, {STEP_MEMORY}x)'
+        )
 
 
 def peak_memory(name, side, device):
@@ -94,8 +95,13 @@ def peak_memory(name, side, device):
         SIDES[side](*problem)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     # Freed memory goes back at once: otherwise the peak is that of the allocator's habits.
-    run = subprocess.run([sys.executable, __file__, '--peak', name, side], capture_output=True, text=True, check=True,
-                         env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'})
+    run = subprocess.run(
+        [sys.executable, __file__, '--peak', name, side],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'},
+    )
     return float(run.stdout.split()[-1])
 
 
@@ -145,17 +151,40 @@ def compare_strength(device):
     """How far each attack moves the output of realesr-animevideov3 for five photos that come with scikit-image."""
     net, lq = real_network_and_photos(device)
     source = torch.nn.Upsample(scale_factor=4, mode='bicubic')
-    compare(net, lq, (1, 2, 4, 8), [
-        RandomNoise(), FGSM(), IFGSM(steps=10), MIFGSM(steps=10), PGD(steps=20), PGD(steps=50), APGD(steps=50),
-        BandLimited(steps=20), Universal(size=32, steps=20), Square(queries=300), Transfer(source=source)])
+    compare(
+        net,
+        lq,
+        (1, 2, 4, 8),
+        [
+            RandomNoise(),
+            FGSM(),
+            IFGSM(steps=10),
+            MIFGSM(steps=10),
+            PGD(steps=20),
+            PGD(steps=50),
+            APGD(steps=50),
+            BandLimited(steps=20),
+            Universal(size=32, steps=20),
+            Square(queries=300),
+            Transfer(source=source),
+        ],
+    )
 
 
 def compare_schedules(device):
     """The same with the steps of PGD and APGD falling, and as they were published."""
     net, lq = real_network_and_photos(device)
-    compare(net, lq, (2, 8), [
-        attack(steps=steps, schedule=schedule) for steps in (10, 20, 50) for attack in (PGD, APGD)
-        for schedule in ('constant', 'linear')])
+    compare(
+        net,
+        lq,
+        (2, 8),
+        [
+            attack(steps=steps, schedule=schedule)
+            for steps in (10, 20, 50)
+            for attack in (PGD, APGD)
+            for schedule in ('constant', 'linear')
+        ],
+    )
 
 
 def real_network_and_photos(device):
@@ -169,8 +198,9 @@ def real_network_and_photos(device):
 
 def compare(net, lq, eps, attacks):
     """Print the mean stability under each attack, at each eps."""
-    print(f'\nstability in dB, {len(lq)} images of 32x32, 8 bit' + ''.join(f'{f"eps {e}":>8}' for e in eps)
-          + '  seconds')
+    print(
+        f'\nstability in dB, {len(lq)} images of 32x32, 8 bit' + ''.join(f'{f"eps {e}":>8}' for e in eps) + '  seconds'
+    )
     with torch.no_grad():
         clean = net(lq).clamp(0, 1)
     for attack in attacks:
@@ -181,12 +211,16 @@ def compare(net, lq, eps, attacks):
                 error = (net(attacked).clamp(0, 1) - clean).square().flatten(1).mean(1)
             figures.append(-10 * error.log10().mean().item())
         name = re.sub(r'eps=8(, )?|(, )?objective=Stability\(\)', '', repr(attack))
-        print(f'{name:<49}' + ''.join(f'{figure:8.1f}' for figure in figures)
-              + f'{time.perf_counter() - started:9.0f}')
+        print(f'{name:<49}' + ''.join(f'{figure:8.1f}' for figure in figures) + f'{time.perf_counter() - started:9.0f}')
 
 
-SECTIONS = {'step': time_step, 'precision': time_precision, 'batch': time_batch, 'strength': compare_strength,
-            'schedules': compare_schedules}
+SECTIONS = {
+    'step': time_step,
+    'precision': time_precision,
+    'batch': time_batch,
+    'strength': compare_strength,
+    'schedules': compare_schedules,
+}
 
 
 if __name__ == '__main__':

@@ -20,12 +20,17 @@ from rsr_basicsr.archs import RandomFrequencyMask
 from rsr_basicsr.losses.component_loss import region_maps
 
 # Shape of the tensor, how often each side is timed, least speed-up.
-MASKED = [((8, 64, 48, 48), 60, 10), ((12, 3, 64, 64), 400, 10), ((1, 64, 480, 640), 3, 4),
-          ((1, 3, 1080, 1920), 15, 1.2)]
+MASKED = [
+    ((8, 64, 48, 48), 60, 10),
+    ((12, 3, 64, 64), 400, 10),
+    ((1, 64, 480, 640), 3, 4),
+    ((1, 3, 1080, 1920), 15, 1.2),
+]
 # Network, how often it is timed at 128x128 and 256x256, largest ratio with the classifier alone and with all masks.
 FORWARD = [
     (dict(type='RRDBNet', num_in_ch=3, num_out_ch=3, num_feat=64, num_block=23, num_grow_ch=32), (3, 2), 1.01, 1.03),
-    (dict(type='SRVGGNetCompact', num_feat=64, num_conv=32, upscale=4), (20, 10), 1.05, 1.15)]
+    (dict(type='SRVGGNetCompact', num_feat=64, num_conv=32, upscale=4), (20, 10), 1.05, 1.15),
+]
 REGION_SHARE = 0.05
 
 
@@ -55,11 +60,15 @@ def time_mask(device):
     for shape, times, target in MASKED:
         x = torch.randn(shape, device=device, requires_grad=True)
         gradient = torch.randn_like(x)
-        sides = [lambda mask=mask: torch.autograd.grad(mask(x), x, gradient)
-                 for mask in (OnTorchDCT(), RandomFrequencyMask())]
+        sides = [
+            lambda mask=mask: torch.autograd.grad(mask(x), x, gradient)
+            for mask in (OnTorchDCT(), RandomFrequencyMask())
+        ]
         theirs, ours = fastest(sides, times, device)
-        print(f'{"x".join(map(str, shape)):<26}{theirs * 1e3:12.2f} ms{ours * 1e3:9.2f} ms{theirs / ours:9.1f}x'
-              f'  (at least {target}x)')
+        print(
+            f'{"x".join(map(str, shape)):<26}{theirs * 1e3:12.2f} ms{ours * 1e3:9.2f} ms{theirs / ours:9.1f}x'
+            f'  (at least {target}x)'
+        )
 
 
 def time_forward(device):
@@ -67,30 +76,49 @@ def time_forward(device):
 
     The parts are a hundredth of a pass, which whole passes differ by from one run to the next on most machines.
     """
-    print('\nforward pass                     backbone    classifier only           all masks'
-          '\n                                           in turn, by parts   in turn, by parts')
+    print(
+        '\nforward pass                     backbone    classifier only           all masks'
+        '\n                                           in turn, by parts   in turn, by parts'
+    )
     for options, repeats, with_classifier, with_masks in FORWARD:
         for size, times in zip((128, 256), repeats):
             x = torch.rand(1, 3, size, size, device=device)
-            nets = [build_network(dict(options)), *(
-                build_network({**options, 'type': f'Defended{options["type"]}',
-                               'defense': {'classifier': {'threshold': threshold}}}) for threshold in (0.0, 1.0))]
+            nets = [
+                build_network(dict(options)),
+                *(
+                    build_network(
+                        {
+                            **options,
+                            'type': f'Defended{options["type"]}',
+                            'defense': {'classifier': {'threshold': threshold}},
+                        }
+                    )
+                    for threshold in (0.0, 1.0)
+                ),
+            ]
             for net in nets:
                 net.eval().to(device)
                 net.load_state_dict(nets[0].state_dict())
             with torch.no_grad():
                 plain, shut, open_ = fastest([lambda net=net: net(x) for net in nets], times, device)
                 classifier, masks = time_parts(nets[-1], x)
-            print(f'{options["type"]:<17}{size}x{size}{plain * 1e3:13.0f} ms'
-                  f'{shut / plain:9.3f}x {1 + classifier / plain:6.3f}x ({with_classifier:.2f}x)'
-                  f'{open_ / plain:8.3f}x {1 + (classifier + masks) / plain:6.3f}x ({with_masks:.2f}x)')
+            print(
+                f'{options["type"]:<17}{size}x{size}{plain * 1e3:13.0f} ms'
+                f'{shut / plain:9.3f}x {1 + classifier / plain:6.3f}x ({with_classifier:.2f}x)'
+                f'{open_ / plain:8.3f}x {1 + (classifier + masks) / plain:6.3f}x ({with_masks:.2f}x)'
+            )
 
 
 def time_parts(net, x):
     """Seconds that the classifier and the masks of a network take for ``x``, on their own."""
     defense = net.defense
-    tensors = [(torch.rand(1, place.shape[0], *(place.repeat * size for size in place.shape[1:]), device=x.device),
-                place.repeat) for place in net.mask_places(*x.shape[-2:])]
+    tensors = [
+        (
+            torch.rand(1, place.shape[0], *(place.repeat * size for size in place.shape[1:]), device=x.device),
+            place.repeat,
+        )
+        for place in net.mask_places(*x.shape[-2:])
+    ]
 
     def masks():
         with defense.obeying(torch.ones(1, device=x.device)):
@@ -114,8 +142,10 @@ def time_regions(device):
         optimizer.step()
 
     whole, maps = fastest([step, lambda: region_maps(hr)], 3, device)
-    print(f'\nregion maps, batch of {batch}: {maps * 1e3:.1f} ms of a step of {whole * 1e3:.0f} ms, {maps / whole:.2%}'
-          f'  (at most {REGION_SHARE:.0%})')
+    print(
+        f'\nregion maps, batch of {batch}: {maps * 1e3:.1f} ms of a step of {whole * 1e3:.0f} ms, {maps / whole:.2%}'
+        f'  (at most {REGION_SHARE:.0%})'
+    )
 
 
 SECTIONS = {'mask': time_mask, 'forward': time_forward, 'regions': time_regions}

@@ -36,9 +36,13 @@ STEP, MEMORY = 1.05, 1.1  # at most: of the floor, of the plain step's peak
 GAN = {'one step, full batch': 1.2, 'two steps, half the batch': 1.3}  # at most, of the plain GAN step
 ADAM = {'type': 'Adam', 'lr': 1e-4}
 OPTIONS = Path(__file__).parents[1] / 'options'
-COUNTED = ('finetune/finetune_defended_realesrgan_x4plus.yml', 'train/train_defended_realesrnet_x4plus.yml',
-           'finetune/finetune_defended_general_x4v3.yml', 'train/train_defended_msrresnet_x4.yml',
-           'train/train_defended_swinir_x4.yml')
+COUNTED = (
+    'finetune/finetune_defended_realesrgan_x4plus.yml',
+    'train/train_defended_realesrnet_x4plus.yml',
+    'finetune/finetune_defended_general_x4v3.yml',
+    'train/train_defended_msrresnet_x4.yml',
+    'train/train_defended_swinir_x4.yml',
+)
 
 
 def main():
@@ -60,12 +64,25 @@ def build(device, kind='RealESRNetModel', attack=None):
     """BasicSR's model for RRDBNet, defended where there is an attack."""
     defended = 'Defended' if attack else ''
     opt = {
-        'name': 'benchmark', 'is_train': True, 'dist': False, 'rank': 0, 'world_size': 1, 'scale': 4,
-        'num_gpu': 0 if device.type == 'cpu' else 1, 'queue_size': 12, 'path': {}, 'l1_gt_usm': False,
-        'percep_gt_usm': False, 'gan_gt_usm': False, 'gt_usm': False,
+        'name': 'benchmark',
+        'is_train': True,
+        'dist': False,
+        'rank': 0,
+        'world_size': 1,
+        'scale': 4,
+        'num_gpu': 0 if device.type == 'cpu' else 1,
+        'queue_size': 12,
+        'path': {},
+        'l1_gt_usm': False,
+        'percep_gt_usm': False,
+        'gan_gt_usm': False,
+        'gt_usm': False,
         'network_g': {'type': f'{defended}RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3},
-        'train': {'optim_g': dict(ADAM), 'scheduler': {'type': 'MultiStepLR', 'milestones': [10**6]},
-                  'pixel_opt': {'type': 'L1Loss'}},
+        'train': {
+            'optim_g': dict(ADAM),
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [10**6]},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
     }
     if attack:
         opt['attack'] = {'type': 'IFGSM', 'eps': 8, 'mode': 'mixed', 'objective': 'ground_truth_l1', **attack}
@@ -87,6 +104,7 @@ class VGGLoss(torch.nn.Module):
     def __init__(self, device):
         super().__init__()
         from torchvision.models import vgg19
+
         self.features = vgg19(weights=None).features[:35].to(device).requires_grad_(False)
 
     def forward(self, x, gt):
@@ -113,8 +131,7 @@ def flops(function):
 
 def benchmark_step(device):
     batch, size = (2, 32) if device.type == 'cpu' else (12, 64)
-    print(f'\nA step of RealESRNetModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}, every image '
-          'attacked')
+    print(f'\nA step of RealESRNetModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}, every image attacked')
     plain = build(device)
     sides = {'plain': step(plain, batch, size, device)}
     for steps in (1, 2):
@@ -128,8 +145,10 @@ def benchmark_step(device):
     for steps in (1, 2):
         floor = 1 + steps * attack_pass / training_pass
         ratio = seconds[steps] / seconds['plain']
-        print(f'  {steps} attack step(s): {seconds[steps]:.3f} s, {ratio:.2f} of the plain step; counted floor '
-              f'{floor:.2f}; {ratio / floor:.3f} of the floor [{STEP}]')
+        print(
+            f'  {steps} attack step(s): {seconds[steps]:.3f} s, {ratio:.2f} of the plain step; counted floor '
+            f'{floor:.2f}; {ratio / floor:.3f} of the floor [{STEP}]'
+        )
 
 
 SIDES_OF_MEMORY = {'plain': None, 'mixed': {'steps': 2, 'share': 0.5}}
@@ -138,12 +157,20 @@ SIDES_OF_MEMORY = {'plain': None, 'mixed': {'steps': 2, 'share': 0.5}}
 def benchmark_memory(device):
     print('\nPeak memory of a step, two attack steps on half the batch, against the plain step')
     if device.type == 'cpu':
-        peaks = {side: float(subprocess.run([sys.executable, __file__, '--peak', side], check=True, text=True,
-                                            stdout=subprocess.PIPE).stdout.split()[-1]) for side in SIDES_OF_MEMORY}
+        peaks = {
+            side: float(
+                subprocess.run(
+                    [sys.executable, __file__, '--peak', side], check=True, text=True, stdout=subprocess.PIPE
+                ).stdout.split()[-1]
+            )
+            for side in SIDES_OF_MEMORY
+        }
     else:
         peaks = {side: peak_on_gpu(side, device) for side in SIDES_OF_MEMORY}
-    print(f'  plain {peaks["plain"]:.2f} GiB, mixed {peaks["mixed"]:.2f} GiB: {peaks["mixed"] / peaks["plain"]:.3f} '
-          f'[{MEMORY}]')
+    print(
+        f'  plain {peaks["plain"]:.2f} GiB, mixed {peaks["mixed"]:.2f} GiB: {peaks["mixed"] / peaks["plain"]:.3f} '
+        f'[{MEMORY}]'
+    )
 
 
 def peak_of_this_process(side):
@@ -170,27 +197,38 @@ def count(file):
 
 
 def benchmark_count(device):
-    print(f'\nMemory of a training step as the options files have it, counted; batch that fits into a card, of which '
-          f'{RESERVE:g} GiB are left to CUDA, the pair pool and the degradations')
+    print(
+        f'\nMemory of a training step as the options files have it, counted; batch that fits into a card, of which '
+        f'{RESERVE:g} GiB are left to CUDA, the pair pool and the degradations'
+    )
     for file in COUNTED:
         found = count(file)
-        print(f'  {file}: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample; '
-              + ', '.join(f'{card} GB: {found.largest_batch(card)}' for card in CARDS))
+        print(
+            f'  {file}: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample; '
+            + ', '.join(f'{card} GB: {found.largest_batch(card)}' for card in CARDS)
+        )
 
 
 def gan_sides(device):
-    attacks = {'plain': None, 'one step, full batch': {'steps': 1, 'share': 1.0},
-               'two steps, half the batch': {'steps': 2, 'share': 0.5}}
+    attacks = {
+        'plain': None,
+        'one step, full batch': {'steps': 1, 'share': 1.0},
+        'two steps, half the batch': {'steps': 2, 'share': 0.5},
+    }
     half = {'precision': 'bf16'} if device.type == 'cuda' else {}
     batch, size = (2, 32) if device.type == 'cpu' else (12, 64)
-    return (batch, size), {name: step(build(device, 'RealESRGANModel', attack and {**attack, **half}), batch, size,
-                                      device) for name, attack in attacks.items()}
+    return (batch, size), {
+        name: step(build(device, 'RealESRGANModel', attack and {**attack, **half}), batch, size, device)
+        for name, attack in attacks.items()
+    }
 
 
 def benchmark_gan(device):
     (batch, size), sides = gan_sides(device)
-    print(f'\nA step of RealESRGANModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}'
-          + (', attack in bf16' if device.type == 'cuda' else ' (the targets are for a GPU)'))
+    print(
+        f'\nA step of RealESRGANModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}'
+        + (', attack in bf16' if device.type == 'cuda' else ' (the targets are for a GPU)')
+    )
     seconds = dict(zip(sides, fastest(list(sides.values()), 3, device)))
     print(f'  plain: {seconds["plain"]:.3f} s')
     for name, target in GAN.items():
@@ -199,6 +237,7 @@ def benchmark_gan(device):
 
 def profile(device):
     from torch.profiler import ProfilerActivity
+
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == 'cuda' else [])
     (batch, size), sides = gan_sides(device)
     run = sides['two steps, half the batch']
@@ -210,8 +249,13 @@ def profile(device):
     print(found.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=60))
 
 
-SECTIONS = {'step': benchmark_step, 'memory': benchmark_memory, 'count': benchmark_count,
-            'gan': benchmark_gan, 'profile': profile}
+SECTIONS = {
+    'step': benchmark_step,
+    'memory': benchmark_memory,
+    'count': benchmark_count,
+    'gan': benchmark_gan,
+    'profile': profile,
+}
 
 if __name__ == '__main__':
     main()

@@ -125,8 +125,11 @@ def main(arguments: list[str]) -> int:
         print(f'BasicSR is there already: {" ".join(there)}')
         return 0
     if importlib.util.find_spec('setuptools') is None:
-        print(f'BasicSR is built by setuptools, which this environment lacks: install it with: "{sys.executable}" '
-              '-m pip install setuptools wheel', file=sys.stderr)
+        print(
+            f'BasicSR is built by setuptools, which this environment lacks: install it with: "{sys.executable}" '
+            '-m pip install setuptools wheel',
+            file=sys.stderr,
+        )
         return 2
     # Ended by a signal, pip must end too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

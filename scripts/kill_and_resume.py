@@ -27,21 +27,48 @@ EVERY = 3  # iterations from one checkpoint to the next
 
 def options(folder):
     write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
-    images = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(folder / 'gt'),
-                    dataroot_lq=str(folder / 'lq'), io_backend={'type': 'disk'})
+    images = dict(
+        name='pairs',
+        type='PairedImageDataset',
+        dataroot_gt=str(folder / 'gt'),
+        dataroot_lq=str(folder / 'lq'),
+        io_backend={'type': 'disk'},
+    )
     adam = {'type': 'Adam', 'lr': 1e-4}
     return {
-        'name': 'killed', 'model_type': 'DefendedSRModel', 'scale': 4, 'num_gpu': 0, 'manual_seed': 0,
+        'name': 'killed',
+        'model_type': 'DefendedSRModel',
+        'scale': 4,
+        'num_gpu': 0,
+        'manual_seed': 0,
         'attack': {'type': 'PGD', 'eps': [1, 8], 'steps': 1, 'warm_start': True},
-        'datasets': {'train': {**images, 'gt_size': 48, 'use_hflip': True, 'use_rot': True, 'num_worker_per_gpu': 1,
-                               'batch_size_per_gpu': 2, 'dataset_enlarge_ratio': 4}, 'val': images},
+        'datasets': {
+            'train': {
+                **images,
+                'gt_size': 48,
+                'use_hflip': True,
+                'use_rot': True,
+                'num_worker_per_gpu': 1,
+                'batch_size_per_gpu': 2,
+                'dataset_enlarge_ratio': 4,
+            },
+            'val': images,
+        },
         # Large enough that a checkpoint takes a while to write.
         'network_g': {'type': 'DefendedSRVGGNetCompact', 'num_feat': 64, 'num_conv': 16},
-        'path': {}, 'train': {
-            'ema_decay': 0.99, 'optim_g': adam, 'scheduler': {'type': 'MultiStepLR', 'milestones': [1000]},
-            'pixel_opt': {'type': 'L1Loss'}},
-        'val': {'val_freq': 10, 'save_img': False, 'attack': {'type': 'FGSM', 'eps': 8},
-                'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}},
+        'path': {},
+        'train': {
+            'ema_decay': 0.99,
+            'optim_g': adam,
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [1000]},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
+        'val': {
+            'val_freq': 10,
+            'save_img': False,
+            'attack': {'type': 'FGSM', 'eps': 8},
+            'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
+        },
         'logger': {'print_freq': 10, 'save_checkpoint_freq': EVERY, 'use_tb_logger': False},
     }
 
@@ -54,8 +81,9 @@ def run(folder, opt, seconds):
     """Train until the time is over, or to the end: the output, and whether it was killed."""
     (folder / 'options.yml').write_text(yaml.safe_dump(opt))
     command = [sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml', '--auto_resume']
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          start_new_session=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
         try:
             output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -82,8 +110,9 @@ def main():
             resumed = re.search(r'Resuming training from epoch: \d+, iter: (\d+)', output)
             begun = 'Start training' in output
             did = f'resumed from {resumed[1]}' if resumed else 'began anew' if begun else 'had not begun'
-            print(f'{kill:3d}: killed after {seconds:4.1f} s; checkpoint {before} -> {newest(states)}; {did}',
-                  flush=True)
+            print(
+                f'{kill:3d}: killed after {seconds:4.1f} s; checkpoint {before} -> {newest(states)}; {did}', flush=True
+            )
             if code != -signal.SIGKILL or begun and int(resumed[1] if resumed else 0) != before:
                 sys.exit(f'expected to resume from {before} and to be killed, exit code {code}:\n{output}')
         opt['train']['total_iter'] = end = (newest(states) // EVERY + 2) * EVERY
@@ -93,8 +122,10 @@ def main():
             sys.exit(f'the training did not reach its end, exit code {code}:\n{output}')
         load_state(states.parent / 'models' / f'net_g_{end}.pth')
         torch.load(states / f'{end}.state', weights_only=True)
-        print(f'reached its end at iteration {end}, {time.time() - started:.0f} s after the last kill; '
-              f'{len(list(folder.glob("experiments/*_archived_*")))} folders set aside')
+        print(
+            f'reached its end at iteration {end}, {time.time() - started:.0f} s after the last kill; '
+            f'{len(list(folder.glob("experiments/*_archived_*")))} folders set aside'
+        )
 
 
 if __name__ == '__main__':

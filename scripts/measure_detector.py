@@ -37,8 +37,9 @@ def measure_time(size: int) -> None:
             net = build_network(dict(WEIGHTS[name].network)).eval()
             sides = [lambda: net(x), *((lambda each=each: each(x)) for each in classifiers.values())]
             whole, *decisions = fastest(sides, 2, x.device)
-            shares = '; '.join(f'{kind} {1000 * time:.1f} ms, {100 * time / whole:.2f} %'
-                               for kind, time in zip(classifiers, decisions))
+            shares = '; '.join(
+                f'{kind} {1000 * time:.1f} ms, {100 * time / whole:.2f} %' for kind, time in zip(classifiers, decisions)
+            )
             print(f'{name} on {size}x{size}: {whole:.2f} s. A decision by {shares}', flush=True)
 
 
@@ -54,13 +55,18 @@ def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, images:
         plain = PGD(eps=eps, steps=steps, quantize='nearest', gate='never', seed=0)(net, lq)
         found = DetectorAware(eps=eps, steps=steps, quantize='nearest', seed=0).evade(net, lq)
         with torch.no_grad(), net.defense.forced(False):
-            damage = {label: -10 * (net(x).clamp(0, 1) - clean).square().mean(dim=(1, 2, 3)).log10()
-                      for label, x in (('plain', plain), ('evading', found.undetected))}
+            damage = {
+                label: -10 * (net(x).clamp(0, 1) - clean).square().mean(dim=(1, 2, 3)).log10()
+                for label, x in (('plain', plain), ('evading', found.undetected))
+            }
         evaded = found.evaded
-        print(f'{name}, {kind}, eps {eps:g}, {len(lq)} images: flagged clean {int(net.defense.attacked(lq).sum())}, '
-              f'flagged under PGD {int(net.defense.attacked(plain).sum())}; {int(evaded.sum())} evade under '
-              f'DetectorAware({steps} steps a weight). Stability, unmasked: PGD {damage["plain"].mean():.1f} dB, '
-              'evading ' + (f'{damage["evading"][evaded].mean():.1f} dB' if evaded.any() else 'none'), flush=True)
+        print(
+            f'{name}, {kind}, eps {eps:g}, {len(lq)} images: flagged clean {int(net.defense.attacked(lq).sum())}, '
+            f'flagged under PGD {int(net.defense.attacked(plain).sum())}; {int(evaded.sum())} evade under '
+            f'DetectorAware({steps} steps a weight). Stability, unmasked: PGD {damage["plain"].mean():.1f} dB, '
+            'evading ' + (f'{damage["evading"][evaded].mean():.1f} dB' if evaded.any() else 'none'),
+            flush=True,
+        )
 
 
 def _images(folder):
@@ -72,7 +78,7 @@ def _images(folder):
         for path in find_images([folder or str(Path(scratch) / 'lq')]):
             image = read_image(path).rgb
             top, left = ((side - 64) // 2 for side in image.shape[-2:])
-            windows.append(image[..., top:top + 64, left:left + 64])
+            windows.append(image[..., top : top + 64, left : left + 64])
     return torch.cat(windows)
 
 

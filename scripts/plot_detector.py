@@ -20,8 +20,10 @@ from rsr_basicsr.metrics.detection import roc_auc, roc_curve  # noqa: E402
 
 def main(folder: Path, out: Path) -> None:
     """Read the records in a folder and write the image."""
-    records = {path.stem[len('detection_'):]: json.loads(path.read_text(encoding='utf-8'))
-               for path in sorted(folder.glob('detection_*.json'))}
+    records = {
+        path.stem[len('detection_') :]: json.loads(path.read_text(encoding='utf-8'))
+        for path in sorted(folder.glob('detection_*.json'))
+    }
     clean = [v['score'] for record in records.values() for v in record['verdicts'] if not v['attacked']]
     curves = {}
     for name, record in records.items():
@@ -33,11 +35,21 @@ def main(folder: Path, out: Path) -> None:
     figure, axes = plt.subplots(figsize=(6.4, 4.4), dpi=110)
     for label in sorted(curves):
         alarms, found = roc_curve(clean, curves[label])
-        axes.step([max(rate, 3e-4) for rate in alarms], found, where='post', lw=1.4,
-                  label=f'{label} ({len(curves[label])}): {roc_auc(clean, curves[label]):.4f}')
+        axes.step(
+            [max(rate, 3e-4) for rate in alarms],
+            found,
+            where='post',
+            lw=1.4,
+            label=f'{label} ({len(curves[label])}): {roc_auc(clean, curves[label]):.4f}',
+        )
     axes.axvline(0.01, color='grey', lw=0.8, ls=':')
-    axes.set(xscale='log', xlim=(3e-4, 1), ylim=(0, 1.005), ylabel='attacked images found',
-             xlabel=f'false alarms among {len(clean)} clean images')
+    axes.set(
+        xscale='log',
+        xlim=(3e-4, 1),
+        ylim=(0, 1.005),
+        ylabel='attacked images found',
+        xlabel=f'false alarms among {len(clean)} clean images',
+    )
     axes.legend(title='attack (images): area under the curve', fontsize=7, title_fontsize=7, loc='lower right')
     figure.tight_layout()
     figure.savefig(out)

@@ -60,13 +60,20 @@ class RunsCode:
 
 
 IMAGE_COMMANDS = [['upscale', 'FILE', '-n', 'good.pth', '-o', 'out'], ['detect', 'FILE']]
-WEIGHT_COMMANDS = [['upscale', 'good.png', '-n', 'FILE', '-o', 'out'],
-                   ['export', 'FILE', '--backbone', 'out.pth'], ['detect', 'good.png', '--weights', 'FILE'],
-                   ['train', '-opt', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE'],
-                   ['check', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE']]
+WEIGHT_COMMANDS = [
+    ['upscale', 'good.png', '-n', 'FILE', '-o', 'out'],
+    ['export', 'FILE', '--backbone', 'out.pth'],
+    ['detect', 'good.png', '--weights', 'FILE'],
+    ['train', '-opt', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE'],
+    ['check', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE'],
+]
 OPTION_COMMANDS = [[command, '-opt', 'FILE'] for command in ('train', 'test', 'masks', 'benchmark', 'adversarial-set')]
-OPTION_COMMANDS += [['check', 'FILE'], ['defend', 'FILE', '-o', 'out.yml'], ['leaderboard', 'FILE', '-o', 'out.md'],
-                    ['upscale', 'good.png', '-n', 'good.pth', '-opt', 'FILE', '-o', 'out']]
+OPTION_COMMANDS += [
+    ['check', 'FILE'],
+    ['defend', 'FILE', '-o', 'out.yml'],
+    ['leaderboard', 'FILE', '-o', 'out.md'],
+    ['upscale', 'good.png', '-n', 'good.pth', '-opt', 'FILE', '-o', 'out'],
+]
 
 
 def main() -> int:
@@ -75,8 +82,10 @@ def main() -> int:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     rng, failed = random.Random(args.seed), 0
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder) if hasattr(contextlib, 'chdir') \
-            else _chdir(folder):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.chdir(folder) if hasattr(contextlib, 'chdir') else _chdir(folder),
+    ):
         _write_good()
         for number in range(args.count):
             case = KINDS[number % len(KINDS)](rng)
@@ -141,8 +150,9 @@ def _write_good():
     options['network_g'] = {**NETWORK, 'type': 'DefendedSRVGGNetCompact'}
     options.update(num_gpu=0)
     Path('photos/list.txt').write_text('photo.png\n')
-    options['datasets'] = {'train': {**options['datasets']['train'], 'dataroot_gt': 'photos',
-                                     'meta_info': 'photos/list.txt'}}
+    options['datasets'] = {
+        'train': {**options['datasets']['train'], 'dataroot_gt': 'photos', 'meta_info': 'photos/list.txt'}
+    }
     del options['val']
     Path('good.yml').write_text(yaml.safe_dump(options))
 
@@ -157,18 +167,27 @@ def _noise(rng, size):
 
 # --- Images ---------------------------------------------------------------------------------------------------------
 
+
 def _image_cut(rng):
     kind = rng.choice(['PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF'])
     content = io.BytesIO()
     Image.fromarray(_noise(rng, 48)).save(content, format=kind)
     whole = content.getvalue()
-    return Case('image cut short', whole[:rng.randrange(1, len(whole) * 9 // 10)], f'.{kind.lower()}',
-                IMAGE_COMMANDS)
+    return Case('image cut short', whole[: rng.randrange(1, len(whole) * 9 // 10)], f'.{kind.lower()}', IMAGE_COMMANDS)
 
 
 def _image_of_nothing(rng):
-    content = rng.choice([b'', b'\0' * 200, bytes(rng.randrange(256) for _ in range(300)), b'GIF89a', b'<svg/>',
-                          b'PK\x03\x04', b'# text, named like an image\n'])
+    content = rng.choice(
+        [
+            b'',
+            b'\0' * 200,
+            bytes(rng.randrange(256) for _ in range(300)),
+            b'GIF89a',
+            b'<svg/>',
+            b'PK\x03\x04',
+            b'# text, named like an image\n',
+        ]
+    )
     return Case('no image', content, rng.choice(['.png', '.jpg', '.webp', '.tif', '.bmp']), IMAGE_COMMANDS)
 
 
@@ -187,6 +206,7 @@ def _image_of_numbers_that_are_none(rng):
 
 # --- Weights ----------------------------------------------------------------------------------------------------------
 
+
 def _saved(content):
     file = io.BytesIO()
     torch.save(content, file)
@@ -199,13 +219,25 @@ def _state():
 
 def _weights_cut(rng):
     whole = _saved({'params': _state()})
-    return Case('weights cut short', whole[:rng.randrange(len(whole))], '.pth', WEIGHT_COMMANDS)
+    return Case('weights cut short', whole[: rng.randrange(len(whole))], '.pth', WEIGHT_COMMANDS)
 
 
 def _weights_of_nothing(rng):
-    content = rng.choice([b'', b'\0' * 500, b'PK\x03\x04', b'version https://git-lfs.github.com/spec/v1\n',
-                          b'<html>404</html>', _saved([1, 2, 3]), _saved({}), _saved({'params': None}),
-                          _saved({'params': {'a': 1}}), _saved(torch.zeros(3)), pickle.dumps({'params': 'text'})])
+    content = rng.choice(
+        [
+            b'',
+            b'\0' * 500,
+            b'PK\x03\x04',
+            b'version https://git-lfs.github.com/spec/v1\n',
+            b'<html>404</html>',
+            _saved([1, 2, 3]),
+            _saved({}),
+            _saved({'params': None}),
+            _saved({'params': {'a': 1}}),
+            _saved(torch.zeros(3)),
+            pickle.dumps({'params': 'text'}),
+        ]
+    )
     return Case('no weights', content, '.pth', WEIGHT_COMMANDS)
 
 
@@ -244,11 +276,30 @@ def _weights_of_another_network(rng):
 
 # --- Options ----------------------------------------------------------------------------------------------------------
 
+
 def _options_of_nothing(rng):
-    texts = ['', '[]', '42', 'text', '\t- a: b', 'a: [1, 2', 'name: "open', '{' * 5000, '[' * 5000, '- ' * 3000 + 'a',
-             'a: &a [*a, *a]', 'name: &n {n: *n}\nnetwork_g: *n\ndatasets: *n\npath: *n\n', '\0\0\0',
-             '%YAML 9.9\n---\na: 1', '? [1, 2]\n: 3', '---\na: 1\n---\nb: 2', 'a: 1\na: 2', '\ufeffname: ~',
-             '1: 2\n3: 4', _bomb()]
+    texts = [
+        '',
+        '[]',
+        '42',
+        'text',
+        '\t- a: b',
+        'a: [1, 2',
+        'name: "open',
+        '{' * 5000,
+        '[' * 5000,
+        '- ' * 3000 + 'a',
+        'a: &a [*a, *a]',
+        'name: &n {n: *n}\nnetwork_g: *n\ndatasets: *n\npath: *n\n',
+        '\0\0\0',
+        '%YAML 9.9\n---\na: 1',
+        '? [1, 2]\n: 3',
+        '---\na: 1\n---\nb: 2',
+        'a: 1\na: 2',
+        '\ufeffname: ~',
+        '1: 2\n3: 4',
+        _bomb(),
+    ]
     content = rng.choice([text.encode() for text in texts] + [b'\xff\xfe\x00name', bytes(range(256))])
     return Case('no options', content, '.yml', OPTION_COMMANDS)
 
@@ -261,9 +312,15 @@ def _bomb():
 
 
 def _options_that_run_code(rng):
-    tag = rng.choice([f'!!python/object/apply:os.system ["touch {CANARY}"]', '!!python/name:os.system',
-                      f'!!python/object/new:subprocess.Popen [["touch", "{CANARY}"]]', '!!python/module:antigravity',
-                      f'!!python/object/apply:eval ["open(\'{CANARY}\', \'w\')"]'])
+    tag = rng.choice(
+        [
+            f'!!python/object/apply:os.system ["touch {CANARY}"]',
+            '!!python/name:os.system',
+            f'!!python/object/new:subprocess.Popen [["touch", "{CANARY}"]]',
+            '!!python/module:antigravity',
+            f"!!python/object/apply:eval [\"open('{CANARY}', 'w')\"]",
+        ]
+    )
     text = Path('good.yml').read_text()
     place = rng.choice(['name: ', 'model_type: ', 'manual_seed: ', 'scale: '])
     lines = [f'{place}{tag}' if line.startswith(place) else line for line in text.splitlines()]
@@ -273,13 +330,18 @@ def _options_that_run_code(rng):
 def _options_of_wrong_kinds(rng):
     options = yaml.safe_load(Path('good.yml').read_text())
     place, key = rng.choice(list(_places(options, rng)))
-    place[key] = rng.choice([None, [], {}, 'nonsense', -1, 1e400, float('nan'), [[1]], {'a': 'b'}, True, '../../etc',
-                             '\0', 10**30])
+    place[key] = rng.choice(
+        [None, [], {}, 'nonsense', -1, 1e400, float('nan'), [[1]], {'a': 'b'}, True, '../../etc', '\0', 10**30]
+    )
     # Of one wrong value a training may be none the worse; without photos it cannot start.
     options['datasets'] = rng.choice([options.get('datasets'), 'nowhere', {'train': {'type': 'None'}}])
     options['path'] = {'pretrain_network_g': 'nowhere.pth'}
-    return Case('options of wrong kinds', yaml.safe_dump(options).encode(), '.yml',
-                [command for command in OPTION_COMMANDS if command[0] in ('train', 'test', 'check')])
+    return Case(
+        'options of wrong kinds',
+        yaml.safe_dump(options).encode(),
+        '.yml',
+        [command for command in OPTION_COMMANDS if command[0] in ('train', 'test', 'check')],
+    )
 
 
 def _places(block, rng):
@@ -290,9 +352,18 @@ def _places(block, rng):
 
 
 KINDS: list[Callable[[random.Random], Case]] = [
-    _image_cut, _weights_cut, _options_of_nothing, _image_of_nothing, _weights_of_nothing, _options_that_run_code,
-    _image_with_huge_header, _weights_that_run_code, _options_of_wrong_kinds, _image_of_numbers_that_are_none,
-    _weights_of_another_network]
+    _image_cut,
+    _weights_cut,
+    _options_of_nothing,
+    _image_of_nothing,
+    _weights_of_nothing,
+    _options_that_run_code,
+    _image_with_huge_header,
+    _weights_that_run_code,
+    _options_of_wrong_kinds,
+    _image_of_numbers_that_are_none,
+    _weights_of_another_network,
+]
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -10,9 +10,16 @@ def set_attack(opt, real_weights, **attack):
 
 
 ATTACK_BLOCKS = [
-    dict(type='FGSM'), dict(type='MIFGSM', steps='2', decay='0.9'), dict(type='APGD', steps=2, norm='L2'),
-    dict(type='BandLimited', steps=2, band=['0', '0.43']), dict(type='Universal', steps=2, size=16),
-    dict(type='Square', queries=3), dict(type='RandomNoise'), dict(type='DetectorAware', steps=2, weights=[0, '1']),
+    dict(type='FGSM'),
+    dict(type='MIFGSM', steps='2', decay='0.9'),
+    dict(type='APGD', steps=2, norm='L2'),
+    dict(type='BandLimited', steps=2, band=['0', '0.43']),
+    dict(type='Universal', steps=2, size=16),
+    dict(type='Square', queries=3),
+    dict(type='RandomNoise'),
+    dict(type='DetectorAware', steps=2, weights=[0, '1']),
     dict(type='PGD', steps=2, gate='straight_through', draws=2, objective='stability'),
-    dict(type='Transfer', steps=2), dict(type='Transfer', attack={'type': 'MIFGSM', 'steps': 2}),
-    dict(type='WorstOf', steps=2, attacks=[{'type': 'PGD', 'steps': 1}, {'type': 'Transfer'}])]
+    dict(type='Transfer', steps=2),
+    dict(type='Transfer', attack={'type': 'MIFGSM', 'steps': 2}),
+    dict(type='WorstOf', steps=2, attacks=[{'type': 'PGD', 'steps': 1}, {'type': 'Transfer'}]),
+]

@@ -51,8 +51,11 @@ def published_state(net: nn.Module, pairs: Mapping[str, str] = PUBLISHED) -> Ord
 def classifier_state() -> dict[str, torch.Tensor]:
     """The paper's classifier under its published names, small random values."""
     shapes = {0: (512, 256), 2: (256, 512), 4: (2, 256)}
-    return {f'preclass.fcall.{layer}.{name}': torch.randn(shape) / 16 for layer, full in shapes.items()
-            for name, shape in (('weight', full), ('bias', full[:1]))}
+    return {
+        f'preclass.fcall.{layer}.{name}': torch.randn(shape) / 16
+        for layer, full in shapes.items()
+        for name, shape in (('weight', full), ('bias', full[:1]))
+    }
 
 
 def small_cdc(kind: str = 'CDC', **options) -> nn.Module:

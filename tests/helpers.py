@@ -16,14 +16,34 @@ SMALL_NETWORKS = {
     'RRDBNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, num_grow_ch=4, scale=4),
     'CDC': dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_hourglass=2, scale=4),
     'MSRResNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, upscale=4),
-    'SwinIR': dict(in_chans=3, upscale=4, img_size=16, window_size=8, img_range=1., depths=[2], embed_dim=8,
-                   num_heads=[2], mlp_ratio=1, upsampler='pixelshuffle'),
+    'SwinIR': dict(
+        in_chans=3,
+        upscale=4,
+        img_size=16,
+        window_size=8,
+        img_range=1.0,
+        depths=[2],
+        embed_dim=8,
+        num_heads=[2],
+        mlp_ratio=1,
+        upsampler='pixelshuffle',
+    ),
 }
 
 
 #: The attack of the published training, as a block of options
-PUBLISHED = dict(type='IFGSM', eps=8, steps=2, step_size=16, random_start=0, objective='training_loss',
-                 first_gradient='clean_step', quantize='none', clamp=False, mode='alternating')
+PUBLISHED = dict(
+    type='IFGSM',
+    eps=8,
+    steps=2,
+    step_size=16,
+    random_start=0,
+    objective='training_loss',
+    first_gradient='clean_step',
+    quantize='none',
+    clamp=False,
+    mode='alternating',
+)
 
 
 def read(name: str) -> dict:
@@ -51,8 +71,11 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
     opt['datasets']['train'].update(gt_size=64, batch_size_per_gpu=2, num_worker_per_gpu=0, dataset_enlarge_ratio=4)
     for dataset in opt['datasets'].values():
         paired = 'Paired' in dataset['type']
-        for key, value in {'dataroot_gt': photos / 'gt' if paired else photos, 'dataroot_lq': photos / 'lq',
-                           'meta_info': photos / ('pairs.txt' if paired else 'meta_info.txt')}.items():
+        for key, value in {
+            'dataroot_gt': photos / 'gt' if paired else photos,
+            'dataroot_lq': photos / 'lq',
+            'meta_info': photos / ('pairs.txt' if paired else 'meta_info.txt'),
+        }.items():
             if key in dataset:
                 dataset[key] = str(value)
     if 'val' in opt:
@@ -91,10 +114,21 @@ def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNe
     opt.update(name='paired', model_type=model_type)
     opt['attack'].update(masked=1, warmup=0)
     del opt['val']
-    opt['datasets'] = {'train': dict(
-        name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'),
-        io_backend={'type': 'disk'}, gt_size=64, use_hflip=False, use_rot=False, num_worker_per_gpu=0,
-        batch_size_per_gpu=2, dataset_enlarge_ratio=10)}
+    opt['datasets'] = {
+        'train': dict(
+            name='pairs',
+            type='PairedImageDataset',
+            dataroot_gt=str(pairs / 'gt'),
+            dataroot_lq=str(pairs / 'lq'),
+            io_backend={'type': 'disk'},
+            gt_size=64,
+            use_hflip=False,
+            use_rot=False,
+            num_worker_per_gpu=0,
+            batch_size_per_gpu=2,
+            dataset_enlarge_ratio=10,
+        )
+    }
     opt['network_g']['type'] = network
     return opt
 

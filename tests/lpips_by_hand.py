@@ -22,6 +22,7 @@ def alexnet_features():
 def by_definition(features, x, y):
     """Equation 1 of Zhang et al. 2018 for images (B, 3, H, W) in [0, 1]; (B,)."""
     import lpips  # an optional extra
+
     # The trained weights of the channels are part of the package.
     heads = torch.load(Path(lpips.__file__).parent / 'weights/v0.1/alex.pth', map_location='cpu', weights_only=True)
     shift, scale = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -71,7 +71,7 @@ def test_optimum_of_a_linear_network_within_a_region(norm):
     gradient = net.gradient(direction) * mask
     attacked = PGD(eps=8, steps=20, norm=norm, region=mask, objective=Along())(net, lq, direction)
     length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    optimum = gradient.sign() if norm == 'Linf' else (3 * 6 * 5)**0.5 * gradient / length
+    optimum = gradient.sign() if norm == 'Linf' else (3 * 6 * 5) ** 0.5 * gradient / length
     torch.testing.assert_close(attacked, lq + 8 / 255 * optimum, atol=2e-3, rtol=0)
     assert (gradient * (attacked - lq - 8 / 255 * 0.999 * optimum)).flatten(1).sum(1).min() > 0
 
@@ -79,8 +79,10 @@ def test_optimum_of_a_linear_network_within_a_region(norm):
 def test_a_region_is_weaker_than_the_whole_image(real_network, photo):
     with torch.no_grad():
         clean = real_network(photo)
-        damage = [(real_network(PGD(eps=8, steps=6, region=region)(real_network, photo)) - clean).square().sum()
-                  for region in (None, [0, 0, 1, 1], [0, 0, 1, 0.5], [0, 0, 0.5, 0.5], [0.2, 0.2, 0.1, 0.1])]
+        damage = [
+            (real_network(PGD(eps=8, steps=6, region=region)(real_network, photo)) - clean).square().sum()
+            for region in (None, [0, 0, 1, 1], [0, 0, 1, 0.5], [0, 0, 0.5, 0.5], [0.2, 0.2, 0.1, 0.1])
+        ]
     assert all(larger > smaller > 0 for larger, smaller in zip(damage[1:], damage[2:])) and damage[0] > damage[2]
 
 
@@ -146,8 +148,14 @@ def test_optimum_of_a_linear_network_with_a_mean_of_zero(norm):
     # L-inf: the 15 of 30 values of a channel with the largest gradient go up by eps, the others down.
     ranks = gradient.flatten(2).argsort(-1).argsort(-1).view_as(gradient)
     centred = gradient - gradient.mean((2, 3), keepdim=True)
-    best = {'Linf': torch.where(ranks >= 15, 1.0, -1.0).double(),
-            'L2': centred / centred.square().mean((1, 2, 3), keepdim=True).sqrt()}[norm] * 8 / 255
+    best = (
+        {
+            'Linf': torch.where(ranks >= 15, 1.0, -1.0).double(),
+            'L2': centred / centred.square().mean((1, 2, 3), keepdim=True).sqrt(),
+        }[norm]
+        * 8
+        / 255
+    )
     attacked = PGD(eps=8, steps=40, norm=norm, zero_mean='channel', objective=Along())(net, lq, direction)
     gain, bound = ((gradient * delta).flatten(1).sum(1) for delta in (attacked - lq, best))
     assert (gain <= bound * (1 + 1e-6)).all() and (gain > 0.999 * bound).all()
@@ -174,34 +182,53 @@ def test_projection_to_a_mean_of_zero_is_the_nearest_point():
 
 
 def test_restrictions_reach_the_attacks_inside(images):
-    options = parse_block({'type': 'WorstOf', 'eps': 4, 'region': REGION, 'zero_mean': 'channel', 'attacks': [
-        {'type': 'PGD', 'steps': 2}, {'type': 'FGSM', 'region': [0, 0, 1, 1]}]}, ATTACK, 'attack')
+    options = parse_block(
+        {
+            'type': 'WorstOf',
+            'eps': 4,
+            'region': REGION,
+            'zero_mean': 'channel',
+            'attacks': [{'type': 'PGD', 'steps': 2}, {'type': 'FGSM', 'region': [0, 0, 1, 1]}],
+        },
+        ATTACK,
+        'attack',
+    )
     built = build_attack({key: options[key] for key in ('type', 'eps', 'region', 'zero_mean', 'attacks')})
     assert [attack.region for attack in built.attacks] == [REGION, [0, 0, 1, 1]]
     assert 'region=[0.25, 0.5, 0.5, 0.25]' in repr(built) and repr(built.but()) == repr(built)
-    attacks = [PGD(eps=4, steps=2, region=REGION, zero_mean='image'), FGSM(eps=4, region=REGION, zero_mean='image'),
-               Transfer(source=nn.Upsample(scale_factor=2), eps=4, steps=2, region=REGION, zero_mean='image')]
+    attacks = [
+        PGD(eps=4, steps=2, region=REGION, zero_mean='image'),
+        FGSM(eps=4, region=REGION, zero_mean='image'),
+        Transfer(source=nn.Upsample(scale_factor=2), eps=4, steps=2, region=REGION, zero_mean='image'),
+    ]
     attacked = worst_of(attacks)(nn.Upsample(scale_factor=2), images)
     assert torch.equal(attacked[..., :4, :], images[..., :4, :])
     assert change(attacked, images).mean((1, 2, 3)).abs().max() < 255 * ZeroMean.tolerance
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(region=[0, 0, 1]), r'expected region as \[top, left, height, width\], .* got \[0, 0, 1\]'),
-    (dict(region=[0, 0, 1, 2]), 'expected region >= 0 and <= 1, got 2'),
-    (dict(region=[0.5, 0, 0.6, 1]), r'top \+ height and left \+ width at most 1, got \[0.5, 0, 0.6, 1\]'),
-    (dict(region=[0, 0, 0, 1]), 'height and width above 0'),
-    (dict(region=torch.ones(2, 3, 4, 4)), r'the mask of region as \(H, W\) or \(1, 1, H, W\), got \(2, 3, 4, 4\)'),
-    (dict(region=torch.zeros(4, 4)), 'the mask of region is zero everywhere'),
-    (dict(zero_mean='pixel'), "zero_mean must be one of channel, image, got 'pixel'")], ids=str)
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(region=[0, 0, 1]), r'expected region as \[top, left, height, width\], .* got \[0, 0, 1\]'),
+        (dict(region=[0, 0, 1, 2]), 'expected region >= 0 and <= 1, got 2'),
+        (dict(region=[0.5, 0, 0.6, 1]), r'top \+ height and left \+ width at most 1, got \[0.5, 0, 0.6, 1\]'),
+        (dict(region=[0, 0, 0, 1]), 'height and width above 0'),
+        (dict(region=torch.ones(2, 3, 4, 4)), r'the mask of region as \(H, W\) or \(1, 1, H, W\), got \(2, 3, 4, 4\)'),
+        (dict(region=torch.zeros(4, 4)), 'the mask of region is zero everywhere'),
+        (dict(zero_mean='pixel'), "zero_mean must be one of channel, image, got 'pixel'"),
+    ],
+    ids=str,
+)
 def test_wrong_restrictions_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         PGD(**arguments)
 
 
 def test_regions_that_do_not_fit_the_images_are_refused():
-    for region, message in (([0, 0, 0.01, 0.01], r'region: \[0, 0, 0.01, 0.01\] holds no pixel of a 8x8 image'),
-                            (torch.ones(4, 4), 'the mask is 4x4, the images are 8x8')):
+    for region, message in (
+        ([0, 0, 0.01, 0.01], r'region: \[0, 0, 0.01, 0.01\] holds no pixel of a 8x8 image'),
+        (torch.ones(4, 4), 'the mask is 4x4, the images are 8x8'),
+    ):
         with pytest.raises(ValueError, match=message):
             PGD(steps=1, region=region)(nn.Identity(), torch.rand(1, 3, 8, 8))
     with pytest.raises(ValueError, match='BandLimited takes neither region nor zero_mean'):
@@ -234,7 +261,11 @@ def test_attacks_under_restrictions_are_better_than_noise(real_network, photo):
     crop = photo[..., :32, :32]
     with torch.no_grad():
         clean = real_network(crop)
-        noise, pgd, apgd = ((real_network(attack(real_network, crop)) - clean).square().sum() for attack in (
-            kind(eps=8, region=REGION, zero_mean='channel', seed=0, **steps)
-            for kind, steps in ((RandomNoise, {}), (PGD, dict(steps=10)), (APGD, dict(steps=10)))))
+        noise, pgd, apgd = (
+            (real_network(attack(real_network, crop)) - clean).square().sum()
+            for attack in (
+                kind(eps=8, region=REGION, zero_mean='channel', seed=0, **steps)
+                for kind, steps in ((RandomNoise, {}), (PGD, dict(steps=10)), (APGD, dict(steps=10)))
+            )
+        )
     assert pgd > 2 * noise and apgd > 2 * noise

@@ -34,17 +34,27 @@ def everything(folder, iteration):
     return state, networks
 
 
-@pytest.mark.parametrize('iterations, target', [(2, 'pretrained'), (3, 'ground_truth')],
-                         ids=['within an epoch', 'at its end'])
+@pytest.mark.parametrize(
+    'iterations, target', [(2, 'pretrained'), (3, 'ground_truth')], ids=['within an epoch', 'at its end']
+)
 def test_a_resumed_training_is_the_one_that_went_on(iterations, target, pairs, photos, tmp_path, monkeypatch):
     # Five pairs in batches of two with a ratio of 1.2 are epochs of three iterations. Everything random is in it: the
     # crops, the flips, the share that is attacked, eps, the start of the attack, the masks, the validation.
     opt = paired_options(pairs, photos=photos)
     opt['datasets']['train'].update(dataset_enlarge_ratio=1.2, use_hflip=True, use_rot=True, gt_size=48)
-    opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
-                                  dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
-    opt['val'] = {'val_freq': iterations, 'save_img': False, 'attack': {'type': 'PGD', 'eps': 8, 'steps': 1},
-                  'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
+    opt['datasets']['val'] = dict(
+        name='pairs',
+        type='PairedImageDataset',
+        dataroot_gt=str(pairs / 'gt'),
+        dataroot_lq=str(pairs / 'lq'),
+        io_backend={'type': 'disk'},
+    )
+    opt['val'] = {
+        'val_freq': iterations,
+        'save_img': False,
+        'attack': {'type': 'PGD', 'eps': 8, 'steps': 1},
+        'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
+    }
     opt['attack'] = {'type': 'PGD', 'eps': [1, 8], 'steps': 1, 'mode': 'mixed', 'share': 0.7, 'warm_start': True}
     opt['logger']['save_checkpoint_freq'] = iterations
     plain = build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']})
@@ -59,14 +69,17 @@ def test_a_resumed_training_is_the_one_that_went_on(iterations, target, pairs, p
     for generator in (torch.manual_seed, random.seed, np.random.seed):
         generator(99)  # what the process has been at does not matter
     found, others = everything(
-        train_more(opt, 2 * iterations, tmp_path / 'resumed', monkeypatch, '--auto_resume'), 2 * iterations)
+        train_more(opt, 2 * iterations, tmp_path / 'resumed', monkeypatch, '--auto_resume'), 2 * iterations
+    )
     for key, state in networks.items():
         assert all(torch.equal(value, others[key][name]) for name, value in state.items()), key
     assert found['iter'] == 2 * iterations
     for ours, theirs in zip(found['optimizers'], expected['optimizers']):
         for index, entries in theirs['state'].items():
-            assert all(torch.equal(torch.as_tensor(value), torch.as_tensor(ours['state'][index][name]))
-                       for name, value in entries.items())
+            assert all(
+                torch.equal(torch.as_tensor(value), torch.as_tensor(ours['state'][index][name]))
+                for name, value in entries.items()
+            )
     ours, theirs = found['rsr_basicsr']['random'][0], expected['rsr_basicsr']['random'][0]
     assert torch.equal(ours.pop('torch'), theirs.pop('torch')) and ours == theirs
     assert torch.equal(found['rsr_basicsr']['perturbation'][0], expected['rsr_basicsr']['perturbation'][0])
@@ -104,8 +117,11 @@ def test_sampler_leaves_out_what_the_epoch_has_seen(monkeypatch):
 @pytest.fixture
 def saved(tmp_path):
     """Options of a run with whole checkpoints of the iterations 2, 10 and 9."""
-    opt = {'network_g': {}, 'network_d': {}, 'path': {name: str(tmp_path / name) for name in (
-        'models', 'training_states')}}
+    opt = {
+        'network_g': {},
+        'network_d': {},
+        'path': {name: str(tmp_path / name) for name in ('models', 'training_states')},
+    }
     for folder in opt['path'].values():
         Path(folder).mkdir()
     for iteration in (2, 10, 9):
@@ -117,13 +133,15 @@ def saved(tmp_path):
 def save(opt, iteration):
     for label in ('g', 'd'):
         torch.save({'params': {'a': torch.zeros(9999)}}, Path(opt['path']['models']) / f'net_{label}_{iteration}.pth')
-    torch.save({'iter': iteration, 'rsr_basicsr': {'networks': [['net_g', 'net_d']]}},
-               Path(opt['path']['training_states']) / f'{iteration}.state')
+    torch.save(
+        {'iter': iteration, 'rsr_basicsr': {'networks': [['net_g', 'net_d']]}},
+        Path(opt['path']['training_states']) / f'{iteration}.state',
+    )
 
 
 def halve(path):
     path = Path(path)
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def test_the_newest_whole_state_is_taken(saved, tmp_path, caplog):
@@ -161,9 +179,11 @@ def test_half_a_checkpoint_replaces_nothing(broken, damage, saved, tmp_path):
 
 
 def test_what_a_killed_run_left_is_cleared_away(saved, tmp_path):
-    code = ('import sys, time; from rsr_basicsr.checkpoints import written_whole; '
-            'with_ = written_whole({"models": sys.argv[1] + "/models", "training_states": sys.argv[1] + '
-            '"/training_states"}); with_.__enter__(); print("in", flush=True); time.sleep(60)')
+    code = (
+        'import sys, time; from rsr_basicsr.checkpoints import written_whole; '
+        'with_ = written_whole({"models": sys.argv[1] + "/models", "training_states": sys.argv[1] + '
+        '"/training_states"}); with_.__enter__(); print("in", flush=True); time.sleep(60)'
+    )
     with subprocess.Popen([sys.executable, '-c', code, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b'in\n'
         process.send_signal(signal.SIGKILL)
@@ -218,15 +238,21 @@ def test_the_folder_of_a_run_that_goes_on_is_left_alone(pairs, photos, tmp_path,
     opt['logger']['save_checkpoint_freq'] = 1
     write(opt, tmp_path / 'options.yml')
     states = tmp_path / 'experiments' / opt['name'] / 'training_states'
-    with subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml'], start_new_session=True,
-                          stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml'],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    ) as process:
         while process.poll() is None and newest(states) < 1:
             time.sleep(0.05)
         monkeypatch.setattr(files, '_PATIENCE', 0.1)
         for command in (['train', '-opt', 'options.yml'], ['train', '-opt', 'options.yml', '--auto_resume']):
             assert main(command) == 2
-            assert re.search(f'^rsr train: name: .*{opt["name"]} belongs to a run that still goes on; wait',
-                             capsys.readouterr().err, flags=re.MULTILINE)
+            assert re.search(
+                f'^rsr train: name: .*{opt["name"]} belongs to a run that still goes on; wait',
+                capsys.readouterr().err,
+                flags=re.MULTILINE,
+            )
         assert main(['check', 'options.yml', '--no-memory', '--decode', '0']) == 2
         assert 'belongs to a run that still goes on' in capsys.readouterr().out
         process.kill()
@@ -248,8 +274,13 @@ def test_killed_at_any_moment_it_goes_on(pairs, photos, tmp_path, monkeypatch):
     write(opt, tmp_path / 'options.yml')
     states, least = tmp_path / 'experiments' / opt['name'] / 'training_states', 0
     for wait in (0.0, 0.3, 0.7):
-        process = subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml', '--auto_resume'],
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            [sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml', '--auto_resume'],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
         while process.poll() is None and newest(states) <= least:
             time.sleep(0.05)
         time.sleep(wait)

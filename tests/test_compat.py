@@ -13,10 +13,22 @@ from basicsr.utils.options import ordered_yaml
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY, METRIC_REGISTRY, MODEL_REGISTRY
 
 REGISTERED = {
-    ARCH_REGISTRY: ['RandomFrequencyMask', 'FrequencyClassifier', 'DefendedRRDBNet', 'DefendedSRVGGNetCompact',
-                    'DefendedMSRResNet'],
-    MODEL_REGISTRY: ['DefendedSRModel', 'DefendedRealESRNetModel', 'DefendedRealESRGANModel', 'DefendedSRGANModel',
-                     'DefendedESRGANModel', 'DefendedSwinIRModel', 'DefendedCDCModel'],
+    ARCH_REGISTRY: [
+        'RandomFrequencyMask',
+        'FrequencyClassifier',
+        'DefendedRRDBNet',
+        'DefendedSRVGGNetCompact',
+        'DefendedMSRResNet',
+    ],
+    MODEL_REGISTRY: [
+        'DefendedSRModel',
+        'DefendedRealESRNetModel',
+        'DefendedRealESRGANModel',
+        'DefendedSRGANModel',
+        'DefendedESRGANModel',
+        'DefendedSwinIRModel',
+        'DefendedCDCModel',
+    ],
     LOSS_REGISTRY: ['ClassifierLoss'],
     METRIC_REGISTRY: ['calculate_stability', 'calculate_stability_ssim', 'calculate_gain', 'calculate_lpips'],
 }
@@ -31,15 +43,21 @@ def test_import_registers_everything():
         assert set(names) <= set(registry.keys())
 
 
-@pytest.mark.parametrize('first', [
-    'import rsr_basicsr',
-    'try:\n    import basicsr\nexcept ModuleNotFoundError:\n    pass',
-    'import rsr_basicsr.attacks, rsr_basicsr.train, basicsr.archs',
-    'import rsr_basicsr.compat as c; c.before_import(); import basicsr; c.after_import(); c.after_import()',
-], ids=['plain', 'after basicsr', 'submodules', 'mended twice'])
+@pytest.mark.parametrize(
+    'first',
+    [
+        'import rsr_basicsr',
+        'try:\n    import basicsr\nexcept ModuleNotFoundError:\n    pass',
+        'import rsr_basicsr.attacks, rsr_basicsr.train, basicsr.archs',
+        'import rsr_basicsr.compat as c; c.before_import(); import basicsr; c.after_import(); c.after_import()',
+    ],
+    ids=['plain', 'after basicsr', 'submodules', 'mended twice'],
+)
 def test_any_import_order(first):
-    run = python(f'{first}\nimport rsr_basicsr, basicsr\nfrom basicsr.utils.registry import ARCH_REGISTRY\n'
-                 'print("DefendedRRDBNet" in ARCH_REGISTRY)')
+    run = python(
+        f'{first}\nimport rsr_basicsr, basicsr\nfrom basicsr.utils.registry import ARCH_REGISTRY\n'
+        'print("DefendedRRDBNet" in ARCH_REGISTRY)'
+    )
     assert run.returncode == 0 and run.stdout.split()[-1] == 'True', run.stderr
 
 
@@ -60,9 +78,11 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Without
 
 def test_distutils_is_not_needed(monkeypatch):
     monkeypatch.setenv('SETUPTOOLS_USE_DISTUTILS', 'stdlib')  # takes the copy of setuptools out of reach
-    run = python(WITHOUT.format('distutils') + 'import rsr_basicsr\n'
-                 'from basicsr.archs.arch_util import LooseVersion as V\n'
-                 'print(V("0.10.0+cpu") >= V("0.9.0"), V("0.8.2") >= V("0.9.0"))')
+    run = python(
+        WITHOUT.format('distutils') + 'import rsr_basicsr\n'
+        'from basicsr.archs.arch_util import LooseVersion as V\n'
+        'print(V("0.10.0+cpu") >= V("0.9.0"), V("0.8.2") >= V("0.9.0"))'
+    )
     assert run.returncode == 0 and run.stdout.split()[-2:] == ['True', 'False'], run.stderr
 
 
@@ -75,8 +95,10 @@ def test_without_basicsr_the_import_says_how_to_install_it():
 @pytest.mark.skipif(importlib.util.find_spec('realesrgan') is None, reason='the realesrgan package is not installed')
 @pytest.mark.parametrize('order', ['rsr_basicsr, realesrgan', 'rsr_basicsr.compat, realesrgan, rsr_basicsr'])
 def test_beside_the_realesrgan_package(order):
-    run = python(f'import {order}\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
-                 'print("RealESRGANModel" in M, "DefendedRealESRGANModel" in M)')
+    run = python(
+        f'import {order}\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
+        'print("RealESRGANModel" in M, "DefendedRealESRGANModel" in M)'
+    )
     assert run.returncode == 0 and run.stdout.split()[-2:] == ['True', 'True'], run.stderr
 
 
@@ -93,27 +115,41 @@ def test_the_twins_are_of_the_classes_that_the_realesrgan_package_has(tmp_path):
             'from basicsr.models.sr_model import SRModel\nfrom basicsr.models.srgan_model import SRGANModel\n'
             f'@MODEL_REGISTRY.register()\nclass {cls}({"SRGANModel" if "GAN" in cls else "SRModel"}):\n'
             '    def __init__(self, opt):\n        super().__init__(opt)\n'
-            '    _dequeue_and_enqueue, feed_data = host._dequeue_and_enqueue, host.feed_data\n')
+            '    _dequeue_and_enqueue, feed_data = host._dequeue_and_enqueue, host.feed_data\n'
+        )
     (folder / '__init__.py').write_text('from . import realesrgan_model, realesrnet_model\n')
-    code = ('import rsr_basicsr\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
-            'for name in ("RealESRGANModel", "RealESRNetModel"):\n'
-            '    print(*([c.__module__ for c in M.get(twin).__mro__ if c.__name__ == name]'
-            ' for twin in (f"Defended{name}", f"Defended{name}_basicsr")), M.get(name).__init__.rsr_mended)')
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                         env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    code = (
+        'import rsr_basicsr\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
+        'for name in ("RealESRGANModel", "RealESRNetModel"):\n'
+        '    print(*([c.__module__ for c in M.get(twin).__mro__ if c.__name__ == name]'
+        ' for twin in (f"Defended{name}", f"Defended{name}_basicsr")), M.get(name).__init__.rsr_mended)'
+    )
+    run = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path)}
+    )
     lines = run.stdout.splitlines()[-2:]
-    assert lines == [f"['realesrgan.models.{name}_model'] ['basicsr.models.{name}_model'] True"
-                     for name in ('realesrgan', 'realesrnet')], run.stdout + run.stderr
+    assert lines == [
+        f"['realesrgan.models.{name}_model'] ['basicsr.models.{name}_model'] True"
+        for name in ('realesrgan', 'realesrnet')
+    ], run.stdout + run.stderr
     # One that cannot be imported is said, and BasicSR's classes serve.
     (folder / '__init__.py').write_text('import no_such_module_of_theirs\n')
-    run = subprocess.run([sys.executable, '-c', 'import rsr_basicsr; print(rsr_basicsr.models.DefendedRealESRGANModel'
-                          '.__mro__[4].__module__)'], capture_output=True, text=True,
-                         env={**os.environ, 'PYTHONPATH': str(tmp_path)})
+    run = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            'import rsr_basicsr; print(rsr_basicsr.models.DefendedRealESRGANModel.__mro__[4].__module__)',
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+    )
     assert run.stdout.split() == ['basicsr.models.realesrgan_model'] and 'no_such_module_of_theirs' in run.stderr
 
 
 def test_options_are_read_without_running_code(tmp_path):
     import yaml
+
     text = f'!!python/object/apply:os.system ["touch {tmp_path}/ran"]'
     with pytest.raises(yaml.constructor.ConstructorError):
         yaml.load(text, Loader=ordered_yaml()[0])

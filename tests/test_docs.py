@@ -21,8 +21,11 @@ SECTIONS = re.split(r'^## ', (ROOT / 'docs' / 'method.md').read_text(encoding='u
 
 def rows(title):
     section = next(section for section in SECTIONS if section.startswith(title))
-    return [[cell.strip() for cell in line.strip('|').split('|')] for line in section.splitlines()
-            if line.startswith('| ') and not line.startswith('| |')]
+    return [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in section.splitlines()
+        if line.startswith('| ') and not line.startswith('| |')
+    ]
 
 
 EQUATIONS = [row for row in rows('Every equation')[1:] if row[1]]
@@ -41,11 +44,14 @@ def test_every_equation_is_where_the_table_says(what, files, names):
 
 
 def test_published_ways_are_options():
-    options = [yaml.safe_load(code) for row in rows('The paper, the published code') + rows('Beyond the paper')
-               for code in re.findall(r'`([a-z]+: [^`]+)`', row[4] if len(row) > 4 else row[1])]
+    options = [
+        yaml.safe_load(code)
+        for row in rows('The paper, the published code') + rows('Beyond the paper')
+        for code in re.findall(r'`([a-z]+: [^`]+)`', row[4] if len(row) > 4 else row[1])
+    ]
     assert len(options) >= 24
     for option in options:
-        (block, values), = option.items()
+        ((block, values),) = option.items()
         if block == 'defense':
             assert parse_block(values, DEFENSE, block)
         elif block == 'train':
@@ -75,8 +81,13 @@ def test_code_in_the_documents_runs(path, title, tmp_path, monkeypatch, capsys, 
     cv2.imwrite('photo.png', (photo[0, :, :12, :12] * 255).permute(1, 2, 0).numpy())
     # The smallest classifier: the attacks ask it thousands of times.
     net = DefendedGain(defense={'classifier': {'type': 'paper', 'weights': 'untrained'}}).eval()
-    known = {'net': net, 'lq': torch.rand(1, 3, 8, 8), 'another_net': nn.Upsample(None, 2),
-             'MyNetwork': Gain, **{name: getattr(attacks, name) for name in attacks.__all__}}
+    known = {
+        'net': net,
+        'lq': torch.rand(1, 3, 8, 8),
+        'another_net': nn.Upsample(None, 2),
+        'MyNetwork': Gain,
+        **{name: getattr(attacks, name) for name in attacks.__all__},
+    }
     snippets = code(path, title)
     assert snippets
     for snippet in snippets:

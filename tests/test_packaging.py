@@ -30,8 +30,22 @@ def wheel(tmp_path_factory):
     for name in SOURCE:
         path = ROOT / name
         shutil.copytree(path, source / name, ignore=LEFT_OUT) if path.is_dir() else shutil.copy(path, source)
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '--use-pep517',
-                    '-w', str(folder), str(source)], check=True)
+    subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '-q',
+            '--no-deps',
+            '--no-build-isolation',
+            '--use-pep517',
+            '-w',
+            str(folder),
+            str(source),
+        ],
+        check=True,
+    )
     return next(folder.glob('*.whl'))
 
 
@@ -54,8 +68,10 @@ def test_pip_leaves_the_choice_of_basicsr_to_the_user(wheel):
 
 
 def test_what_is_installed_runs_without_the_repository(wheel, tmp_path):
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(tmp_path / 'there'),
-                    str(wheel)], check=True)
+    subprocess.run(
+        [sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(tmp_path / 'there'), str(wheel)],
+        check=True,
+    )
     code = """
 import rsr_basicsr, skimage.io, skimage.data
 from rsr_basicsr.cli import main
@@ -67,8 +83,13 @@ assert main(['detect', 'photo.png']) in (0, 3)
 from rsr_basicsr import quickstart
 assert quickstart.OPTIONS.is_file()
 """
-    run = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True,
-                         env={'PYTHONPATH': str(tmp_path / 'there'), 'PATH': ''})
+    run = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={'PYTHONPATH': str(tmp_path / 'there'), 'PATH': ''},
+    )
     assert run.returncode == 0, run.stderr
     assert run.stdout.startswith(str(tmp_path / 'there'))
     assert 'DefendedSRVGGNetCompact' in run.stdout and 'P(clean)' in run.stdout
@@ -79,8 +100,10 @@ def test_options_are_listed_and_copied_but_never_over_ones_own(tmp_path, monkeyp
     assert main(['options']) == 0
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == len(list((ROOT / 'options').rglob('*.yml')))
-    assert any(re.match(r'finetune/finetune_defended_general_x4v3.yml +realesr-general-x4v3 fine-tuned', line)
-               for line in listed)
+    assert any(
+        re.match(r'finetune/finetune_defended_general_x4v3.yml +realesr-general-x4v3 fine-tuned', line)
+        for line in listed
+    )
     assert main(['options', '-o', 'mine']) == 0
     copied = tmp_path / 'mine' / 'test' / 'test_frequency_classifier.yml'
     original = (ROOT / 'options' / 'test' / 'test_frequency_classifier.yml').read_bytes()
@@ -97,10 +120,21 @@ def test_options_are_listed_and_copied_but_never_over_ones_own(tmp_path, monkeyp
 VERSIONS = {'Python': '3.11.7', 'basicsr': '1.4.2', 'torch': '2.15.0+cu132'}
 
 
-@pytest.mark.parametrize('name, version, told', [
-    (None, None, False), ('torch', '2.6.1', False), ('torch', '2.5.1', True), ('torch', '2.16.0a0+git', True),
-    ('torch', '3.0', True), ('basicsr', '1.4.3', True), ('Python', '3.14.0', True), ('Python', '3.13.0', False),
-    ('Python', '3.10.0', False), ('Python', '3.9.18', True)])
+@pytest.mark.parametrize(
+    'name, version, told',
+    [
+        (None, None, False),
+        ('torch', '2.6.1', False),
+        ('torch', '2.5.1', True),
+        ('torch', '2.16.0a0+git', True),
+        ('torch', '3.0', True),
+        ('basicsr', '1.4.3', True),
+        ('Python', '3.14.0', True),
+        ('Python', '3.13.0', False),
+        ('Python', '3.10.0', False),
+        ('Python', '3.9.18', True),
+    ],
+)
 def test_versions_that_nobody_tried_are_told_of(name, version, told):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -109,8 +143,10 @@ def test_versions_that_nobody_tried_are_told_of(name, version, told):
 
 
 def test_known_versions_are_those_of_setup_and_readme():
-    texts = {name: (ROOT / name).read_text(encoding='utf-8')
-             for name in ('setup.py', 'README.md', 'scripts/install_basicsr.py', 'scripts/_environment.sh')}
+    texts = {
+        name: (ROOT / name).read_text(encoding='utf-8')
+        for name in ('setup.py', 'README.md', 'scripts/install_basicsr.py', 'scripts/_environment.sh')
+    }
     assert f"'torch>={KNOWN_VERSIONS['torch'][0]}'" in texts['setup.py']
     assert f"'basicsr>={KNOWN_VERSIONS['basicsr'][0]}'" in texts['scripts/install_basicsr.py']
     for name in ('torch', 'basicsr'):
@@ -118,7 +154,7 @@ def test_known_versions_are_those_of_setup_and_readme():
     first, last = KNOWN_VERSIONS['Python']
     classifiers = re.findall(r"Python :: (3\.\d+)'", texts['setup.py'])
     assert f"'>={first}'" in texts['setup.py'] and classifiers[0] == first and last in classifiers
-    assert f"    {' | '.join(classifiers)}) ;;" in texts['scripts/_environment.sh']
+    assert f'    {" | ".join(classifiers)}) ;;' in texts['scripts/_environment.sh']
     assert f"PYTHON_RANGE='{first} to {classifiers[-1]}'" in texts['scripts/_environment.sh']
     for known in (f'Python {first} to {last}', f'Python {first} to {classifiers[-1]}'):
         assert known in texts['README.md']
@@ -156,9 +192,25 @@ def test_setup_of_basicsr_is_corrected_only_where_pip_unpacks_it(tmp_path):
     # Run in a clone of it, which must stay as it is, below another sitecustomize, which must run.
     (tmp_path / 'theirs').mkdir()
     (tmp_path / 'theirs' / 'sitecustomize.py').write_text(f"open({str(tmp_path / 'ran')!r}, 'a').write('ran ')\n")
-    run = subprocess.run([sys.executable, ROOT / 'scripts' / 'install_basicsr.py', '--no-index', '--no-deps', '-q',
-                          '--no-cache-dir', '--find-links', index, '--target', there, 'kin'], cwd=source,
-                         capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path / 'theirs')})
+    run = subprocess.run(
+        [
+            sys.executable,
+            ROOT / 'scripts' / 'install_basicsr.py',
+            '--no-index',
+            '--no-deps',
+            '-q',
+            '--no-cache-dir',
+            '--find-links',
+            index,
+            '--target',
+            there,
+            'kin',
+        ],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(tmp_path / 'theirs')},
+    )
     assert run.returncode == 0, run.stderr
     metadata = email.message_from_bytes((there / 'kin-1.2.dist-info' / 'METADATA').read_bytes())
     assert metadata['Version'] == '1.2' and metadata['Summary'] == 'corrected'
@@ -166,15 +218,25 @@ def test_setup_of_basicsr_is_corrected_only_where_pip_unpacks_it(tmp_path):
     assert (tmp_path / 'ran').read_text().split().count('ran') >= 3  # the script, pip, the build
 
 
-@pytest.mark.parametrize('files, found', [
-    ({'basicsr-1.4.2.dist-info/METADATA': 'Version: 1.4.2'}, ('basicsr', '1.4.2')),
-    ({'basicsr_fixed-1.4.2.dist-info/METADATA': 'Version: 1.4.2'}, ('basicsr-fixed', '1.4.2')),
-    ({'basicsr/__init__.py': '', 'fork-1.7.dist-info/METADATA': 'Name: fork\nVersion: 1.7',
-      'fork-1.7.dist-info/top_level.txt': 'basicsr'}, ('fork', '1.7')),
-    ({'basicsr/__init__.py': '', 'basicsr/version.py': "__version__ = '1.4.3'"}, ('CLONE', '1.4.3')),
-    ({'basicsr/data/left.txt': ''}, None),
-    ({}, None),
-], ids=['basicsr', 'basicsr-fixed', 'fork', 'clone', 'folder', 'nothing'])
+@pytest.mark.parametrize(
+    'files, found',
+    [
+        ({'basicsr-1.4.2.dist-info/METADATA': 'Version: 1.4.2'}, ('basicsr', '1.4.2')),
+        ({'basicsr_fixed-1.4.2.dist-info/METADATA': 'Version: 1.4.2'}, ('basicsr-fixed', '1.4.2')),
+        (
+            {
+                'basicsr/__init__.py': '',
+                'fork-1.7.dist-info/METADATA': 'Name: fork\nVersion: 1.7',
+                'fork-1.7.dist-info/top_level.txt': 'basicsr',
+            },
+            ('fork', '1.7'),
+        ),
+        ({'basicsr/__init__.py': '', 'basicsr/version.py': "__version__ = '1.4.3'"}, ('CLONE', '1.4.3')),
+        ({'basicsr/data/left.txt': ''}, None),
+        ({}, None),
+    ],
+    ids=['basicsr', 'basicsr-fixed', 'fork', 'clone', 'folder', 'nothing'],
+)
 def test_whatever_import_finds_counts_as_basicsr(files, found, tmp_path):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -187,10 +249,13 @@ def test_whatever_import_finds_counts_as_basicsr(files, found, tmp_path):
 
 def basicsr_in(folder, before=''):
     """What counts as BasicSR for a Python that has nothing but its own library and ``folder``."""
-    code = (f'import sys\nsys.path[:0] = [{str(folder)!r}, {str(ROOT / "scripts")!r}]\nimport install_basicsr\n'
-            f'{before}\nprint(install_basicsr.installed())')
-    return subprocess.run([sys.executable, '-I', '-S', '-c', code], check=True, capture_output=True,
-                          text=True).stdout.strip()
+    code = (
+        f'import sys\nsys.path[:0] = [{str(folder)!r}, {str(ROOT / "scripts")!r}]\nimport install_basicsr\n'
+        f'{before}\nprint(install_basicsr.installed())'
+    )
+    return subprocess.run(
+        [sys.executable, '-I', '-S', '-c', code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def test_the_installer_says_what_is_there_and_what_it_lacks(tmp_path):

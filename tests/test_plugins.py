@@ -10,7 +10,7 @@ import torch
 from helpers import paired_options, write
 
 #: What somebody else might publish for BasicSR, who has never heard of this package
-PACKAGE = '''
+PACKAGE = """
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY, MODEL_REGISTRY
@@ -36,18 +36,18 @@ class MyPairs(PairedImageDataset):
 @MODEL_REGISTRY.register()
 class MyModel(SRModel):
     pass
-'''
+"""
 #: The lines that its user adds
-DEFENDED = '''
+DEFENDED = """
 import madeup
 from basicsr.utils.registry import MODEL_REGISTRY
 from rsr_basicsr import MaskPoint, defend_model, register_defended
 
 register_defended({'tail': MaskPoint('tail')})(madeup.MyNet)
 MODEL_REGISTRY.register(defend_model(madeup.MyModel))
-'''
+"""
 #: Everything but this package first, by somebody who has mended torchvision himself
-THEM_FIRST = '''
+THEM_FIRST = """
 import sys, types
 from torchvision.transforms.functional import rgb_to_grayscale
 alias = types.ModuleType('torchvision.transforms.functional_tensor')
@@ -61,8 +61,8 @@ try:
 except ImportError:
     realesrgan = None
 import defended_mine
-'''
-US_FIRST = '''
+"""
+US_FIRST = """
 import rsr_basicsr
 import defended_mine, madeup
 try:
@@ -70,8 +70,8 @@ try:
 except ImportError:
     realesrgan = None
 before = {'MyNet', 'MyModel', 'RRDBNet', 'SRModel'}
-'''
-THEN = '''
+"""
+THEN = """
 import torch
 from basicsr.archs import build_network
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
@@ -94,7 +94,7 @@ if realesrgan is not None:
     assert (torch.from_numpy(output).int() - expected.int()).abs().max() <= 1
     print('RealESRGANer agrees')
 print('all of it works')
-'''
+"""
 
 
 @pytest.fixture(scope='module')
@@ -115,12 +115,19 @@ def test_in_one_process_in_any_order(first, folder):
 
 def test_the_other_package_is_trained(folder, pairs, photos):
     opt = paired_options(pairs, model_type='DefendedMyModel', network='DefendedMyNet', iterations=2, photos=photos)
-    opt['network_g'] = {'type': 'DefendedMyNet', 'num_feat': 4, 'defense': {
-        'points': ['tail'], 'classifier': {'type': 'paper', 'weights': 'untrained'}}}
+    opt['network_g'] = {
+        'type': 'DefendedMyNet',
+        'num_feat': 4,
+        'defense': {'points': ['tail'], 'classifier': {'type': 'paper', 'weights': 'untrained'}},
+    }
     opt['datasets']['train']['type'] = 'MyPairs'
     write(opt, folder / 'options.yml')
-    run = subprocess.run([sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml', '--import',
-                          'defended_mine'], cwd=folder, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml', '--import', 'defended_mine'],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     saved = torch.load(folder / 'experiments' / opt['name'] / 'models' / 'net_g_latest.pth', weights_only=True)
     assert 'head.weight' in saved['params'] and saved['network_g']['type'] == 'DefendedMyNet'

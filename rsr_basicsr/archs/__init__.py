@@ -10,6 +10,18 @@ from rsr_basicsr.archs.interpolation_arch import Interpolation
 from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
 
-__all__ = ['CDC', 'Defense', 'DefenseMixin', 'EnsembleClassifier', 'FrequencyClassifier', 'Interpolation',
-           'MaskPoint', 'RRDBFrequencyClassifier', 'RandomFrequencyMask', 'ResidualClassifier', 'StatisticsClassifier',
-           'defend', 'register_defended']
+__all__ = [
+    'CDC',
+    'Defense',
+    'DefenseMixin',
+    'EnsembleClassifier',
+    'FrequencyClassifier',
+    'Interpolation',
+    'MaskPoint',
+    'RRDBFrequencyClassifier',
+    'RandomFrequencyMask',
+    'ResidualClassifier',
+    'StatisticsClassifier',
+    'defend',
+    'register_defended',
+]

@@ -56,25 +56,31 @@ class CDC(nn.Module):
 
     _version = 2  # torch notes it in every state dict
 
-    def __init__(self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_hourglass: int = 6,
-                 scale: int = 4):
+    def __init__(
+        self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_hourglass: int = 6, scale: int = 4
+    ):
         super().__init__()
         if num_hourglass < 2 or num_hourglass % 2:
             raise ValueError(f'num_hourglass must be even and at least 2, got {num_hourglass}')
         if scale not in (2, 3, 4):
             raise ValueError(f'scale must be 2, 3 or 4, got {scale}')
         self.scale = scale
-        self.window_size = 2 ** _POOLINGS  # what it pads images to multiples of
+        self.window_size = 2**_POOLINGS  # what it pads images to multiples of
         self.edge_at = num_hourglass // 2
         self.stem = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.hourglasses = nn.ModuleList(
-            Hourglass(num_feat, with_tail=index < num_hourglass - 1) for index in range(num_hourglass))
+            Hourglass(num_feat, with_tail=index < num_hourglass - 1) for index in range(num_hourglass)
+        )
         # Kernel of the last convolution of the attention heads: 1, but 3 at x3.
         attention = 3 if scale == 3 else 1
         self.picture_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, 3) for _ in range(3))
         self.attention_heads = nn.ModuleList(_head(num_feat, num_out_ch, scale, attention) for _ in range(3))
-        refuse_older_files(self, self._version, "the activations that end the inception blocks' third branches (ten in "
-                           'the published network) were added since, and change the output; train it again')
+        refuse_older_files(
+            self,
+            self._version,
+            "the activations that end the inception blocks' third branches (ten in "
+            'the published network) were added since, and change the output; train it again',
+        )
 
     #: The trainer sets this around its step, whose loss takes a :class:`CDCOutput`.
     returns_components = False
@@ -87,7 +93,7 @@ class CDC(nn.Module):
         images = [head(feature) for head, feature in zip(self.picture_heads, features)]
         attention = torch.stack([head(feature) for head, feature in zip(self.attention_heads, features)])
         fused = (attention.softmax(dim=0) * torch.stack(images)).sum(dim=0)
-        output = CDCOutput(*(p[..., :height * self.scale, :width * self.scale] for p in (*images, fused)))
+        output = CDCOutput(*(p[..., : height * self.scale, : width * self.scale] for p in (*images, fused)))
         return output if self.returns_components else output.fused
 
     def under_own_names(self, state: State, report: Callable[[str], None] = lambda line: None) -> State:
@@ -101,8 +107,10 @@ class CDC(nn.Module):
             return state
         ours, left_out = for_network(state, self)
         if left_out:
-            report(f'{type(self).__name__}: the classifier in the published file is left out; DefendedCDC with '
-                   'defense.classifier.type: paper takes it.')
+            report(
+                f'{type(self).__name__}: the classifier in the published file is left out; DefendedCDC with '
+                'defense.classifier.type: paper takes it.'
+            )
         return ours
 
     def load_state_dict(self, state_dict: State, strict: bool = True, assign: bool = False) -> Any:
@@ -128,12 +136,14 @@ class Hourglass(nn.Module):
     def __init__(self, num_feat: int, with_tail: bool):
         super().__init__()
         wide, wider = 2 * num_feat, 4 * num_feat
-        self.encoder = nn.ModuleList(ResidualBlock(*ab) for ab in (
-            (num_feat, wide), (wide, wide), (wide, wider), (wider, wider)))
+        self.encoder = nn.ModuleList(
+            ResidualBlock(*ab) for ab in ((num_feat, wide), (wide, wide), (wide, wider), (wider, wider))
+        )
         self.bottom = nn.Sequential(ResidualBlock(wider, wider), ResidualBlock(wider, wider))
         self.skips = nn.ModuleList(ResidualBlock(c, c) for c in (wider, wider, wide, wide))
-        self.decoder = nn.ModuleList(ResidualBlock(*ab) for ab in (
-            (wider, wider), (wider, wide), (wide, wide), (wide, num_feat)))
+        self.decoder = nn.ModuleList(
+            ResidualBlock(*ab) for ab in ((wider, wider), (wider, wide), (wide, wide), (wide, num_feat))
+        )
         self.outermost_skip = ResidualBlock(num_feat, num_feat)
         self.inner = nn.Identity()  # a name for the place where the sum can be masked
         tail = (InceptionBlock(num_feat), InceptionBlock(num_feat)) if with_tail else ()
@@ -158,7 +168,8 @@ class ResidualBlock(nn.Module):
     def __init__(self, num_in: int, num_out: int):
         super().__init__()
         self.body = nn.Sequential(
-            _conv(num_in, num_out, 1), _lrelu(), _conv(num_out, num_out, 3), _lrelu(), _conv(num_out, num_out, 1))
+            _conv(num_in, num_out, 1), _lrelu(), _conv(num_out, num_out, 3), _lrelu(), _conv(num_out, num_out, 1)
+        )
         self.shortcut = nn.Identity() if num_in == num_out else _conv(num_in, num_out, 1)
 
     def forward(self, x):
@@ -171,11 +182,13 @@ class InceptionBlock(nn.Module):
     def __init__(self, num_feat: int):
         super().__init__()
         n = num_feat
-        self.branches = nn.ModuleList([
-            nn.Sequential(_conv(n, n, 1), _lrelu()),
-            nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu()),
-            nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu(), _conv(n, n, 3), _lrelu()),
-        ])
+        self.branches = nn.ModuleList(
+            [
+                nn.Sequential(_conv(n, n, 1), _lrelu()),
+                nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu()),
+                nn.Sequential(_conv(n, n, 1), _conv(n, n, 3), _lrelu(), _conv(n, n, 3), _lrelu()),
+            ]
+        )
         self.fuse = _conv(3 * n, n, 1)
 
     def forward(self, x):

@@ -37,8 +37,11 @@ def renamed(state: State) -> OrderedDict[str, torch.Tensor]:
 
     A key that is in no published network keeps its name. The metadata are left out: their versions are not ours.
     """
-    doublings = {head: f'{head}.2.1.weight' in state for component in _COMPONENTS
-                 for head in (f'upsample_{component}', f'{component}_map')}
+    doublings = {
+        head: f'{head}.2.1.weight' in state
+        for component in _COMPONENTS
+        for head in (f'upsample_{component}', f'{component}_map')
+    }
     return OrderedDict((_renamed(key, doublings), value) for key, value in state.items())
 
 
@@ -62,8 +65,12 @@ def for_network(state: State, net: nn.Module) -> tuple[State, bool]:
         first = [f'{_CLASSIFIER}body.0.{parameter}' for parameter in ('weight', 'bias')]
         ours.update(zip(first, for_scaled_features(*(ours[key] for key in first))))
     if classifier and not left_out:
-        ours.update({f'{_CLASSIFIER}{name}': torch.full_like(own[f'{_CLASSIFIER}{name}'], value)
-                     for name, value in CALIBRATION.items()})
+        ours.update(
+            {
+                f'{_CLASSIFIER}{name}': torch.full_like(own[f'{_CLASSIFIER}{name}'], value)
+                for name, value in CALIBRATION.items()
+            }
+        )
     # The published network computes what ours does now.
     return with_metadata(ours, own), left_out
 
@@ -91,8 +98,9 @@ _MODULES: dict[str, Callable[[Match], str]] = {
     # Ours are in the order of the decoder, from the innermost one.
     rf'HG_(\d+)\.skip_conv([1-4])\.{_BLOCK}': lambda m: _residual(m[1], f'skips.{4 - int(m[2])}', m[3]),
     rf'HG_(\d+)\.skip_conv0\.{_BLOCK}': lambda m: _residual(m[1], 'outermost_skip', m[2]),
-    r'HG_(\d+)\.tail\.(\d)\.res([123])\.(\d)':
-        lambda m: f'hourglasses.{m[1]}.tail.{m[2]}.branches.{int(m[3]) - 1}.{m[4]}',
+    r'HG_(\d+)\.tail\.(\d)\.res([123])\.(\d)': lambda m: (
+        f'hourglasses.{m[1]}.tail.{m[2]}.branches.{int(m[3]) - 1}.{m[4]}'
+    ),
     r'HG_(\d+)\.tail\.(\d)\.filter_concat': lambda m: f'hourglasses.{m[1]}.tail.{m[2]}.fuse',
     r'preclass\.fcall\.(\d)': lambda m: f'{_CLASSIFIER}body.{m[1]}',
 }

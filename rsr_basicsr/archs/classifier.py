@@ -65,8 +65,9 @@ class SampleClassifier(nn.Module):
         try:
             self.load_state_dict(load_state(path))
         except RuntimeError as error:
-            raise WeightsError(f'{path} holds weights of another classifier than {type(self).__name__}: '
-                               f'{in_one_line(error)}') from error
+            raise WeightsError(
+                f'{path} holds weights of another classifier than {type(self).__name__}: {in_one_line(error)}'
+            ) from error
 
     def train(self, mode: bool = True):
         """Training mode, but only of a classifier that is trained: one that is frozen decides without dropout."""

@@ -126,6 +126,7 @@ class DefenseMixin:
         """Where the masks sit, in the order an image of that size meets them."""
         found, handles = [], []
         for name, repeat, module in self._masked_modules():
+
             def note(module, args, name=name, repeat=repeat, path=_path(self, module)):
                 *_, channels, rows, columns = args[0].shape
                 found.append(MaskPlace(name, path, (channels, rows // repeat, columns // repeat), repeat))
@@ -216,15 +217,20 @@ def defend(cls: type[nn.Module], points: Points | None = None) -> type[nn.Module
     """
     if issubclass(cls, DefenseMixin):
         raise TypeError(f'{cls.__name__} is defended already')
-    return type(f'Defended{cls.__name__}', (DefenseMixin, cls), {
-        '__doc__': f'{cls.__name__} behind random frequency masks; see rsr_basicsr.defend.',
-        'backbone': cls,
-        'inner_points': dict(points or {}),
-    })
+    return type(
+        f'Defended{cls.__name__}',
+        (DefenseMixin, cls),
+        {
+            '__doc__': f'{cls.__name__} behind random frequency masks; see rsr_basicsr.defend.',
+            'backbone': cls,
+            'inner_points': dict(points or {}),
+        },
+    )
 
 
 def register_defended(points: Points | None = None):
     """Class decorator: registers the defended twin of an architecture, and leaves the architecture as it is."""
+
     def decorate(cls):
         ARCH_REGISTRY.register(defend(cls, points))
         return cls

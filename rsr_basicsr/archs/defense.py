@@ -22,8 +22,12 @@ DECISIONS = ('image', 'batch', 'majority', 'tile')
 
 #: By the name of ``defense: classifier: type``
 CLASSIFIERS: dict[str, type[SampleClassifier]] = {
-    'ensemble': EnsembleClassifier, 'statistics': StatisticsClassifier, 'residual': ResidualClassifier,
-    'paper': FrequencyClassifier, 'paper_rrdb': RRDBFrequencyClassifier}
+    'ensemble': EnsembleClassifier,
+    'statistics': StatisticsClassifier,
+    'residual': ResidualClassifier,
+    'paper': FrequencyClassifier,
+    'paper_rrdb': RRDBFrequencyClassifier,
+}
 DEFAULT_CLASSIFIER = 'ensemble'
 UNTRAINED = 'untrained'
 
@@ -71,8 +75,15 @@ class Defense(nn.Module):
             batch, unless the batch decides. None draws anew at every call.
     """
 
-    def __init__(self, mask: dict | None = None, classifier: dict | None = None, gate: str = 'classifier',
-                 decision: str = 'image', draws: int = 1, seed: int | None = None):
+    def __init__(
+        self,
+        mask: dict | None = None,
+        classifier: dict | None = None,
+        gate: str = 'classifier',
+        decision: str = 'image',
+        draws: int = 1,
+        seed: int | None = None,
+    ):
         super().__init__()
         for name, value, known in (('gate', gate, GATES), ('decision', decision, DECISIONS)):
             if value not in known:
@@ -239,8 +250,10 @@ class Defense(nn.Module):
         return self.classifier.seen(x, self.seed) if self.repeatable else x
 
     def extra_repr(self) -> str:
-        return (f'gate={self.gate}, threshold={"that of the weights" if self.threshold is None else self.threshold}, '
-                f'decision={self.decision}, draws={self.draws}, seed={self.seed}')
+        return (
+            f'gate={self.gate}, threshold={"that of the weights" if self.threshold is None else self.threshold}, '
+            f'decision={self.decision}, draws={self.draws}, seed={self.seed}'
+        )
 
 
 def _of_majority(clean: torch.Tensor) -> torch.Tensor:

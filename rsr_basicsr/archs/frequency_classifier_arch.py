@@ -45,10 +45,15 @@ class FrequencyClassifier(SampleClassifier):
         if pool_by not in POOL_BY:
             raise ValueError(f'pool_by must be one of {", ".join(POOL_BY)}, got {pool_by!r}')
         self.pool_by = pool_by
-        self.body = nn.Sequential(nn.Linear(256, 512), nn.LeakyReLU(_SLOPE), nn.Linear(512, 256), nn.LeakyReLU(_SLOPE),
-                                  nn.Linear(256, 2))
-        refuse_older_files(self, 2, 'its LeakyReLU had the slope 0.2 where it has 0.01 now, so that it would decide '
-                                    'otherwise than it was trained to; train it again')
+        self.body = nn.Sequential(
+            nn.Linear(256, 512), nn.LeakyReLU(_SLOPE), nn.Linear(512, 256), nn.LeakyReLU(_SLOPE), nn.Linear(256, 2)
+        )
+        refuse_older_files(
+            self,
+            2,
+            'its LeakyReLU had the slope 0.2 where it has 0.01 now, so that it would decide '
+            'otherwise than it was trained to; train it again',
+        )
         self.take(weights)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
@@ -91,8 +96,11 @@ class RRDBFrequencyClassifier(FrequencyClassifier):
         size, (height, width) = self.spectrum_size, x.shape[-2:]
         if any_size() or min(height, width) < size or (height, width) == (size, size):
             return x
-        top, left = (torch.randint(side - size + 1, (1,), device=x.device) for side in (height, width)) \
-            if seed is None else _repeatable_corner(seed, height - size, width - size, x.device).split(1)
+        top, left = (
+            (torch.randint(side - size + 1, (1,), device=x.device) for side in (height, width))
+            if seed is None
+            else _repeatable_corner(seed, height - size, width - size, x.device).split(1)
+        )
         place = torch.arange(size, device=x.device)
         return x.index_select(-2, top + place).index_select(-1, left + place)
 

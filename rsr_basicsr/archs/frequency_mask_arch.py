@@ -69,9 +69,9 @@ class RandomFrequencyMask(nn.Module):
             noise = torch.rand(samples, 1, height, width, **source).to(device)
             return _stays_anywhere(radius, noise, radial_distance(height, width, device)).float()
         # Random numbers are a good part of the cost of a small mask; a 64-bit one serves four coefficients.
-        noise = torch.randint(-2**63, 2**63 - 1, (samples, -(-height * width // 4)), **source)
+        noise = torch.randint(-(2**63), 2**63 - 1, (samples, -(-height * width // 4)), **source)
         noise = noise.view(torch.int16).to(device)
-        chance = noise[:, :height * width].view(samples, 1, height, width)
+        chance = noise[:, : height * width].view(samples, 1, height, width)
         inside = radial_distance(height, width, device) <= radius * math.hypot(height, width)
         return (inside | (chance < _threshold(height, width, device))).float()
 
@@ -80,8 +80,9 @@ class RandomFrequencyMask(nn.Module):
 
 
 @constant_tensor(maxsize=64, always=True)  # which no graph can draw
-def repeatable_mask(keep_radius: tuple[float, float], seed: int, place: int, height: int, width: int,
-                    device: torch.device) -> torch.Tensor:
+def repeatable_mask(
+    keep_radius: tuple[float, float], seed: int, place: int, height: int, width: int, device: torch.device
+) -> torch.Tensor:
     """The mask, bool (1, 1, H, W), that a seed gives the ``place``-th mask of a pass; the same on every device.
 
     It is cached: do not write to it.

@@ -30,8 +30,9 @@ class Interpolation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Upscale ``x``."""
-        return F.interpolate(x, scale_factor=self.scale, mode=self.mode,
-                             align_corners=None if self.mode == 'nearest' else False)
+        return F.interpolate(
+            x, scale_factor=self.scale, mode=self.mode, align_corners=None if self.mode == 'nearest' else False
+        )
 
     def extra_repr(self) -> str:
         return f'scale={self.scale}, mode={self.mode}'

@@ -22,7 +22,8 @@ SMALLEST = 16  # pixels a side
 _MARGIN = 4  # rows and columns around what is looked at, no less than a filter and a lag reach
 
 FEATURES = 3 * BLOCK_BINS * sum(size**2 - 1 for size, _ in BLOCKS) + (
-    len(FLAT) * 6 * 4 * RESIDUAL_BINS + 2 * 3 * len(LAGS) + 2 * 3 * 4)
+    len(FLAT) * 6 * 4 * RESIDUAL_BINS + 2 * 3 * len(LAGS) + 2 * 3 * 4
+)
 
 
 def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
@@ -95,8 +96,12 @@ def _colour_axes(device, dtype):
 @constant_tensor(maxsize=8)
 def _high_pass(device, dtype):
     """Difference to the right, to the one below, of both orders both ways, and the Laplacian; (4, 1, 3, 3)."""
-    filters = (((0, 0, 0), (0, -4, 4), (0, 0, 0)), ((0, 0, 0), (0, -4, 0), (0, 4, 0)),
-               ((1, -2, 1), (-2, 4, -2), (1, -2, 1)), ((0, 1, 0), (1, -4, 1), (0, 1, 0)))
+    filters = (
+        ((0, 0, 0), (0, -4, 4), (0, 0, 0)),
+        ((0, 0, 0), (0, -4, 0), (0, 4, 0)),
+        ((1, -2, 1), (-2, 4, -2), (1, -2, 1)),
+        ((0, 1, 0), (1, -4, 1), (0, 1, 0)),
+    )
     return torch.tensor(filters, device=device, dtype=dtype)[:, None] / 4
 
 
@@ -105,8 +110,10 @@ def _activity(x, band):
 
     Means, since noise must not make a flat place an active one.
     """
-    means = [_block_means(rows_between(x, top, bottom + 4).mean(dim=1, keepdim=True))
-             for top, bottom in row_bands(x, x.shape[-2] // 4 * 4 - 4, band, 4)]
+    means = [
+        _block_means(rows_between(x, top, bottom + 4).mean(dim=1, keepdim=True))
+        for top, bottom in row_bands(x, x.shape[-2] // 4 * 4 - 4, band, 4)
+    ]
     means = torch.cat(means, dim=-2)
     return F.max_pool2d(means, 3, 1, 1) + F.max_pool2d(-means, 3, 1, 1)
 
@@ -126,7 +133,7 @@ def _residual_sums(x, weight):
     r = r.view(batch, 6, 4, *r.shape[-2:])
 
     def lagged(tensor, dy=0, dx=0):
-        return tensor[..., 3 + dy:3 + dy + rows, 3 + dx:3 + dx + columns]
+        return tensor[..., 3 + dy : 3 + dy + rows, 3 + dx : 3 + dx + columns]
 
     inner = lagged(r).flatten(3).flatten(1, 2)  # (B, 24, pixels)
     level = 6 * (inner.abs() / 8 + 1).log2()
@@ -135,9 +142,12 @@ def _residual_sums(x, weight):
     flattest = weight[:, :1]
     laplacian, colours = r[:, :3, 3], r[:, 3:]
     for a, b in [(lagged(laplacian), lagged(laplacian, *lag)) for lag in LAGS] + [
-            (lagged(colours[:, i]), lagged(colours[:, j])) for i, j in ((0, 1), (0, 2), (1, 2))]:
-        found += [(value * flattest).flatten(2).sum(dim=2)
-                  for value in (a * b, a.square(), b.square(), (a * b).abs(), a.abs(), b.abs())]
+        (lagged(colours[:, i]), lagged(colours[:, j])) for i, j in ((0, 1), (0, 2), (1, 2))
+    ]:
+        found += [
+            (value * flattest).flatten(2).sum(dim=2)
+            for value in (a * b, a.square(), b.square(), (a * b).abs(), a.abs(), b.abs())
+        ]
     return torch.cat([each.flatten(1).double() for each in found], dim=1)
 
 
@@ -148,8 +158,8 @@ def _of_sums(sums, pixels):
     found = [_roots(up_to.permute(0, 2, 3, 1)).flatten(1)]
     means = sums[:, split:] / pixels[:, :1]
     for width, count in ((3, len(LAGS)), (4, 3)):
-        ab, aa, bb, ab_abs, a_abs, b_abs = means[:, :6 * width * count].view(-1, count, 6, width).unbind(dim=2)
-        means = means[:, 6 * width * count:]
+        ab, aa, bb, ab_abs, a_abs, b_abs = means[:, : 6 * width * count].view(-1, count, 6, width).unbind(dim=2)
+        means = means[:, 6 * width * count :]
         # A hundredth of a grey level squared: what has no noise has no correlation.
         found.append((ab / (aa * bb + 1e-2).sqrt()).flatten(1))
         spread = (aa - a_abs.square() + 1e-2) * (bb - b_abs.square() + 1e-2)

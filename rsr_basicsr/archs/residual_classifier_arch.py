@@ -54,8 +54,9 @@ class ResidualClassifier(SampleClassifier):
         super().__init__()
         self.filters = nn.Parameter(torch.randn(num_filters, 3, 5, 5) * 0.2)
         widths = (num_filters, num_feat, num_feat * 3 // 2, num_feat * 2)
-        self.body = nn.ModuleList(nn.Conv2d(narrow, wide, 3, stride, 1) for narrow, wide, stride in zip(
-            widths, widths[1:], (1, 2, 2)))
+        self.body = nn.ModuleList(
+            nn.Conv2d(narrow, wide, 3, stride, 1) for narrow, wide, stride in zip(widths, widths[1:], (1, 2, 2))
+        )
         self.norms = nn.ModuleList(_BatchNorm(width) for width in widths[1:])
         self.head = nn.Sequential(nn.Linear(4 * num_feat, 64), nn.LeakyReLU(0.2), nn.Linear(64, 2))
         self.take(weights)
@@ -90,8 +91,8 @@ class ResidualClassifier(SampleClassifier):
         total, square, count = 0, 0, 0
         for top, bottom in row_bands(x, x.shape[-2], self.band, 4):
             start = max(0, top - self.margin)
-            seen = self.patterns(x[..., start:bottom + self.margin, :])
-            own = seen[..., (top - start) // 4:-(-(bottom - start) // 4), :].double()
+            seen = self.patterns(x[..., start : bottom + self.margin, :])
+            own = seen[..., (top - start) // 4 : -(-(bottom - start) // 4), :].double()
             total, square = total + own.sum(dim=(2, 3)), square + own.square().sum(dim=(2, 3))
             count += own.shape[-2] * own.shape[-1]
         return total / count, square / count

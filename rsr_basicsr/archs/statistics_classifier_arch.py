@@ -38,8 +38,13 @@ class StatisticsClassifier(SampleClassifier):
         super().__init__()
         self.mean = constant(torch.full((FEATURES,), 0.3))
         self.spread = constant(torch.full((FEATURES,), 0.2))
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(FEATURES, num_feat), nn.LeakyReLU(0.2),
-                                  nn.Dropout(dropout), nn.Linear(num_feat, 2))
+        self.head = nn.Sequential(
+            nn.Dropout(dropout),
+            nn.Linear(FEATURES, num_feat),
+            nn.LeakyReLU(0.2),
+            nn.Dropout(dropout),
+            nn.Linear(num_feat, 2),
+        )
         self.take(weights)
 
     @torch.no_grad()

@@ -45,8 +45,9 @@ def check_versions(net: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
             check.refuse(module, metadata.get(name, {}).get('version'))
 
 
-def with_metadata(state: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]
-                  ) -> OrderedDict[str, torch.Tensor]:
+def with_metadata(
+    state: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]
+) -> OrderedDict[str, torch.Tensor]:
     """A copy of a state dict with the metadata of another one, where that has any."""
     copied = OrderedDict(state)
     if hasattr(source, '_metadata'):
@@ -60,21 +61,26 @@ class _OlderFiles:
     def __init__(self, version: int, because: str):
         self.version, self.because = version, because
 
-    def __call__(self, net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str, metadata: Mapping[str, Any],
-                 *_: Any) -> None:
+    def __call__(
+        self, net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str, metadata: Mapping[str, Any], *_: Any
+    ) -> None:
         if not _brings_values(net, state, prefix):
             return  # torch says which keys are missing
         found = metadata.get('version')
         self.refuse(net, found)
         if found is None:
-            get_root_logger().warning(f'{type(net).__name__}: the weights do not note their version; if it is earlier '
-                                      f'than {self.version}: {self.because}')
+            get_root_logger().warning(
+                f'{type(net).__name__}: the weights do not note their version; if it is earlier '
+                f'than {self.version}: {self.because}'
+            )
 
     def refuse(self, net: nn.Module, found: int | None) -> None:
         """Raise WeightsError for weights of version ``found``, where that is too old."""
         if found is not None and found < self.version:
-            raise WeightsError(f'the weights were trained with an earlier version of {type(net).__name__} ({found}, '
-                               f'now {self.version}): {self.because}')
+            raise WeightsError(
+                f'the weights were trained with an earlier version of {type(net).__name__} ({found}, '
+                f'now {self.version}): {self.because}'
+            )
 
 
 def _brings_values(net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str) -> bool:
@@ -83,6 +89,9 @@ def _brings_values(net: nn.Module, state: Mapping[str, torch.Tensor], prefix: st
     A defended network puts the values that it has itself beside those of a plain file; they do not count.
     """
     own = {f'{prefix}{name}': value for name, value in net.state_dict().items()}
-    brought = [key for key, value in own.items() if key in state and state[key].shape == value.shape
-               and state[key].data_ptr() != value.data_ptr()]
+    brought = [
+        key
+        for key, value in own.items()
+        if key in state and state[key].shape == value.shape and state[key].data_ptr() != value.data_ptr()
+    ]
     return 2 * len(brought) >= len(own)

@@ -17,8 +17,23 @@ from rsr_basicsr.attacks.gradient import APGD, FGSM, IFGSM, MIFGSM, PGD, BandLim
 from rsr_basicsr.attacks.objectives import OBJECTIVES, Objective, Perceptual
 from rsr_basicsr.attacks.universal import Universal
 
-ATTACKS = {attack.__name__: attack for attack in (
-    FGSM, IFGSM, MIFGSM, PGD, APGD, BandLimited, DetectorAware, Universal, Square, RandomNoise, Transfer, WorstOf)}
+ATTACKS = {
+    attack.__name__: attack
+    for attack in (
+        FGSM,
+        IFGSM,
+        MIFGSM,
+        PGD,
+        APGD,
+        BandLimited,
+        DetectorAware,
+        Universal,
+        Square,
+        RandomNoise,
+        Transfer,
+        WorstOf,
+    )
+}
 
 
 def build_attack(options: Mapping, load_network: Callable[[Mapping], nn.Module] | None = None) -> Attack:
@@ -45,7 +60,31 @@ def build_attack(options: Mapping, load_network: Callable[[Mapping], nn.Module] 
 
 
 __all__ = [
-    'APGD', 'ATTACKS', 'BPDA', 'FGSM', 'IFGSM', 'MIFGSM', 'OBJECTIVES', 'PGD', 'QUANTIZE', 'Attack', 'BandLimited',
-    'DetectorAware', 'Evasion', 'GradientAttack', 'Measurement', 'Objective', 'Perceptual', 'RandomNoise', 'Square',
-    'Transfer', 'Universal', 'WorstOf', 'build_attack', 'masking_alarms', 'measure', 'to_8_bit', 'worst_of',
+    'APGD',
+    'ATTACKS',
+    'BPDA',
+    'FGSM',
+    'IFGSM',
+    'MIFGSM',
+    'OBJECTIVES',
+    'PGD',
+    'QUANTIZE',
+    'Attack',
+    'BandLimited',
+    'DetectorAware',
+    'Evasion',
+    'GradientAttack',
+    'Measurement',
+    'Objective',
+    'Perceptual',
+    'RandomNoise',
+    'Square',
+    'Transfer',
+    'Universal',
+    'WorstOf',
+    'build_attack',
+    'masking_alarms',
+    'measure',
+    'to_8_bit',
+    'worst_of',
 ]

@@ -52,8 +52,14 @@ class DetectorAware(PGD):
 
     fixed = ('keep_best',)
 
-    def __init__(self, *, weights: Sequence[float] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0), margin: float = 0.5,
-                 detector: Callable[[torch.Tensor], torch.Tensor] | None = None, **common):
+    def __init__(
+        self,
+        *,
+        weights: Sequence[float] = (0.0, 0.1, 0.3, 1.0, 3.0, 10.0),
+        margin: float = 0.5,
+        detector: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        **common,
+    ):
         super().__init__(**common)
         if not isinstance(weights, (list, tuple)) or not weights:
             raise ValueError(f'expected weights as a list of numbers, got {weights!r}')
@@ -97,7 +103,7 @@ class DetectorAware(PGD):
             caution = (detector(x) + self.margin).clamp(min=0)
             if not caution.requires_grad:
                 raise ValueError('the detector has no gradient with respect to the image; wrap what has none in BPDA')
-            of_detector, = torch.autograd.grad(caution.sum(), x)
+            (of_detector,) = torch.autograd.grad(caution.sum(), x)
             uphill = to_unit(gradient) - weight * to_unit(of_detector)
             attacked = problem.project(attacked + self.step(uphill, problem, state))
         yield problem.damage(attacked), attacked
@@ -113,9 +119,11 @@ def own_detector(model) -> Callable[[torch.Tensor], torch.Tensor]:
     if not found:
         raise ValueError(f'{type(model).__name__} has no detector; DetectorAware needs a defended network, or detector')
     if not found[0].classifier.has_gradient:
-        raise ValueError(f'DetectorAware: the detector of {type(model).__name__}, a '
-                         f'{type(found[0].classifier).__name__}, has no gradient; attack the network with gate: always '
-                         'or never, or by Square')
+        raise ValueError(
+            f'DetectorAware: the detector of {type(model).__name__}, a '
+            f'{type(found[0].classifier).__name__}, has no gradient; attack the network with gate: always '
+            'or never, or by Square'
+        )
     return found[0].logit
 
 
@@ -139,8 +147,11 @@ class BPDA(nn.Module):
         surrogate: a differentiable stand-in for the way back; None is the identity, for which the shape must stay.
     """
 
-    def __init__(self, transform: Callable[[torch.Tensor], torch.Tensor],
-                 surrogate: Callable[[torch.Tensor], torch.Tensor] | None = None):
+    def __init__(
+        self,
+        transform: Callable[[torch.Tensor], torch.Tensor],
+        surrogate: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
         super().__init__()
         self.transform, self.surrogate = transform, surrogate
 
@@ -151,8 +162,9 @@ class BPDA(nn.Module):
             return transformed
         stand_in = x if self.surrogate is None else self.surrogate(x)
         if stand_in.shape != transformed.shape:
-            raise ValueError(f'BPDA: the transform makes {tuple(transformed.shape)}, its stand-in '
-                             f'{tuple(stand_in.shape)}')
+            raise ValueError(
+                f'BPDA: the transform makes {tuple(transformed.shape)}, its stand-in {tuple(stand_in.shape)}'
+            )
         return _Replaced.apply(stand_in, transformed)
 
 

@@ -35,8 +35,14 @@ class Measurement:
         return self.name or str(self.attack)
 
 
-def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None = None, *,
-            generator: torch.Generator | None = None) -> Measurement:
+def measure(
+    attack: Attack,
+    model: nn.Module,
+    lq: torch.Tensor,
+    target: torch.Tensor | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Measurement:
     """Attack images, and measure what :func:`masking_alarms` wants to know; arguments as in the attack's call."""
     attacked = attack(model, lq, target, generator=generator)
     radius = attack.radius(lq)
@@ -46,8 +52,15 @@ def measure(attack: Attack, model: nn.Module, lq: torch.Tensor, target: torch.Te
     return Measurement(attack, damage, zero_gradient(attack, model, lq, target, attacked, generator=generator))
 
 
-def zero_gradient(attack: Attack, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None,
-                  attacked: torch.Tensor, *, generator: torch.Generator | None = None) -> float | None:
+def zero_gradient(
+    attack: Attack,
+    model: nn.Module,
+    lq: torch.Tensor,
+    target: torch.Tensor | None,
+    attacked: torch.Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> float | None:
     """The share of the input's values whose gradient is exactly zero, see :class:`Measurement`."""
     if not isinstance(attack, GradientAttack):
         return None
@@ -72,8 +85,12 @@ def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.
         One sentence for each sign; none for a network without any.
     """
     measurements = list(measurements)
-    return [*_without_gradient(measurements, zeros), *_weaker_than_blind(measurements, tolerance),
-            *_without_growth_by_steps(measurements, tolerance), *_without_growth_by_eps(measurements, tolerance)]
+    return [
+        *_without_gradient(measurements, zeros),
+        *_weaker_than_blind(measurements, tolerance),
+        *_without_growth_by_steps(measurements, tolerance),
+        *_without_growth_by_eps(measurements, tolerance),
+    ]
 
 
 def _without_gradient(measurements, zeros):
@@ -91,8 +108,10 @@ def _weaker_than_blind(measurements, tolerance):
         best = max(white, key=lambda m: m.damage)
         for m in blind:
             if _exceeds(m, best, tolerance):
-                yield (f'{m} asks for no gradient and does {_by(m, best)} more damage than the best attack that does, '
-                       f'{best}')
+                yield (
+                    f'{m} asks for no gradient and does {_by(m, best)} more damage than the best attack that does, '
+                    f'{best}'
+                )
 
 
 def _without_growth_by_steps(measurements, tolerance):
@@ -111,14 +130,19 @@ def _without_growth_by_eps(measurements, tolerance):
 
 
 def _no_more(less, more, name):
-    return (f'{more} does not do more damage with {name} {getattr(more.attack, name)} than with '
-            f'{getattr(less.attack, name)}')
+    return (
+        f'{more} does not do more damage with {name} {getattr(more.attack, name)} than with '
+        f'{getattr(less.attack, name)}'
+    )
 
 
 def _neighbours(measurements, name):
     """Pairs of measurements of the same attack with less and with more of something."""
-    able = [m for m in measurements if hasattr(m.attack, name) and name in m.attack.parameters()
-            and m.attack.uses != 'nothing']  # noise and the samples of others do what they do
+    able = [
+        m
+        for m in measurements
+        if hasattr(m.attack, name) and name in m.attack.parameters() and m.attack.uses != 'nothing'
+    ]  # noise and the samples of others do what they do
     for group in _grouped(able, lambda m: repr(m.attack.but(**{name: 1}))):
         group.sort(key=lambda m: getattr(m.attack, name))
         for less, more in zip(group, group[1:]):

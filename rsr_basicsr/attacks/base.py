@@ -70,18 +70,38 @@ class Attack:
         for name in arguments:
             if name not in known:
                 close = difflib.get_close_matches(str(name), known, n=1)
-                raise ValueError(f'{cls.__name__} has no {name!r}; '
-                                 + (f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}'))
+                raise ValueError(
+                    f'{cls.__name__} has no {name!r}; '
+                    + (f'did you mean {close[0]!r}?' if close else f'it has {", ".join(known)}')
+                )
         return super().__new__(cls)
 
-    def __init__(self, *, eps: float = 8, norm: str = 'Linf', objective: str | Objective = 'stability',
-                 restarts: int = 1, quantize: str = 'none', clamp: bool | str = True,
-                 region: Shares | None = None, zero_mean: str | None = None, gate: str | None = None,
-                 draws: int = 1, tile: int | None = None, memory: float | None = None, overlap: int = OVERLAP,
-                 precision: str = 'fp32', seed: int | None = None):
+    def __init__(
+        self,
+        *,
+        eps: float = 8,
+        norm: str = 'Linf',
+        objective: str | Objective = 'stability',
+        restarts: int = 1,
+        quantize: str = 'none',
+        clamp: bool | str = True,
+        region: Shares | None = None,
+        zero_mean: str | None = None,
+        gate: str | None = None,
+        draws: int = 1,
+        tile: int | None = None,
+        memory: float | None = None,
+        overlap: int = OVERLAP,
+        precision: str = 'fp32',
+        seed: int | None = None,
+    ):
         expect('eps in 1/255 units', eps, 0, 255)
-        for name, value, known in (('norm', norm, self.norms), ('quantize', quantize, QUANTIZE),
-                                   ('gate', gate, (*GATES, None)), ('precision', precision, PRECISIONS)):
+        for name, value, known in (
+            ('norm', norm, self.norms),
+            ('quantize', quantize, QUANTIZE),
+            ('gate', gate, (*GATES, None)),
+            ('precision', precision, PRECISIONS),
+        ):
             expect_one_of(name, value, known)
         for name, value in (('restarts', restarts), ('draws', draws)):
             expect(name, value, 1, whole=True)
@@ -109,13 +129,22 @@ class Attack:
 
     def _check_batch_loss(self) -> None:
         if self.compares_samples:
-            raise ValueError(f'{self.objective} is one number per batch, but {type(self).__name__} compares samples; '
-                             'take IFGSM, MIFGSM or PGD, without keep_best and restarts')
+            raise ValueError(
+                f'{self.objective} is one number per batch, but {type(self).__name__} compares samples; '
+                'take IFGSM, MIFGSM or PGD, without keep_best and restarts'
+            )
         if self.tile is not None or self.memory is not None or self.seed is not None:
             raise ValueError(f'{self.objective} is computed on a batch as a whole; leave tile, memory and seed out')
 
-    def __call__(self, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None = None, *,
-                 eps: torch.Tensor | None = None, generator: Generators = None) -> torch.Tensor:
+    def __call__(
+        self,
+        model: nn.Module,
+        lq: torch.Tensor,
+        target: torch.Tensor | None = None,
+        *,
+        eps: torch.Tensor | None = None,
+        generator: Generators = None,
+    ) -> torch.Tensor:
         """Attack images.
 
         Args:
@@ -136,12 +165,15 @@ class Attack:
         check_radius(eps, lq)
         attacked = self.perturb(model, lq, target, eps=eps, generator=generator)
         if not attacked.isfinite().all():
-            raise ValueError(f'the output or the gradient of {type(model).__name__} is not a number; '
-                             'a network in half precision needs precision: bf16')
+            raise ValueError(
+                f'the output or the gradient of {type(model).__name__} is not a number; '
+                'a network in half precision needs precision: bf16'
+            )
         return attacked
 
-    def perturb(self, model, lq, target=None, *, eps=None, generator=None, start=None,
-                first_gradient=None) -> torch.Tensor:
+    def perturb(
+        self, model, lq, target=None, *, eps=None, generator=None, start=None, first_gradient=None
+    ) -> torch.Tensor:
         """:meth:`__call__` without the checks, which make the host wait for the device.
 
         Args:
@@ -195,7 +227,7 @@ class Attack:
         worst = None
         for _ in range(self.restarts):
             worst = worse(worst, self.run(problem))
-        return problem.finished(worst[1]),
+        return (problem.finished(worst[1]),)
 
     def run(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
         """One start: the damage of each sample, (B,), and the attacked images, inside the constraint."""
@@ -231,8 +263,11 @@ class Attack:
 
     def __repr__(self) -> str:
         always = ('eps', 'steps', 'queries', 'band', 'objective')
-        shown = {name: getattr(self, name) for name, parameter in self.parameters().items()
-                 if name in always or not _same(getattr(self, name), parameter.default)}
+        shown = {
+            name: getattr(self, name)
+            for name, parameter in self.parameters().items()
+            if name in always or not _same(getattr(self, name), parameter.default)
+        }
         shown = {'eps': shown.pop('eps'), **shown}  # what is asked for first
         return f'{type(self).__name__}({", ".join(f"{name}={_brief(value)}" for name, value in shown.items())})'
 
@@ -252,8 +287,15 @@ class GradientAttack(Attack):
 
     takes_start = True
 
-    def __init__(self, *, steps: int = 10, step_size: float | None = None, random_start: float | None = None,
-                 keep_best: bool = False, **common):
+    def __init__(
+        self,
+        *,
+        steps: int = 10,
+        step_size: float | None = None,
+        random_start: float | None = None,
+        keep_best: bool = False,
+        **common,
+    ):
         self.keep_best = expect_bool('keep_best', keep_best)
         super().__init__(**common)
         expect('steps', steps, 1, whole=True)

@@ -37,8 +37,9 @@ class Square(Attack):
         best = (problem.damage(attacked), attacked)
         for query in range(1, self.queries):
             side = self.side(query, len(rows), len(columns))
-            inside = self._window(problem.rand(1), rows, side, problem.lq).unsqueeze(2) & \
-                self._window(problem.rand(1), columns, side, problem.lq, -1).unsqueeze(1)
+            inside = self._window(problem.rand(1), rows, side, problem.lq).unsqueeze(2) & self._window(
+                problem.rand(1), columns, side, problem.lq, -1
+            ).unsqueeze(1)
             moved = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, 1))
             candidate = torch.where(inside.unsqueeze(1), moved, best[1])
             if self.zero_mean is not None:  # of two images of mean zero, the parts are not
@@ -49,8 +50,8 @@ class Square(Attack):
     def side(self, query: int, height: int, width: int) -> int:
         """Side of the square of one query, in pixels."""
         done = query / self.queries * 10000
-        area = self.area / 2**sum(done > halving for halving in self.halvings)
-        return min(max(round((area * height * width)**0.5), 1), height, width)
+        area = self.area / 2 ** sum(done > halving for halving in self.halvings)
+        return min(max(round((area * height * width) ** 0.5), 1), height, width)
 
     @staticmethod
     def _window(place: torch.Tensor, within: range, side: int, x: torch.Tensor, axis: int = -2) -> torch.Tensor:
@@ -74,8 +75,9 @@ class RandomNoise(Attack):
         return self.restarts > 1
 
     def run(self, problem):
-        noise = problem.signs(*problem.lq.shape[1:]) if self.norm == 'Linf' else \
-            problem.rand(*problem.lq.shape[1:]) * 2 - 1
+        noise = (
+            problem.signs(*problem.lq.shape[1:]) if self.norm == 'Linf' else problem.rand(*problem.lq.shape[1:]) * 2 - 1
+        )
         attacked = problem.project(problem.lq + problem.constraint.random(noise, problem.radius))
         damage = problem.damage(attacked) if self.asks_for_damage else problem.lq.new_zeros(len(attacked))
         return damage, attacked

@@ -7,8 +7,16 @@ import numbers
 import torch
 
 
-def expect(name: str, value, low: float, high: float = float('inf'), *, whole: bool = False, above: bool = False,
-           optional: bool = False):
+def expect(
+    name: str,
+    value,
+    low: float,
+    high: float = float('inf'),
+    *,
+    whole: bool = False,
+    above: bool = False,
+    optional: bool = False,
+):
     """The value, if it is a number in [low, high] ((low, high] with ``above``), or None with ``optional``.
 
     Raises:
@@ -19,8 +27,10 @@ def expect(name: str, value, low: float, high: float = float('inf'), *, whole: b
     kind = numbers.Integral if whole else numbers.Real
     if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high or above and value == low:
         upper = f' and <= {high:g}' if high < float('inf') else ''
-        raise ValueError(f'expected {name} {">" if above else ">="} {low:g}{upper}'
-                         f'{", a whole number" if whole else ""}, got {value!r}')
+        raise ValueError(
+            f'expected {name} {">" if above else ">="} {low:g}{upper}'
+            f'{", a whole number" if whole else ""}, got {value!r}'
+        )
     return value
 
 
@@ -68,8 +78,10 @@ def check_images(lq: torch.Tensor, target: torch.Tensor | None) -> None:
     if target is not None and len(target) != len(lq):
         raise ValueError(f'expected as many targets as images, got {len(target)} for {len(lq)}')
     if lq.min() < 0 or lq.max() > 1:
-        raise ValueError(f'expected lq in [0, 1], got values from {lq.min():.9g} to {lq.max():.9g}; clamp them, or '
-                         'divide 8-bit images by 255')
+        raise ValueError(
+            f'expected lq in [0, 1], got values from {lq.min():.9g} to {lq.max():.9g}; clamp them, or '
+            'divide 8-bit images by 255'
+        )
 
 
 def check_radius(eps: torch.Tensor | None, lq: torch.Tensor) -> None:

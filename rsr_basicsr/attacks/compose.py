@@ -66,9 +66,16 @@ class Transfer(Attack):
 
     def but(self, **changes):
         source, attack = changes.pop('source', self.source), changes.pop('attack', self.attack)
-        return Transfer(source=source, attack=attack.but(
-            **{name: value for name, value in changes.items() if _concerns(attack, name) or name == 'seed'
-               and name in attack.parameters()}))
+        return Transfer(
+            source=source,
+            attack=attack.but(
+                **{
+                    name: value
+                    for name, value in changes.items()
+                    if _concerns(attack, name) or name == 'seed' and name in attack.parameters()
+                }
+            ),
+        )
 
     def __repr__(self) -> str:
         return f'Transfer(source={type(self.source).__name__}, attack={self.attack})'
@@ -97,13 +104,15 @@ class WorstOf(Attack):
         settings = {name: getattr(attacks[0], name) for name in MEASURED}
         if 'tile' in measured or 'memory' in measured:
             settings.update(tile=None, memory=None)  # the one excludes the other
-        super().__init__(eps=max(attack.eps for attack in attacks), norm=attacks[0].norm, seed=seed,
-                         **{**settings, **measured})
+        super().__init__(
+            eps=max(attack.eps for attack in attacks), norm=attacks[0].norm, seed=seed, **{**settings, **measured}
+        )
         self.attacks = tuple(attacks)
         objectives = [self.objective, *(attack.objective for attack in attacks)]
         if len({(objective.needs_target, objective.needs_ground_truth) for objective in objectives}) > 1:
-            raise ValueError('worst_of: the target would mean different things to '
-                             + ' and '.join(sorted(set(map(str, objectives)))))
+            raise ValueError(
+                'worst_of: the target would mean different things to ' + ' and '.join(sorted(set(map(str, objectives))))
+            )
         self.uses = min((attack.uses for attack in attacks), key=('gradients', 'queries', 'nothing').index)
 
     @classmethod
@@ -119,19 +128,24 @@ class WorstOf(Attack):
         worst = None
         with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
             for index, attack in enumerate(self.attacks):
-                attacked = attack.results(model, lq, target, eps=eps,
-                                          generator=generator if attack.seed is None else None)[0]
+                attacked = attack.results(
+                    model, lq, target, eps=eps, generator=generator if attack.seed is None else None
+                )[0]
                 damage = problem.damage(attacked.to(problem.lq))
                 worst = worse(worst, (damage, attacked, torch.full_like(damage, index, dtype=torch.long)))
             damage, attacked, which = worst
             return problem.finished(attacked), damage, which
 
     def but(self, **changes):
-        own = {**{name: getattr(self, name) for name in (*MEASURED, 'seed')},
-               **{name: value for name, value in changes.items() if name in self.parameters()}}
+        own = {
+            **{name: getattr(self, name) for name in (*MEASURED, 'seed')},
+            **{name: value for name, value in changes.items() if name in self.parameters()},
+        }
         attacks = own.pop('attacks', self.attacks)
-        inner = [attack.but(**{name: value for name, value in changes.items() if _concerns(attack, name)})
-                 for attack in attacks]
+        inner = [
+            attack.but(**{name: value for name, value in changes.items() if _concerns(attack, name)})
+            for attack in attacks
+        ]
         return WorstOf(attacks=inner, **own)
 
     def __repr__(self) -> str:
@@ -153,6 +167,7 @@ def _concerns(attack, name):
 def _accepted(block):
     """The arguments that an attack block takes, with those of the blocks inside."""
     from rsr_basicsr.attacks import ATTACKS  # which knows the classes of this file
+
     if isinstance(block, Attack):
         return set()
     if not isinstance(block, Mapping):
@@ -169,11 +184,13 @@ def _accepted(block):
 def _inner(block, shared, load_network):
     """The attack of a block inside a block, which takes of the outer one what it knows and does not say itself."""
     from rsr_basicsr.attacks import build_attack
+
     if isinstance(block, Attack):
         return block
     taken = _accepted(block)
-    return build_attack({'type': 'PGD', **{key: value for key, value in shared.items() if key in taken}, **block},
-                        load_network)
+    return build_attack(
+        {'type': 'PGD', **{key: value for key, value in shared.items() if key in taken}, **block}, load_network
+    )
 
 
 def _refuse_unknown(cls, names, blocks):
@@ -181,5 +198,6 @@ def _refuse_unknown(cls, names, blocks):
     for name in names:
         if name not in known and blocks:
             close = difflib.get_close_matches(str(name), sorted(known), n=1)
-            raise ValueError(f'{cls.__name__}: no attack inside has {name!r}'
-                             + (f'; did you mean {close[0]!r}?' if close else ''))
+            raise ValueError(
+                f'{cls.__name__}: no attack inside has {name!r}' + (f'; did you mean {close[0]!r}?' if close else '')
+            )

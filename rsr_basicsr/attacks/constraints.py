@@ -114,8 +114,9 @@ NORMS = {'Linf': Linf, 'L2': L2}
 QUANTIZE = ('nearest', 'floor', 'none')
 
 
-def project(constraint, image: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor, clamp: bool = True,
-            rounds: int = 10) -> torch.Tensor:
+def project(
+    constraint, image: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor, clamp: bool = True, rounds: int = 10
+) -> torch.Tensor:
     """An image near ``image`` that is inside the ball around ``lq`` and, with ``clamp``, inside [0, 1].
 
     Neither step undoes the other: clamping brings values nearer to ``lq``. For a :class:`Band` the steps are
@@ -130,8 +131,9 @@ def project(constraint, image: torch.Tensor, lq: torch.Tensor, radius: torch.Ten
     return image.clamp(0, 1) if clamp else image
 
 
-def settle(constraint: Band, image: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
-           clamp: bool = True) -> torch.Tensor:
+def settle(
+    constraint: Band, image: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor, clamp: bool = True
+) -> torch.Tensor:
     """:func:`project` until less than ``leak`` of the energy of each perturbation lies outside the band.
 
     An image that leaves no room for such a perturbation, black and white noise for example, is returned as it was.
@@ -149,8 +151,12 @@ def settle(constraint: Band, image: torch.Tensor, lq: torch.Tensor, radius: torc
     return torch.where(done & ~gone, image, lq)
 
 
-def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
-             rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
+def to_8_bit(
+    attacked: torch.Tensor,
+    lq: torch.Tensor,
+    radius: torch.Tensor,
+    rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round,
+) -> torch.Tensor:
     """Round to 8 bit without leaving the L-inf ball of ``radius``, in [0, 1] units, around ``lq``."""
     # The tolerance keeps 12.0000004 / 255 a level of the ball that ends at 12.
     low = ((lq - radius) * 255 - 1e-3).ceil()
@@ -160,13 +166,19 @@ def to_8_bit(attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
     return torch.where(low > high, lq, rounded)
 
 
-def to_8_bit_inside(constraint, attacked: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor,
-                    rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round) -> torch.Tensor:
+def to_8_bit_inside(
+    constraint,
+    attacked: torch.Tensor,
+    lq: torch.Tensor,
+    radius: torch.Tensor,
+    rounding: Callable[[torch.Tensor], torch.Tensor] = torch.round,
+) -> torch.Tensor:
     """Round to 8 bit without leaving the ball of another norm.
 
     Rounding can lengthen a perturbation; it is then shortened, by bisection, until its rounded form fits. An image
     with values between levels, of which no rounded form fits, is returned as it was.
     """
+
     def rounded(share):
         return rounding((lq + share * (attacked - lq)) * 255).clamp(0, 255) / 255
 

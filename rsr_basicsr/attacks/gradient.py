@@ -120,8 +120,10 @@ class BandLimited(PGD):
     def __init__(self, *, band: Sequence[float] = (0.0, 0.43), **common):
         super().__init__(**common)
         if self.region is not None or self.zero_mean is not None:
-            raise ValueError('BandLimited takes neither region nor zero_mean: a perturbation of a band reaches over '
-                             'the whole image; a band that begins above 0 leaves out the mean of each channel')
+            raise ValueError(
+                'BandLimited takes neither region nor zero_mean: a perturbation of a band reaches over '
+                'the whole image; a band that begins above 0 leaves out the mean of each channel'
+            )
         if not isinstance(band, (list, tuple)) or len(band) != 2:
             raise ValueError(f'expected band as [low, high], got {band!r}')
         low, high = (expect('band', end, 0, 1) for end in band)

@@ -27,9 +27,15 @@ class InputGradientOnly(TorchFunctionMode):
 
 
 def _forgets(input, weight, bias=None, stride=1, padding=0, *args, **kwargs):
-    return torch.is_grad_enabled() and input.requires_grad and not weight.requires_grad \
-        and not isinstance(padding, str) and not (bias is not None and bias.requires_grad) and input.dim() == 4 \
+    return (
+        torch.is_grad_enabled()
+        and input.requires_grad
+        and not weight.requires_grad
+        and not isinstance(padding, str)
+        and not (bias is not None and bias.requires_grad)
+        and input.dim() == 4
         and not weight.is_complex()
+    )
 
 
 def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
@@ -54,8 +60,16 @@ class _Convolution(torch.autograd.Function):
         # Of the input only size and layout are looked at. Under autocast the convolution ran in a lower precision.
         stand_in = torch.empty(input.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
         result = torch.ops.aten.convolution_backward(
-            gradient, stand_in, weight.to(gradient.dtype), None, *ctx.settings, False, (0, 0), ctx.groups,
-            (True, False, False))[0]
+            gradient,
+            stand_in,
+            weight.to(gradient.dtype),
+            None,
+            *ctx.settings,
+            False,
+            (0, 0),
+            ctx.groups,
+            (True, False, False),
+        )[0]
         return result.to(input.dtype), None, None, None, None, None, None
 
 

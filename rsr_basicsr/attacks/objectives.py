@@ -116,8 +116,11 @@ class Perceptual(Objective):
 
     needs_random_start = True
 
-    def __init__(self, distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-                 backbone: None | str | Path = None):
+    def __init__(
+        self,
+        distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        backbone: None | str | Path = None,
+    ):
         if distance is not None and backbone is not None:
             raise ValueError(f'Perceptual: distance and backbone: {backbone} exclude each other; the file is for LPIPS')
         try:
@@ -135,8 +138,14 @@ class Perceptual(Objective):
         return f'Perceptual({getattr(self.distance, "__name__", type(self.distance).__name__)})'
 
 
-OBJECTIVES = {'ground_truth': GroundTruth, 'ground_truth_l1': GroundTruthL1, 'stability': Stability,
-              'target': Target, 'perceptual': Perceptual, 'training_loss': TrainingLoss}
+OBJECTIVES = {
+    'ground_truth': GroundTruth,
+    'ground_truth_l1': GroundTruthL1,
+    'stability': Stability,
+    'target': Target,
+    'perceptual': Perceptual,
+    'training_loss': TrainingLoss,
+}
 
 
 def build_objective(objective: str | Mapping[str, Any] | Objective) -> Objective:

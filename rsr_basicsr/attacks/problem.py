@@ -43,8 +43,15 @@ class Problem:
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, attack, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None, radius: torch.Tensor,
-           generators: Generators = None) -> Iterator[Problem]:
+    def of(
+        cls,
+        attack,
+        model: nn.Module,
+        lq: torch.Tensor,
+        target: torch.Tensor | None,
+        radius: torch.Tensor,
+        generators: Generators = None,
+    ) -> Iterator[Problem]:
         """A problem with its reference, and in the block the network as the attack may use it.
 
         Computes in float32 for images of less, which cannot tell all 256 levels apart.
@@ -76,8 +83,10 @@ class Problem:
         with torch.autocast(x.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
             output = upscale(self.network, x, tile=self.tile, overlap=self.overlap)
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
-            raise ValueError(f'expected images (B, C, H, W) from {type(self.model).__name__}, got '
-                             f'{tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__}')
+            raise ValueError(
+                f'expected images (B, C, H, W) from {type(self.model).__name__}, got '
+                f'{tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__}'
+            )
         return output.to(self.lq.dtype)
 
     def damage(self, x: torch.Tensor) -> torch.Tensor:
@@ -98,8 +107,10 @@ class Problem:
         for _ in range(self.draws):
             score = self._score(x)
             if not score.requires_grad:
-                raise ValueError(f'the output of {type(self.model).__name__} has no gradient with respect to the '
-                                 'image; attack it by Square or Transfer, or wrap what has none in BPDA')
+                raise ValueError(
+                    f'the output of {type(self.model).__name__} has no gradient with respect to the '
+                    'image; attack it by Square or Transfer, or wrap what has none in BPDA'
+                )
             gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.draws
             damage = damage + score.detach() / self.draws
         self.sound = self.sound & gradient.isfinite().flatten(1).all(1) & damage.isfinite()
@@ -120,13 +131,14 @@ class Problem:
     def off_plateaus(self, gradient: torch.Tensor) -> torch.Tensor:
         """Random signs in the place of each gradient that is zero throughout."""
         flat = (gradient == 0).flatten(1).all(1).view(-1, 1, 1, 1)
-        return torch.where(flat, self.signs(*gradient.shape[1:])[:len(gradient)], gradient)
+        return torch.where(flat, self.signs(*gradient.shape[1:])[: len(gradient)], gradient)
 
     def _score(self, x):
         output = self.output(x)
         if output.shape != self.reference.shape:
-            raise ValueError(f'the network makes {_shape(output)} of {_shape(x)}, but the target is '
-                             f'{_shape(self.reference)}')
+            raise ValueError(
+                f'the network makes {_shape(output)} of {_shape(x)}, but the target is {_shape(self.reference)}'
+            )
         return self.objective(output, self.reference)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
@@ -204,8 +216,11 @@ def untouched(model):
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
-    buffers = [(module, name, buffer, buffer.detach().clone()) for module in modules
-               for name, buffer in module.named_buffers(recurse=False)]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     for parameter in trainable:
         parameter.requires_grad_(False)
     try:
@@ -235,6 +250,7 @@ def gate_set(model, gate: str | None):
         raise ValueError(f'gate: {gate} is for defended networks, {type(model).__name__} has no gate; leave it out')
     with contextlib.ExitStack() as stack:
         for defense in found:
-            stack.enter_context(defense.straight_through() if gate == 'straight_through'
-                                else defense.forced(gate == 'always'))
+            stack.enter_context(
+                defense.straight_through() if gate == 'straight_through' else defense.forced(gate == 'always')
+            )
         yield

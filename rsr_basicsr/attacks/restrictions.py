@@ -72,12 +72,16 @@ class Region(Restriction):
         height, width = x.shape[-2:]
         if isinstance(self.region, torch.Tensor):
             if self.region.shape[-2:] != x.shape[-2:]:
-                raise ValueError(f'region: the mask is {self.region.shape[-2]}x{self.region.shape[-1]}, the images are '
-                                 f'{height}x{width}; give a mask of their size, or shares [top, left, height, width]')
+                raise ValueError(
+                    f'region: the mask is {self.region.shape[-2]}x{self.region.shape[-1]}, the images are '
+                    f'{height}x{width}; give a mask of their size, or shares [top, left, height, width]'
+                )
             return self.region.to(x.device)
         top, left, tall, wide = self.region
-        rows, columns = (slice(round(begin * size), round((begin + length) * size))
-                         for begin, length, size in ((top, tall, height), (left, wide, width)))
+        rows, columns = (
+            slice(round(begin * size), round((begin + length) * size))
+            for begin, length, size in ((top, tall, height), (left, wide, width))
+        )
         if rows.start >= rows.stop or columns.start >= columns.stop:
             raise ValueError(f'region: {list(self.region)} holds no pixel of a {height}x{width} image')
         inside = torch.zeros(1, 1, height, width, dtype=torch.bool, device=x.device)
@@ -221,12 +225,16 @@ def restored(constraint: Any, rounded: torch.Tensor, wanted: torch.Tensor, lq: t
 
 def _checked_shares(region: Any) -> tuple:
     if not isinstance(region, (list, tuple)) or len(region) != 4:
-        raise ValueError('expected region as [top, left, height, width], shares of the image in [0, 1], or as a mask '
-                         f'(H, W), got {region!r}')
+        raise ValueError(
+            'expected region as [top, left, height, width], shares of the image in [0, 1], or as a mask '
+            f'(H, W), got {region!r}'
+        )
     top, left, height, width = (expect('region', share, 0, 1) for share in region)
     if not (height and width) or max(top + height, left + width) > 1 + 1e-6:
-        raise ValueError('expected region [top, left, height, width] with height and width above 0, top + height and '
-                         f'left + width at most 1, got {list(region)}')
+        raise ValueError(
+            'expected region [top, left, height, width] with height and width above 0, top + height and '
+            f'left + width at most 1, got {list(region)}'
+        )
     return top, left, height, width
 
 

@@ -34,14 +34,21 @@ class Universal(Scheduled):
     def __init__(self, *, size: int = 64, steps: int = 20, perturbation: torch.Tensor | None = None, **common):
         super().__init__(steps=steps, **common)
         expect('size', size, 1, whole=True)
-        if perturbation is not None and (perturbation.dim() != 4 or len(perturbation) != 1
-                                         or perturbation.shape[2] != perturbation.shape[3]):
+        if perturbation is not None and (
+            perturbation.dim() != 4 or len(perturbation) != 1 or perturbation.shape[2] != perturbation.shape[3]
+        ):
             raise ValueError(f'expected perturbation as (1, C, size, size), got {tuple(perturbation.shape)}')
         self.size = size if perturbation is None else perturbation.shape[-1]
         self.perturbation = perturbation
 
-    def fit(self, model: nn.Module, batches: Iterable[torch.Tensor],
-            targets: Iterable[torch.Tensor] | None = None, *, generator: Generators = None) -> Universal:
+    def fit(
+        self,
+        model: nn.Module,
+        batches: Iterable[torch.Tensor],
+        targets: Iterable[torch.Tensor] | None = None,
+        *,
+        generator: Generators = None,
+    ) -> Universal:
         """Find the perturbation for a set of images.
 
         Args:
@@ -56,15 +63,15 @@ class Universal(Scheduled):
         batches = list(batches)
         targets = [None] * len(batches) if targets is None else list(targets)
         if not batches or len(batches) != len(targets):
-            raise ValueError(f'expected as many batches of targets as of images, got {len(targets)} for '
-                             f'{len(batches)}')
+            raise ValueError(f'expected as many batches of targets as of images, got {len(targets)} for {len(batches)}')
         self.perturbation = None
         with contextlib.ExitStack() as stack:
             problems = []
             for lq, target in zip(batches, targets):
                 check_images(lq, target)
-                problems.append(stack.enter_context(Problem.of(
-                    self, model, lq.detach(), target, self.radius(lq), generator)))
+                problems.append(
+                    stack.enter_context(Problem.of(self, model, lq.detach(), target, self.radius(lq), generator))
+                )
             found = self._find(problems)
             if not all(problem.sound.all() for problem in problems):
                 raise ValueError(f'the output or the gradient of {type(model).__name__} is not a number')
@@ -83,7 +90,7 @@ class Universal(Scheduled):
         found = self._find([problem]) if self.perturbation is None else self.perturbation
         if found.shape[1] != problem.lq.shape[1]:
             raise ValueError(f'the perturbation has {found.shape[1]} channels, the images {problem.lq.shape[1]}')
-        return problem.finished(self._applied(found, problem)),
+        return (problem.finished(self._applied(found, problem)),)
 
     def start(self, problem):
         return self._applied(self._random(problem), problem)

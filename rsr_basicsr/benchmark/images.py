@@ -17,8 +17,18 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.types import Key, block, integer, nearest, parse_open, registered
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
-_OF_IMAGES = ('type', 'name', 'num_images', 'dataroot_gt', 'dataroot_lq', 'io_backend', 'meta_info_file', 'color',
-                'mean', 'std')
+_OF_IMAGES = (
+    'type',
+    'name',
+    'num_images',
+    'dataroot_gt',
+    'dataroot_lq',
+    'io_backend',
+    'meta_info_file',
+    'color',
+    'mean',
+    'std',
+)
 
 
 class BenchmarkImage(NamedTuple):
@@ -101,8 +111,9 @@ def _read_all(options, name, where, problems) -> list[BenchmarkImage]:
         try:
             item = dataset[index]
         except Exception as error:  # BasicSR hands on what OpenCV makes of it
-            problems.append(f'{where}: {path} cannot be read as an image ({in_one_line(error)}); take it out, or save '
-                            'it again')
+            problems.append(
+                f'{where}: {path} cannot be read as an image ({in_one_line(error)}); take it out, or save it again'
+            )
             continue
         with problems.noted(f'{where}: {path}: '):
             size = _size(item, options['scale'])
@@ -113,8 +124,10 @@ def _read_all(options, name, where, problems) -> list[BenchmarkImage]:
 def _size(item, scale):
     height, width = item['lq'].shape[-2:]
     if 'gt' in item and tuple(item['gt'].shape[-2:]) != (scale * height, scale * width):
-        raise ValueError(f'the high-resolution image is {item["gt"].shape[-1]}x{item["gt"].shape[-2]}, but the '
-                         f'low-resolution one is {width}x{height} and scale is {scale}')
+        raise ValueError(
+            f'the high-resolution image is {item["gt"].shape[-1]}x{item["gt"].shape[-2]}, but the '
+            f'low-resolution one is {width}x{height} and scale is {scale}'
+        )
     if not item['lq'].isfinite().all():
         raise ValueError('it holds values that are not numbers')
     return height, width

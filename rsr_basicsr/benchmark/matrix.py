@@ -101,8 +101,12 @@ class Matrix:
         if _takes(attack, 'draws') and attack.uses != 'nothing' and not self.draws_at_random(net):
             changes['draws'] = 1  # the mean over equal passes
         attack = attack.but(**changes) if changes else attack
-        if not decides(net) or isinstance(attack, _WITH_OWN_WAYS) or attack.uses != 'gradients' \
-                or attack.gate is not None:
+        if (
+            not decides(net)
+            or isinstance(attack, _WITH_OWN_WAYS)
+            or attack.uses != 'gradients'
+            or attack.gate is not None
+        ):
             return attack
         ways = [attack, attack.but(gate='always'), attack.but(gate='never')]
         if isinstance(net, DefenseMixin):
@@ -138,19 +142,26 @@ class Matrix:
 
     def _cells(self) -> Iterator[Cell]:
         """Network by network, so that one is in memory at a time, and image by image."""
-        shown = {image for name in self.options['datasets']
-                 for image in [p for p in self.images if p.dataset == name][:self.options['gallery']]}
+        shown = {
+            image
+            for name in self.options['datasets']
+            for image in [p for p in self.images if p.dataset == name][: self.options['gallery']]
+        }
         for network, options in self.options['networks'].items():
             for defense in options['defenses']:
                 net = self.network(network, defense)
-                attacks = [(name, eps, self.attack(name, eps, net)) for name in self.options['attacks']
-                           for eps in self.strengths(name)]
+                attacks = [
+                    (name, eps, self.attack(name, eps, net))
+                    for name in self.options['attacks']
+                    for eps in self.strengths(name)
+                ]
                 attacks = [(CLEAN, 0.0, None), *(entry for entry in attacks if applicable(entry[2], net))]
                 for image in self.images:
                     for name, eps, attack in attacks:
                         key = self._key(network, defense, name, eps, attack, image)
-                        yield Cell(network, defense, name, eps, image, key, self._cost(network, attack, image),
-                                   image in shown)
+                        yield Cell(
+                            network, defense, name, eps, image, key, self._cost(network, attack, image), image in shown
+                        )
 
     def strengths(self, name: str) -> list[float]:
         """Every eps of an attack, in 1/255, ascending."""
@@ -161,12 +172,22 @@ class Matrix:
         if getattr(attack, 'draws', None) == 1:
             options.pop('draws', None)  # however many the options ask for
         with_all = options.get('type') == 'Universal'
-        parts = [_FORMAT, self.facts[network]['fingerprint'], self.options['defenses'][defense],
-                 by_content(options), eps,
-                 image.digest, self.options['seed'], self.options['mask_seeds'],
-                 by_content(self.options['metrics']), self.options.get('tile'), self.options['tile_overlap'],
-                 self.options['threads'], self.device.type,
-                 sorted(p.digest for p in self.images if p.dataset == image.dataset) if with_all else None]
+        parts = [
+            _FORMAT,
+            self.facts[network]['fingerprint'],
+            self.options['defenses'][defense],
+            by_content(options),
+            eps,
+            image.digest,
+            self.options['seed'],
+            self.options['mask_seeds'],
+            by_content(self.options['metrics']),
+            self.options.get('tile'),
+            self.options['tile_overlap'],
+            self.options['threads'],
+            self.device.type,
+            sorted(p.digest for p in self.images if p.dataset == image.dataset) if with_all else None,
+        ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def _network_facts(self, name):
@@ -180,11 +201,16 @@ class Matrix:
         net.to(self.device)
         weights = options.get('weights')
         file = None if weights == UNTRAINED else weights
-        return {'fingerprint': hashlib.sha256(identity.encode()).hexdigest(), 'type': options['type'],
-                'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
-                'weights': weights and osp.basename(weights), 'sha256': file and _sha256(file),
-                'decides': decides(net), 'detector_has_gradient': detector_has_gradient(net),
-                'card': dict(options.get('card') or {})}
+        return {
+            'fingerprint': hashlib.sha256(identity.encode()).hexdigest(),
+            'type': options['type'],
+            'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
+            'weights': weights and osp.basename(weights),
+            'sha256': file and _sha256(file),
+            'decides': decides(net),
+            'detector_has_gradient': detector_has_gradient(net),
+            'card': dict(options.get('card') or {}),
+        }
 
     def _cost(self, network, attack, image):
         # Convolutional networks work in proportion to their parameters and the pixels of the input.
@@ -225,8 +251,12 @@ def passes(attack: Attack | None) -> float:
 def by_content(options: Any) -> Any:
     """Options in which the files are named by what is in them."""
     if isinstance(options, Mapping):
-        return {key: _sha256(value) if key in ('weights', 'backbone') and isinstance(value, str)
-                and osp.isfile(value) else by_content(value) for key, value in options.items()}
+        return {
+            key: _sha256(value)
+            if key in ('weights', 'backbone') and isinstance(value, str) and osp.isfile(value)
+            else by_content(value)
+            for key, value in options.items()
+        }
     if isinstance(options, (list, tuple)):
         return [by_content(value) for value in options]
     return options

@@ -45,15 +45,25 @@ class Bench:
     def measure(self, cell: Cell) -> Record:
         """Measure a cell. A failure is a result too: its record has the reason."""
         started = time.time()
-        names = dict(key=cell.key, network=cell.network, defense=cell.defense, attack=cell.attack, eps=cell.eps,
-                     dataset=cell.image.dataset, image=cell.image.name, content=cell.image.digest,
-                     facts=self.matrix.facts[cell.network],
-                     attack_options=self.options['attacks'].get(cell.attack, {}), environment=environment(self.matrix))
+        names = dict(
+            key=cell.key,
+            network=cell.network,
+            defense=cell.defense,
+            attack=cell.attack,
+            eps=cell.eps,
+            dataset=cell.image.dataset,
+            image=cell.image.name,
+            content=cell.image.digest,
+            facts=self.matrix.facts[cell.network],
+            attack_options=self.options['attacks'].get(cell.attack, {}),
+            environment=environment(self.matrix),
+        )
         try:
             found = self._measured(cell)
         except Exception as error:  # whatever a network, an attack or a metric makes of one image
-            return Record(**names, error=f'{type(error).__name__}: {in_one_line(error)}',
-                          seconds=round(time.time() - started, 2))
+            return Record(
+                **names, error=f'{type(error).__name__}: {in_one_line(error)}', seconds=round(time.time() - started, 2)
+            )
         return Record(**names, **found, seconds=round(time.time() - started, 2))
 
     def _measured(self, cell):
@@ -76,8 +86,11 @@ class Bench:
         found['score'] = detector_score(net, attacked, self.options.get('tile') is not None)
         if cell.shown:
             kept = {'lq': images['lq'], 'sr': outputs[0], **({'gt': images['img2']} if gt is not None else {})}
-            found['shown'] = {name: self.recorder.keep_image(f'{cell.key}.{name}', _centre(image, lq.shape[-2:]))
-                              for name, image in kept.items() if name != 'gt' or cell.attack == CLEAN}
+            found['shown'] = {
+                name: self.recorder.keep_image(f'{cell.key}.{name}', _centre(image, lq.shape[-2:]))
+                for name, image in kept.items()
+                if name != 'gt' or cell.attack == CLEAN
+            }
         return found
 
     def _attacked(self, cell, net, lq, gt):
@@ -90,8 +103,9 @@ class Bench:
             attacked, *more = attack.results(net, lq, target)
             if not attacked.isfinite().all():
                 raise ValueError('the output or the gradient of the network is not a number')
-            zeros = zero_gradient(attack.attacks[0] if isinstance(attack, WorstOf) else attack, net, lq, target,
-                                  attacked)
+            zeros = zero_gradient(
+                attack.attacks[0] if isinstance(attack, WorstOf) else attack, net, lq, target, attacked
+            )
         found = {'zero_gradient': zeros}
         if isinstance(attack, WorstOf):
             chosen = int(more[1][0])
@@ -141,8 +155,14 @@ class Bench:
     def _metrics(self, images, outputs, clean):
         values, trouble = {name: [] for name in self.options['metrics']}, {}
         for index, output in enumerate(outputs):
-            same = next((i for i in range(index) if np.array_equal(outputs[i], output)
-                         and (clean is None or np.array_equal(clean[i], clean[index]))), None)
+            same = next(
+                (
+                    i
+                    for i in range(index)
+                    if np.array_equal(outputs[i], output) and (clean is None or np.array_equal(clean[i], clean[index]))
+                ),
+                None,
+            )
             given = {**images, 'img': output, **({} if clean is None else {'img_clean': clean[index]})}
             for name, metric in self.options['metrics'].items():
                 try:
@@ -182,15 +202,22 @@ def _types_inside(options) -> list[str] | None:
 def environment(matrix: Matrix) -> dict[str, str]:
     """What the last bits of a result depend on, beside the options."""
     device = torch.cuda.get_device_name(matrix.device) if matrix.device.type == 'cuda' else platform.machine()
-    return {'rsr_basicsr': rsr_basicsr.__version__, 'basicsr': basicsr.__version__, 'torch': torch.__version__,
-            'python': platform.python_version(), 'device': f'{matrix.device.type}, {device}'}
+    return {
+        'rsr_basicsr': rsr_basicsr.__version__,
+        'basicsr': basicsr.__version__,
+        'torch': torch.__version__,
+        'python': platform.python_version(),
+        'device': f'{matrix.device.type}, {device}',
+    }
 
 
 def _damage(objective, outputs, original, clean):
     """By an attack's objective: the mean over the mask seeds, the clean output drawn as the attacked one."""
     references = [original] * len(outputs) if objective.needs_ground_truth else clean
-    pairs = [[torch.from_numpy(image / 255.0).permute(2, 0, 1)[None].float() for image in pair]
-             for pair in zip(outputs, references)]
+    pairs = [
+        [torch.from_numpy(image / 255.0).permute(2, 0, 1)[None].float() for image in pair]
+        for pair in zip(outputs, references)
+    ]
     with torch.no_grad():
         return _number('damage', fmean(objective(*pair).item() for pair in pairs))
 
@@ -199,7 +226,7 @@ def _centre(image, size):
     """What the gallery keeps of a large image, (H, W, 3), of an input of ``size``: the same window of all of them."""
     factor = image.shape[0] // size[0]
     (top, height), (left, width) = ((max(side - SHOWN, 0) // 2 * factor, min(side, SHOWN) * factor) for side in size)
-    return image[top:top + height, left:left + width]
+    return image[top : top + height, left : left + width]
 
 
 def _number(name: str, value: float) -> float:

@@ -72,11 +72,18 @@ def _options_of(folder) -> dict[str, Any]:
 def _are_sound(options) -> bool:
     """Whether options have the types that a report needs: they may be a stranger's."""
     blocks = [block for section in SECTIONS for block in (options[section], *options[section].values())]
-    return (isinstance(options['name'], str) and isinstance(options.get('description', ''), str)
-            and all(isinstance(block, dict) for block in blocks) and STABILITY in options['metrics']
-            and all(isinstance(metric['type'], str) for metric in options['metrics'].values())
-            and all(isinstance(options[key], list) and all(isinstance(n, (int, float)) for n in options[key])
-                    for key in ('eps', 'mask_seeds')) and isinstance(options['seed'], int))
+    return (
+        isinstance(options['name'], str)
+        and isinstance(options.get('description', ''), str)
+        and all(isinstance(block, dict) for block in blocks)
+        and STABILITY in options['metrics']
+        and all(isinstance(metric['type'], str) for metric in options['metrics'].values())
+        and all(
+            isinstance(options[key], list) and all(isinstance(n, (int, float)) for n in options[key])
+            for key in ('eps', 'mask_seeds')
+        )
+        and isinstance(options['seed'], int)
+    )
 
 
 def _together(options: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,8 +98,9 @@ def _together(options: list[dict[str, Any]]) -> dict[str, Any]:
                 raise OptionsError(f'--merge: the runs call different defences {name!r}; give one of them another name')
         for section in SECTIONS:
             merged[section] = {**later[section], **merged[section]}
-            merged[section] = {name: merged[section][name] for name in dict.fromkeys(
-                [*options[0][section], *merged[section]])}
+            merged[section] = {
+                name: merged[section][name] for name in dict.fromkeys([*options[0][section], *merged[section]])
+            }
         merged['eps'] = sorted({*merged['eps'], *later['eps']})
     return merged
 
@@ -113,13 +121,17 @@ def _merged(records: Iterable[Iterable[Record]]) -> list[Record]:
         for record in run:
             block = json.dumps(_without_paths({k: v for k, v in record.attack_options.items() if k != 'eps'}))
             if record.eps and attacks.setdefault(record.attack, block) != block:
-                raise OptionsError(f'--merge: the runs call different attacks {record.attack!r}; give one of them '
-                                   'another name in its options, and run it again: nothing is measured twice')
+                raise OptionsError(
+                    f'--merge: the runs call different attacks {record.attack!r}; give one of them '
+                    'another name in its options, and run it again: nothing is measured twice'
+                )
             place = record.dataset, record.image
             if contents.setdefault(place, record.content) != record.content:
-                raise OptionsError(f'--merge: the image {record.image!r} of {record.dataset!r} is not the same in '
-                                   'all runs; give one of the data sets another name in its options, and run it '
-                                   'again: nothing is measured twice')
+                raise OptionsError(
+                    f'--merge: the image {record.image!r} of {record.dataset!r} is not the same in '
+                    'all runs; give one of the data sets another name in its options, and run it '
+                    'again: nothing is measured twice'
+                )
             mine = str(record.facts.get('fingerprint', ''))
             if owners.setdefault(record.network, mine) != mine:
                 record = dataclasses.replace(record, network=f'{record.network} ({mine[:6]})')
@@ -131,6 +143,10 @@ def _merged(records: Iterable[Iterable[Record]]) -> list[Record]:
 def _without_paths(options: Any) -> Any:
     """Options in which files go by their names: folders differ from machine to machine."""
     if isinstance(options, dict):
-        return {key: osp.basename(value) if key in ('weights', 'backbone') and isinstance(value, str)
-                else _without_paths(value) for key, value in options.items()}
+        return {
+            key: osp.basename(value)
+            if key in ('weights', 'backbone') and isinstance(value, str)
+            else _without_paths(value)
+            for key, value in options.items()
+        }
     return [_without_paths(value) for value in options] if isinstance(options, list) else options

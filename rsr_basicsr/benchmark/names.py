@@ -18,8 +18,11 @@ WORST_CASE = 'worst case'
 
 
 #: Names that an attack of a user's cannot have
-RESERVED = {CLEAN: 'the images without an attack', WORST_CASE: 'the worst of all attacks',
-            NOISE: 'the control, which is always measured'}
+RESERVED = {
+    CLEAN: 'the images without an attack',
+    WORST_CASE: 'the worst of all attacks',
+    NOISE: 'the control, which is always measured',
+}
 
 
 #: What a network's entry may say of itself, for the leaderboard

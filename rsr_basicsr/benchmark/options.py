@@ -60,9 +60,13 @@ BENCHMARK = {
     'attacks': Key(block, required=True),
     'eps': Key(list_of(some_eps), required=True),  # 1/255
     'datasets': Key(block, required=True),
-    'metrics': Key(block, default={
-        'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
-        'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True}}),
+    'metrics': Key(
+        block,
+        default={
+            'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
+            'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
+        },
+    ),
 }
 #: A block of ``attacks:``; ``eps`` stands in the place of the eps of the matrix
 BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(either(_one_eps, list_of(some_eps)))}
@@ -96,8 +100,9 @@ def check_benchmark(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Be
     try:
         json.dumps(options)
     except (TypeError, ValueError) as error:  # ValueError: a block that holds itself
-        raise OptionsError(f'{error}: an options file holds words, numbers, lists and blocks; put others in quotes'
-                           ) from None
+        raise OptionsError(
+            f'{error}: an options file holds words, numbers, lists and blocks; put others in quotes'
+        ) from None
     return options, images
 
 
@@ -142,12 +147,20 @@ def _check_networks(options, problems) -> dict[str, nn.Module]:
         where = f'networks.{name}'
         with problems.noted():
             parse_open(options['networks'], {name: Key(block, required=True)}, 'networks')
-            parse_open(network, {'defenses': Key(names, default=list(options['defenses'])),
-                                 'card': Key(lambda value: parse_block(value, CARD, f'{where}.card'))}, where)
+            parse_open(
+                network,
+                {
+                    'defenses': Key(names, default=list(options['defenses'])),
+                    'card': Key(lambda value: parse_block(value, CARD, f'{where}.card')),
+                },
+                where,
+            )
             for defense in network['defenses']:
                 if defense not in options['defenses']:
-                    raise OptionsError(f'{where}.defenses: {defense!r} is not one of the defenses'
-                                       f'{nearest(defense, options["defenses"])}')
+                    raise OptionsError(
+                        f'{where}.defenses: {defense!r} is not one of the defenses'
+                        f'{nearest(defense, options["defenses"])}'
+                    )
             built = {key: value for key, value in network.items() if key not in ('defenses', 'card')}
             nets[name] = _checked_network(built, where, options['scale'])
             network.update(built)
@@ -169,12 +182,17 @@ def _checked_network(network, where, scale) -> nn.Module:
 
 def _check_trained(net, network, where):
     """A classifier that begins with random weights decides otherwise in each process, unless all are of the seed."""
-    if network.get('weights') != UNTRAINED and decides(net) \
-            and any(defense.classifier.origin == UNTRAINED for defense in defenses(net)) \
-            and not brings_defense(net, load_state(network['weights'])):
-        raise OptionsError(f'{where}.weights: {network["weights"]} is a plain backbone without a trained classifier; '
-                           f'write builtin or name a file in {where}.defense.classifier.weights, or set gate to always '
-                           'or never')
+    if (
+        network.get('weights') != UNTRAINED
+        and decides(net)
+        and any(defense.classifier.origin == UNTRAINED for defense in defenses(net))
+        and not brings_defense(net, load_state(network['weights']))
+    ):
+        raise OptionsError(
+            f'{where}.weights: {network["weights"]} is a plain backbone without a trained classifier; '
+            f'write builtin or name a file in {where}.defense.classifier.weights, or set gate to always '
+            'or never'
+        )
 
 
 def _check_scale(net, network, scale, where):
@@ -183,8 +201,9 @@ def _check_scale(net, network, scale, where):
         with torch.no_grad():
             size = tuple(net(torch.zeros(1, 3, side, side)).shape[-2:])
     except Exception as error:  # whatever a network makes of it
-        raise OptionsError(f'{where}: {type(net).__name__} does not take an image of {side}x{side}: '
-                           f'{in_one_line(error)}') from error
+        raise OptionsError(
+            f'{where}: {type(net).__name__} does not take an image of {side}x{side}: {in_one_line(error)}'
+        ) from error
     if size != (scale * side, scale * side):
         raise OptionsError(f'{where}: it upscales by {size[0] / side:g}, but scale is {scale}')
 
@@ -200,11 +219,15 @@ def _check_attacks(options, nets, images, problems):
             options['attacks'][name] = attack = _attack_block(attack)
             attacks[name] = built = _built(attack)
             if built.objective.needs_ground_truth and blind:
-                raise ValueError(f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
-                                 'write objective: stability')
+                raise ValueError(
+                    f'{built.objective} needs a ground truth, which {", ".join(blind)} does not have; '
+                    'write objective: stability'
+                )
             if nets and not any(applicable(built, net) for net in nets.values()):
-                raise ValueError('it is for networks that decide by a detector'
-                                 f'{" with a gradient" * _asks_for_detector(built)}, and none of these does')
+                raise ValueError(
+                    'it is for networks that decide by a detector'
+                    f'{" with a gradient" * _asks_for_detector(built)}, and none of these does'
+                )
     every = sorted({eps for name in attacks for eps in options['attacks'][name].get('eps', options['eps'])})
     control = {'type': 'RandomNoise', 'quantize': 'nearest'}
     if not any(_is_control(options, name, attack, every) for name, attack in attacks.items()):
@@ -222,9 +245,14 @@ def _built(attack):
 
 def _is_control(options, name, attack, every):
     """Whether an attack is random noise of every strength, as the control wants it."""
-    return (type(attack) is RandomNoise and attack.norm == 'Linf' and attack.quantize == 'nearest'
-            and attack.clamp is True and attack.restarts == 1
-            and set(options['attacks'][name].get('eps', options['eps'])) >= set(every))
+    return (
+        type(attack) is RandomNoise
+        and attack.norm == 'Linf'
+        and attack.quantize == 'nearest'
+        and attack.clamp is True
+        and attack.restarts == 1
+        and set(options['attacks'][name].get('eps', options['eps'])) >= set(every)
+    )
 
 
 def _attack_block(attack):

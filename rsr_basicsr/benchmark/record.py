@@ -126,18 +126,32 @@ def read_records(folder: Path) -> list[Record]:
 
 def _is_sound(record: Record) -> bool:
     """Whether a line has the types of a record, and names no file but those of the gallery: it may be a stranger's."""
-    words = (record.key, record.network, record.defense, record.attack, record.dataset, record.image, record.error,
-             record.content, record.worst or '')
+    words = (
+        record.key,
+        record.network,
+        record.defense,
+        record.attack,
+        record.dataset,
+        record.image,
+        record.error,
+        record.content,
+        record.worst or '',
+    )
     blocks = (record.values, record.attack_options, record.facts, record.environment, record.shown, record.trouble)
-    return (all(isinstance(word, str) for word in words) and all(isinstance(block, dict) for block in blocks)
-            and _is_number(record.eps) and record.eps >= 0 and _is_attack(record.attack_options)
-            and _is_number(record.facts.get('parameters', 0)) and isinstance(record.facts.get('card', {}), dict)
-            and all(isinstance(text, str) for block in (record.environment, record.trouble) for text in block.values())
-            and all(isinstance(numbers, list) for numbers in record.values.values())
-            and all(value is None or _is_number(value) for numbers in record.values.values() for value in numbers)
-            and all(value is None or _is_number(value) for value in (record.score, record.damage, record.zero_gradient))
-            and all(isinstance(path, str) and re.fullmatch(rf'{IMAGES}/\w[\w.]*', path)
-                    for path in record.shown.values()))
+    return (
+        all(isinstance(word, str) for word in words)
+        and all(isinstance(block, dict) for block in blocks)
+        and _is_number(record.eps)
+        and record.eps >= 0
+        and _is_attack(record.attack_options)
+        and _is_number(record.facts.get('parameters', 0))
+        and isinstance(record.facts.get('card', {}), dict)
+        and all(isinstance(text, str) for block in (record.environment, record.trouble) for text in block.values())
+        and all(isinstance(numbers, list) for numbers in record.values.values())
+        and all(value is None or _is_number(value) for numbers in record.values.values() for value in numbers)
+        and all(value is None or _is_number(value) for value in (record.score, record.damage, record.zero_gradient))
+        and all(isinstance(path, str) and re.fullmatch(rf'{IMAGES}/\w[\w.]*', path) for path in record.shown.values())
+    )
 
 
 def _is_attack(options) -> bool:
@@ -145,7 +159,8 @@ def _is_attack(options) -> bool:
     inner = options.get('attacks', [])
     blocks = [*(inner if isinstance(inner, list) else [None]), *([options['attack']] if 'attack' in options else [])]
     return all(isinstance(block, dict) and _is_attack(block) for block in blocks) and all(
-        isinstance(options.get(key, ''), str) for key in ('type', 'norm', 'quantize'))
+        isinstance(options.get(key, ''), str) for key in ('type', 'norm', 'quantize')
+    )
 
 
 def image_file(folder: Path, path: str) -> Path | None:

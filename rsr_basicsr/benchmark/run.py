@@ -27,8 +27,9 @@ OPTIONS = 'options.json'  # what was measured, for those who read the results
 _PATIENCE = datetime.timedelta(days=30)  # of a process for the others: a cell may take an hour
 
 
-def run_benchmark(options: Mapping[str, Any], images: Sequence[BenchmarkImage], folder: Path,
-                  progress: bool = True) -> list[Record]:
+def run_benchmark(
+    options: Mapping[str, Any], images: Sequence[BenchmarkImage], folder: Path, progress: bool = True
+) -> list[Record]:
     """Measure what is missing of a matrix, and return the records of all its cells, in their order.
 
     Every process of a launcher calls this; the cells are shared among them, and the first one returns all records. The
@@ -55,8 +56,10 @@ def run_benchmark(options: Mapping[str, Any], images: Sequence[BenchmarkImage], 
         if is_first():
             keep_options(folder, options)  # at the start: what is left of a killed run can be read, too
         matrix = Matrix(options, list(images), device)
-        missing = _missing(matrix.cells, _of_all({record.key: bool(record.shown) for record in read_records(folder)
-                                                  if not record.error}))
+        missing = _missing(
+            matrix.cells,
+            _of_all({record.key: bool(record.shown) for record in read_records(folder) if not record.error}),
+        )
         bench = Bench(matrix, recorder)
         for cell in _with_bar(missing[rank::world], matrix.cells, world, progress and rank == 0):
             recorder.append(bench.measure(cell))
@@ -68,13 +71,17 @@ def launched(launcher: str) -> Iterator[None]:
     """Within the block the processes of a launcher know of each other."""
     if launcher == 'none':
         if os.environ.get('WORLD_SIZE', '1') != '1':
-            raise OptionsError(f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not know of each '
-                               'other; add --launcher pytorch')
+            raise OptionsError(
+                f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not know of each '
+                'other; add --launcher pytorch'
+            )
         yield
         return
     if 'RANK' not in os.environ:
-        raise OptionsError('--launcher pytorch: RANK is not set; start with: torchrun --nproc_per_node=N -m '
-                           'rsr_basicsr.cli benchmark -opt FILE --launcher pytorch')
+        raise OptionsError(
+            '--launcher pytorch: RANK is not set; start with: torchrun --nproc_per_node=N -m '
+            'rsr_basicsr.cli benchmark -opt FILE --launcher pytorch'
+        )
     dist.init_process_group('gloo', timeout=_PATIENCE)  # what is sent are records, not gradients
     try:
         yield
@@ -115,8 +122,10 @@ def _missing(cells, done) -> list[Cell]:
     """
     there = {key for keys in done for key in keys}
     drawn = {key for keys in done for key, has_images in keys.items() if has_images}
-    return sorted({cell.key: cell for cell in cells if cell.key not in (drawn if cell.shown else there)}.values(),
-                  key=lambda cell: cell.key)
+    return sorted(
+        {cell.key: cell for cell in cells if cell.key not in (drawn if cell.shown else there)}.values(),
+        key=lambda cell: cell.key,
+    )
 
 
 def _with_bar(mine, cells, world, shown):
@@ -124,14 +133,21 @@ def _with_bar(mine, cells, world, shown):
     place = {cell.key: index for index, cell in enumerate(cells)}
     mine = sorted(mine, key=lambda cell: place[cell.key])
     total = sum(cell.cost for cell in mine)
-    with progress_bar(total=100, disable=not (shown and mine),
-                      bar_format='{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}') as bar:
+    with progress_bar(
+        total=100,
+        disable=not (shown and mine),
+        bar_format='{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}',
+    ) as bar:
         for number, cell in enumerate(mine):
-            bar.set_description(f'cell {number + 1} of {len(mine)}' + (f' (of {world} processes)' if world > 1 else ''),
-                                refresh=False)
-            bar.set_postfix_str(f'{cell.network}, {cell.defense}, {cell.attack}'
-                                + (f' {cell.eps:g}' if cell.eps else '') + f', {cell.image.name}',
-                                refresh=sys.stderr.isatty())
+            bar.set_description(
+                f'cell {number + 1} of {len(mine)}' + (f' (of {world} processes)' if world > 1 else ''), refresh=False
+            )
+            bar.set_postfix_str(
+                f'{cell.network}, {cell.defense}, {cell.attack}'
+                + (f' {cell.eps:g}' if cell.eps else '')
+                + f', {cell.image.name}',
+                refresh=sys.stderr.isatty(),
+            )
             yield cell
             bar.update(min(100 * cell.cost / total, 100 - bar.n))
 
@@ -154,9 +170,16 @@ def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> list[Record]:
         _fetch(records, folder, recorder)
     named = []
     for cell in matrix.cells:
-        now = {'network': cell.network, 'defense': cell.defense, 'attack': cell.attack, 'eps': cell.eps,
-               'dataset': cell.image.dataset, 'image': cell.image.name, 'facts': matrix.facts[cell.network],
-               'attack_options': matrix.options['attacks'].get(cell.attack, {})}
+        now = {
+            'network': cell.network,
+            'defense': cell.defense,
+            'attack': cell.attack,
+            'eps': cell.eps,
+            'dataset': cell.image.dataset,
+            'image': cell.image.name,
+            'facts': matrix.facts[cell.network],
+            'attack_options': matrix.options['attacks'].get(cell.attack, {}),
+        }
         lost = Record(key=cell.key, **now, error='no process has measured it; give the same command again')
         named.append(Record(**{**vars(records.get(cell.key, lost)), **now}))
     return named
@@ -165,8 +188,15 @@ def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> list[Record]:
 def _fetch(records, folder, recorder):
     """Bring home what machines have that do not share the folder."""
     known = _of_all(sorted(key for key, record in records.items() if not record.error))
-    mine = [{'record': record, 'files': {path: (folder / path).read_bytes() for path in record.shown.values()}}
-            for key, record in records.items() if key not in known[0]] if dist.get_rank() else []
+    mine = (
+        [
+            {'record': record, 'files': {path: (folder / path).read_bytes() for path in record.shown.values()}}
+            for key, record in records.items()
+            if key not in known[0]
+        ]
+        if dist.get_rank()
+        else []
+    )
     for sent in _of_all(mine):
         for parcel in sent if dist.get_rank() == 0 else ():
             record = parcel['record']

@@ -98,8 +98,10 @@ class Results:
 
     def subjects(self, dataset: str) -> list[Subject]:
         """The subjects measured on a data set, networks and defences in the order of the options."""
-        places = [self._in_order(key, (getattr(r, name) for r in self.records))
-                  for key, name in (('networks', 'network'), ('defenses', 'defense'))]
+        places = [
+            self._in_order(key, (getattr(r, name) for r in self.records))
+            for key, name in (('networks', 'network'), ('defenses', 'defense'))
+        ]
         found = {subject for data, subject, *_ in self._groups if data == dataset}
         return sorted(found, key=lambda subject: tuple(place.index(name) for place, name in zip(places, subject)))
 
@@ -138,8 +140,12 @@ class Results:
         Those inside an L-inf ball that end in images which can be stored: others are measured and shown, but are no
         part of the same threat.
         """
-        return [name for name in self.attacks if self._groups.get((dataset, subject, name, eps))
-                and _counts(next(iter(self._groups[dataset, subject, name, eps].values())).attack_options)]
+        return [
+            name
+            for name in self.attacks
+            if self._groups.get((dataset, subject, name, eps))
+            and _counts(next(iter(self._groups[dataset, subject, name, eps].values())).attack_options)
+        ]
 
     def row(self, dataset: str, subject: Subject, attack: str, eps: float) -> Row:
         """The figures of a group; ``attack`` may be the worst case."""
@@ -149,16 +155,28 @@ class Results:
             values = self.values(dataset, subject, attack, eps, metric)
             if values:
                 estimates[metric] = estimate(list(values.values()), is_higher_better(self.metrics[metric]))
-        failed = [] if attack == WORST_CASE else [
-            r for r in self._groups.get((dataset, subject, attack, eps), {}).values() if r.error]
+        failed = (
+            []
+            if attack == WORST_CASE
+            else [r for r in self._groups.get((dataset, subject, attack, eps), {}).values() if r.error]
+        )
         scores = [record.score for record in records.values() if record.score is not None]
         clean = [r.score for r in self.images(dataset, subject, CLEAN, 0).values() if r.score is not None]
         chosen: dict[str, int] = {}
         for record in records.values() if attack == WORST_CASE else ():
             chosen[record.attack] = chosen.get(record.attack, 0) + 1
-        return Row(dataset, subject, attack, eps, estimates, len(records), len(failed),
-                   fmean(score > 0 for score in scores) if scores else None,
-                   roc_auc(clean, scores) if eps and scores and clean else None, chosen)
+        return Row(
+            dataset,
+            subject,
+            attack,
+            eps,
+            estimates,
+            len(records),
+            len(failed),
+            fmean(score > 0 for score in scores) if scores else None,
+            roc_auc(clean, scores) if eps and scores and clean else None,
+            chosen,
+        )
 
     def rows(self) -> list[Row]:
         """Every group and every worst case, data set by data set, clean first."""
@@ -173,8 +191,9 @@ class Results:
                         found.append(self.row(dataset, subject, WORST_CASE, eps))
         return found
 
-    def difference(self, dataset: str, subject: Subject, other: Subject, attack: str, eps: float,
-                   metric: str) -> Estimate | None:
+    def difference(
+        self, dataset: str, subject: Subject, other: Subject, attack: str, eps: float, metric: str
+    ) -> Estimate | None:
         """What ``subject`` has more of than ``other``, image by image; None where no image has both."""
         mine, others = (self.values(dataset, one, attack, eps, metric) for one in (subject, other))
         pairs = [[fmean(mine[name]) - fmean(others[name])] for name in mine if name in others]
@@ -195,8 +214,10 @@ class Results:
     def _in_order(self, section, names):
         """The names that there are, in the order of the options, others behind."""
         there = dict.fromkeys(names)
-        return [*(name for name in self.options.get(section, ()) if name in there),
-                *(name for name in there if name not in self.options.get(section, ()))]
+        return [
+            *(name for name in self.options.get(section, ()) if name in there),
+            *(name for name in there if name not in self.options.get(section, ())),
+        ]
 
 
 def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -> Estimate:
@@ -209,9 +230,15 @@ def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -
     means = np.array([fmean(numbers) for numbers in values])
     low, high = bootstrap(means)
     every = [number for numbers in values for number in numbers]
-    return Estimate(mean=float(means.mean()), low=low, high=high, worst=min(every) if higher_is_better else max(every),
-                    spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
-                    seed_spread=fmean(float(np.std(numbers)) for numbers in values), count=len(means))
+    return Estimate(
+        mean=float(means.mean()),
+        low=low,
+        high=high,
+        worst=min(every) if higher_is_better else max(every),
+        spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
+        seed_spread=fmean(float(np.std(numbers)) for numbers in values),
+        count=len(means),
+    )
 
 
 def bootstrap(values: np.ndarray, statistic: Callable = np.mean) -> tuple[float, float]:

@@ -38,8 +38,9 @@ def advise(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
         return
     ours = AttackAugmentation, FrequencyClassifierModel
     if checked.model is not None and not issubclass(checked.model, ours):
-        problems.facts.append(f'model_type: {checked.model.__name__} attacks nothing; rsr defend makes a defended file '
-                              'of this one')
+        problems.facts.append(
+            f'model_type: {checked.model.__name__} attacks nothing; rsr defend makes a defended file of this one'
+        )
     for look in (_look_at_validation, _look_at_machine, _look_at_rates, _look_at_logging, _look_at_vgg):
         look(opt, problems)
     if checked.model is not None and degrades(opt, checked.model):
@@ -49,9 +50,12 @@ def advise(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
 def describe_weights(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
     """Note which entry is taken of each file of weights, where there is a choice, and whether all of it is."""
     for name, net in checked.networks.items():
-        where, label = f'path.pretrain_{name}', name[len('network_'):]
-        if problems.sound(where, f'path.param_key_{label}', 'path.resume_state') \
-                and opt['path'].get(f'pretrain_{name}') is not None and opt['path'].get('resume_state') is None:
+        where, label = f'path.pretrain_{name}', name[len('network_') :]
+        if (
+            problems.sound(where, f'path.param_key_{label}', 'path.resume_state')
+            and opt['path'].get(f'pretrain_{name}') is not None
+            and opt['path'].get('resume_state') is None
+        ):
             with problems.noted(f'{where}: '):
                 _describe_file(opt, label, net, problems)
 
@@ -61,19 +65,26 @@ def _describe_file(opt, label, net, problems):
     strict = opt['path'].get(f'strict_load_{label}', True)
     there = [entry for entry in entries(path) if entry in ('params', 'params_ema', wanted)]
     taken = wanted if wanted in there else 'params' if 'params' in there else None
-    problems.facts.append(f'path.pretrain_network_{label}: {path} has {" and ".join(there) or "one state dict"}'
-                          f'{f", {taken} is taken" if len(there) > 1 else ""}'
-                          f'{f"; it fits {type(net).__name__}" if strict else ""}')
+    problems.facts.append(
+        f'path.pretrain_network_{label}: {path} has {" and ".join(there) or "one state dict"}'
+        f'{f", {taken} is taken" if len(there) > 1 else ""}'
+        f'{f"; it fits {type(net).__name__}" if strict else ""}'
+    )
     if not strict:
         _look_at_fit(net, load_state(path, taken), f'path.strict_load_{label}: {path}', problems)
     if taken is not None and taken != wanted:
-        problems.warnings.append(f'path.param_key_{label}: {wanted} is not in {path}, and BasicSR takes {taken}; '
-                                 f'write {taken}')
+        problems.warnings.append(
+            f'path.param_key_{label}: {wanted} is not in {path}, and BasicSR takes {taken}; write {taken}'
+        )
     elif taken == 'params' and 'params_ema' in there:
-        average = ', while the moving average begins with params_ema' if opt['is_train'] and label == 'g' \
-            and opt['train'].get('ema_decay') else ''
-        problems.warnings.append(f'path.param_key_{label}: params is taken{average}; params_ema is there too, and '
-                                 'usually the better one')
+        average = (
+            ', while the moving average begins with params_ema'
+            if opt['is_train'] and label == 'g' and opt['train'].get('ema_decay')
+            else ''
+        )
+        problems.warnings.append(
+            f'path.param_key_{label}: params is taken{average}; params_ema is there too, and usually the better one'
+        )
 
 
 def _look_at_fit(net, state, where, problems):
@@ -94,12 +105,14 @@ def _look_at_folder(opt, problems):
     kind = 'experiments' if opt['is_train'] else 'results'
     folder = opt['path'][f'{kind}_root']
     if has_writer(Path(folder)):
-        problems.append(f'name: {kind}/{opt["name"]} belongs to a run that still goes on; wait for its end, or write '
-                        'another name')
+        problems.append(
+            f'name: {kind}/{opt["name"]} belongs to a run that still goes on; wait for its end, or write another name'
+        )
     elif osp.isdir(folder) and not opt['path'].get('resume_state'):
         remedy = '; write another name, or go on with --auto_resume' if opt['is_train'] else ''
-        problems.warnings.append(f'name: {kind}/{opt["name"]} is there already, and will be renamed to '
-                                 f'{opt["name"]}_archived_TIME{remedy}')
+        problems.warnings.append(
+            f'name: {kind}/{opt["name"]} is there already, and will be renamed to {opt["name"]}_archived_TIME{remedy}'
+        )
 
 
 def _look_at_validation(opt, problems):
@@ -107,16 +120,19 @@ def _look_at_validation(opt, problems):
         return
     phases = [phase for phase in opt['datasets'] if str(phase).startswith('val')]
     if not phases and opt.get('val') is None:
-        problems.warnings.append('val: there is no validation, so that the end shows what the training does to clean '
-                                 'images; add datasets.val and val')
+        problems.warnings.append(
+            'val: there is no validation, so that the end shows what the training does to clean '
+            'images; add datasets.val and val'
+        )
     elif not phases:
         problems.warnings.append('val: there is no data set to validate with; add datasets.val')
     elif opt.get('val') is None:
         problems.warnings.append(f'datasets.{phases[0]}: nobody validates with it; add a block val')
     names = [opt['datasets'][phase].get('name') for phase in phases if problems.there(f'datasets.{phase}')]
     for name in {str(name) for name in names if names.count(name) > 1}:
-        problems.warnings.append(f'datasets: several data sets have the name {name}, and share their best results; '
-                                 'write others')
+        problems.warnings.append(
+            f'datasets: several data sets have the name {name}, and share their best results; write others'
+        )
 
 
 def _look_at_machine(opt, problems):
@@ -127,8 +143,10 @@ def _look_at_machine(opt, problems):
             problems.append(f'num_gpu: {opt["num_gpu"]}, but there are {torch.cuda.device_count()} here; write auto')
     where, cores = 'datasets.train.num_worker_per_gpu', os.cpu_count() or 1
     if problems.sound(where, 'datasets.train.type') and opt['datasets']['train']['num_worker_per_gpu'] > cores:
-        problems.warnings.append(f'{where}: {opt["datasets"]["train"]["num_worker_per_gpu"]} processes for {cores} '
-                                 f'cores; write {cores} or less')
+        problems.warnings.append(
+            f'{where}: {opt["datasets"]["train"]["num_worker_per_gpu"]} processes for {cores} '
+            f'cores; write {cores} or less'
+        )
 
 
 def _look_at_rates(opt, problems):
@@ -136,22 +154,37 @@ def _look_at_rates(opt, problems):
         return
     train = opt['train']
     for label in ('g', 'd'):
-        if problems.sound(f'train.optim_{label}', 'path') and train.get(f'optim_{label}') \
-                and opt['path'].get(f'pretrain_network_{label}') and train[f'optim_{label}']['lr'] > _GENTLE:
-            problems.warnings.append(f'train.optim_{label}.lr: {train[f"optim_{label}"]["lr"]:g} is high for weights '
-                                     f'that are trained already; {_GENTLE / 2:g} is usual')
+        if (
+            problems.sound(f'train.optim_{label}', 'path')
+            and train.get(f'optim_{label}')
+            and opt['path'].get(f'pretrain_network_{label}')
+            and train[f'optim_{label}']['lr'] > _GENTLE
+        ):
+            problems.warnings.append(
+                f'train.optim_{label}.lr: {train[f"optim_{label}"]["lr"]:g} is high for weights '
+                f'that are trained already; {_GENTLE / 2:g} is usual'
+            )
     if problems.sound('train.ema_decay') and train.get('ema_decay') == 1:
         problems.warnings.append('train.ema_decay: 1 never lets the moving average move; write 0.999')
     if problems.sound('train.scheduler', 'train.total_iter'):
-        late = [step for step in train['scheduler'].get('milestones') or ()
-                if isinstance(step, (int, float)) and step > train['total_iter']]
+        late = [
+            step
+            for step in train['scheduler'].get('milestones') or ()
+            if isinstance(step, (int, float)) and step > train['total_iter']
+        ]
         if late:
-            problems.warnings.append(f'train.scheduler.milestones: {late[0]} is never reached, since the training ends '
-                                     f'at {train["total_iter"]}')
-    if problems.sound('logger.save_checkpoint_freq', 'logger', 'train.total_iter') \
-            and opt['logger']['save_checkpoint_freq'] > train['total_iter']:
-        problems.warnings.append(f'logger.save_checkpoint_freq: {opt["logger"]["save_checkpoint_freq"]} is more than '
-                                 f'total_iter, {train["total_iter"]}: nothing is saved before the end')
+            problems.warnings.append(
+                f'train.scheduler.milestones: {late[0]} is never reached, since the training ends '
+                f'at {train["total_iter"]}'
+            )
+    if (
+        problems.sound('logger.save_checkpoint_freq', 'logger', 'train.total_iter')
+        and opt['logger']['save_checkpoint_freq'] > train['total_iter']
+    ):
+        problems.warnings.append(
+            f'logger.save_checkpoint_freq: {opt["logger"]["save_checkpoint_freq"]} is more than '
+            f'total_iter, {train["total_iter"]}: nothing is saved before the end'
+        )
 
 
 def _look_at_logging(opt, problems):
@@ -172,8 +205,10 @@ def _need(module, where, package, problems):
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever a broken installation makes of it
-            raise OptionsError(f'{where} needs the package {package}, which cannot be imported ({error}); run pip '
-                               f'install {package}, or leave the key out') from None
+            raise OptionsError(
+                f'{where} needs the package {package}, which cannot be imported ({error}); run pip '
+                f'install {package}, or leave the key out'
+            ) from None
 
 
 def _look_at_vgg(opt, problems):
@@ -184,8 +219,10 @@ def _look_at_vgg(opt, problems):
         return
     url = torchvision.models.get_model_weights(kind).DEFAULT.url
     if not osp.isfile(osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(url))):
-        problems.warnings.append(f'train.perceptual_opt: {kind} will be downloaded at the start (0.5 GB); where there '
-                                 f'is no internet, put {url} into {osp.join(torch.hub.get_dir(), "checkpoints")}')
+        problems.warnings.append(
+            f'train.perceptual_opt: {kind} will be downloaded at the start (0.5 GB); where there '
+            f'is no internet, put {url} into {osp.join(torch.hub.get_dir(), "checkpoints")}'
+        )
 
 
 def _look_at_patch(opt, problems):
@@ -193,12 +230,17 @@ def _look_at_patch(opt, problems):
         return
     dataset = opt['datasets']['train']
     if dataset['type'] == 'RealESRGANDataset' and dataset.get('gt_size', opt['gt_size']) != opt['gt_size']:
-        problems.warnings.append(f'datasets.train.gt_size: {dataset["gt_size"]} is not read; the patches have the '
-                                 f'gt_size of the top level, {opt["gt_size"]}')
-    if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') \
-            and opt.get('queue_size', 180) < 2 * batch_size(opt):
-        problems.warnings.append(f'queue_size: {opt.get("queue_size", 180)} holds one batch, whose images share '
-                                 'their degradations; write 180 or so')
+        problems.warnings.append(
+            f'datasets.train.gt_size: {dataset["gt_size"]} is not read; the patches have the '
+            f'gt_size of the top level, {opt["gt_size"]}'
+        )
+    if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') and opt.get(
+        'queue_size', 180
+    ) < 2 * batch_size(opt):
+        problems.warnings.append(
+            f'queue_size: {opt.get("queue_size", 180)} holds one batch, whose images share '
+            'their degradations; write 180 or so'
+        )
 
 
 def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> list[str]:
@@ -214,4 +256,5 @@ def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> list[st
     who = f'; {type(defense.classifier).__name__}, {defense.classifier.origin}, threshold {threshold:.4g}'
     return [f'network_g.defense.gate: {defense.gate}{who if defense.gate in ("classifier", "soft") else ""}'] + [
         f'mask {number}, {place.point}: {place.module or "the image"}, {" x ".join(map(str, place.shape))}'
-        for number, place in enumerate(sketch.mask_places(size, size), start=1)]
+        for number, place in enumerate(sketch.mask_places(size, size), start=1)
+    ]

@@ -21,12 +21,20 @@ CROP = 400
 
 _FOLDERS = ('dataroot', 'dataroot_extra', 'dataroot_gt', 'dataroot_lq')
 #: The folders that a data set of BasicSR takes images from, and the key of its list of them
-FOLDERS_OF = {'RealESRGANDataset': ('dataroot_gt',), 'SingleImageDataset': ('dataroot_lq',),
-              'ReducedImageDataset': ('dataroot_gt',), 'PairedImageDataset': ('dataroot_gt', 'dataroot_lq'),
-              'RealESRGANPairedDataset': ('dataroot_gt', 'dataroot_lq')}
-_LIST_OF = {'RealESRGANDataset': 'meta_info', 'RealESRGANPairedDataset': 'meta_info',
-            'SingleImageDataset': 'meta_info_file', 'ReducedImageDataset': 'meta_info_file',
-            'PairedImageDataset': 'meta_info_file'}
+FOLDERS_OF = {
+    'RealESRGANDataset': ('dataroot_gt',),
+    'SingleImageDataset': ('dataroot_lq',),
+    'ReducedImageDataset': ('dataroot_gt',),
+    'PairedImageDataset': ('dataroot_gt', 'dataroot_lq'),
+    'RealESRGANPairedDataset': ('dataroot_gt', 'dataroot_lq'),
+}
+_LIST_OF = {
+    'RealESRGANDataset': 'meta_info',
+    'RealESRGANPairedDataset': 'meta_info',
+    'SingleImageDataset': 'meta_info_file',
+    'ReducedImageDataset': 'meta_info_file',
+    'PairedImageDataset': 'meta_info_file',
+}
 _SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset', 'ReducedImageDataset')
 
 
@@ -152,13 +160,19 @@ def _counterpart(dataset, name, where):
     try:
         return f'{template.format(stem)}{ending}'
     except (AttributeError, IndexError, KeyError, ValueError):
-        raise OptionsError(f"{where.rsplit('.', 1)[0]}.filename_tmpl: expected a name with braces in it, such as "
-                           f"'{{}}x4', got {template!r}") from None
+        raise OptionsError(
+            f'{where.rsplit(".", 1)[0]}.filename_tmpl: expected a name with braces in it, such as '
+            f"'{{}}x4', got {template!r}"
+        ) from None
 
 
 def _check_there(dataset, where, path, keys, entries):
-    missing = [(dataset[key], name) for entry in entries for key, name in zip(keys, entry)
-               if not osp.isfile(osp.join(dataset[key], name))]
+    missing = [
+        (dataset[key], name)
+        for entry in entries
+        for key, name in zip(keys, entry)
+        if not osp.isfile(osp.join(dataset[key], name))
+    ]
     if missing:
         folder, name = missing[0]
         more = f', nor are {len(missing) - 1} others' if len(missing) > 1 else ''
@@ -177,12 +191,16 @@ def _paired(dataset, where):
     if alone:
         name, wanted = alone[0]
         more = f', nor are those of {len(alone) - 1} others' if len(alone) > 1 else ''
-        raise OptionsError(f'{where}.dataroot_lq: {name} of {dataset["dataroot_gt"]} has no counterpart: {wanted} is '
-                           f'not in {dataset["dataroot_lq"]}{more} (see filename_tmpl)')
+        raise OptionsError(
+            f'{where}.dataroot_lq: {name} of {dataset["dataroot_gt"]} has no counterpart: {wanted} is '
+            f'not in {dataset["dataroot_lq"]}{more} (see filename_tmpl)'
+        )
     if len(lq) != len(gt):
         extra = sorted(there - {entry[1] for entry in entries}) or lq
-        raise OptionsError(f'{where}.dataroot_lq: {len(lq)} files for {len(gt)} in {dataset["dataroot_gt"]}; '
-                           f'{extra[0]} has no counterpart there')
+        raise OptionsError(
+            f'{where}.dataroot_lq: {len(lq)} files for {len(gt)} in {dataset["dataroot_gt"]}; '
+            f'{extra[0]} has no counterpart there'
+        )
     return entries
 
 
@@ -192,8 +210,10 @@ def _check_databases(dataset, where, keys):
     for key in keys:
         folder = dataset[key]
         if not folder.endswith('.lmdb'):
-            raise OptionsError(f'{where}.{key}: with io_backend lmdb BasicSR wants a folder NAME.lmdb, got {folder}; '
-                               'write type: disk for a folder of images')
+            raise OptionsError(
+                f'{where}.{key}: with io_backend lmdb BasicSR wants a folder NAME.lmdb, got {folder}; '
+                'write type: disk for a folder of images'
+            )
         for name in ('data.mdb', 'meta_info.txt'):
             if not osp.isfile(osp.join(folder, name)):
                 raise OptionsError(f'{where}.{key}: {folder} is no LMDB data set of BasicSR: there is no {name} in it')

@@ -38,8 +38,9 @@ class Header(NamedTuple):
     doubtful: bool = False
 
 
-def check_images(dataset: dict[str, Any], where: str, images: Images, patch: int | None, decoded: int,
-                   problems: Problems) -> None:
+def check_images(
+    dataset: dict[str, Any], where: str, images: Images, patch: int | None, decoded: int, problems: Problems
+) -> None:
     """Look at every image of a data set, and decode some.
 
     Args:
@@ -63,10 +64,13 @@ def check_images(dataset: dict[str, Any], where: str, images: Images, patch: int
 def _source(dataset, images):
     """Within the block: for a folder, what reads an image of a name, and what reads its header."""
     if dataset['io_backend']['type'] != 'lmdb':
-        yield (lambda key: lambda name: _content(osp.join(dataset[key], name)),
-               lambda key: lambda name: _header(osp.join(dataset[key], name)))
+        yield (
+            lambda key: lambda name: _content(osp.join(dataset[key], name)),
+            lambda key: lambda name: _header(osp.join(dataset[key], name)),
+        )
         return
     import lmdb
+
     with contextlib.ExitStack() as stack:
         views = {}
         for key in images.keys:
@@ -208,14 +212,19 @@ def _check_sizes(dataset, where, images, headers, patch, problems):
         if unfit:
             problems.append(f'{where}: {unfit[0]}, but scale is {dataset["scale"]}{_others(unfit)}; see dataroot_lq')
         if small:
-            problems.append(f'{where}.gt_size: {small[0]}, smaller than {patch}{_others(small)}; take it out, or lower '
-                            'gt_size')
+            problems.append(
+                f'{where}.gt_size: {small[0]}, smaller than {patch}{_others(small)}; take it out, or lower gt_size'
+            )
     elif dataset['type'] == 'RealESRGANDataset':
-        small = [f'{name} is {_shown(header.size)}' for (name,), header in zip(
-            images.entries, headers['dataroot_gt']) if header is not None and min(header.size) < CROP]
+        small = [
+            f'{name} is {_shown(header.size)}'
+            for (name,), header in zip(images.entries, headers['dataroot_gt'])
+            if header is not None and min(header.size) < CROP
+        ]
         if small:
-            problems.warnings.append(f'{where}: {small[0]}, and is filled up to {CROP}x{CROP} by its mirror image'
-                                     f'{_others(small)}')
+            problems.warnings.append(
+                f'{where}: {small[0]}, and is filled up to {CROP}x{CROP} by its mirror image{_others(small)}'
+            )
 
 
 def _note(where, headers, problems):
@@ -225,8 +234,10 @@ def _note(where, headers, problems):
             continue
         kinds = [kind for header in found for kind in header.oddities]
         if kinds:
-            problems.warnings.append(f'{where}.{key}: ' + '; '.join(
-                f'{kinds.count(kind)} of {len(found)} images: {kind}' for kind in dict.fromkeys(kinds)))
+            problems.warnings.append(
+                f'{where}.{key}: '
+                + '; '.join(f'{kinds.count(kind)} of {len(found)} images: {kind}' for kind in dict.fromkeys(kinds))
+            )
         sizes = sorted((header.size for header in found), key=lambda size: size[0] * size[1])
         span = _shown(sizes[0]) if sizes[0] == sizes[-1] else f'{_shown(sizes[0])} to {_shown(sizes[-1])}'
         problems.facts.append(f'{where}.{key}: {len(found)} images, {span}')

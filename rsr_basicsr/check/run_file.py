@@ -76,7 +76,7 @@ def check_all(opt: dict[str, Any], problems: Problems) -> Checked:
         with problems.noted(part='path.resume_state'):
             check_resumed(opt, name, net)
     for name, net in networks.items() if problems.there('path') else ():
-        keys = [f'path.{key}_{name[len("network_"):]}' for key in ('param_key', 'strict_load')]
+        keys = [f'path.{key}_{name[len("network_") :]}' for key in ('param_key', 'strict_load')]
         if not resumed and problems.sound(f'path.pretrain_{name}', *keys):
             with problems.noted(part=f'path.pretrain_{name}'):
                 check_weights(opt, name, net)
@@ -119,22 +119,27 @@ def _check_uses(opt, model, networks, problems):
             # Of BasicSR's discriminators, that of VGG's kind takes images of one size.
             size, wanted = gt_size(opt, model), getattr(networks.get('network_d'), 'input_size', None)
             if None not in (size, wanted) and size != wanted and issubclass(model, SRGANModel):
-                problems.append(f'network_d.input_size: {wanted}, but it sees patches of {size} (gt_size); write them '
-                                'alike')
+                problems.append(
+                    f'network_d.input_size: {wanted}, but it sees patches of {size} (gt_size); write them alike'
+                )
     for where, section in (('attack', opt), ('val.attack', opt.get('val') or {})):
         if isinstance(net, DefenseMixin) and problems.sound(where) and _aims_at_detector(section.get('attack')):
             with problems.noted(f'{where}: ', part=where):
                 own_detector(net)
-    if issubclass(model, AttackAugmentation) and problems.sound('val.tile', 'val.tile_overlap') \
-            and (opt.get('val') or {}).get('tile'):
+    if (
+        issubclass(model, AttackAugmentation)
+        and problems.sound('val.tile', 'val.tile_overlap')
+        and (opt.get('val') or {}).get('tile')
+    ):
         with problems.noted(part='val.tile'):
             check_tiles(net, opt['val']['tile'], opt['val']['tile_overlap'])
 
 
 def _aims_at_detector(attack: Any) -> bool:
     """Whether a block of an attack, if it is one, needs the gradient of the detector of the network under attack."""
-    return isinstance(attack, Mapping) and (attack.get('type') == 'DetectorAware'
-                                            or any(map(_aims_at_detector, attack.get('attacks') or ())))
+    return isinstance(attack, Mapping) and (
+        attack.get('type') == 'DetectorAware' or any(map(_aims_at_detector, attack.get('attacks') or ()))
+    )
 
 
 def _check_devices(opt, net):

@@ -39,13 +39,18 @@ def _keep_start(opt):
     path = opt['path'].get('pretrain_network_g')
     if path is None:
         if opt['train'].get('target') == 'pretrained':
-            raise OptionsError("train.target: pretrained needs the weights whose output is the target; name them in "
-                               'path.pretrain_network_g')
+            raise OptionsError(
+                'train.target: pretrained needs the weights whose output is the target; name them in '
+                'path.pretrain_network_g'
+            )
         return
     # BasicSR fills the moving average, which is what it validates, from params_ema where the file has it.
     key = 'params_ema' if opt['train'].get('ema_decay', 0) else opt['path'].get('param_key_g', 'params')
-    opt['train']['start'] = {'weights': osp.expanduser(path), 'key': key,
-                             'strict': opt['path'].get('strict_load_g', True)}
+    opt['train']['start'] = {
+        'weights': osp.expanduser(path),
+        'key': key,
+        'strict': opt['path'].get('strict_load_g', True),
+    }
 
 
 def _check_start_of_resumed(opt):
@@ -53,8 +58,10 @@ def _check_start_of_resumed(opt):
     start = opt['train'].get('start')
     if start is not None and not osp.isfile(start['weights']):
         if opt['train'].get('target') == 'pretrained':
-            raise OptionsError(f'path.pretrain_network_g: no such file: {start["weights"]}; train.target: pretrained '
-                               'needs it in a resumed training too')
+            raise OptionsError(
+                f'path.pretrain_network_g: no such file: {start["weights"]}; train.target: pretrained '
+                'needs it in a resumed training too'
+            )
         del opt['train']['start']
 
 
@@ -72,6 +79,7 @@ def _check_resume(opt):
     try:
         check_checkpoint(opt, state)
     except WeightsError as error:
-        raise OptionsError(f'path.resume_state: {error} (BasicSR takes the networks of a state from '
-                           f'{opt["path"]["models"]})') from None
+        raise OptionsError(
+            f'path.resume_state: {error} (BasicSR takes the networks of a state from {opt["path"]["models"]})'
+        ) from None
     return True

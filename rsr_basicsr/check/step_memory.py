@@ -78,8 +78,13 @@ def _estimate(opt, size, batch, simplified):
     opt['path'] = {}
     attack = opt.get('attack') or {}
     if simplified and attack:
-        attack = opt['attack'] = {**{key: attack[key] for key in SCHEDULE if key in attack}, 'type': 'IFGSM',
-                                  'eps': attack['eps'], 'objective': 'ground_truth_l1', 'steps': 1}
+        attack = opt['attack'] = {
+            **{key: attack[key] for key in SCHEDULE if key in attack},
+            'type': 'IFGSM',
+            'eps': attack['eps'],
+            'objective': 'ground_truth_l1',
+            'steps': 1,
+        }
     if 'steps' in attack:
         attack['steps'] = 1  # the memory of each is the same
     with random_streams_kept(), _quiet(), unfilled_vgg():
@@ -123,8 +128,14 @@ def _peak(model, opt, size, batch):
 def _on_meta(cls):
     """The model class with its device nailed to meta."""
     # BasicSR's models ask the options for the device and keep it in an attribute.
-    return type(cls.__name__, (cls,), {'device': property(lambda self: _META, lambda self, device: None),
-                                       'reduce_loss_dict': lambda self, losses: losses})  # which asks for values
+    return type(
+        cls.__name__,
+        (cls,),
+        {
+            'device': property(lambda self: _META, lambda self, device: None),
+            'reduce_loss_dict': lambda self, losses: losses,
+        },
+    )  # which asks for values
 
 
 def _step(model, opt, size, batch):

@@ -20,8 +20,16 @@ from rsr_basicsr.options.types import ALIKE, nearest
 _ADDED = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path')
 _TOP = (*host.RUN, 'train', 'val', 'logger', 'dist_params', 'find_unused_parameters', *_ADDED)
 _DEGRADED = (*host.DEGRADATIONS, 'high_order_degradation')
-_PATH = ('resume_state', 'ignore_resume_networks', 'experiments_root', 'models', 'training_states', 'log',
-         'visualization', 'results_root')
+_PATH = (
+    'resume_state',
+    'ignore_resume_networks',
+    'experiments_root',
+    'models',
+    'training_states',
+    'log',
+    'visualization',
+    'results_root',
+)
 _OF_NETWORK = ('pretrain_network', 'param_key', 'strict_load')
 #: Of the keys of ``path`` that hold one of these words, ``make_exp_dirs`` makes no folder
 _PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
@@ -39,8 +47,21 @@ _OF_MODEL: dict[str, tuple[tuple, tuple]] = {
     **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
 }
 #: Of any data set. BasicSR's own options files have ``use_shuffle``, and ``gt_size`` where it is not read.
-_DATASET = ('name', 'type', 'phase', 'scale', 'io_backend', *host.LOADER, 'dataset_enlarge_ratio', 'prefetch_mode',
-            'num_prefetch_queue', 'pin_memory', 'persistent_workers', 'use_shuffle', 'gt_size')
+_DATASET = (
+    'name',
+    'type',
+    'phase',
+    'scale',
+    'io_backend',
+    *host.LOADER,
+    'dataset_enlarge_ratio',
+    'prefetch_mode',
+    'num_prefetch_queue',
+    'pin_memory',
+    'persistent_workers',
+    'use_shuffle',
+    'gt_size',
+)
 _SINGLE = ('meta_info_file', 'mean', 'std', 'color')
 _PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *host.PAIRED_TRAINING)
 _OF_DATASET = {
@@ -53,8 +74,11 @@ _OF_DATASET = {
     'AdversarialImagesDataset': (*host.DATASET_OF_TYPE['AdversarialImagesDataset'], *ADVERSARIAL_SET),
 }
 #: Keys that this package adds, or that belong elsewhere: one that looks like them is never meant for anything else
-_OURS = {'': ('attack', 'defense'), 'train': ('train_classifier', 'target', 'optim_classifier', 'classifier_opt'),
-         'val': ('tile', 'tile_overlap', 'attack', 'panel_freq', 'guard')}
+_OURS = {
+    '': ('attack', 'defense'),
+    'train': ('train_classifier', 'target', 'optim_classifier', 'classifier_opt'),
+    'val': ('tile', 'tile_overlap', 'attack', 'panel_freq', 'guard'),
+}
 
 
 class _Block(NamedTuple):
@@ -94,8 +118,12 @@ def _blocks(opt, model) -> Iterator[_Block]:
     yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure)
     attacked = model is not None and issubclass(model, AttackAugmentation)
     val = (*_VAL, *((*blocks.VAL, *host.TILES) if attacked else ()))
-    for where, known, certain in (('train', train, sure), ('val', val, sure), ('logger', tuple(host.LOGGER), True),
-                                  ('logger.wandb', _WANDB, True)):
+    for where, known, certain in (
+        ('train', train, sure),
+        ('val', val, sure),
+        ('logger', tuple(host.LOGGER), True),
+        ('logger.wandb', _WANDB, True),
+    ):
         block = opt
         for key in where.split('.'):
             block = block.get(key) if isinstance(block, Mapping) else None
@@ -111,8 +139,11 @@ def _blocks(opt, model) -> Iterator[_Block]:
 def _read_by(model):
     """The keys of the top level and of ``train`` that a model class reads, and whether these are all."""
     # The defended twins read nothing of their own.
-    classes = [cls.__name__ for cls in (model.__mro__[:-1] if model is not None else ())
-               if cls.__bases__[0] is not AttackAugmentation]
+    classes = [
+        cls.__name__
+        for cls in (model.__mro__[:-1] if model is not None else ())
+        if cls.__bases__[0] is not AttackAugmentation
+    ]
     read = [_OF_MODEL.get(name, ((), ())) for name in classes] or list(_OF_MODEL.values())
     sure = bool(classes) and all(name in _OF_MODEL for name in classes)
     return tuple(key for top, _ in read for key in top), tuple(key for _, train in read for key in train), sure
@@ -143,7 +174,7 @@ def _check_path(opt, problems):
     if not isinstance(path, Mapping):
         return
     networks = {'network_g', 'network_d', *(key for key in opt if isinstance(key, str) and key.startswith('network_'))}
-    labels = sorted(name[len('network_'):] for name in networks)
+    labels = sorted(name[len('network_') :] for name in networks)
     known = [*_PATH, *(f'{key}_{label}' for key in _OF_NETWORK for label in labels)]
     for key in path:
         if key in known:

@@ -72,8 +72,10 @@ def _nothing_fetched(problems) -> Iterator[None]:
         return
 
     def unfilled():
-        problems.warnings.append('LPIPS: AlexNet will be downloaded at the start (0.2 GB); where there is no internet, '
-                                 f'put {url} into {osp.join(torch.hub.get_dir(), "checkpoints")}')
+        problems.warnings.append(
+            'LPIPS: AlexNet will be downloaded at the start (0.2 GB); where there is no internet, '
+            f'put {url} into {osp.join(torch.hub.get_dir(), "checkpoints")}'
+        )
         with torch.random.fork_rng(devices=[]):
             return AlexNet().state_dict()
 
@@ -86,8 +88,12 @@ def _nothing_fetched(problems) -> Iterator[None]:
         perceptual.lpips_distance.cache_clear()
 
 
-_KINDS = {'train': 'a training (rsr train)', 'test': 'a test (rsr test)', 'benchmark': 'a benchmark (rsr benchmark)',
-          'adversarial set': 'an adversarial set (rsr adversarial-set)'}
+_KINDS = {
+    'train': 'a training (rsr train)',
+    'test': 'a test (rsr test)',
+    'benchmark': 'a benchmark (rsr benchmark)',
+    'adversarial set': 'an adversarial set (rsr adversarial-set)',
+}
 
 
 def kind_of(options: Mapping[str, Any]) -> str:
@@ -134,8 +140,12 @@ def _survey_run(opt, stage, decoded, count_memory, problems):
 def _expect_launcher(opt, problems):
     """Several GPUs are for several processes, which a launcher starts; this one is alone."""
     count = opt.get('num_gpu')
-    if isinstance(count, int) and count > 1 and torch.cuda.is_available() \
-            and str(opt.get('model_type')).startswith('Defended'):
+    if (
+        isinstance(count, int)
+        and count > 1
+        and torch.cuda.is_available()
+        and str(opt.get('model_type')).startswith('Defended')
+    ):
         opt['dist'] = True
         problems.warnings.append(f'num_gpu: {count} without a launcher; {USE_TORCHRUN}')
 
@@ -160,22 +170,27 @@ def _look_at_memory(opt: dict[str, Any], checked: Checked, size: int, problems: 
         problems.facts.append(f'memory: cannot be counted ({in_one_line(error)})')
         return
     simplified = ', with IFGSM and L1 in the place of attack and pixel loss' if found.simplified else ''
-    problems.facts.append(f'memory: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample '
-                          f'is {found.of(batch) / GIB:.1f} GiB for a batch of {batch}, counted{simplified}')
+    problems.facts.append(
+        f'memory: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample '
+        f'is {found.of(batch) / GIB:.1f} GiB for a batch of {batch}, counted{simplified}'
+    )
     if torch.cuda.is_available() and opt.get('num_gpu') != 0:
         compare_with_gpu(found, batch, problems)
     else:
         fits = [f'{card} GB: {found.largest_batch(card)}' for card in CARDS]
-        problems.facts.append(f'memory: largest batch for a card of {", ".join(fits)}; {RESERVE:g} GiB are left '
-                              'to what is not counted')
+        problems.facts.append(
+            f'memory: largest batch for a card of {", ".join(fits)}; {RESERVE:g} GiB are left to what is not counted'
+        )
 
 
 def compare_with_gpu(found: step_memory.Estimate, batch: int, problems: Problems) -> None:
     """Note where a batch takes more than the GPU has (an error), or more than is free of it (a warning)."""
     free, whole = (value / GIB for value in torch.cuda.mem_get_info())
     total = found.of(batch) / GIB
-    sentence = (f'datasets.train.batch_size_per_gpu: a batch of {batch} takes about {total + RESERVE:.1f} GiB, '
-                f'and this GPU has {free:.1f} GiB free of {whole:.1f}; write {found.largest_batch(free)} or less')
+    sentence = (
+        f'datasets.train.batch_size_per_gpu: a batch of {batch} takes about {total + RESERVE:.1f} GiB, '
+        f'and this GPU has {free:.1f} GiB free of {whole:.1f}; write {found.largest_batch(free)} or less'
+    )
     if total > whole:
         problems.append(sentence)
     elif total + RESERVE > free:

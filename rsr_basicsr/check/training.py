@@ -35,8 +35,7 @@ from rsr_basicsr.options.types import (
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
 
-def check_training(opt: dict[str, Any], model: type | None, images: dict[str, Images],
-                   problems: Problems) -> None:
+def check_training(opt: dict[str, Any], model: type | None, images: dict[str, Images], problems: Problems) -> None:
     """Check what only a training has, in place.
 
     Args:
@@ -57,8 +56,9 @@ def check_training(opt: dict[str, Any], model: type | None, images: dict[str, Im
     _check_optimizers(opt['train'], problems)
     if model is not None and issubclass(model, FrequencyClassifierModel):
         _check_classifier_training(opt['train'], problems)
-    elif not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')) \
-            and problems.there('train.pixel_opt', 'train.perceptual_opt'):
+    elif not any(opt['train'].get(key) for key in ('pixel_opt', 'perceptual_opt')) and problems.there(
+        'train.pixel_opt', 'train.perceptual_opt'
+    ):
         problems.append('train: there is neither pixel_opt nor perceptual_opt')
     if 'train' in images:
         _check_enough(opt, len(images['train'].entries), problems)
@@ -100,10 +100,12 @@ def _check_host_model(opt, model, problems):
         parse_each(opt, host.DEGRADATIONS, '', problems)
         if 'RealESRNetModel' in kinds:
             parse_each(opt, host.USM_OF_NET, '', problems)
-        if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') \
-                and opt.get('queue_size', 180) % batch_size(opt):
-            problems.append(f'queue_size: {opt.get("queue_size", 180)} is not a multiple of the batch size '
-                            f'{batch_size(opt)}')
+        if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') and opt.get(
+            'queue_size', 180
+        ) % batch_size(opt):
+            problems.append(
+                f'queue_size: {opt.get("queue_size", 180)} is not a multiple of the batch size {batch_size(opt)}'
+            )
 
 
 def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
@@ -114,24 +116,28 @@ def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
         return
     size, scale = gt_size(opt, model), opt.get('scale')
     if isinstance(size, int) and isinstance(scale, int) and size % scale:
-        problems.append(f'{where}: {size} is not a multiple of the scale, {scale}; write '
-                        f'{max(size // scale, 1) * scale}')
+        problems.append(
+            f'{where}: {size} is not a multiple of the scale, {scale}; write {max(size // scale, 1) * scale}'
+        )
         problems.spoil(where)
     if own and opt['datasets']['train']['type'] == 'RealESRGANDataset':
         if size > CROP:
-            problems.append(f'gt_size: RealESRGANDataset cuts its images to {CROP}x{CROP}, which has no patch of '
-                            f'{size}; write {CROP} or less')
+            problems.append(
+                f'gt_size: RealESRGANDataset cuts its images to {CROP}x{CROP}, which has no patch of '
+                f'{size}; write {CROP} or less'
+            )
         if CROP % scale:
-            problems.append(f'scale: RealESRGANDataset cuts its images to {CROP}x{CROP}, which {scale} does not '
-                            'divide')
+            problems.append(f'scale: RealESRGANDataset cuts its images to {CROP}x{CROP}, which {scale} does not divide')
 
 
 def _check_attack(opt, model, problems):
     train = opt['train']
     if not issubclass(model, AttackAugmentation):
         if opt.get('attack') is not None:
-            problems.append(f'attack: model_type {opt["model_type"]} does not attack its images; write '
-                            f'model_type: Defended{model.__name__}')
+            problems.append(
+                f'attack: model_type {opt["model_type"]} does not attack its images; write '
+                f'model_type: Defended{model.__name__}'
+            )
         return
     parse_each(train, TRAIN, 'train', problems)
     for key, schema in (('optim_classifier', OPTIM_CLASSIFIER), ('classifier_opt', CLASSIFIER_OPT)):
@@ -161,11 +167,14 @@ def _check_first_gradient(attack: dict[str, Any]) -> None:
         raise OptionsError(f'{where} needs a step on the clean batch; write mode: alternating, got {attack["mode"]}')
     if attack['warm_start']:
         raise OptionsError(f'{where} is the gradient at the clean image, where warm_start does not begin; drop one')
-    built = build_attack({**{key: value for key, value in attack.items() if key not in SCHEDULE}, 'eps': 1},
-                         check_source)
+    built = build_attack(
+        {**{key: value for key, value in attack.items() if key not in SCHEDULE}, 'eps': 1}, check_source
+    )
     if built.compares_samples:
-        raise OptionsError(f'{where}: {attack["type"]} compares samples by their losses, which the clean step does not '
-                           'have; take IFGSM, MIFGSM or PGD, without keep_best and restarts')
+        raise OptionsError(
+            f'{where}: {attack["type"]} compares samples by their losses, which the clean step does not '
+            'have; take IFGSM, MIFGSM or PGD, without keep_best and restarts'
+        )
     if built.seed is not None:
         raise OptionsError(f'{where} and seed exclude each other; leave one out')
     if built.start_radius(1.0) != 0:
@@ -176,8 +185,10 @@ def _check_defended(opt, problems):
     with problems.noted(part='network_g'):
         network = registered(ARCH_REGISTRY, opt['network_g']['type'], 'network_g.type')
         if not issubclass(network, DefenseMixin):
-            raise OptionsError(f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
-                               f'Defended{network.__name__}')
+            raise OptionsError(
+                f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
+                f'Defended{network.__name__}'
+            )
 
 
 def check_buildable(attack: dict[str, Any], where: str) -> None:
@@ -245,12 +256,15 @@ def _check_optimizers(train, problems):
         check_call(cls, scheduler, 'train.scheduler', given=1)
         periods, weights = scheduler.get('periods'), scheduler.get('restart_weights', (1,))
         if isinstance(periods, list) and isinstance(weights, (list, tuple)) and len(periods) != len(weights):
-            raise OptionsError(f'train.scheduler.restart_weights: {len(weights)} for {len(periods)} periods; '
-                               'there is one for each')
+            raise OptionsError(
+                f'train.scheduler.restart_weights: {len(weights)} for {len(periods)} periods; there is one for each'
+            )
         _check_built(cls, scheduler, 'train.scheduler', torch.optim.Adam([parameter], lr=1e-4))
         if periods is not None and problems.sound('train.total_iter') and sum(periods) < train['total_iter'] - 1:
-            raise OptionsError(f'train.scheduler.periods: they end after {sum(periods)} iterations, and the training '
-                               f'after {train["total_iter"]} (train.total_iter)')
+            raise OptionsError(
+                f'train.scheduler.periods: they end after {sum(periods)} iterations, and the training '
+                f'after {train["total_iter"]} (train.total_iter)'
+            )
 
 
 def _check_classifier_training(train, problems):
@@ -269,14 +283,17 @@ def _check_enough(opt, count, problems):
     """BasicSR leaves out a last batch that is not full, and ends without a word where there is no other."""
     where, dataset = 'datasets.train.dataset_enlarge_ratio', dict(opt['datasets']['train'])
     if 'dataset_enlarge_ratio' in dataset:
-        parse_each(dataset, {'dataset_enlarge_ratio': Key(number(0, above=True), required=True)}, 'datasets.train',
-                   problems)
+        parse_each(
+            dataset, {'dataset_enlarge_ratio': Key(number(0, above=True), required=True)}, 'datasets.train', problems
+        )
     if not problems.sound(where, 'datasets.train.batch_size_per_gpu', 'num_gpu'):
         return
     ratio = dataset.get('dataset_enlarge_ratio', 1)
     if math.ceil(count * ratio) < batch_size(opt):
-        problems.append(f'{where}: {count} images, each {ratio:g} times, do not fill one batch of {batch_size(opt)}, '
-                        f'and nothing would be trained; write {math.ceil(batch_size(opt) / count)} or more')
+        problems.append(
+            f'{where}: {count} images, each {ratio:g} times, do not fill one batch of {batch_size(opt)}, '
+            f'and nothing would be trained; write {math.ceil(batch_size(opt) / count)} or more'
+        )
 
 
 def _check_loader(opt, problems):

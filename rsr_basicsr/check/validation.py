@@ -30,17 +30,26 @@ def check_validation(opt: dict[str, Any], model: type | None, problems: Problems
     metrics = _sound_metrics(val, problems)
     if model is None:
         return
-    if not opt['is_train'] and val.get('save_img') is True and 'suffix' not in val \
-            and problems.there('val.suffix') and not issubclass(model, FrequencyClassifierModel):
-        problems.append("val: the key 'suffix' is missing, which BasicSR asks for where it saves images; write "
-                        'suffix: ~ for the name of the test')
+    if (
+        not opt['is_train']
+        and val.get('save_img') is True
+        and 'suffix' not in val
+        and problems.there('val.suffix')
+        and not issubclass(model, FrequencyClassifierModel)
+    ):
+        problems.append(
+            "val: the key 'suffix' is missing, which BasicSR asks for where it saves images; write "
+            'suffix: ~ for the name of the test'
+        )
     if issubclass(model, AttackAugmentation):
         _check_ours(opt, metrics, problems)
     else:
         for key in ('attack', 'panel_freq', 'guard'):
             if val.get(key) is not None:
-                problems.append(f'val.{key}: model_type {opt["model_type"]} does not know it; write model_type: '
-                                f'Defended{model.__name__}')
+                problems.append(
+                    f'val.{key}: model_type {opt["model_type"]} does not know it; write model_type: '
+                    f'Defended{model.__name__}'
+                )
     for name, metric in metrics.items():
         with problems.noted():
             _check_given(opt, model, f'val.metrics.{name}', metric)
@@ -62,8 +71,10 @@ def _check_given(opt, model, where, metric):
         return
     where = f'{where}: {metric["type"]} is for attacked images'
     if not issubclass(model, AttackAugmentation):
-        raise OptionsError(f'{where}, which model_type {opt["model_type"]} does not make; write model_type: '
-                           f'Defended{model.__name__}, or leave it out')
+        raise OptionsError(
+            f'{where}, which model_type {opt["model_type"]} does not make; write model_type: '
+            f'Defended{model.__name__}, or leave it out'
+        )
     if opt['val'].get('attack') is None:
         raise OptionsError(f'{where}; add a block val.attack, or leave it out')
 
@@ -82,23 +93,31 @@ def _check_ours(opt, metrics, problems):
             if types == []:
                 raise OptionsError('val.attack: there are no val.metrics to measure the attacked images by')
             if 'stability' in metrics:
-                raise OptionsError('val.metrics: stability is measured under val.attack anyway; give yours another '
-                                   'name')
+                raise OptionsError(
+                    'val.metrics: stability is measured under val.attack anyway; give yours another name'
+                )
     if not opt['is_train']:
         return
     with problems.noted(part='val.guard'):
         if val.get('guard') is not None and problems.sound('val.guard'):
             _check_guard(opt, types, problems)
     # --debug has a val_freq of its own
-    if problems.sound('val.panel_freq', 'val.val_freq', 'name') and 'debug' not in opt['name'] \
-            and (val.get('panel_freq') or 0) % val['val_freq']:
-        problems.append(f'val.panel_freq: {val["panel_freq"]} is not a multiple of val_freq, {val["val_freq"]}; '
-                        'panels are made when the validation runs')
+    if (
+        problems.sound('val.panel_freq', 'val.val_freq', 'name')
+        and 'debug' not in opt['name']
+        and (val.get('panel_freq') or 0) % val['val_freq']
+    ):
+        problems.append(
+            f'val.panel_freq: {val["panel_freq"]} is not a multiple of val_freq, {val["val_freq"]}; '
+            'panels are made when the validation runs'
+        )
 
 
 def _check_guard(opt, types, problems):
     if types is not None and 'calculate_psnr' not in types:
         raise OptionsError('val.guard: it watches the first of val.metrics of type calculate_psnr, and there is none')
     if problems.sound('path') and opt['path'].get('pretrain_network_g') is None:
-        raise OptionsError('val.guard: it compares with the weights that the training begins with; name them in '
-                           'path.pretrain_network_g')
+        raise OptionsError(
+            'val.guard: it compares with the weights that the training begins with; name them in '
+            'path.pretrain_network_g'
+        )

@@ -28,9 +28,21 @@ from rsr_basicsr.cli import (
 from rsr_basicsr.cli.parser import Parser
 from rsr_basicsr.utils.errors import RSRError
 
-_COMMANDS = {'weights': weights, 'options': options, 'defend': defend, 'check': check, 'masks': masks,
-             'train': train, 'test': test, 'upscale': upscale, 'detect': detect, 'export': export,
-             'benchmark': benchmark, 'leaderboard': leaderboard, 'adversarial-set': adversarial_set}
+_COMMANDS = {
+    'weights': weights,
+    'options': options,
+    'defend': defend,
+    'check': check,
+    'masks': masks,
+    'train': train,
+    'test': test,
+    'upscale': upscale,
+    'detect': detect,
+    'export': export,
+    'benchmark': benchmark,
+    'leaderboard': leaderboard,
+    'adversarial-set': adversarial_set,
+}
 _INTERRUPTED = 130
 _NO_READER = 141  # of a program that a closed pipe ends
 
@@ -38,8 +50,11 @@ _NO_READER = 141  # of a program that a closed pipe ends
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
     parser = Parser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
-    parser.add_argument('--version', action='version', version=f'RSR-BasicSR {rsr_basicsr.__version__}, '
-                        f'BasicSR {basicsr.__version__}, torch {torch.__version__}')
+    parser.add_argument(
+        '--version',
+        action='version',
+        version=f'RSR-BasicSR {rsr_basicsr.__version__}, BasicSR {basicsr.__version__}, torch {torch.__version__}',
+    )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, module in _COMMANDS.items():
         summary = module.__doc__.strip().splitlines()[0]

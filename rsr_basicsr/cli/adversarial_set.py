@@ -18,11 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-opt', required=True, metavar='FILE', help='options file, see docs/detector.md')
     parser.add_argument('-o', '--output', metavar='FOLDER', help='where the set goes, instead of dataroot')
     parser.add_argument('--photos', nargs='+', metavar='FOLDER', help='photos, instead of those of the options')
-    parser.add_argument('--workers', type=int, default=os.cpu_count(), metavar='N',
-                        help='number of processes, by default one a core, 0 for none but this one; the set does not '
-                             'depend on it')
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a module that registers architectures of your own')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=os.cpu_count(),
+        metavar='N',
+        help='number of processes, by default one a core, 0 for none but this one; the set does not depend on it',
+    )
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a module that registers architectures of your own',
+    )
 
 
 def run(args: argparse.Namespace) -> int:

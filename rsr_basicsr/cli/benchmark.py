@@ -23,14 +23,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr benchmark``."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument('-opt', metavar='FILE', help='options file, see docs/benchmark.md')
-    what.add_argument('--merge', nargs='+', metavar='FOLDER', type=Path,
-                      help='folders of finished or unfinished runs, reported as one')
-    parser.add_argument('-o', '--output', metavar='FOLDER', type=Path,
-                        help='where the results go, and where a killed run goes on; default benchmark/NAME')
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a module that registers networks, defences, attacks or metrics of your own')
-    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE',
-                        help='for example datasets:BSD100:num_images=3')
+    what.add_argument(
+        '--merge',
+        nargs='+',
+        metavar='FOLDER',
+        type=Path,
+        help='folders of finished or unfinished runs, reported as one',
+    )
+    parser.add_argument(
+        '-o',
+        '--output',
+        metavar='FOLDER',
+        type=Path,
+        help='where the results go, and where a killed run goes on; default benchmark/NAME',
+    )
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a module that registers networks, defences, attacks or metrics of your own',
+    )
+    parser.add_argument(
+        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example datasets:BSD100:num_images=3'
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='job launcher')
     parser.epilog = f'Exit code: 0 all cells were measured, {FAILED} some failed.'
 

@@ -14,18 +14,32 @@ _LONGEST = 1000  # characters of a sentence
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr check``."""
-    parser.add_argument('file', nargs='?', metavar='FILE', help='options file of a training, a test, a benchmark or an '
-                                                               'adversarial set')
+    parser.add_argument(
+        'file', nargs='?', metavar='FILE', help='options file of a training, a test, a benchmark or an adversarial set'
+    )
     parser.add_argument('-opt', metavar='FILE', help='the same, as the other commands have it')
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a module that registers architectures, data sets, losses or metrics of your own')
-    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE',
-                        help='for example train:total_iter=1000')
-    parser.add_argument('--decode', type=int, default=16, metavar='N',
-                        help='images of each data set that are decoded, by default 16; the headers of all are read; '
-                             '0 leaves the images alone')
-    parser.add_argument('--no-memory', dest='memory', action='store_false',
-                        help='do not count the memory of a training step')
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a module that registers architectures, data sets, losses or metrics of your own',
+    )
+    parser.add_argument(
+        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example train:total_iter=1000'
+    )
+    parser.add_argument(
+        '--decode',
+        type=int,
+        default=16,
+        metavar='N',
+        help='images of each data set that are decoded, by default 16; the headers of all are read; '
+        '0 leaves the images alone',
+    )
+    parser.add_argument(
+        '--no-memory', dest='memory', action='store_false', help='do not count the memory of a training step'
+    )
     parser.epilog = 'Nothing is written. Exit code: 0 without errors, 2 with.'
 
 

@@ -15,13 +15,24 @@ from rsr_basicsr.utils.errors import OptionsError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr defend``."""
     parser.add_argument('file', type=Path, metavar='IN.yml', help='options file of a training or a test')
-    parser.add_argument('-o', '--output', type=Path, metavar='OUT.yml',
-                        help='the defended file; without it, the changes are only shown')
-    parser.add_argument('--preset', choices=tuple(PRESETS), default=DEFAULT_PRESET,
-                        help=f'strength and cost of the training, see docs/options.md; by default {DEFAULT_PRESET}')
+    parser.add_argument(
+        '-o', '--output', type=Path, metavar='OUT.yml', help='the defended file; without it, the changes are only shown'
+    )
+    parser.add_argument(
+        '--preset',
+        choices=tuple(PRESETS),
+        default=DEFAULT_PRESET,
+        help=f'strength and cost of the training, see docs/options.md; by default {DEFAULT_PRESET}',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace OUT.yml if it is there')
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a module that registers defended twins of your own')
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a module that registers defended twins of your own',
+    )
 
 
 def run(args: argparse.Namespace) -> int:

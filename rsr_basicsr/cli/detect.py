@@ -19,14 +19,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr detect``."""
     parser.add_argument('files', nargs='+', metavar='FILE', help='images, or folders of images')
     parser.add_argument('--json', action='store_true', help='print a JSON list instead of a table')
-    parser.add_argument('--type', choices=tuple(CLASSIFIERS), default=DEFAULT_CLASSIFIER,
-                        help=f'classifier, by default {DEFAULT_CLASSIFIER}')
-    parser.add_argument('--weights', default=BUILTIN, metavar='FILE', help='its weights, by default those that come '
-                                                                           'with the package')
-    parser.add_argument('--threshold', type=float, metavar='P', help='an image counts as attacked when P(clean) is '
-                                                                     'below it, by default that of the weights')
-    parser.epilog = f'Exit code: 0 all images are clean, {ATTACKED} at least one was attacked, 1 none was, but a ' \
-                    'file could not be read.'
+    parser.add_argument(
+        '--type',
+        choices=tuple(CLASSIFIERS),
+        default=DEFAULT_CLASSIFIER,
+        help=f'classifier, by default {DEFAULT_CLASSIFIER}',
+    )
+    parser.add_argument(
+        '--weights', default=BUILTIN, metavar='FILE', help='its weights, by default those that come with the package'
+    )
+    parser.add_argument(
+        '--threshold',
+        type=float,
+        metavar='P',
+        help='an image counts as attacked when P(clean) is below it, by default that of the weights',
+    )
+    parser.epilog = (
+        f'Exit code: 0 all images are clean, {ATTACKED} at least one was attacked, 1 none was, but a '
+        'file could not be read.'
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,13 +54,17 @@ def run(args: argparse.Namespace) -> int:
             broken += 1
             continue
         if not args.json and not found:
-            print(f'P(clean)  verdict   {"size":<12}file    (threshold '
-                  f'{float(classifier.threshold) if args.threshold is None else args.threshold:.4f})')
+            print(
+                f'P(clean)  verdict   {"size":<12}file    (threshold '
+                f'{float(classifier.threshold) if args.threshold is None else args.threshold:.4f})'
+            )
         found.append(verdict)
         if not args.json:
             size = f'{verdict.width}x{verdict.height}'
-            print(f'{verdict.clean_probability:8.4f}  {"attacked" if verdict.attacked else "clean":<10}{size:<12}'
-                  f'{verdict.file}')
+            print(
+                f'{verdict.clean_probability:8.4f}  {"attacked" if verdict.attacked else "clean":<10}{size:<12}'
+                f'{verdict.file}'
+            )
     if args.json:
         print(json.dumps([verdict._asdict() for verdict in found], indent=2))
     if any(verdict.attacked for verdict in found):  # which a broken file beside them must not hide

@@ -14,22 +14,40 @@ from rsr_basicsr.weights.official import WEIGHTS
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr export``."""
-    parser.add_argument('network', metavar='NAME_OR_FILE',
-                        help=f'a weight file, or one of {", ".join(WEIGHTS)}, which is fetched')
-    parser.add_argument('-opt', metavar='FILE', help='options file whose network_g the weights are for; without it '
-                                                     'RRDBNet and SRVGGNetCompact are told from the weights')
-    parser.add_argument('--backbone', type=Path, metavar='OUT.pth',
-                        help='the network without its defence, as Real-ESRGAN and others load it')
+    parser.add_argument(
+        'network', metavar='NAME_OR_FILE', help=f'a weight file, or one of {", ".join(WEIGHTS)}, which is fetched'
+    )
+    parser.add_argument(
+        '-opt',
+        metavar='FILE',
+        help='options file whose network_g the weights are for; without it '
+        'RRDBNet and SRVGGNetCompact are told from the weights',
+    )
+    parser.add_argument(
+        '--backbone',
+        type=Path,
+        metavar='OUT.pth',
+        help='the network without its defence, as Real-ESRGAN and others load it',
+    )
     parser.add_argument('--torch', type=Path, metavar='OUT.pt2', help='for torch.export.load')
     parser.add_argument('--onnx', type=Path, metavar='OUT.onnx', help='for onnxruntime and others')
     parser.add_argument('--gate', choices=GATES, help='who decides whether an image is masked, by default the network')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'),
-                        help='of all images, by default any')
-    parser.add_argument('--seed', type=int, metavar='N', help='keep the masks of this seed in the file, of one --size; '
-                                                              'by default masks are drawn at every run')
+    parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='of all images, by default any')
+    parser.add_argument(
+        '--seed',
+        type=int,
+        metavar='N',
+        help='keep the masks of this seed in the file, of one --size; by default masks are drawn at every run',
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace files that are there')
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a module that registers architectures of your own')
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a module that registers architectures of your own',
+    )
     parser.epilog = 'What is written is compared with the network first; see docs/export.md.'
 
 
@@ -41,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
     net = open_network(args.network, args.opt)
     size = tuple(args.size) if args.size else None
     for written in export(net, outputs, gate=args.gate, size=size, seed=args.seed):
-        print(f'{written.path}: for {written.takes}; keeps {written.keeps}\n'
-              f'  verified on {written.images} inputs: largest difference to the network {written.difference:.1e}'
-              f'{"; " + written.note if written.note else ""}', flush=True)
+        print(
+            f'{written.path}: for {written.takes}; keeps {written.keeps}\n'
+            f'  verified on {written.images} inputs: largest difference to the network {written.difference:.1e}'
+            f'{"; " + written.note if written.note else ""}',
+            flush=True,
+        )
     return 0

@@ -13,10 +13,22 @@ from rsr_basicsr.utils.errors import OptionsError, in_one_line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr masks``."""
     parser.add_argument('-opt', required=True, metavar='FILE', help='options file; its network_g is built and run once')
-    parser.add_argument('--size', type=int, nargs=2, default=(64, 64), metavar=('HEIGHT', 'WIDTH'),
-                        help='size of the image, by default 64 64')
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a module that registers architectures of your own')
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs=2,
+        default=(64, 64),
+        metavar=('HEIGHT', 'WIDTH'),
+        help='size of the image, by default 64 64',
+    )
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a module that registers architectures of your own',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,15 +38,19 @@ def run(args: argparse.Namespace) -> int:
     import_plugins(args.imports)
     net = read_network(args.opt)
     if not isinstance(net, DefenseMixin):
-        raise OptionsError(f'-opt {args.opt}: {type(net).__name__} has no masks; write network_g: type: '
-                           f'Defended{type(net).__name__}')
+        raise OptionsError(
+            f'-opt {args.opt}: {type(net).__name__} has no masks; write network_g: type: Defended{type(net).__name__}'
+        )
     try:
         places = net.mask_places(*args.size)
     except Exception as error:  # whatever a network makes of a size that it does not take
-        raise OptionsError(f'--size {args.size[0]} {args.size[1]}: {type(net).__name__} does not take it: '
-                           f'{in_one_line(error)}') from error
-    print(f'{type(net).__name__}, an image of {args.size[0]}x{args.size[1]}, '
-          f'{len(places)} mask{"" if len(places) == 1 else "s"}')
+        raise OptionsError(
+            f'--size {args.size[0]} {args.size[1]}: {type(net).__name__} does not take it: {in_one_line(error)}'
+        ) from error
+    print(
+        f'{type(net).__name__}, an image of {args.size[0]}x{args.size[1]}, '
+        f'{len(places)} mask{"" if len(places) == 1 else "s"}'
+    )
     for number, (point, module, (channels, height, width), _) in enumerate(places, start=1):
         print(f'{number:>3}  {point:<12}{module:<28}{channels:>4} x {height} x {width}')
     return 0

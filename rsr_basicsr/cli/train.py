@@ -8,15 +8,22 @@ from rsr_basicsr.pipeline import run_pipeline
 def add_arguments(parser):
     """BasicSR's own flags, and ``--import``."""
     parser.add_argument('-opt', required=True, metavar='FILE', help='options file')
-    parser.add_argument('--import', dest='imports', action='append', default=[], metavar='MODULE',
-                        help='a module that registers architectures, losses or metrics of your own')
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help='a module that registers architectures, losses or metrics of your own',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
     # What torch.distributed.launch adds; the environment says the same.
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument('--auto_resume', action='store_true', help='go on from the newest training state')
     parser.add_argument('--debug', action='store_true', help='validate and save after a few iterations')
-    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE',
-                        help='for example train:total_iter=1000')
+    parser.add_argument(
+        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example train:total_iter=1000'
+    )
 
 
 def run(args):

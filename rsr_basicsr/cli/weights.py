@@ -13,8 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr weights``."""
     parser.add_argument('names', nargs='*', metavar='NAME', help=', '.join(WEIGHTS))
     parser.add_argument(
-        '-o', '--output', metavar='DIR',
-        help='folder for the files; default $RSR_CACHE, else ~/.cache/rsr_basicsr/weights')
+        '-o',
+        '--output',
+        metavar='DIR',
+        help='folder for the files; default $RSR_CACHE, else ~/.cache/rsr_basicsr/weights',
+    )
     parser.add_argument('--list', action='store_true', help='show the known weights and exit')
 
 

@@ -6,5 +6,12 @@ from rsr_basicsr.data.adversarial_set_dataset import AdversarialImagesDataset, A
 from rsr_basicsr.data.reduced_image_dataset import ReducedImageDataset
 from rsr_basicsr.data.sample_photos import write_evaluation_pairs, write_training_photos
 
-__all__ = ['AdversarialImages', 'AdversarialImagesDataset', 'AdversarialSetDataset', 'ReducedImageDataset',
-           'write_adversarial_set', 'write_evaluation_pairs', 'write_training_photos']
+__all__ = [
+    'AdversarialImages',
+    'AdversarialImagesDataset',
+    'AdversarialSetDataset',
+    'ReducedImageDataset',
+    'write_adversarial_set',
+    'write_evaluation_pairs',
+    'write_training_photos',
+]

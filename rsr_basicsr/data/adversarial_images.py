@@ -50,18 +50,27 @@ class AdversarialImages:
         real_esrgan: options of Real-ESRGAN's degradations, for the kind of that name.
     """
 
-    def __init__(self, photos: Sequence[str], kinds: Mapping[str, float], count: int,
-                 networks: Mapping[str, Mapping[str, Any]] | None = None,
-                 attacks: Sequence[Mapping[str, Any]] = (), eps: Sequence[float] = (0.5, 16), size: int = 64,
-                 seed: int = 0, real_esrgan: Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        photos: Sequence[str],
+        kinds: Mapping[str, float],
+        count: int,
+        networks: Mapping[str, Mapping[str, Any]] | None = None,
+        attacks: Sequence[Mapping[str, Any]] = (),
+        eps: Sequence[float] = (0.5, 16),
+        size: int = 64,
+        seed: int = 0,
+        real_esrgan: Mapping[str, Any] | None = None,
+    ):
         networks = networks or {}
         self.clean = CleanImages(photos, kinds, size, real_esrgan)
         self.network_options, self.network_shares = _shares(networks.values())
         self.network_names = list(networks)
         blocks, self.attack_shares = _shares(attacks)
         self.radii = [_interval(block.pop('eps', eps)) for block in blocks]
-        self.attacks = [build_attack({'quantize': 'nearest', **block, 'eps': high})
-                        for block, (_, high) in zip(blocks, self.radii)]
+        self.attacks = [
+            build_attack({'quantize': 'nearest', **block, 'eps': high}) for block, (_, high) in zip(blocks, self.radii)
+        ]
         self.count, self.seed = count, seed
         self._networks: dict[str, torch.nn.Module] = {}
 
@@ -80,9 +89,18 @@ class AdversarialImages:
         attack, (low, high) = self.attacks[chosen], self.radii[chosen]
         eps = min(max(round(float(np.exp(rng.uniform(np.log(low), np.log(high)))), 2), low), high)
         attacked = self._attacked(name, attack, eps, clean, int(rng.integers(2**31)))
-        return Pair(clean, attacked, {'photo': photo, 'source': source, 'network': name,
-                                      'attack': type(attack).__name__, 'eps': eps,
-                                      'changed': round(float((attacked != clean).mean()), 4)})
+        return Pair(
+            clean,
+            attacked,
+            {
+                'photo': photo,
+                'source': source,
+                'network': name,
+                'attack': type(attack).__name__,
+                'eps': eps,
+                'changed': round(float((attacked != clean).mean()), 4),
+            },
+        )
 
     def network(self, name: str) -> torch.nn.Module:
         """A network of the block ``networks``, on the CPU, loaded when it is first used."""
@@ -96,11 +114,10 @@ class AdversarialImages:
         lq = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU, too
-            attacked = attack(self.network(name), lq, eps=torch.tensor([eps]),
-                              generator=torch.Generator().manual_seed(seed))
+            attacked = attack(
+                self.network(name), lq, eps=torch.tensor([eps]), generator=torch.Generator().manual_seed(seed)
+            )
         return (attacked[0] * 255).round().byte().permute(1, 2, 0).numpy()
-
-
 
 
 def fingerprint(options: Mapping[str, Any]) -> str:
@@ -110,8 +127,10 @@ def fingerprint(options: Mapping[str, Any]) -> str:
         options: the arguments of :class:`AdversarialImages`.
     """
     relevant = {key: value for key, value in options.items() if key not in ('photos', 'networks', 'count')}
-    networks = {name: {**network, 'weights': file_sha256(network['weights'])}
-                for name, network in (options.get('networks') or {}).items()}
+    networks = {
+        name: {**network, 'weights': file_sha256(network['weights'])}
+        for name, network in (options.get('networks') or {}).items()
+    }
     return repr([relevant, networks, [file_sha256(photo) for photo in options['photos']]])
 
 

@@ -36,8 +36,9 @@ _COMPRESSION = 1  # of PNG, as in BasicSR's own scripts
 _images: AdversarialImages | None = None  # of a worker process
 
 
-def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int = 1, progress: bool = True,
-                          imports: Sequence[str] = ()) -> int:
+def write_adversarial_set(
+    options: Mapping[str, Any], folder: Path, workers: int = 1, progress: bool = True, imports: Sequence[str] = ()
+) -> int:
     """Make the pairs that are not there yet, and pack all of them.
 
     What was made stays when the run is killed, and the next one goes on from there. The result does not depend on the
@@ -58,7 +59,7 @@ def write_adversarial_set(options: Mapping[str, Any], folder: Path, workers: int
     """
     parts = folder / _PARTS
     _claim(folder, options)
-    made = {path.name[:-len('.json')] for path in parts.glob('*.json')}  # written last of each pair
+    made = {path.name[: -len('.json')] for path in parts.glob('*.json')}  # written last of each pair
     missing = [index for index in range(options['count']) if _key(index) not in made]
     with progress_bar(total=len(missing), unit='image', disable=not progress) as bar:
         for _ in _made(options, parts, missing, workers, imports):
@@ -82,8 +83,9 @@ def read_facts(folder: Path) -> list[dict[str, Any]]:
     try:
         return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
     except (OSError, ValueError) as error:
-        raise OptionsError(f'{folder} is not a finished adversarial set ({error}); make one with: rsr adversarial-set '
-                           '-opt FILE') from error
+        raise OptionsError(
+            f'{folder} is not a finished adversarial set ({error}); make one with: rsr adversarial-set -opt FILE'
+        ) from error
 
 
 def _claim(folder, options):
@@ -94,8 +96,9 @@ def _claim(folder, options):
         raise OptionsError(f'{folder} is a file; give a folder')
     if claim.is_file():
         if claim.read_text().strip() != mine:
-            raise OptionsError(f'{folder} holds pairs of other options, weights or photos; give another folder, or '
-                               'delete it')
+            raise OptionsError(
+                f'{folder} holds pairs of other options, weights or photos; give another folder, or delete it'
+            )
     elif folder.is_dir() and any(folder.iterdir()):
         raise OptionsError(f'{folder} is not empty and not an adversarial set; give another folder')
     else:
@@ -114,15 +117,18 @@ def _made(options, parts, indices, workers, imports) -> Iterable[None]:
         return
     # Not forked: a copy of a process with threads of OpenMP in it can hang.
     context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker,
-                                                (dict(options), sys.path, list(imports))) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, context, _start_worker, (dict(options), sys.path, list(imports))
+    ) as pool:
         jobs = [pool.submit(_make, str(parts), index) for index in indices]
         try:
             for job in concurrent.futures.as_completed(jobs):
                 yield job.result()
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise WorkerError('a process that makes pairs has ended, perhaps for want of memory; run the same command '
-                              'again with fewer --workers, it goes on where it was') from error
+            raise WorkerError(
+                'a process that makes pairs has ended, perhaps for want of memory; run the same command '
+                'again with fewer --workers, it goes on where it was'
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -178,7 +184,7 @@ def _pack(parts, side, keys, target):
     # Room for the pages of the tree too; LMDB's file is sparse where it can be.
     maker = LmdbMaker(str(aside), map_size=4 * sum(map(len, codes)) + 2**24, compress_level=_COMPRESSION)
     for key, code in zip(keys, codes):
-        height, width = (int.from_bytes(code[start:start + 4], 'big') for start in (20, 16))
+        height, width = (int.from_bytes(code[start : start + 4], 'big') for start in (20, 16))
         maker.put(code, key, (height, width, 3))
     maker.close()
     shutil.rmtree(target, ignore_errors=True)

@@ -49,7 +49,7 @@ class _Pairs(Dataset):
         """Images (N, H, W, 3) in the same window, flipped and turned the same way."""
         if self.crop is not None:
             top, left = (int(torch.randint(max(side - self.crop, 0) + 1, ())) for side in images.shape[1:3])
-            images = images[:, top:top + self.crop, left:left + self.crop]
+            images = images[:, top : top + self.crop, left : left + self.crop]
         for flag, dim in (('use_hflip', 2), ('use_rot', 1)):
             if self.opt.get(flag) and torch.rand(()) < 0.5:
                 images = images.flip(dim)
@@ -112,7 +112,8 @@ class AdversarialImagesDataset(_Pairs):
         if self._images is None:
             keys = ('kinds', 'networks', 'attacks', 'eps', 'count', 'size', 'seed', 'real_esrgan')
             self._images = AdversarialImages(
-                photos=find_images(self.opt['photos']), **{key: self.opt[key] for key in keys if key in self.opt})
+                photos=find_images(self.opt['photos']), **{key: self.opt[key] for key in keys if key in self.opt}
+            )
         for number in (*range(index, len(self)), *range(index)):
             pair = self._images[number]
             if pair.facts.get('changed', 1) > 0:  # others are no attacks; the next one stands in
@@ -122,8 +123,11 @@ class AdversarialImagesDataset(_Pairs):
 
 def _listed(roots):
     """The facts of each pair in a folder or in several, with its folder."""
-    return [(Path(root), facts) for root in ([roots] if isinstance(roots, str) else roots)
-            for facts in read_facts(Path(root))]
+    return [
+        (Path(root), facts)
+        for root in ([roots] if isinstance(roots, str) else roots)
+        for facts in read_facts(Path(root))
+    ]
 
 
 def _read(root, side, key):

@@ -41,8 +41,13 @@ ADVERSARIAL_SET = {
     'attacks': Key(list_of(adversarial_attack), default=[]),
     'eps': Key(interval(some_eps), default=[0.5, 16]),  # 1/255
 }
-_DEGRADATIONS = {**{key: rule for key, rule in DEGRADATIONS.items() if key != 'gt_size'}, **KERNEL_SIZES, **FINAL_SINC,
-                 **BLUR, **{f'{key}2': rule for key, rule in BLUR.items()}}
+_DEGRADATIONS = {
+    **{key: rule for key, rule in DEGRADATIONS.items() if key != 'gt_size'},
+    **KERNEL_SIZES,
+    **FINAL_SINC,
+    **BLUR,
+    **{f'{key}2': rule for key, rule in BLUR.items()},
+}
 
 
 def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str, Any]:
@@ -95,9 +100,13 @@ def _check_kinds(parsed, dot):
     parse_open(parsed['real_esrgan'], _DEGRADATIONS, f'{dot}real_esrgan')
     for key in ('resize_prob', 'resize_prob2'):
         if len(parsed['real_esrgan'][key]) != 3:
-            raise OptionsError(f'{dot}real_esrgan.{key}: expected three numbers, for up, down and keep, got '
-                               f'{parsed["real_esrgan"][key]!r}')
+            raise OptionsError(
+                f'{dot}real_esrgan.{key}: expected three numbers, for up, down and keep, got '
+                f'{parsed["real_esrgan"][key]!r}'
+            )
     largest = RealESRGANDegradations.GT_SIZE // parsed['real_esrgan']['scale']
     if parsed['size'] > largest:
-        raise OptionsError(f'{dot}size: {parsed["size"]} is more than {largest}, the images that {REAL_ESRGAN} makes '
-                           f'at scale {parsed["real_esrgan"]["scale"]}')
+        raise OptionsError(
+            f'{dot}size: {parsed["size"]} is more than {largest}, the images that {REAL_ESRGAN} makes '
+            f'at scale {parsed["real_esrgan"]["scale"]}'
+        )

@@ -36,8 +36,7 @@ class RealESRGANDegradations(RealESRNetModel):
         options: the keys of BasicSR's RealESRNetModel and RealESRGANDataset that concern degradations, in one block.
     """
 
-    MILD = {'resize_range': 1.0, 'noise_range': 1.0, 'poisson_scale_range': 0.05, 'jpeg_range': 95.0,
-            'blur_sigma': 0.2}
+    MILD = {'resize_range': 1.0, 'noise_range': 1.0, 'poisson_scale_range': 0.05, 'jpeg_range': 95.0, 'blur_sigma': 0.2}
     GT_SIZE = 400  # what RealESRGANDataset makes of any photo
 
     def __init__(self, photos: Sequence[str], options: Mapping[str, Any]):
@@ -45,8 +44,9 @@ class RealESRGANDegradations(RealESRNetModel):
         self.options = {**options, 'gt_usm': False, 'use_hflip': False, 'use_rot': False, 'gt_size': self.GT_SIZE}
         self.device, self.is_train = torch.device('cpu'), True
         self.jpeger = DiffJPEG(differentiable=False)
-        self.photos = RealESRGANDataset({**self.options, 'dataroot_gt': '', 'meta_info': os.devnull,
-                                         'io_backend': {'type': 'disk'}})
+        self.photos = RealESRGANDataset(
+            {**self.options, 'dataroot_gt': '', 'meta_info': os.devnull, 'io_backend': {'type': 'disk'}}
+        )
         self.photos.paths = list(photos)  # of a list it would read, names end at the first blank
 
     def _dequeue_and_enqueue(self):
@@ -81,8 +81,14 @@ class CleanImages:
         grey: share of the images that lose their colours.
     """
 
-    def __init__(self, photos: Sequence[str], kinds: Mapping[str, float], size: int,
-                 real_esrgan: Mapping[str, Any] | None = None, grey: float = 0.05):
+    def __init__(
+        self,
+        photos: Sequence[str],
+        kinds: Mapping[str, float],
+        size: int,
+        real_esrgan: Mapping[str, Any] | None = None,
+        grey: float = 0.05,
+    ):
         self.photos, self.size, self.grey = list(photos), size, grey
         self.kinds, shares = list(kinds), np.array(list(kinds.values()), dtype=float)
         self.shares = shares / shares.sum()
@@ -94,8 +100,11 @@ class CleanImages:
         kind, index = str(rng.choice(self.kinds, p=self.shares)), int(rng.integers(len(self.photos)))
         path = self.photos[index]
         photo = self._read(path)
-        image = (self.degradations.make(index, rng) if kind == REAL_ESRGAN
-                   else KINDS[kind](_oriented(from_8_bit(photo), rng), rng))
+        image = (
+            self.degradations.make(index, rng)
+            if kind == REAL_ESRGAN
+            else KINDS[kind](_oriented(from_8_bit(photo), rng), rng)
+        )
         if rng.random() < self.grey:
             image = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
         return to_8_bit(_cropped(image, self.size, rng)), kind, osp.basename(path)
@@ -111,8 +120,10 @@ def read_photo(path: str) -> np.ndarray:
     if bgr is None:
         raise ImageError(f'{path} is not an image that can be read; take it out of the folder')
     if min(bgr.shape[:2]) < SMALLEST:
-        raise ImageError(f'{path} is {bgr.shape[1]}x{bgr.shape[0]}, photos have at least {SMALLEST} pixels a side; '
-                           'take it out of the folder')
+        raise ImageError(
+            f'{path} is {bgr.shape[1]}x{bgr.shape[0]}, photos have at least {SMALLEST} pixels a side; '
+            'take it out of the folder'
+        )
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
@@ -129,7 +140,7 @@ def _cropped(image, size, rng):
         image = np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode='symmetric')
     for _ in range(4):
         top, left = (int(rng.integers(side - size + 1)) for side in image.shape[:2])
-        window = image[top:top + size, left:left + size]
+        window = image[top : top + size, left : left + size]
         if window.std(axis=(0, 1)).max() > 0.02:  # drawings and screenshots are flat in most places
             break
     return window

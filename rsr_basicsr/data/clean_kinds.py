@@ -15,9 +15,26 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.util import random_noise
 
 _INTERPOLATIONS = (cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_NEAREST)
-_WORDS = ('File Edit View Tools Help', 'Save as', 'Open recent', 'Properties', 'Cancel', 'OK', 'Total: 1,204.50',
-          'the quick brown fox', 'jumps over the lazy dog', 'def forward(self, x):', 'return x + self.body(x)',
-          'Chapter 7', '2026-03-14 09:26', '100 %', 'https://example.org/index.html', 'Warning', 'row', 'A B C D E F')
+_WORDS = (
+    'File Edit View Tools Help',
+    'Save as',
+    'Open recent',
+    'Properties',
+    'Cancel',
+    'OK',
+    'Total: 1,204.50',
+    'the quick brown fox',
+    'jumps over the lazy dog',
+    'def forward(self, x):',
+    'return x + self.body(x)',
+    'Chapter 7',
+    '2026-03-14 09:26',
+    '100 %',
+    'https://example.org/index.html',
+    'Warning',
+    'row',
+    'A B C D E F',
+)
 
 
 def photo_as_it_is(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -98,7 +115,7 @@ def palette(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Few colours, with error diffusion or without, as in a GIF."""
     image = Image.fromarray(to_8_bit(_base(photo, rng)))
     dither = Image.Dither.FLOYDSTEINBERG if rng.random() < 0.5 else Image.Dither.NONE
-    return from_8_bit(image.quantize(int(2**rng.uniform(3, 8)), dither=dither).convert('RGB'))
+    return from_8_bit(image.quantize(int(2 ** rng.uniform(3, 8)), dither=dither).convert('RGB'))
 
 
 def line_art(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -157,9 +174,21 @@ def resampled(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 #: Every kind but ``real_esrgan``, which needs options of its own
 KINDS: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
-    function.__name__: function for function in (
-        photo_as_it_is, reduced, upscaled, compressed, noisy, camera, sharpened, palette, line_art, screenshot,
-        resampled)}
+    function.__name__: function
+    for function in (
+        photo_as_it_is,
+        reduced,
+        upscaled,
+        compressed,
+        noisy,
+        camera,
+        sharpened,
+        palette,
+        line_art,
+        screenshot,
+        resampled,
+    )
+}
 
 
 def to_8_bit(image: np.ndarray) -> np.ndarray:

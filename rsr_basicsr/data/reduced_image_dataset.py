@@ -44,4 +44,4 @@ def _centre(image, side, scale):
     """The square at the centre, or the whole image, less what the scale does not divide."""
     sides = [min(side or length, length) // scale * scale for length in image.shape[-2:]]
     top, left = ((length - kept) // 2 for length, kept in zip(image.shape[-2:], sides))
-    return image[..., top:top + sides[0], left:left + sides[1]].contiguous()
+    return image[..., top : top + sides[0], left : left + sides[1]].contiguous()

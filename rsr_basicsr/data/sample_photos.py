@@ -55,8 +55,9 @@ def write_evaluation_pairs(gt_folder: Path, lq_folder: Path, gt_size: int = 256,
         The names of the images; the files are ``NAME.png`` in both folders.
     """
     from basicsr.utils.matlab_functions import imresize
+
     for name, (photo, (top, left)) in EVALUATION.items():
-        crop = photo()[top:top + gt_size, left:left + gt_size]
+        crop = photo()[top : top + gt_size, left : left + gt_size]
         reduced = imresize(crop.astype(np.float32) / 255, 1 / scale, antialiasing=True)
         _write(gt_folder, name, crop)
         _write(lq_folder, name, (reduced * 255).round().clip(0, 255).astype(np.uint8))

@@ -29,8 +29,11 @@ TWIN = 'Defended'
 NAME_PREFIX = 'defended_'
 _CHANNELS = ('num_in_ch', 'in_chans')  # as the architectures call them
 #: Keys of ``path:`` that BasicSR once had and now passes over in silence, and what they are called now
-_OLD_PATHS = {'pretrain_model_g': 'pretrain_network_g', 'pretrain_model_d': 'pretrain_network_d',
-              'strict_load': 'strict_load_g'}
+_OLD_PATHS = {
+    'pretrain_model_g': 'pretrain_network_g',
+    'pretrain_model_d': 'pretrain_network_d',
+    'strict_load': 'strict_load_g',
+}
 
 
 class Defended(NamedTuple):
@@ -114,16 +117,22 @@ def defend_text(text: str, preset: str) -> Defended:
 
 
 def _check_mappable(opt):
-    if not isinstance(opt.get('model_type'), str) or not isinstance(opt.get('network_g'), Mapping) \
-            or not isinstance(opt['network_g'].get('type'), str):
-        raise OptionsError('there is no model_type, or no network_g with a type; this is not an options file of a '
-                           'training or a test')
+    if (
+        not isinstance(opt.get('model_type'), str)
+        or not isinstance(opt.get('network_g'), Mapping)
+        or not isinstance(opt['network_g'].get('type'), str)
+    ):
+        raise OptionsError(
+            'there is no model_type, or no network_g with a type; this is not an options file of a training or a test'
+        )
     _check_model(opt['model_type'])
     _check_network(opt['network_g'])
     for where, block, key in (('', opt, 'attack'), ('network_g.', opt['network_g'], 'defense')):
         if key in block:
-            raise OptionsError(f'{where}{key}: this block is there already, so the file is defended in part; finish it '
-                               'by hand, docs/options.md has the keys')
+            raise OptionsError(
+                f'{where}{key}: this block is there already, so the file is defended in part; finish it '
+                'by hand, docs/options.md has the keys'
+            )
 
 
 def _check_model(name):
@@ -131,17 +140,21 @@ def _check_model(name):
         return
     cls, where = _found(MODEL_REGISTRY, name), f'model_type: {name}'
     if cls is None:
-        raise OptionsError(f'{where} is none of BasicSR\'s{_meant(name, MODEL_REGISTRY)}; of a trainer of single '
-                           'images from elsewhere, name a module that registers its defended twin '
-                           '(docs/training.md) with --import')
+        raise OptionsError(
+            f"{where} is none of BasicSR's{_meant(name, MODEL_REGISTRY)}; of a trainer of single "
+            'images from elsewhere, name a module that registers its defended twin '
+            '(docs/training.md) with --import'
+        )
     if issubclass(cls, AttackAugmentation):
         raise OptionsError(f'{where} is defended already')
     if issubclass(cls, VideoBaseModel):
         raise OptionsError(f'{where} works on video; the defence is for networks that take single images')
     if not issubclass(cls, SRModel):
         raise OptionsError(f'{where} is not derived from SRModel; the defence is for networks that upscale images')
-    raise OptionsError(f'{where} has no defended twin; if its training step is one of SRModel\'s kind, register '
-                       f'defend_model({name}) in a module of yours (docs/training.md) and name it with --import')
+    raise OptionsError(
+        f"{where} has no defended twin; if its training step is one of SRModel's kind, register "
+        f'defend_model({name}) in a module of yours (docs/training.md) and name it with --import'
+    )
 
 
 def _check_network(network):
@@ -152,13 +165,17 @@ def _check_network(network):
         if cls is not None and issubclass(cls, DefenseMixin):
             raise OptionsError(f'{where} is defended already')
         known = ', '.join(_with_twin(ARCH_REGISTRY))
-        raise OptionsError(f'{where} has no defended twin{_meant(name, ARCH_REGISTRY)}; there is one of {known}, and '
-                           'of what you register with register_defended (README.md) in a module that you name with '
-                           '--import')
+        raise OptionsError(
+            f'{where} has no defended twin{_meant(name, ARCH_REGISTRY)}; there is one of {known}, and '
+            'of what you register with register_defended (README.md) in a module that you name with '
+            '--import'
+        )
     for key in _CHANNELS:
         if network.get(key, 3) != 3:
-            raise OptionsError(f'network_g.{key}: {network[key]}, but the defence is for colour images: its '
-                               'classifier takes three channels')
+            raise OptionsError(
+                f'network_g.{key}: {network[key]}, but the defence is for colour images: its '
+                'classifier takes three channels'
+            )
 
 
 def _found(registry, name):
@@ -174,7 +191,7 @@ def _meant(name, registry):
 
 
 def _with_twin(registry):
-    return sorted(key[len(TWIN):] for key in registry.keys() if key.startswith(TWIN))
+    return sorted(key[len(TWIN) :] for key in registry.keys() if key.startswith(TWIN))
 
 
 def _can_validate(opt):
@@ -209,17 +226,25 @@ def _notes(before: Mapping[str, Any], after: dict[str, Any], stage: str) -> Iter
     gpus, path = _number(before, 'num_gpu') or 0, before.get('path')
     path = path if isinstance(path, Mapping) else {}
     if gpus > 1:
-        yield (f'num_gpu: {gpus} needs one process a GPU: torchrun --nproc_per_node={gpus} -m rsr_basicsr.{stage} -opt '
-               'FILE --launcher pytorch')
+        yield (
+            f'num_gpu: {gpus} needs one process a GPU: torchrun --nproc_per_node={gpus} -m rsr_basicsr.{stage} -opt '
+            'FILE --launcher pytorch'
+        )
     if not _can_validate(before):
-        yield ('nothing will be measured under attack, since there is no val block with metrics; add one, with a data '
-               'set for it, to the original, and defend that again')
+        yield (
+            'nothing will be measured under attack, since there is no val block with metrics; add one, with a data '
+            'set for it, to the original, and defend that again'
+        )
     if stage == 'test' and path.get('pretrain_network_g'):
-        yield (f'path.pretrain_network_g: {path["pretrain_network_g"]} stays; put the weights of your defended '
-               'training there, since plain ones are only masked, not trained to hold')
+        yield (
+            f'path.pretrain_network_g: {path["pretrain_network_g"]} stays; put the weights of your defended '
+            'training there, since plain ones are only masked, not trained to hold'
+        )
     if path.get('resume_state'):
-        yield (f'path.resume_state: {path["resume_state"]} is a state of the undefended training, from which a '
-               'defended one cannot go on; write ~')
+        yield (
+            f'path.resume_state: {path["resume_state"]} is a state of the undefended training, from which a '
+            'defended one cannot go on; write ~'
+        )
     for old, new in _OLD_PATHS.items():
         if path.get(old) is not None and new not in path:
             yield f'path.{old} is a name of old that this BasicSR does not read; write {new}'

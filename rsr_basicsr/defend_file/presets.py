@@ -31,20 +31,59 @@ PRESETS = {
     # That of options/finetune: the batch stays as large as it was, and half of it is attacked. PGD, since its two steps
     # do more than those of I-FGSM from the same start.
     'light': Preset(
-        {'type': 'PGD', 'eps': [1, 8], 'warmup': 5000, 'steps': 2, 'random_start': 1, 'objective': 'ground_truth_l1',
-         'quantize': 'nearest', 'precision': 'fp32', 'mode': 'mixed', 'share': 0.5, 'masked': 0.5, 'every': 1},
-        _MASK, _CLASSIFIER),
+        {
+            'type': 'PGD',
+            'eps': [1, 8],
+            'warmup': 5000,
+            'steps': 2,
+            'random_start': 1,
+            'objective': 'ground_truth_l1',
+            'quantize': 'nearest',
+            'precision': 'fp32',
+            'mode': 'mixed',
+            'share': 0.5,
+            'masked': 0.5,
+            'every': 1,
+        },
+        _MASK,
+        _CLASSIFIER,
+    ),
     # The published training of Yue et al. 2021, as in options/train/train_cdc_realsr_x4_paper.yml: one strength, three
     # passes per batch, and the paper's classifier, which learns along.
     'paper': Preset(
-        {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'step_size': 16, 'random_start': 0, 'objective': 'training_loss',
-         'first_gradient': 'clean_step', 'quantize': 'none', 'clamp': False, 'mode': 'alternating'},
-        {'keep_radius': _KEEP_RADIUS}, {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9}),
+        {
+            'type': 'IFGSM',
+            'eps': 8,
+            'steps': 2,
+            'step_size': 16,
+            'random_start': 0,
+            'objective': 'training_loss',
+            'first_gradient': 'clean_step',
+            'quantize': 'none',
+            'clamp': False,
+            'mode': 'alternating',
+        },
+        {'keep_radius': _KEEP_RADIUS},
+        {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9},
+    ),
     # Every image clean and attacked, by an attack that goes on when it has met the border of the ball.
     'strong': Preset(
-        {'type': 'PGD', 'eps': [1, 8], 'warmup': 5000, 'steps': 4, 'random_start': 1, 'objective': 'ground_truth_l1',
-         'quantize': 'nearest', 'precision': 'fp32', 'mode': 'paired', 'masked': 0.5, 'every': 1},
-        _MASK, _CLASSIFIER),
+        {
+            'type': 'PGD',
+            'eps': [1, 8],
+            'warmup': 5000,
+            'steps': 4,
+            'random_start': 1,
+            'objective': 'ground_truth_l1',
+            'quantize': 'nearest',
+            'precision': 'fp32',
+            'mode': 'paired',
+            'masked': 0.5,
+            'every': 1,
+        },
+        _MASK,
+        _CLASSIFIER,
+    ),
 }
 DEFAULT_PRESET = 'light'
 
@@ -94,8 +133,12 @@ def defense_block(preset: Preset, network: str, points: Sequence[str]) -> str:
         network: the plain architecture.
         points: all mask points of its twin.
     """
-    block = {'mask': preset.mask, 'points': list(POINTS.get(network, points)), 'classifier': preset.classifier,
-             'gate': 'classifier'}
+    block = {
+        'mask': preset.mask,
+        'points': list(POINTS.get(network, points)),
+        'classifier': preset.classifier,
+        'gate': 'classifier',
+    }
     return _written({'defense': block}, _DEFENSE_COMMENTS)
 
 

@@ -73,8 +73,10 @@ class YamlText:
         word = entry[1]
         _refuse_alias(entry, path)
         if word.style in ('|', '>'):
-            raise OptionsError(f'{_place(path, word)}: a text over several lines ({word.style}) cannot be changed; '
-                               'write it behind the colon')
+            raise OptionsError(
+                f'{_place(path, word)}: a text over several lines ({word.style}) cannot be changed; '
+                'write it behind the colon'
+            )
         start = _PROPERTIES.match(self._text, word.start_mark.index).end() + (1 if word.style else 0)
         self._additions.append((start, 0, letters))
         self.meant = _merged(self.meant, blocks, longer)
@@ -124,8 +126,10 @@ class YamlText:
             raise OptionsError(f'it is written in a way that cannot be added to ({error})') from None
         place = _first_difference(self.meant, found)
         if place is not None:
-            raise OptionsError(f'{place}: an anchor (&) or a way of writing that is not understood carries the change '
-                               'to the wrong place; write the blocks out')
+            raise OptionsError(
+                f'{place}: an anchor (&) or a way of writing that is not understood carries the change '
+                'to the wrong place; write the blocks out'
+            )
         return text
 
     def _block(self, path):
@@ -133,13 +137,13 @@ class YamlText:
         node = self._root
         for depth, name in enumerate(path):
             entry = self._entry(node, path[:depth], name)
-            here = '.'.join(path[:depth + 1])
+            here = '.'.join(path[: depth + 1])
             if entry is None:
                 raise OptionsError(f'{here}: it comes out of a merge key (<<); write the block out')
-            _refuse_alias(entry, path[:depth + 1])
+            _refuse_alias(entry, path[: depth + 1])
             node = entry[1]
             if not isinstance(node, yaml.MappingNode):
-                raise OptionsError(f'{_place(path[:depth + 1], node)}: it is not a block of keys')
+                raise OptionsError(f'{_place(path[: depth + 1], node)}: it is not a block of keys')
         return node
 
     def _entry(self, node, path, name):
@@ -147,8 +151,9 @@ class YamlText:
         found = [entry for entry in node.value if entry[0].value == name and isinstance(entry[0], yaml.ScalarNode)]
         if len(found) > 1:
             first, second = (key.start_mark.line + 1 for key, _ in found[:2])
-            raise OptionsError(f'{".".join([*path, name])}: it is there twice, in lines {first} and {second}; '
-                               'leave one')
+            raise OptionsError(
+                f'{".".join([*path, name])}: it is there twice, in lines {first} and {second}; leave one'
+            )
         return found[0] if found else None
 
     def _end(self, entry):
@@ -160,7 +165,7 @@ class YamlText:
             last = value.value[-1]
             return self._end(last if isinstance(last, tuple) else (key, last))
         if isinstance(value, yaml.ScalarNode) and value.style in ('|', '>'):
-            return len(self._text[:value.end_mark.index].rstrip())  # its end is the beginning of another line
+            return len(self._text[: value.end_mark.index].rstrip())  # its end is the beginning of another line
         return value.end_mark.index
 
     def _end_of_block(self, node):
@@ -238,8 +243,9 @@ def _is_alias(entry):
 
 def _refuse_alias(entry, path):
     if _is_alias(entry):
-        raise OptionsError(f'{_place(path, entry[0])}: it is an alias (*) of another place, which would change too; '
-                           'write it out')
+        raise OptionsError(
+            f'{_place(path, entry[0])}: it is an alias (*) of another place, which would change too; write it out'
+        )
 
 
 def _place(path, node):
@@ -273,8 +279,9 @@ def _first_difference(meant, found, where='', seen=None) -> str | None:
         pairs = [(number, *pair) for number, pair in enumerate(zip(meant, found))]
     else:
         return None if _same(meant, found) else where or 'the file'
-    inside: Any = (_first_difference(one, other, f'{where}.{key}' if where else str(key), seen)
-                   for key, one, other in pairs)
+    inside: Any = (
+        _first_difference(one, other, f'{where}.{key}' if where else str(key), seen) for key, one, other in pairs
+    )
     return next((place for place in inside if place is not None), None)
 
 

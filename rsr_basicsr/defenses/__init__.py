@@ -52,8 +52,13 @@ def _check_arguments(kind, defense, arguments):
     for name in arguments:
         if name not in known and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
             raise ValueError(f'{kind} has no argument {name!r}; {_remedy(name, known)}')
-    missing = [name for name, parameter in known.items() if name not in arguments
-               and parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD]
+    missing = [
+        name
+        for name, parameter in known.items()
+        if name not in arguments
+        and parameter.default is parameter.empty
+        and parameter.kind is not parameter.VAR_KEYWORD
+    ]
     if missing:
         raise ValueError(f'{kind} needs {" and ".join(missing)}; add what is missing to its block')
 
@@ -61,10 +66,13 @@ def _check_arguments(kind, defense, arguments):
 def _parameters(defense: Callable) -> dict[str, inspect.Parameter]:
     """What a defence takes behind the network, with what a class hands on to its parents in ``**keywords``."""
     found: dict[str, inspect.Parameter] = {}
-    makers = [vars(parent)['__init__'] for parent in defense.__mro__ if '__init__' in vars(parent)] \
-        if isinstance(defense, type) else [defense]
+    makers = (
+        [vars(parent)['__init__'] for parent in defense.__mro__ if '__init__' in vars(parent)]
+        if isinstance(defense, type)
+        else [defense]
+    )
     for maker in makers:
-        own = list(inspect.signature(maker).parameters.values())[2 if isinstance(defense, type) else 1:]
+        own = list(inspect.signature(maker).parameters.values())[2 if isinstance(defense, type) else 1 :]
         handed_on = [parameter for parameter in own if parameter.kind is parameter.VAR_KEYWORD]
         for parameter in own:
             if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -83,6 +91,17 @@ def _remedy(name, known: Iterable[str]) -> str:
 
 
 __all__ = [
-    'DEFENSE_REGISTRY', 'JPEG', 'BitDepth', 'Gaussian', 'InputTransform', 'LowPass', 'Median', 'MedianSmoothing',
-    'NetworkWrapper', 'RandomResizePad', 'SelfEnsemble', 'TotalVariation', 'build_defense',
+    'DEFENSE_REGISTRY',
+    'JPEG',
+    'BitDepth',
+    'Gaussian',
+    'InputTransform',
+    'LowPass',
+    'Median',
+    'MedianSmoothing',
+    'NetworkWrapper',
+    'RandomResizePad',
+    'SelfEnsemble',
+    'TotalVariation',
+    'build_defense',
 ]

@@ -63,8 +63,9 @@ def in_full_precision(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def expect_bounds(name: str, bounds: Sequence[float], low: float, high: float = float('inf'), *,
-                  above: bool = False) -> tuple[float, float]:
+def expect_bounds(
+    name: str, bounds: Sequence[float], low: float, high: float = float('inf'), *, above: bool = False
+) -> tuple[float, float]:
     """The two numbers ``bounds``, in order and both in [low, high] ((low, high] with ``above``).
 
     Raises:

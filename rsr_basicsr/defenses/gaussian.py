@@ -40,4 +40,4 @@ def blurred(x: torch.Tensor, sigma: float) -> torch.Tensor:
     height, width = x.shape[-2:]
     # Padded here as far as the kernel reaches: gaussian_blur itself takes no image smaller than that.
     smooth = gaussian_blur(reflect_pad(x, *[reach] * 4), [2 * reach + 1] * 2, [sigma] * 2)
-    return smooth[..., reach:reach + height, reach:reach + width]
+    return smooth[..., reach : reach + height, reach : reach + width]

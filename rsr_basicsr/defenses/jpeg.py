@@ -38,8 +38,10 @@ class JPEG(InputTransform):
     def __init__(self, net: nn.Module, *, quality: int = 75):
         super().__init__(net)
         self.quality = int(expect('quality', quality, 1, 100, whole=True))
-        self.codec = BPDA(functools.partial(through_codec, quality=self.quality),
-                          functools.partial(through_surrogate, quality=self.quality))
+        self.codec = BPDA(
+            functools.partial(through_codec, quality=self.quality),
+            functools.partial(through_surrogate, quality=self.quality),
+        )
 
     def transform(self, x):
         return self.codec(x)

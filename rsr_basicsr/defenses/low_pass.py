@@ -47,7 +47,7 @@ def lowest(keep_radius: tuple[float, float], height: int, width: int, device: to
     """
     distance = radial_distance(height, width).flatten()
     kept = torch.zeros(height * width, dtype=torch.bool)
-    kept[distance.argsort(stable=True)[:round(mean_kept(keep_radius, height, width))]] = True
+    kept[distance.argsort(stable=True)[: round(mean_kept(keep_radius, height, width))]] = True
     return kept.view(1, 1, height, width).to(device)
 
 

@@ -63,8 +63,10 @@ class RandomResizePad(NetworkWrapper):
         output = self.net(torch.cat([_placed(one, place, size) for one, place in zip(x.split(1), places)]))
         times = output.shape[-1] // size[1]
         if times == 0 or output.shape[-2:] != (times * size[0], times * size[1]):
-            raise ValueError(f'{tuple(output.shape)} of {tuple(size)}: RandomResizePad takes only networks that '
-                             'upscale by a whole number')
+            raise ValueError(
+                f'{tuple(output.shape)} of {tuple(size)}: RandomResizePad takes only networks that '
+                'upscale by a whole number'
+            )
         return torch.cat([_cut_out(one, place, times, (height, width)) for one, place in zip(output.split(1), places)])
 
     def _padded_size(self, side):
@@ -84,14 +86,15 @@ class RandomResizePad(NetworkWrapper):
 def _placed(x, place, size):
     """The image (1, C, H, W) at its place in one of the padded size."""
     resized = _resized(x, (place.height, place.width))
-    return reflect_pad(resized, place.left, size[1] - place.left - place.width,
-                       place.top, size[0] - place.top - place.height)
+    return reflect_pad(
+        resized, place.left, size[1] - place.left - place.width, place.top, size[0] - place.top - place.height
+    )
 
 
 def _cut_out(output, place, times, size):
     """What the network made of an image, in ``times`` the size of that image."""
     top, left, height, width = (times * length for length in place)
-    return _resized(output[..., top:top + height, left:left + width], (times * size[0], times * size[1]))
+    return _resized(output[..., top : top + height, left : left + width], (times * size[0], times * size[1]))
 
 
 def _resized(x, size):

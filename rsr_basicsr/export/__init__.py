@@ -78,8 +78,14 @@ class Written(NamedTuple):
     note: str = ''
 
 
-def export(net: nn.Module, outputs: Outputs, *, gate: str | None = None, size: tuple[int, int] | None = None,
-           seed: int | None = None) -> Iterator[Written]:
+def export(
+    net: nn.Module,
+    outputs: Outputs,
+    *,
+    gate: str | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int | None = None,
+) -> Iterator[Written]:
     """Write a network in each form that is asked for, one after the other, each verified, and whole or not at all.
 
     Args:
@@ -109,13 +115,15 @@ def export(net: nn.Module, outputs: Outputs, *, gate: str | None = None, size: t
             yield _write(path, content, form.verify(content, graph), graph.takes, graph.keeps, graph.unseen)
 
 
-def _write(path: Path, content: bytes, differences: list[tuple[float, float]], takes: str, keeps: str,
-           note: str = '') -> Written:
+def _write(
+    path: Path, content: bytes, differences: list[tuple[float, float]], takes: str, keeps: str, note: str = ''
+) -> Written:
     largest = max(difference for difference, _ in differences)
     for difference, scale in differences:
         if not difference <= TOLERANCE * max(1.0, scale):  # not a number, too
-            raise ExportError(f'{path} was not written: its output would differ from that of the network by '
-                              f'{difference:.2g}')
+            raise ExportError(
+                f'{path} was not written: its output would differ from that of the network by {difference:.2g}'
+            )
     try:
         write_whole(path, content)
     except OSError as error:

@@ -52,14 +52,16 @@ def verify_backbone(content: bytes, net: nn.Module) -> list[tuple[float, float]]
     images = example_images(windows_of(net))
     with torch.no_grad():
         expected = [_unmasked(net, x) for x in images]
-        return [(float((plain(x) - output).abs().max()), float(output.abs().max()))
-                for x, output in zip(images, expected)]
+        return [
+            (float((plain(x) - output).abs().max()), float(output.abs().max())) for x, output in zip(images, expected)
+        ]
 
 
 def _plain_state(net) -> dict[str, torch.Tensor]:
     state = net.state_dict()
-    plain = with_metadata({key: value.detach().clone() for key, value in state.items()
-                           if not key.startswith(_DEFENSE)}, state)
+    plain = with_metadata(
+        {key: value.detach().clone() for key, value in state.items() if not key.startswith(_DEFENSE)}, state
+    )
     for name in [name for name in plain._metadata if f'{name}.'.startswith(_DEFENSE)]:
         del plain._metadata[name]
     return plain

@@ -12,8 +12,9 @@ _SIZES = ((48, 64), (67, 45))  # pixels; unlike, and odd where a network takes t
 _EPS = (0, 4, 8)  # of random signs on the photos, in 1/255
 
 
-def example_images(multiple: int, size: tuple[int, int] | None = None,
-                     defense: Defense | None = None) -> list[torch.Tensor]:
+def example_images(
+    multiple: int, size: tuple[int, int] | None = None, defense: Defense | None = None
+) -> list[torch.Tensor]:
     """Photos, with noise and without: of two sizes, the first two together; or two of one size, one by one.
 
     Args:
@@ -44,7 +45,7 @@ def _unlike(size, defense):
 def _candidates(height, width):
     generator, found = torch.Generator().manual_seed(0), []
     for photo, (top, left) in EVALUATION.values():
-        crop = cv2.resize(photo()[top:top + 256, left:left + 256], (width, height), interpolation=cv2.INTER_AREA)
+        crop = cv2.resize(photo()[top : top + 256, left : left + 256], (width, height), interpolation=cv2.INTER_AREA)
         image = torch.from_numpy(crop).permute(2, 0, 1).float() / 255
         signs = torch.randint(0, 2, image.shape, generator=generator) * 2 - 1
         found += [((image + eps / 255 * signs).clamp(0, 1) * 255).round() / 255 for eps in _EPS]

@@ -57,8 +57,9 @@ class Graph:
             return self.net(x)
 
 
-def record(net: nn.Module, *, gate: str | None = None, size: tuple[int, int] | None = None,
-           seed: int | None = None) -> Graph:
+def record(
+    net: nn.Module, *, gate: str | None = None, size: tuple[int, int] | None = None, seed: int | None = None
+) -> Graph:
     """Record the graph of a network, with the gate and the masks that it is to have.
 
     Args:
@@ -74,15 +75,23 @@ def record(net: nn.Module, *, gate: str | None = None, size: tuple[int, int] | N
     defense = net.net.defense if isinstance(net.net, DefenseMixin) else None
     multiple = windows_of(net)
     if size is not None and any(side % multiple or side < 1 for side in size):
-        raise OptionsError(f'--size {size[0]} {size[1]}: the sides of an image for this {type(net.net).__name__} are '
-                           f'multiples of {multiple} pixels, and at least that')
+        raise OptionsError(
+            f'--size {size[0]} {size[1]}: the sides of an image for this {type(net.net).__name__} are '
+            f'multiples of {multiple} pixels, and at least that'
+        )
     masks = defense is not None and defense.gate != 'never'
     by_classifier = masks and defense.gate != 'always'
     examples = example_images(multiple, size, defense if by_classifier else None)
     return Graph(
-        net, program=_program(net, size, multiple), size=size, fresh_masks=masks and defense.seed is None,
-        examples=examples, takes=_takes(size, multiple), keeps=_keeps(defense, own_seed),
-        unseen=_unseen(defense, examples) if by_classifier else '')
+        net,
+        program=_program(net, size, multiple),
+        size=size,
+        fresh_masks=masks and defense.seed is None,
+        examples=examples,
+        takes=_takes(size, multiple),
+        keeps=_keeps(defense, own_seed),
+        unseen=_unseen(defense, examples) if by_classifier else '',
+    )
 
 
 class _OneInput(nn.Module):
@@ -110,8 +119,10 @@ def _with_settings(net, gate, size, seed):
     defense = net.defense
     defense.gate = gate or defense.gate
     if seed is not None and size is None:
-        raise OptionsError(f'--seed {seed}: the masks of a seed are for one size; give it by --size HEIGHT WIDTH, or '
-                           'leave the seed out to have masks drawn at every run')
+        raise OptionsError(
+            f'--seed {seed}: the masks of a seed are for one size; give it by --size HEIGHT WIDTH, or '
+            'leave the seed out to have masks drawn at every run'
+        )
     if size is None or defense.gate == 'never':
         defense.seed = None
     elif seed is not None:
@@ -132,17 +143,18 @@ def _program(net, size, multiple):
     what, remedy = 'any size', 'give --size HEIGHT WIDTH for one size'
     if size:
         what, remedy = f'{height}x{width}', 'another size may do, or --backbone'
-    raise ExportError(f'{type(net.net).__name__} cannot be recorded for images of {what}; {remedy} '
-                      f'({in_one_line(failure)[:200]})') from failure
+    raise ExportError(
+        f'{type(net.net).__name__} cannot be recorded for images of {what}; {remedy} ({in_one_line(failure)[:200]})'
+    ) from failure
 
 
 def _any_sizes(multiple):
     """Ways to say that any size may come, the best first."""
-    yield {0: Dim('batch', max=MOST), 2: _side('height', multiple), 3: _side('width', multiple)},
+    yield ({0: Dim('batch', max=MOST), 2: _side('height', multiple), 3: _side('width', multiple)},)
     # Sides with names have to be proven to be any, which torch 2.8 fails at for max(1, width // 4 - 1). Those without
     # need not be; what was recorded is verified by images of several sizes either way. torch 2.6 has no bounds there.
     if multiple == 1 and callable(Dim.DYNAMIC):
-        yield {0: Dim.DYNAMIC(min=1, max=MOST), **dict.fromkeys((2, 3), Dim.DYNAMIC(min=SMALLEST, max=LARGEST))},
+        yield ({0: Dim.DYNAMIC(min=1, max=MOST), **dict.fromkeys((2, 3), Dim.DYNAMIC(min=SMALLEST, max=LARGEST))},)
 
 
 def _side(name, multiple):

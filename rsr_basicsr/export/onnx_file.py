@@ -28,17 +28,21 @@ def to_bytes(graph: Graph) -> bytes:
     """
     try:
         with quiet():
-            program = torch.onnx.export(graph.program, (), dynamo=True, verbose=False, optimize=True,
-                                        input_names=[INPUT], output_names=[OUTPUT])
+            program = torch.onnx.export(
+                graph.program, (), dynamo=True, verbose=False, optimize=True, input_names=[INPUT], output_names=[OUTPUT]
+            )
     except Exception as error:  # whatever the exporter meets
-        raise ExportError(f'torch {torch.__version__} cannot write {type(graph.net.net).__name__} as ONNX: '
-                          f'{in_one_line(error)[:200]}') from error
+        raise ExportError(
+            f'torch {torch.__version__} cannot write {type(graph.net.net).__name__} as ONNX: {in_one_line(error)[:200]}'
+        ) from error
     model = program.model_proto
     # Sizes of inner tensors are notes that runtimes do without; those of torch 2.6 are of the sample.
     del model.graph.value_info[:]
     if graph.size is None:
-        for value, sides in ((model.graph.input[0], ('height', 'width')),
-                             (model.graph.output[0], ('height_out', 'width_out'))):
+        for value, sides in (
+            (model.graph.input[0], ('height', 'width')),
+            (model.graph.output[0], ('height_out', 'width_out')),
+        ):
             dims = value.type.tensor_type.shape.dim
             for dim, name in zip((dims[0], dims[2], dims[3]), ('batch', *sides)):
                 dim.dim_param = name
@@ -77,7 +81,9 @@ def _runner(content):
     model = onnx.load_from_string(content)
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None)
-        for node in model.graph.node if node.op_type.startswith('Random'))
+        for node in model.graph.node
+        if node.op_type.startswith('Random')
+    )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])

@@ -17,8 +17,9 @@ def to_bytes(graph: Graph) -> bytes:
         with quiet():
             torch.export.save(graph.program, content)
     except Exception as error:  # whatever it meets
-        raise ExportError(f'torch {torch.__version__} cannot save {type(graph.net.net).__name__}: '
-                          f'{in_one_line(error)[:200]}') from error
+        raise ExportError(
+            f'torch {torch.__version__} cannot save {type(graph.net.net).__name__}: {in_one_line(error)[:200]}'
+        ) from error
     return content.getvalue()
 
 

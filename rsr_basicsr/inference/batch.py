@@ -119,8 +119,9 @@ def _upscale_file(file, inside, upscaler, naming, originals: set[Path], written:
         raise ImageError(f'{path.parent} cannot be made: {error.strerror}') from None
     upscaled = write_image(path, upscaled)
     written.add(path.resolve())
-    return Result(str(file), str(path), False, *_size(image), *_size(upscaled), notes=upscaled.notes,
-                  **verdict._asdict())
+    return Result(
+        str(file), str(path), False, *_size(image), *_size(upscaled), notes=upscaled.notes, **verdict._asdict()
+    )
 
 
 def _check_free(path, originals, written):
@@ -137,10 +138,17 @@ def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence
         ImageError: it cannot be written.
     """
     defense = upscaler.defense
-    report = {'network': network, 'defended': upscaler.defended, 'gate': defense.gate,
-              'threshold': defense.threshold_in_effect.item(), 'seed': defense.seed, 'precision': upscaler.precision,
-              'tile': upscaler.tile, 'overlap': upscaler.overlap,
-              'images': [dataclasses.asdict(result) for result in results]}
+    report = {
+        'network': network,
+        'defended': upscaler.defended,
+        'gate': defense.gate,
+        'threshold': defense.threshold_in_effect.item(),
+        'seed': defense.seed,
+        'precision': upscaler.precision,
+        'tile': upscaler.tile,
+        'overlap': upscaler.overlap,
+        'images': [dataclasses.asdict(result) for result in results],
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(report, indent=2).encode())

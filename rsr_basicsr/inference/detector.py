@@ -32,8 +32,9 @@ class Detection(NamedTuple):
     attacked: bool
 
 
-def detect(paths: Sequence[str | Path], classifier: SampleClassifier,
-           threshold: float | None = None) -> Iterator[Detection | ImageError]:
+def detect(
+    paths: Sequence[str | Path], classifier: SampleClassifier, threshold: float | None = None
+) -> Iterator[Detection | ImageError]:
     """The verdict on each file, or why there is none; one after the other, so that memory holds one image.
 
     Args:

@@ -19,8 +19,15 @@ from rsr_basicsr.utils.errors import ImageError, in_one_line
 from rsr_basicsr.utils.files import write_whole
 
 #: By the ending of a file; what Pillow is told when it writes one
-FORMATS = {'png': ('PNG', {}), 'jpg': ('JPEG', {'quality': 95}), 'jpeg': ('JPEG', {'quality': 95}),
-           'webp': ('WEBP', {'quality': 95}), 'bmp': ('BMP', {}), 'tif': ('TIFF', {}), 'tiff': ('TIFF', {})}
+FORMATS = {
+    'png': ('PNG', {}),
+    'jpg': ('JPEG', {'quality': 95}),
+    'jpeg': ('JPEG', {'quality': 95}),
+    'webp': ('WEBP', {'quality': 95}),
+    'bmp': ('BMP', {}),
+    'tif': ('TIFF', {}),
+    'tiff': ('TIFF', {}),
+}
 _DEEP = ('png', 'tif', 'tiff')  # formats that hold 16 bits a channel
 _WITH_ALPHA = ('png', 'webp', 'tif', 'tiff')
 _WITHOUT_PROFILE = ('bmp',)
@@ -92,8 +99,9 @@ def read_image(path: str | Path) -> LoadedImage:
     channels = pixels.shape[2]
     rgb = pixels[..., [0, 0, 0]] if channels < 3 else pixels[..., :3]
     alpha = pixels[..., -1:] if channels in (2, 4) else None
-    return LoadedImage(_tensor(rgb), None if alpha is None else _tensor(alpha), channels < 3, bits, header.profile,
-                   header.notes)
+    return LoadedImage(
+        _tensor(rgb), None if alpha is None else _tensor(alpha), channels < 3, bits, header.profile, header.notes
+    )
 
 
 def write_image(path: Path, image: LoadedImage) -> LoadedImage:
@@ -153,8 +161,9 @@ def _header(path, content) -> _Header:
 
 
 def _no_image(path, reason):
-    return ImageError(f'{path} is not an image that can be read ({reason}); give a whole PNG, JPEG, WebP, BMP or '
-                        'TIFF file')
+    return ImageError(
+        f'{path} is not an image that can be read ({reason}); give a whole PNG, JPEG, WebP, BMP or TIFF file'
+    )
 
 
 def _decoded(path, content):
@@ -169,7 +178,7 @@ def _decoded(path, content):
     if pixels is None:
         raise _no_image(path, 'no decoder knows it')
     pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return pixels if pixels.shape[2] < 3 else pixels[..., [2, 1, 0, 3][:pixels.shape[2]]]
+    return pixels if pixels.shape[2] < 3 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
 
 def _in_unit_range(path, pixels):
@@ -202,7 +211,7 @@ def _array(image, dtype):
     array = np.empty((height, width, channels), dtype)
     for top in range(0, height, _ROWS):  # the numbers before they are rounded take four times the memory
         rows = slice(top, top + _ROWS)
-        parts = [image.rgb[0, :1 if image.grey else 3, rows]]
+        parts = [image.rgb[0, : 1 if image.grey else 3, rows]]
         parts += [] if image.alpha is None else [image.alpha[0, :, rows]]
         values = torch.cat(parts).clamp_(0, 1).mul_(np.iinfo(dtype).max).round_()
         array[rows] = values.permute(1, 2, 0).numpy()

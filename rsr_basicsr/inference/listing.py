@@ -22,9 +22,13 @@ def find_images(folders: Sequence[str]) -> list[str]:
     for folder in folders:
         if not osp.isdir(folder):
             raise ImageError(f'{folder} is not a folder of photos')
-        found += [osp.join(folder, name) for name in sorted(scandir(folder, recursive=True))
-                  if name.lower().endswith(EXTENSIONS)]
+        found += [
+            osp.join(folder, name)
+            for name in sorted(scandir(folder, recursive=True))
+            if name.lower().endswith(EXTENSIONS)
+        ]
     if not found:
-        raise ImageError(f'there is no image in {", ".join(map(str, folders))}; known are files named '
-                           f'*{", *".join(EXTENSIONS)}')
+        raise ImageError(
+            f'there is no image in {", ".join(map(str, folders))}; known are files named *{", *".join(EXTENSIONS)}'
+        )
     return found

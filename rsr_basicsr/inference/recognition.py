@@ -81,11 +81,16 @@ def recognise(state: State, path: str) -> dict[str, Any]:
         state = renamed(state)
     network = _rrdbnet(state) or _compact(state) or _cdc(state)
     if network is None:
-        raise WeightsError(f'{path} holds weights of a network that cannot be told from them: RRDBNet, CDC and '
-                           'SRVGGNetCompact of three channels can; for others give an options file with its '
-                           'network_g by -opt')
-    classifier = {key[len('defense.classifier.'):]: value for key, value in state.items()
-                  if key.startswith('defense.classifier.')}
+        raise WeightsError(
+            f'{path} holds weights of a network that cannot be told from them: RRDBNet, CDC and '
+            'SRVGGNetCompact of three channels can; for others give an options file with its '
+            'network_g by -opt'
+        )
+    classifier = {
+        key[len('defense.classifier.') :]: value
+        for key, value in state.items()
+        if key.startswith('defense.classifier.')
+    }
     if not classifier:
         return network
     kind = network['type']
@@ -109,8 +114,12 @@ def _checked(network, state, path):
         defense['classifier']['weights'] = UNTRAINED  # its values are in the file
         network = {**network, 'defense': defense}
         with torch.device('meta'):  # before memory is taken for whatever size is said
-            shapes = {key: value.shape for key, value in
-                      cls(**{key: value for key, value in network.items() if key != 'type'}).state_dict().items()}
+            shapes = {
+                key: value.shape
+                for key, value in cls(**{key: value for key, value in network.items() if key != 'type'})
+                .state_dict()
+                .items()
+            }
     except RSRError as error:
         raise WeightsError(str(error)) from None
     except Exception as error:  # whatever a constructor makes of wrong arguments
@@ -122,16 +131,24 @@ def _checked(network, state, path):
 
 
 def _rrdbnet(state):
-    first, last, grown = (state.get(key) for key in ('conv_first.weight', 'conv_last.weight',
-                                                     'body.0.rdb1.conv1.weight'))
+    first, last, grown = (
+        state.get(key) for key in ('conv_first.weight', 'conv_last.weight', 'body.0.rdb1.conv1.weight')
+    )
     if first is None or last is None or grown is None or not first.dim() == last.dim() == grown.dim() == 4:
         return None
     # Where it upscales by less than 4, it first folds the image into more channels.
     scale = {3: 4, 12: 2, 48: 1}.get(first.shape[1])
     if scale is None or last.shape[0] != 3:
         return None
-    return dict(type='RRDBNet', num_in_ch=3, num_out_ch=3, scale=scale, num_feat=first.shape[0],
-                num_block=1 + max(_numbers(r'body\.(\d+)\.rdb1\.', state)), num_grow_ch=grown.shape[0])
+    return dict(
+        type='RRDBNet',
+        num_in_ch=3,
+        num_out_ch=3,
+        scale=scale,
+        num_feat=first.shape[0],
+        num_block=1 + max(_numbers(r'body\.(\d+)\.rdb1\.', state)),
+        num_grow_ch=grown.shape[0],
+    )
 
 
 def _compact(state):
@@ -144,14 +161,22 @@ def _compact(state):
     # Without slopes it has ReLU or LeakyReLU; no file says which.
     if len(layers) == len(convolutions) or convolutions[0].shape[1] != 3 or convolutions[-1].shape[0] != 3 * upscale**2:
         return None
-    return dict(type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=convolutions[0].shape[0],
-                num_conv=len(convolutions) - 2, upscale=upscale, act_type='prelu')
+    return dict(
+        type='SRVGGNetCompact',
+        num_in_ch=3,
+        num_out_ch=3,
+        num_feat=convolutions[0].shape[0],
+        num_conv=len(convolutions) - 2,
+        upscale=upscale,
+        act_type='prelu',
+    )
 
 
 def _cdc(state):
     last = max(_numbers(r'picture_heads\.0\.(\d+)\.weight', state), default=None)
-    stem, head, attention = (state.get(key) for key in ('stem.weight', f'picture_heads.0.{last}.weight',
-                                                        f'attention_heads.0.{last}.weight'))
+    stem, head, attention = (
+        state.get(key) for key in ('stem.weight', f'picture_heads.0.{last}.weight', f'attention_heads.0.{last}.weight')
+    )
     hourglasses = _numbers(r'hourglasses\.(\d+)\.', state)
     if stem is None or head is None or attention is None or not stem.dim() == head.dim() == attention.dim() == 4:
         return None
@@ -159,8 +184,9 @@ def _cdc(state):
     scale = 4 if last == 9 else 3 if attention.shape[-1] == 3 else 2
     if (stem.shape[1], head.shape[0]) != (3, 3) or last not in (6, 9) or len(hourglasses) % 2:
         return None
-    return dict(type='CDC', num_in_ch=3, num_out_ch=3, num_feat=stem.shape[0], num_hourglass=len(hourglasses),
-                scale=scale)
+    return dict(
+        type='CDC', num_in_ch=3, num_out_ch=3, num_feat=stem.shape[0], num_hourglass=len(hourglasses), scale=scale
+    )
 
 
 def _numbers(pattern, state):
@@ -174,7 +200,9 @@ def _classifier(state, path):
             own = {key: value.shape for key, value in cls().state_dict().items()}
         # What a classifier is calibrated to came later than the first files of them.
         if all(own.get(key) == shape for key, shape in shapes.items()) and all(
-                key.rsplit('.')[-1] in CALIBRATION for key in own.keys() - shapes.keys()):
+            key.rsplit('.')[-1] in CALIBRATION for key in own.keys() - shapes.keys()
+        ):
             return name
-    raise WeightsError(f'{path} holds a classifier of a size of its own; give the options file it was trained with by '
-                       '-opt')
+    raise WeightsError(
+        f'{path} holds a classifier of a size of its own; give the options file it was trained with by -opt'
+    )

@@ -58,9 +58,19 @@ class Upscaler:
             asked of its defence, or a number makes no sense.
     """
 
-    def __init__(self, net: nn.Module, *, outscale: float | None = None, tile: int = TILE, overlap: int = OVERLAP,
-                 precision: str = 'auto', device: str = 'auto', gate: str | None = None,
-                 seed: int | None = None, alpha_by_network: bool = True):
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        outscale: float | None = None,
+        tile: int = TILE,
+        overlap: int = OVERLAP,
+        precision: str = 'auto',
+        device: str = 'auto',
+        gate: str | None = None,
+        seed: int | None = None,
+        alpha_by_network: bool = True,
+    ):
         if outscale is not None and not (math.isfinite(outscale) and outscale > 0):
             raise OptionsError(f'outscale {outscale}: expected a number above 0')
         if tile < 0 or overlap < 0:
@@ -96,8 +106,11 @@ class Upscaler:
             alpha = image.alpha
             if alpha is not None:
                 by_network = self.alpha_by_network and alpha.min() < alpha.max()
-                alpha = (_luma(self._upscale(alpha.expand(-1, 3, -1, -1), decision)[0])
-                         if by_network else F.interpolate(alpha, rgb.shape[-2:], mode='bicubic').clamp_(0, 1))
+                alpha = (
+                    _luma(self._upscale(alpha.expand(-1, 3, -1, -1), decision)[0])
+                    if by_network
+                    else F.interpolate(alpha, rgb.shape[-2:], mode='bicubic').clamp_(0, 1)
+                )
         if self.outscale is not None:
             size = [int(side * self.outscale) for side in image.rgb.shape[-2:]]
             rgb, alpha = (values if values is None else _resized(values, size) for values in (rgb, alpha))
@@ -121,35 +134,23 @@ class Upscaler:
         # An image can be too small to be continued by its mirror image.
         mode = 'reflect' if missing[0] < height and missing[1] < width else 'replicate'
         padded = F.pad(lq, (0, missing[1], 0, missing[0]), mode)
-        half = contextlib.nullcontext() if precision == 'fp32' else torch.autocast(self.device.type,
-                                                                                   PRECISIONS[precision])
+        half = (
+            contextlib.nullcontext() if precision == 'fp32' else torch.autocast(self.device.type, PRECISIONS[precision])
+        )
         try:
             with self.defense.forced(decision), half:
                 output = upscale(self.net, padded, tile=self.tile, overlap=self.overlap).float().cpu()
         except (RuntimeError, ValueError) as error:  # torch's for memory, and whatever a network makes of a size
             if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise ImageError(f'{width}x{height} pixels take more memory than there is; take a smaller tile than '
-                                   f'{self.tile or "the whole image"}') from error
-            raise ImageError(f'{type(self.net).__name__} does not take an image of {width}x{height}: '
-                               f'{in_one_line(error)}') from error
+                raise ImageError(
+                    f'{width}x{height} pixels take more memory than there is; take a smaller tile than '
+                    f'{self.tile or "the whole image"}'
+                ) from error
+            raise ImageError(
+                f'{type(self.net).__name__} does not take an image of {width}x{height}: {in_one_line(error)}'
+            ) from error
         scale = output.shape[-1] // padded.shape[-1]
-        return output[..., :height * scale, :width * scale]
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
+        return output[..., : height * scale, : width * scale]
 
 
 def _luma(rgb):

@@ -102,8 +102,13 @@ class ComponentLoss(nn.Module):
         ValueError: there is no such luma.
     """
 
-    def __init__(self, component_weights: Sequence[float] = (1, 2, 5), fused_weight: float = 1.0,
-                 loss_weight: float = 1.0, luma: str = 'bt601'):
+    def __init__(
+        self,
+        component_weights: Sequence[float] = (1, 2, 5),
+        fused_weight: float = 1.0,
+        loss_weight: float = 1.0,
+        luma: str = 'bt601',
+    ):
         super().__init__()
         _check_luma(luma)
         self.luma = luma

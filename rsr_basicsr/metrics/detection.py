@@ -40,8 +40,10 @@ def roc_auc(clean: Sequence[float], attacked: Sequence[float]) -> float:
 def roc_curve(clean: Sequence[float], attacked: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """False alarm rate and detection rate at every threshold, both rising from 0 to 1."""
     thresholds = np.unique(np.concatenate([clean, attacked]))[::-1]
-    beyond = [np.searchsorted(-np.sort(scores)[::-1], -thresholds, side='right') / len(scores)
-              for scores in (np.asarray(clean), np.asarray(attacked))]
+    beyond = [
+        np.searchsorted(-np.sort(scores)[::-1], -thresholds, side='right') / len(scores)
+        for scores in (np.asarray(clean), np.asarray(attacked))
+    ]
     return tuple(np.concatenate([[0.0], rates]) for rates in beyond)
 
 
@@ -111,5 +113,5 @@ def _grouped(verdicts, group) -> list[tuple[str, list[Verdict]]]:
         if group in verdict.facts:
             value = verdict.facts[group]
             # Radii are drawn from a continuum: the nearest power of two names them.
-            found[2.0**round(np.log2(value)) if group == 'eps' else value].append(verdict)
+            found[2.0 ** round(np.log2(value)) if group == 'eps' else value].append(verdict)
     return [(f'{name:g}' if group == 'eps' else str(name), found[name]) for name in sorted(found)]

@@ -17,8 +17,14 @@ SMALLEST = 31
 
 
 @METRIC_REGISTRY.register()
-def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int, backbone: None | str | Path = None,
-                    input_order: str = 'HWC', **kwargs) -> float:
+def calculate_lpips(
+    img: np.ndarray,
+    img2: np.ndarray,
+    crop_border: int,
+    backbone: None | str | Path = None,
+    input_order: str = 'HWC',
+    **kwargs,
+) -> float:
     """Learned perceptual distance (LPIPS v0.1 on AlexNet, Zhang et al. 2018), computed on the CPU.
 
     0 for the same image, below 1 for most pairs. Lower is better; in an options file that takes
@@ -44,8 +50,9 @@ def calculate_lpips(img: np.ndarray, img2: np.ndarray, crop_border: int, backbon
     if channels != 3:
         raise ValueError(f'LPIPS compares images of three channels, got {channels}')
     if min(height, width) < SMALLEST:
-        raise ValueError(f'LPIPS needs at least {SMALLEST}x{SMALLEST} pixels, got {height}x{width} within '
-                         f'crop_border: {crop_border}')
+        raise ValueError(
+            f'LPIPS needs at least {SMALLEST}x{SMALLEST} pixels, got {height}x{width} within crop_border: {crop_border}'
+        )
     with torch.no_grad():
         distance = lpips_distance(None if backbone is None else osp.expanduser(backbone))
         return distance(*map(_to_tensor, images)).item()

@@ -10,12 +10,13 @@ from basicsr.utils.registry import METRIC_REGISTRY
 from rsr_basicsr.metrics.stability_metric import cropped
 
 _SIDE, _SIGMA = 11, 1.5
-_C1, _C2 = (0.01 * 255)**2, (0.03 * 255)**2
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 @METRIC_REGISTRY.register()
-def calculate_ssim_zero_padded(img: np.ndarray, img2: np.ndarray, crop_border: int = 0, input_order: str = 'HWC',
-                               **kwargs) -> float:
+def calculate_ssim_zero_padded(
+    img: np.ndarray, img2: np.ndarray, crop_border: int = 0, input_order: str = 'HWC', **kwargs
+) -> float:
     """SSIM (Wang et al. 2004) on the Y channel, the window padded with zeros where it sticks out of the image.
 
     The published code of Yue et al. 2021 reports this one: a Gaussian window of 11x11 with sigma 1.5, Y of YCbCr
@@ -34,13 +35,14 @@ def calculate_ssim_zero_padded(img: np.ndarray, img2: np.ndarray, crop_border: i
     """
     if img.shape != img2.shape:
         raise ValueError(f'expected two images of one size, got {img.shape} and {img2.shape}')
-    x, y = (to_y_channel(cropped(image, crop_border, input_order).astype(np.float64))[..., 0].astype(np.float64)
-            for image in (img, img2))
+    x, y = (
+        to_y_channel(cropped(image, crop_border, input_order).astype(np.float64))[..., 0].astype(np.float64)
+        for image in (img, img2)
+    )
     mean_x, mean_y = _local_mean(x), _local_mean(y)
     variances = _local_mean(x * x) + _local_mean(y * y) - mean_x**2 - mean_y**2
     covariance = _local_mean(x * y) - mean_x * mean_y
-    ssim = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
-            / ((mean_x**2 + mean_y**2 + _C1) * (variances + _C2)))
+    ssim = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2) / ((mean_x**2 + mean_y**2 + _C1) * (variances + _C2))
     return float(ssim.mean())
 
 

@@ -7,8 +7,14 @@ from basicsr.utils.registry import METRIC_REGISTRY
 
 
 @METRIC_REGISTRY.register()
-def calculate_stability(img: np.ndarray, img_clean: np.ndarray, crop_border: int, input_order: str = 'HWC',
-                        test_y_channel: bool = False, **kwargs) -> float:
+def calculate_stability(
+    img: np.ndarray,
+    img_clean: np.ndarray,
+    crop_border: int,
+    input_order: str = 'HWC',
+    test_y_channel: bool = False,
+    **kwargs,
+) -> float:
     """PSNR of the output for an attacked image against the output of the same network for the clean one, in dB.
 
     PSNR to the ground truth alone calls a blurry network robust and does not notice that a GAN invented another
@@ -25,8 +31,14 @@ def calculate_stability(img: np.ndarray, img_clean: np.ndarray, crop_border: int
 
 
 @METRIC_REGISTRY.register()
-def calculate_stability_ssim(img: np.ndarray, img_clean: np.ndarray, crop_border: int, input_order: str = 'HWC',
-                             test_y_channel: bool = False, **kwargs) -> float:
+def calculate_stability_ssim(
+    img: np.ndarray,
+    img_clean: np.ndarray,
+    crop_border: int,
+    input_order: str = 'HWC',
+    test_y_channel: bool = False,
+    **kwargs,
+) -> float:
     """SSIM (Wang et al. 2004) of the output for an attacked image against the output for the clean one.
 
     At most 1, where the outputs are alike. Higher is better.
@@ -43,8 +55,15 @@ def calculate_stability_ssim(img: np.ndarray, img_clean: np.ndarray, crop_border
 
 
 @METRIC_REGISTRY.register()
-def calculate_gain(img: np.ndarray, img_clean: np.ndarray, lq: np.ndarray, lq_clean: np.ndarray,
-                   crop_border: int = 0, input_order: str = 'HWC', **kwargs) -> float:
+def calculate_gain(
+    img: np.ndarray,
+    img_clean: np.ndarray,
+    lq: np.ndarray,
+    lq_clean: np.ndarray,
+    crop_border: int = 0,
+    input_order: str = 'HWC',
+    **kwargs,
+) -> float:
     """How much larger the change of the output is than the change of the input that caused it.
 
     The root mean square of the one over that of the other. Both are means over the values of their own image, so
@@ -84,7 +103,7 @@ def cropped(img: np.ndarray, crop_border: int, input_order: str = 'HWC') -> np.n
     height, width = img.shape[:2]
     if min(height, width) <= 2 * crop_border:
         raise ValueError(f'crop_border: {crop_border} leaves nothing of an image of {height}x{width}')
-    return img[crop_border:height - crop_border, crop_border:width - crop_border]
+    return img[crop_border : height - crop_border, crop_border : width - crop_border]
 
 
 def _rms(a, b):
@@ -92,4 +111,4 @@ def _rms(a, b):
     if a.shape != b.shape:
         raise ValueError(f'expected two images of one size, got {a.shape} and {b.shape}')
     # Differences of 8-bit images do not fit into 8 bit.
-    return float(np.sqrt(np.mean((a.astype(np.float64) - b.astype(np.float64))**2)))
+    return float(np.sqrt(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)))

@@ -14,6 +14,16 @@ from rsr_basicsr.models.defended_model import (
 )
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 
-__all__ = ['AttackAugmentation', 'CDCModel', 'DefendedCDCModel', 'DefendedESRGANModel', 'DefendedRealESRGANModel',
-           'DefendedRealESRNetModel', 'DefendedSRGANModel', 'DefendedSRModel', 'DefendedSwinIRModel',
-           'FrequencyClassifierModel', 'defend_model']
+__all__ = [
+    'AttackAugmentation',
+    'CDCModel',
+    'DefendedCDCModel',
+    'DefendedESRGANModel',
+    'DefendedRealESRGANModel',
+    'DefendedRealESRNetModel',
+    'DefendedSRGANModel',
+    'DefendedSRModel',
+    'DefendedSwinIRModel',
+    'FrequencyClassifierModel',
+    'defend_model',
+]

@@ -29,8 +29,10 @@ from rsr_basicsr.weights.state_dict import load_network
 SCHEDULE = ('mode', 'share', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')
 
 
-USE_TORCHRUN = ('start one process a GPU with: torchrun --nproc_per_node=N -m rsr_basicsr.train -opt FILE --launcher '
-                'pytorch; or write num_gpu: 1')
+USE_TORCHRUN = (
+    'start one process a GPU with: torchrun --nproc_per_node=N -m rsr_basicsr.train -opt FILE --launcher '
+    'pytorch; or write num_gpu: 1'
+)
 
 
 class Batch(NamedTuple):
@@ -77,14 +79,16 @@ class AttackAugmentation(RobustValidation):
         self.first_gradient = schedule.get('first_gradient', 'own')
         eps = options['eps']
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
-        self.attack = build_attack({**options, 'eps': max(self.eps_range)},
-                                   lambda source: load_network(source).to(self.device))
+        self.attack = build_attack(
+            {**options, 'eps': max(self.eps_range)}, lambda source: load_network(source).to(self.device)
+        )
         if isinstance(self.attack.objective, TrainingLoss):
             self.attack.objective.gradient = self._gradient_of_training_loss
         self.perturbation: torch.Tensor | None = None
         self.cri_classifier = build_loss(self.opt['train']['classifier_opt']).to(self.device)
-        self.means = RunningMeans(('l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share',
-                                   'attack_eps', 't_attack'))
+        self.means = RunningMeans(
+            ('l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share', 'attack_eps', 't_attack')
+        )
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:
             # Both classifiers were filled at random; the average must start from the one that is trained.
@@ -112,8 +116,10 @@ class AttackAugmentation(RobustValidation):
         if isinstance(self.net_g, DataParallel):
             raise OptionsError(f'num_gpu: {self.opt["num_gpu"]} without a launcher; {USE_TORCHRUN}')
         if not isinstance(self.bare_net, DefenseMixin):
-            raise OptionsError(f'model_type {type(self).__name__} needs a defended network_g; write type: '
-                               f'Defended{type(self.bare_net).__name__}')
+            raise OptionsError(
+                f'model_type {type(self).__name__} needs a defended network_g; write type: '
+                f'Defended{type(self.bare_net).__name__}'
+            )
 
     def setup_optimizers(self):
         """Move the classifier out of the generator's optimizer into its own."""
@@ -133,7 +139,8 @@ class AttackAugmentation(RobustValidation):
             return
         optim_opt = dict(train_opt['optim_classifier'])
         self.optimizer_classifier = self.get_optimizer(
-            optim_opt.pop('type'), [p for p in self.classifier.parameters() if p.requires_grad], **optim_opt)
+            optim_opt.pop('type'), [p for p in self.classifier.parameters() if p.requires_grad], **optim_opt
+        )
         self.optimizers.append(self.optimizer_classifier)
 
     def optimize_parameters(self, current_iter):
@@ -193,9 +200,9 @@ class AttackAugmentation(RobustValidation):
             masked[chosen] = self._for_each(decision, count)
             yield Batch(labels, masked)
 
-    def attack_images(self, lq: torch.Tensor, target: torch.Tensor, current_iter: int,
-                        first_gradient: torch.Tensor | None = None
-                        ) -> tuple[torch.Tensor, bool | torch.Tensor]:
+    def attack_images(
+        self, lq: torch.Tensor, target: torch.Tensor, current_iter: int, first_gradient: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, bool | torch.Tensor]:
         """Attack images as the network will see them, each with a radius of its own where ``attack: eps`` is a range.
 
         Args:
@@ -329,8 +336,10 @@ class AttackAugmentation(RobustValidation):
             OptionsError: the state was written with another number of them.
         """
         if len(resume_state['optimizers']) != len(self.optimizers):
-            raise OptionsError(f'the training state has {len(resume_state["optimizers"])} optimizers, these options '
-                               f'make {len(self.optimizers)}; train: train_classifier must be as it was')
+            raise OptionsError(
+                f'the training state has {len(resume_state["optimizers"])} optimizers, these options '
+                f'make {len(self.optimizers)}; train: train_classifier must be as it was'
+            )
         super().resume_training(resume_state)
 
 

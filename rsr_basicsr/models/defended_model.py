@@ -32,10 +32,14 @@ def defend_model(cls: type[SRModel]) -> type[SRModel]:
         raise TypeError(f'{cls.__name__} is defended already')
     if not issubclass(cls, SRModel) or issubclass(cls, VideoBaseModel):
         raise TypeError(f"{cls.__name__} is not a trainer of single images; BasicSR's are derived from SRModel")
-    return type(f'Defended{cls.__name__}', (AttackAugmentation, cls), {
-        '__doc__': f'{cls.__name__} with attack augmentation; see rsr_basicsr.defend_model.',
-        '__module__': __name__,
-    })
+    return type(
+        f'Defended{cls.__name__}',
+        (AttackAugmentation, cls),
+        {
+            '__doc__': f'{cls.__name__} with attack augmentation; see rsr_basicsr.defend_model.',
+            '__module__': __name__,
+        },
+    )
 
 
 def _registered(cls, suffix=None):
@@ -44,8 +48,10 @@ def _registered(cls, suffix=None):
 
 def _registered_real_esrgan(name):
     """The twin of what ``model_type: <name>`` means here; BasicSR's own may stand beside it, with its suffix."""
-    *others, chosen = [getattr(importlib.import_module(f'{package}.models.{name.lower()[:-len("model")]}_model'), name)
-                       for package in real_esrgan_packages()]
+    *others, chosen = [
+        getattr(importlib.import_module(f'{package}.models.{name.lower()[: -len("model")]}_model'), name)
+        for package in real_esrgan_packages()
+    ]
     for other in others:
         _registered(other, 'basicsr')
     return _registered(chosen)

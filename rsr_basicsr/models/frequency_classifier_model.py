@@ -54,16 +54,22 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         if self.ema_decay > 0:
             self.net_g_ema = build_network(self.opt['network_g']).to(self.device)
             if self.opt['path'].get('pretrain_network_g') is not None:
-                self.load_network(self.net_g_ema, self.opt['path']['pretrain_network_g'],
-                                  self.opt['path'].get('strict_load_g', True), 'params_ema')
+                self.load_network(
+                    self.net_g_ema,
+                    self.opt['path']['pretrain_network_g'],
+                    self.opt['path'].get('strict_load_g', True),
+                    'params_ema',
+                )
             else:
                 self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
             self.net_g_ema.eval()
         self.cri_classifier = build_loss(train_opt.get('classifier_opt') or {'type': 'ClassifierLoss'}).to(self.device)
         self.clip = train_opt.get('clip_gradient')
         self.means = RunningMeans(('l_classifier', 'classifier_acc'))
-        self.calibration_sets = [build_dataset({'name': 'calibration', 'phase': 'val', **options})
-                                 for options in (train_opt.get('calibration') or {}).get('datasets', ())]
+        self.calibration_sets = [
+            build_dataset({'name': 'calibration', 'phase': 'val', **options})
+            for options in (train_opt.get('calibration') or {}).get('datasets', ())
+        ]
         entries = [entry for dataset in self.calibration_sets for entry in getattr(dataset, 'entries', ())]
         if entries and not any('attack' in facts for _, facts in entries):
             raise OptionsError('train.calibration.datasets: there is no attacked image in them; add a set of pairs')
@@ -79,10 +85,13 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         with random_streams_kept():
             torch.manual_seed(0)  # every process sees the same
             options = self.opt['datasets']['train']
-            loader = DataLoader(build_dataset({**options, 'phase': 'train'}), options['batch_size_per_gpu'],
-                                shuffle=True)
-            net.prepare(self._images(data) for data in itertools.islice(
-                loader, -(-_PREPARED_WITH // options['batch_size_per_gpu'])))
+            loader = DataLoader(
+                build_dataset({**options, 'phase': 'train'}), options['batch_size_per_gpu'], shuffle=True
+            )
+            net.prepare(
+                self._images(data)
+                for data in itertools.islice(loader, -(-_PREPARED_WITH // options['batch_size_per_gpu']))
+            )
 
     @property
     def deployed_net(self):
@@ -132,8 +141,9 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             rows = iter(zip(odds.tolist(), flagged.tolist(), self.labels.tolist()))
             for part in (name for name in _PARTS if name in data):
                 for index in range(len(data[part])):
-                    facts = {} if part == 'extra' else {
-                        name: _entry(data[name], index) for name in _FACTS if name in data}
+                    facts = (
+                        {} if part == 'extra' else {name: _entry(data[name], index) for name in _FACTS if name in data}
+                    )
                     verdicts.append(Verdict(*next(rows), facts))
         net.train(training)
         return verdicts
@@ -145,18 +155,23 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         numbers = torch.zeros(2, device=self.device)
         if self.opt['rank'] == 0:
             with random_streams_kept():
-                verdicts = [verdict for dataset in self.calibration_sets
-                            for verdict in self.scores(DataLoader(dataset))]
-            clean, attacked = (net.temperature.item() * np.array([v.score for v in verdicts if v.attacked is label])
-                               for label in (False, True))
+                verdicts = [
+                    verdict for dataset in self.calibration_sets for verdict in self.scores(DataLoader(dataset))
+                ]
+            clean, attacked = (
+                net.temperature.item() * np.array([v.score for v in verdicts if v.attacked is label])
+                for label in (False, True)
+            )
             temperature = best_temperature(clean, attacked)
             # Not in between: the share of the images beyond must not be more than was asked for.
             share = 1 - self.opt['train']['calibration']['false_alarms']
             limit = np.quantile(clean / temperature, share, method='higher')
             numbers = torch.tensor([temperature, expit(-limit)], dtype=torch.float32, device=self.device)
             if not 1e-6 < numbers[1] < 1 - 1e-6:
-                get_root_logger().warning(f'The threshold of P(clean) would be {expit(-limit):.2g}, beyond what can be '
-                                          'told from 0 and 1: the calibration sets are too easy, or too small.')
+                get_root_logger().warning(
+                    f'The threshold of P(clean) would be {expit(-limit):.2g}, beyond what can be '
+                    'told from 0 and 1: the calibration sets are too easy, or too small.'
+                )
         if self.opt['dist']:
             dist.broadcast(numbers, 0)
         for each in {self.get_bare_model(self.net_g), net}:
@@ -176,12 +191,16 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             if 'source' not in verdict.facts:
                 verdicts[index] = verdict._replace(facts={'source': name})
         found = rates(verdicts)
-        lines = [f'Validation {name}, {len(verdicts)} images, threshold {float(self.deployed_net.threshold):.4f}: '
-                 + ', '.join(f'{key} {value:.4f}' for key, value in found.items())]
+        lines = [
+            f'Validation {name}, {len(verdicts)} images, threshold {float(self.deployed_net.threshold):.4f}: '
+            + ', '.join(f'{key} {value:.4f}' for key, value in found.items())
+        ]
         for row in error_table(verdicts):
             auc = '' if row.auc is None else f', auc {row.auc:.4f}'
-            lines.append(f'\t{row.group} {row.name}: {row.images} images, '
-                         f'{"false alarms" if row.group == "source" else "misses"} {row.error:.4f}{auc}')
+            lines.append(
+                f'\t{row.group} {row.name}: {row.images} images, '
+                f'{"false alarms" if row.group == "source" else "misses"} {row.error:.4f}{auc}'
+            )
             if tb_logger:
                 tb_logger.add_scalar(f'metrics/{name}/{row.group}_{row.name}', row.error, current_iter)
         get_root_logger().info('\n'.join(lines))
@@ -189,8 +208,14 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             tb_logger.add_scalar(f'metrics/{name}/{key}', value, current_iter)
         folder = self.opt['path']['experiments_root' if self.opt['is_train'] else 'results_root']
         with open(osp.join(folder, f'detection_{name}.json'), 'w', encoding='utf-8') as file:
-            json.dump({'rates': found, 'threshold': float(self.deployed_net.threshold),
-                       'verdicts': [verdict._asdict() for verdict in verdicts]}, file)
+            json.dump(
+                {
+                    'rates': found,
+                    'threshold': float(self.deployed_net.threshold),
+                    'verdicts': [verdict._asdict() for verdict in verdicts],
+                },
+                file,
+            )
 
 
 def _entry(values, index):

@@ -139,8 +139,9 @@ class RobustValidation(WholeCheckpoints):
             seed = (self._val.get('attack') or {}).get('seed') or 0
             self._seeds = iter([seed + index for index in mine or [0]])
             with self._quiet(rank), self._metrics_of_basicsr():
-                self.nondist_validation(loader, current_iter, tb_logger,
-                                        save_img and not (attacked and self.opt['is_train']) and bool(mine))
+                self.nondist_validation(
+                    loader, current_iter, tb_logger, save_img and not (attacked and self.opt['is_train']) and bool(mine)
+                )
         self._attack_of_validation = None
         if self._panel:
             self._write_panel(name, current_iter, tb_logger)
@@ -200,8 +201,12 @@ class RobustValidation(WholeCheckpoints):
         self.lq = self._attacked(self.lq, clean)
         self._upscale()
         border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 0)
-        images = {'img': tensor2img(self.output), 'img_clean': tensor2img(clean), 'lq': tensor2img(self.lq),
-                    'lq_clean': tensor2img(lq_clean)}
+        images = {
+            'img': tensor2img(self.output),
+            'img_clean': tensor2img(clean),
+            'lq': tensor2img(self.lq),
+            'lq_clean': tensor2img(lq_clean),
+        }
         if hasattr(self, 'gt'):
             images['img2'] = tensor2img(self.gt)
         stability = {'type': 'calculate_stability', 'crop_border': border}
@@ -232,8 +237,10 @@ class RobustValidation(WholeCheckpoints):
     def _attacked(self, lq, clean):
         attack, net = self._attack_of_validation, self._tested_net
         if attack.objective.needs_ground_truth and not hasattr(self, 'gt'):
-            raise OptionsError(f'val.attack.objective: {self._val["attack"]["objective"]} needs a ground truth, which '
-                               'this data set does not have; write stability')
+            raise OptionsError(
+                f'val.attack.objective: {self._val["attack"]["objective"]} needs a ground truth, which '
+                'this data set does not have; write stability'
+            )
         if self._val.get('tile') and attack.tile is None and attack.memory is None and 'tile' in attack.parameters():
             attack = attack.but(**self._tiles)
         training = net.training
@@ -269,8 +276,9 @@ class RobustValidation(WholeCheckpoints):
     def _mean_of_all(self, mean):
         if not self.opt['dist']:
             return mean
-        total = torch.tensor([mean * self._validated if self._validated else 0, self._validated],
-                             dtype=torch.float64, device=self.device)
+        total = torch.tensor(
+            [mean * self._validated if self._validated else 0, self._validated], dtype=torch.float64, device=self.device
+        )
         dist.all_reduce(total)
         return (total[0] / total[1]).item()
 
@@ -282,8 +290,9 @@ class RobustValidation(WholeCheckpoints):
             best = self.best_metric_results[dataset_name]
             for name, value in own.items():
                 higher = name not in self._hidden or is_higher_better(self._hidden[name])
-                best.setdefault(name, dict(better='higher' if higher else 'lower',
-                                           val=float('-inf' if higher else 'inf'), iter=-1))
+                best.setdefault(
+                    name, dict(better='higher' if higher else 'lower', val=float('-inf' if higher else 'inf'), iter=-1)
+                )
                 self._update_best_metric_result(dataset_name, name, value, current_iter)
         super()._log_validation_metric_values(current_iter, dataset_name, tb_logger)
         for name in own:
@@ -303,12 +312,15 @@ class RobustValidation(WholeCheckpoints):
             get_root_logger().warning(
                 f'Validation {dataset_name}: clean PSNR {psnr:.2f} dB is {before - psnr:.2f} dB below the '
                 f'{before:.2f} dB of the weights that the training began with (val.guard: {limit:g}); lower the '
-                'learning rate, attack: share or eps, or train towards the weights\' own output (train: target: '
-                'pretrained)')
+                "learning rate, attack: share or eps, or train towards the weights' own output (train: target: "
+                'pretrained)'
+            )
 
     def more_state(self):
-        best = {dataset: {name: {**entry, 'val': float(entry['val'])} for name, entry in metrics.items()}
-                for dataset, metrics in getattr(self, 'best_metric_results', {}).items()}
+        best = {
+            dataset: {name: {**entry, 'val': float(entry['val'])} for name, entry in metrics.items()}
+            for dataset, metrics in getattr(self, 'best_metric_results', {}).items()
+        }
         return {**super().more_state(), 'psnr_at_start': dict(self._clean_psnr_at_start), 'best': best}
 
     def restore_more_state(self, mine):

@@ -16,8 +16,9 @@ from rsr_basicsr.attacks.problem import untouched
 from rsr_basicsr.utils.errors import OptionsError
 
 
-def gradient_of_step(model: SRModel, step: Callable[[], None], lq: torch.Tensor, precision: str = 'fp32'
-                     ) -> torch.Tensor:
+def gradient_of_step(
+    model: SRModel, step: Callable[[], None], lq: torch.Tensor, precision: str = 'fp32'
+) -> torch.Tensor:
     """Run a training step up to its first update, and return the gradient of its loss with respect to its input.
 
     Whatever losses the trainer adds up, the gradient is that of their sum. Weights, buffers and optimizers stay as they
@@ -54,11 +55,15 @@ def gradient_of_step(model: SRModel, step: Callable[[], None], lq: torch.Tensor,
         except _UpdateReached:
             pass
         else:
-            raise OptionsError('attack.objective: training_loss needs a trainer that updates its weights by '
-                               f'optimizer_g, {type(model).__name__} does not; write ground_truth_l1')
+            raise OptionsError(
+                'attack.objective: training_loss needs a trainer that updates its weights by '
+                f'optimizer_g, {type(model).__name__} does not; write ground_truth_l1'
+            )
     if leaf.grad is None:
-        raise OptionsError(f'attack.objective: training_loss, but the first loss of {type(model).__name__} does not '
-                           'depend on lq; write ground_truth_l1')
+        raise OptionsError(
+            f'attack.objective: training_loss, but the first loss of {type(model).__name__} does not '
+            'depend on lq; write ground_truth_l1'
+        )
     return leaf.grad
 
 

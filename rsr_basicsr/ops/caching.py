@@ -43,6 +43,7 @@ def constant_tensor(maxsize: int, always: bool = False) -> Callable:
         maxsize: how many tensors are kept.
         always: do so within :func:`for_any_size`, too.
     """
+
     def decorate(function):
         @functools.lru_cache(maxsize)
         def cached(*args):

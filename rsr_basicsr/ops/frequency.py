@@ -174,8 +174,10 @@ def _filter_by_matrices(x, weight):
     """Four matrix products between two buffers: fresh memory would cost a third of the time."""
     batch, channels, height, width = x.shape
     planes = batch * channels
-    rows, rows_inverse = (matrix(height, x.device, x.dtype).expand(planes, height, height)
-                          for matrix in (_dct_matrix, _inverse_dct_matrix))
+    rows, rows_inverse = (
+        matrix(height, x.device, x.dtype).expand(planes, height, height)
+        for matrix in (_dct_matrix, _inverse_dct_matrix)
+    )
     first = torch.mm(x.reshape(-1, width), _inverse_dct_matrix(width, x.device, x.dtype))
     second = torch.bmm(rows, first.view(planes, height, width))
     second.view_as(x).mul_(weight)

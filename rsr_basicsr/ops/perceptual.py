@@ -46,14 +46,16 @@ def lpips_distance(backbone: None | str | Path = None) -> LPIPS:
         try:
             part.load_state_dict({key: state[f'features.{key}'].float() for key in part.state_dict()})
         except (KeyError, RuntimeError):
-            raise ValueError(f'{backbone} holds no features of torchvision\'s AlexNet; name another file') from None
+            raise ValueError(f"{backbone} holds no features of torchvision's AlexNet; name another file") from None
     return LPIPS(metric)
 
 
 def _alexnet():
     from torchvision.models import AlexNet_Weights
+
     try:
         return AlexNet_Weights.IMAGENET1K_V1.get_state_dict(check_hash=True)
     except OSError as error:
-        raise ValueError(f'the AlexNet weights of LPIPS cannot be downloaded ({error}); give lpips_distance a file '
-                         'with them') from None
+        raise ValueError(
+            f'the AlexNet weights of LPIPS cannot be downloaded ({error}); give lpips_distance a file with them'
+        ) from None

@@ -47,8 +47,12 @@ def upscale(net: nn.Module, lq: torch.Tensor, *, tile: int | None = None, overla
     decisions = {defense: defense.decide(lq.to(device)) for defense in defenses(net) if defense.decision != 'tile'}
     if not any(map(_masks, decisions.values())):
         return _upscale_tiles(net, lq, decisions, tile, overlap)
-    return torch.cat([_upscale_tiles(net, lq[index:index + 1], _of_image(decisions, index), tile, overlap)
-                      for index in range(len(lq))])
+    return torch.cat(
+        [
+            _upscale_tiles(net, lq[index : index + 1], _of_image(decisions, index), tile, overlap)
+            for index in range(len(lq))
+        ]
+    )
 
 
 def _upscale_tiles(net, lq, decisions, tile, overlap):
@@ -78,10 +82,19 @@ def _device_of(net, lq):
 
 def _unwrapped(net):
     """The network inside of what hands images on as they are, or nearly so."""
-    inside = next((getattr(net, name) for name, kind in (('net', Padded), ('module', nn.DataParallel),
-                                                        ('module', nn.parallel.DistributedDataParallel),
-                                                        ('_orig_mod', torch._dynamo.OptimizedModule))
-                   if isinstance(net, kind)), None)
+    inside = next(
+        (
+            getattr(net, name)
+            for name, kind in (
+                ('net', Padded),
+                ('module', nn.DataParallel),
+                ('module', nn.parallel.DistributedDataParallel),
+                ('_orig_mod', torch._dynamo.OptimizedModule),
+            )
+            if isinstance(net, kind)
+        ),
+        None,
+    )
     return net if inside is None else _unwrapped(inside)
 
 
@@ -91,8 +104,10 @@ def _masks(decision):
 
 
 def _of_image(decisions, index):
-    return {defense: decision if isinstance(decision, bool) else decision[index:index + 1]
-            for defense, decision in decisions.items()}
+    return {
+        defense: decision if isinstance(decision, bool) else decision[index : index + 1]
+        for defense, decision in decisions.items()
+    }
 
 
 def windows_of(net: nn.Module) -> int:
@@ -117,14 +132,15 @@ class Padded(nn.Module):
         height, width = x.shape[-2:]
         output = self.net(F.pad(x, (0, -width % self.window_size, 0, -height % self.window_size), 'reflect'))
         scale = output.shape[-1] // (width + -width % self.window_size)
-        return output[..., :height * scale, :width * scale]
+        return output[..., : height * scale, : width * scale]
 
 
 def defenses(net) -> list[nn.Module]:
     """The defences inside a network, be it wrapped, compiled, or one of several modules in a row."""
     modules = net.modules() if isinstance(net, nn.Module) else ()
-    found = {id(module.defense): module.defense for module in modules
-             if hasattr(getattr(module, 'defense', None), 'forced')}
+    found = {
+        id(module.defense): module.defense for module in modules if hasattr(getattr(module, 'defense', None), 'forced')
+    }
     return list(found.values())
 
 
@@ -154,9 +170,11 @@ def tile_within(net: nn.Module, lq: torch.Tensor, memory: float, overlap: int = 
         return None
     tile = (int(math.sqrt(memory * 2**30 / a_pixel)) - 2 * overlap) // 8 * 8
     if tile < 8:
-        least = a_pixel * (8 + 2 * overlap)**2 / 2**30
-        raise ValueError(f'memory: {memory} GiB is too little for a tile of 8 pixels with an overlap of {overlap}; it '
-                         f'takes {math.ceil(least * 1000) / 1000}')
+        least = a_pixel * (8 + 2 * overlap) ** 2 / 2**30
+        raise ValueError(
+            f'memory: {memory} GiB is too little for a tile of 8 pixels with an overlap of {overlap}; it '
+            f'takes {math.ceil(least * 1000) / 1000}'
+        )
     return tile
 
 

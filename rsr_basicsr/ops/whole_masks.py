@@ -60,8 +60,14 @@ class WholeMasks:
         multiple: the network continues windows to multiples of this number by itself.
     """
 
-    def __init__(self, net: Callable[[torch.Tensor], torch.Tensor], decision: bool | torch.Tensor,
-                 rows: list[Span], columns: list[Span], multiple: int = 1):
+    def __init__(
+        self,
+        net: Callable[[torch.Tensor], torch.Tensor],
+        decision: bool | torch.Tensor,
+        rows: list[Span],
+        columns: list[Span],
+        multiple: int = 1,
+    ):
         self.net, self.decision = net, decision
         self.rows, self.columns, self.multiple = rows, columns, multiple
         self._maps: list[torch.Tensor] = []
@@ -88,15 +94,19 @@ class WholeMasks:
         index, self._met = self._met, self._met + 1
         if index == self._stage:
             raise _Reached(x, functools.partial(self._mask_whole, defense, place, x.device))
-        row, column = ((_scaled(span.start, size, _seen(span, size, self.multiple)), size)
-                       for span, size in zip(self._window, x.shape[-2:]))
-        return self._maps[index][..., row[0]:sum(row), column[0]:sum(column)].to(x)
+        row, column = (
+            (_scaled(span.start, size, _seen(span, size, self.multiple)), size)
+            for span, size in zip(self._window, x.shape[-2:])
+        )
+        return self._maps[index][..., row[0] : sum(row), column[0] : sum(column)].to(x)
 
     def _whole(self, run, lq):
         """All tiles of a stage, put together."""
         if torch.is_grad_enabled() and lq.requires_grad:
-            return torch.cat([torch.cat([self._part(run, lq, row, column) for column in self.columns], dim=-1)
-                              for row in self.rows], dim=-2)
+            return torch.cat(
+                [torch.cat([self._part(run, lq, row, column) for column in self.columns], dim=-1) for row in self.rows],
+                dim=-2,
+            )
         whole, top = None, 0  # written into, since to have all parts beside the whole would take twice its memory
         for row in self.rows:
             left = 0
@@ -104,10 +114,12 @@ class WholeMasks:
                 part = self._part(run, lq, row, column)
                 height, width = part.shape[-2:]
                 if whole is None:
-                    size = (self._largest(all_spans, length) for all_spans, length in
-                            ((self.rows, height), (self.columns, width)))
+                    size = (
+                        self._largest(all_spans, length)
+                        for all_spans, length in ((self.rows, height), (self.columns, width))
+                    )
                     whole = part.new_empty(*part.shape[:-2], *size)
-                whole[..., top:top + height, left:left + width] = part
+                whole[..., top : top + height, left : left + width] = part
                 left += width
             top += height
         return whole[..., :top, :left]
@@ -144,7 +156,7 @@ class WholeMasks:
 
 def cut(lq: torch.Tensor, row: Span, column: Span) -> torch.Tensor:
     """The window of a tile."""
-    return lq[..., row.start:row.start + row.length, column.start:column.start + column.length]
+    return lq[..., row.start : row.start + row.length, column.start : column.start + column.length]
 
 
 def crop(output: torch.Tensor, row: Span, column: Span, multiple: int = 1) -> torch.Tensor:
@@ -170,8 +182,10 @@ def crop(output: torch.Tensor, row: Span, column: Span, multiple: int = 1) -> to
 def _check_scale(output, row, column):
     scale = output.shape[-1] // column.length if isinstance(output, torch.Tensor) else 0
     if scale == 0 or output.shape[-2:] != (scale * row.length, scale * column.length):
-        raise ValueError(f'{tuple(getattr(output, "shape", ()))} of a window of {row.length}x{column.length}: only '
-                         'networks that upscale by a whole number can work in tiles')
+        raise ValueError(
+            f'{tuple(getattr(output, "shape", ()))} of a window of {row.length}x{column.length}: only '
+            'networks that upscale by a whole number can work in tiles'
+        )
 
 
 def _seen(span, size, multiple):
@@ -186,6 +200,8 @@ def _rounded(number, multiple):
 def _scaled(number, size, length):
     """A number of pixels of a window of ``length``, in the pixels of something of ``size``."""
     if number * size % length:
-        raise ValueError(f'{size} values for {length} pixels: masks inside such a network cannot be put together from '
-                         'tiles; take defense: decision: tile')
+        raise ValueError(
+            f'{size} values for {length} pixels: masks inside such a network cannot be put together from '
+            'tiles; take defense: decision: tile'
+        )
     return number * size // length

@@ -101,6 +101,7 @@ def _objective(words: Iterable[str], where: str) -> Callable[[Any], Any]:
         words: what is allowed.
         where: the block that the key ``objective`` stands in.
     """
+
     def parse(value):
         if not isinstance(value, Mapping):
             return one_of(words)(value)
@@ -113,10 +114,17 @@ def _objective(words: Iterable[str], where: str) -> Callable[[Any], Any]:
 
 def _attack_block(value):
     where = 'an attack inside the attack'
-    return parse_block(value, {
-        'type': Key(one_of(tuple(ATTACKS))),  # eps is that of the training
-        'objective': Key(_objective(_OBJECTIVES, where)), 'quantize': Key(one_of(QUANTIZE)),
-        **_ANY_ATTACK, **_OTHERS}, where)
+    return parse_block(
+        value,
+        {
+            'type': Key(one_of(tuple(ATTACKS))),  # eps is that of the training
+            'objective': Key(_objective(_OBJECTIVES, where)),
+            'quantize': Key(one_of(QUANTIZE)),
+            **_ANY_ATTACK,
+            **_OTHERS,
+        },
+        where,
+    )
 
 
 #: What attacks are made of that consist of others
@@ -148,11 +156,17 @@ ATTACK = {
 def adversarial_attack(value):
     """One attack of ``rsr adversarial-set``."""
     where = 'an attack of the set'
-    return parse_block(value, {
-        'type': Key(one_of(tuple(name for name in ATTACKS if name not in ('Transfer', 'WorstOf'))), required=True),
-        'share': Key(number(0, above=True)), 'eps': Key(either(some_eps, interval(some_eps))),
-        'objective': Key(_objective(('stability', 'perceptual'), where)),  # there is no ground truth
-        **_ANY_ATTACK}, where)
+    return parse_block(
+        value,
+        {
+            'type': Key(one_of(tuple(name for name in ATTACKS if name not in ('Transfer', 'WorstOf'))), required=True),
+            'share': Key(number(0, above=True)),
+            'eps': Key(either(some_eps, interval(some_eps))),
+            'objective': Key(_objective(('stability', 'perceptual'), where)),  # there is no ground truth
+            **_ANY_ATTACK,
+        },
+        where,
+    )
 
 
 #: Of ``train:``, beside the blocks below
@@ -198,8 +212,14 @@ CLASSIFIER_OPT = {
 #: Of ``train:`` of FrequencyClassifierModel
 CLASSIFIER_TRAIN = {
     'clip_gradient': Key(number(0, above=True)),
-    'calibration': Key(lambda value: parse_block(value, {
-        'datasets': Key(list_of(block), required=True),  # of pairs, and of more clean images
-        'false_alarms': Key(number(0, 1), default=0.005),
-    }, 'train.calibration')),
+    'calibration': Key(
+        lambda value: parse_block(
+            value,
+            {
+                'datasets': Key(list_of(block), required=True),  # of pairs, and of more clean images
+                'false_alarms': Key(number(0, 1), default=0.005),
+            },
+            'train.calibration',
+        )
+    ),
 }

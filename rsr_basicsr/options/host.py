@@ -39,8 +39,10 @@ RUN = {
     'network_g': Key(block, required=True),
     'path': Key(block, required=True),
 }
-STAGE = {'train': {'train': Key(block, required=True), 'logger': Key(block, required=True), 'val': Key(block)},
-         'test': {'val': Key(block, required=True)}}
+STAGE = {
+    'train': {'train': Key(block, required=True), 'logger': Key(block, required=True), 'val': Key(block)},
+    'test': {'val': Key(block, required=True)},
+}
 
 TRAIN = {
     'total_iter': Key(integer(1), required=True),
@@ -68,10 +70,19 @@ DEGRADATIONS = {
     'scale': Key(integer(1), required=True),
     'gt_size': Key(integer(1), required=True),
     'second_blur_prob': _PROBABILITY,
-    **{f'{key}{order}': rule for order in ('', '2') for key, rule in {
-        'resize_prob': Key(list, required=True), 'resize_range': _RANGE, 'gaussian_noise_prob': _PROBABILITY,
-        'noise_range': _RANGE, 'poisson_scale_range': _RANGE, 'gray_noise_prob': _PROBABILITY, 'jpeg_range': _RANGE,
-    }.items()},
+    **{
+        f'{key}{order}': rule
+        for order in ('', '2')
+        for key, rule in {
+            'resize_prob': Key(list, required=True),
+            'resize_range': _RANGE,
+            'gaussian_noise_prob': _PROBABILITY,
+            'noise_range': _RANGE,
+            'poisson_scale_range': _RANGE,
+            'gray_noise_prob': _PROBABILITY,
+            'jpeg_range': _RANGE,
+        }.items()
+    },
 }
 USM_OF_NET = {'gt_usm': Key(boolean, required=True)}
 USM_OF_GAN = {key: Key(boolean, required=True) for key in ('l1_gt_usm', 'percep_gt_usm', 'gan_gt_usm')}
@@ -89,23 +100,36 @@ DATASET = {
 LOADER = {'batch_size_per_gpu': Key(integer(1), required=True), 'num_worker_per_gpu': Key(integer(0), required=True)}
 BACKEND = {'type': Key(one_of(('disk', 'lmdb', 'memcached')), required=True)}
 _FLIPS = {'use_hflip': Key(boolean, required=True), 'use_rot': Key(boolean, required=True)}
-BLUR = {key: Key(either(number(0), list), required=True) for key in (
-    'kernel_list', 'kernel_prob', 'blur_sigma', 'betag_range', 'betap_range', 'sinc_prob')}
+BLUR = {
+    key: Key(either(number(0), list), required=True)
+    for key in ('kernel_list', 'kernel_prob', 'blur_sigma', 'betag_range', 'betap_range', 'sinc_prob')
+}
 KERNEL_SIZES = {key: Key(integer(1), required=True) for key in ('blur_kernel_size', 'blur_kernel_size2')}
 FINAL_SINC = {'final_sinc_prob': _PROBABILITY}
 _FOLDERS = {key: Key(text, required=True) for key in ('dataroot_gt', 'dataroot_lq')}
 _TURNS = {'use_hflip': Key(boolean), 'use_rot': Key(boolean)}
 _PAIRS = {**_TURNS, 'weaken': Key(number(0, 1)), 'crop': Key(integer(16))}
 DATASET_OF_TYPE = {
-    'AdversarialSetDataset': {'dataroot': Key(names, required=True), 'dataroot_extra': Key(names),
-                              'transplant': Key(number(0, 1)), **_PAIRS},
+    'AdversarialSetDataset': {
+        'dataroot': Key(names, required=True),
+        'dataroot_extra': Key(names),
+        'transplant': Key(number(0, 1)),
+        **_PAIRS,
+    },
     'AdversarialImagesDataset': _PAIRS,
     'RealESRGANDataset': {
-        'dataroot_gt': Key(text, required=True), 'io_backend': Key(block, required=True), **_FLIPS, **KERNEL_SIZES,
-        **FINAL_SINC, **BLUR, **{f'{key}2': rule for key, rule in BLUR.items()},
+        'dataroot_gt': Key(text, required=True),
+        'io_backend': Key(block, required=True),
+        **_FLIPS,
+        **KERNEL_SIZES,
+        **FINAL_SINC,
+        **BLUR,
+        **{f'{key}2': rule for key, rule in BLUR.items()},
     },
-    **{name: {**_FOLDERS, 'io_backend': Key(block, required=True)}
-       for name in ('PairedImageDataset', 'RealESRGANPairedDataset')},
+    **{
+        name: {**_FOLDERS, 'io_backend': Key(block, required=True)}
+        for name in ('PairedImageDataset', 'RealESRGANPairedDataset')
+    },
 }
 PAIRED_TRAINING = {'gt_size': Key(integer(1), required=True), **_FLIPS}
 
@@ -132,8 +156,16 @@ def check_sections(opt: Any, stage: str, problems: Problems | None = None) -> No
         if problems.there(key) and opt[key] is not None:
             parse_each(opt[key], {'type': Key(text, required=True)}, key, problems)
     if problems.there('path'):
-        parse_each(opt['path'], {key: Key(text) for key in opt['path'] if str(key).startswith(
-            ('pretrain_network', 'resume_state', 'param_key'))}, 'path', problems)
+        parse_each(
+            opt['path'],
+            {
+                key: Key(text)
+                for key in opt['path']
+                if str(key).startswith(('pretrain_network', 'resume_state', 'param_key'))
+            },
+            'path',
+            problems,
+        )
     if problems.there('datasets'):
         _check_datasets(opt['datasets'], stage, problems)
     if stage == 'train':
@@ -142,8 +174,12 @@ def check_sections(opt: Any, stage: str, problems: Problems | None = None) -> No
         val = opt['val']
         parse_each(val, VAL_WHILE_TRAINING if stage == 'train' else VAL, 'val', problems)
         if problems.there('val.metrics'):
-            parse_each(val.get('metrics') or {}, {name: Key(block, required=True) for name in val.get('metrics') or {}},
-                       'val.metrics', problems)
+            parse_each(
+                val.get('metrics') or {},
+                {name: Key(block, required=True) for name in val.get('metrics') or {}},
+                'val.metrics',
+                problems,
+            )
 
 
 def _check_datasets(datasets, stage, problems):
@@ -155,8 +191,10 @@ def _check_datasets(datasets, stage, problems):
         kind = str(phase).split('_')[0]
         if kind not in PHASES[stage] or (stage == 'train' and kind == 'train' != phase):
             known = ('train', 'val', 'val_2') if stage == 'train' else ('test_1', 'test_2')
-            problems.append(f'{where}: BasicSR knows data sets by names such as {", ".join(known)}; got {shown(phase)}'
-                            + (', as a training has it' if kind == 'train' else ''))
+            problems.append(
+                f'{where}: BasicSR knows data sets by names such as {", ".join(known)}; got {shown(phase)}'
+                + (', as a training has it' if kind == 'train' else '')
+            )
             problems.spoil(where)
             continue
         parse_each(datasets, {phase: Key(block, required=True)}, 'datasets', problems)

@@ -53,8 +53,9 @@ def load_options(path: str) -> dict:
     except yaml.YAMLError as error:
         where = in_one_line(error).replace(' in "<unicode string>",', ',')
         tab = "'\\t'" in where
-        raise OptionsError(f'-opt {path} is not a YAML file: {where}'
-                           f'{"; write spaces in the place of tabs" if tab else ""}') from None
+        raise OptionsError(
+            f'-opt {path} is not a YAML file: {where}{"; write spaces in the place of tabs" if tab else ""}'
+        ) from None
     except RecursionError:
         raise OptionsError(f'-opt {path} is not a YAML file: its blocks are too deep') from None
     except Exception as error:  # what Python makes of dates that are none, and of numbers without end
@@ -85,8 +86,10 @@ def repeated_keys(path: str) -> list[str]:
                 if isinstance(key, yaml.ScalarNode) and key.value != '<<':
                     line = key.start_mark.line + 1
                     if key.value in lines:
-                        found.append(f'{key.value} stands in line {lines[key.value]} and again in line {line}, which '
-                                     'counts; take one of them out')
+                        found.append(
+                            f'{key.value} stands in line {lines[key.value]} and again in line {line}, which '
+                            'counts; take one of them out'
+                        )
                     lines[key.value] = line
     return found
 
@@ -130,8 +133,12 @@ def as_parsed(opt: dict[str, Any], stage: str, root: str) -> None:
             path[key] = osp.expanduser(value)
     folder = osp.join(root, 'experiments' if stage == 'train' else 'results', str(opt.get('name')))
     if stage == 'train':
-        path.update(experiments_root=folder, models=osp.join(folder, 'models'), log=folder,
-                    training_states=osp.join(folder, 'training_states'))
+        path.update(
+            experiments_root=folder,
+            models=osp.join(folder, 'models'),
+            log=folder,
+            training_states=osp.join(folder, 'training_states'),
+        )
     else:
         path.update(results_root=folder, log=folder)
     path['visualization'] = os.path.join(folder, 'visualization')
@@ -161,8 +168,10 @@ def override(options: dict[str, Any], changes: Sequence[str], new_sections: bool
                 place[section] = {}
             place = place.get(section)
             if place is None:
-                raise OptionsError(f'--force_yml {change}: the options file has no block {section}'
-                                   f'{nearest(section, there) if there else "; write it there"}')
+                raise OptionsError(
+                    f'--force_yml {change}: the options file has no block {section}'
+                    f'{nearest(section, there) if there else "; write it there"}'
+                )
             if not isinstance(place, dict):
                 raise OptionsError(f'--force_yml {change}: {section} is not a block of keys')
         place[key] = None if not new_sections and text.strip().lower() == 'none' else _value(change, text)

@@ -21,8 +21,9 @@ class SeveralProblems(OptionsError):
 
     def __init__(self, sentences: Iterable[str]):
         self.sentences = list(sentences)
-        super().__init__(f'{len(self.sentences)} entries cannot be used:\n'
-                         + '\n'.join(f'  {line}' for line in self.sentences))
+        super().__init__(
+            f'{len(self.sentences)} entries cannot be used:\n' + '\n'.join(f'  {line}' for line in self.sentences)
+        )
 
 
 class Problems(list):

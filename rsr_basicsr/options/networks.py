@@ -124,8 +124,10 @@ def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: int |
     said = f': {refusal}'
     if windowed and size % window:
         said = f'; write a multiple of {window * scale}, that is window_size {window} times scale {scale}'
-    raise OptionsError(f'gt_size: {gt_size} gives low-resolution patches of {size}x{size}, which {type(net).__name__} '
-                       f'does not take{said}')
+    raise OptionsError(
+        f'gt_size: {gt_size} gives low-resolution patches of {size}x{size}, which {type(net).__name__} '
+        f'does not take{said}'
+    )
 
 
 def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
@@ -139,8 +141,10 @@ def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
     for size in (tile + overlap, tile + 2 * overlap):
         refusal = _refusal(hollow, size)
         if refusal is not None:
-            raise OptionsError(f'val.tile: {tile} with val.tile_overlap: {overlap} gives tiles of {size}x{size}, which '
-                               f'{type(net).__name__} does not take: {refusal}')
+            raise OptionsError(
+                f'val.tile: {tile} with val.tile_overlap: {overlap} gives tiles of {size}x{size}, which '
+                f'{type(net).__name__} does not take: {refusal}'
+            )
 
 
 def sketch(net: torch.nn.Module) -> torch.nn.Module:
@@ -160,7 +164,7 @@ def _refusal(net, size):
 
 def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     """Check that the file of pretrained weights is there, whole, and fits the network."""
-    label, path = network[len('network_'):], opt['path'].get(f'pretrain_{network}')
+    label, path = network[len('network_') :], opt['path'].get(f'pretrain_{network}')
     where = f'path.pretrain_{network}'
     if path is None:
         if network == 'network_g' and not opt['is_train'] and opt[network].get('weights') is None:
@@ -175,10 +179,17 @@ def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
     if opt['path'].get(f'strict_load_{label}', True):
         _check_fit(net, state, f'{where}: {path}')
     _check_versions(net, state, f'{where}: {path}')
-    if isinstance(net, DefenseMixin) and not opt['is_train'] and net.defense.gate in ('classifier', 'soft') \
-            and net.defense.classifier.origin == UNTRAINED and not brings_defense(net, state):
-        raise OptionsError(f'{where}: {path} is a plain backbone without a trained classifier; write builtin or name '
-                           f'a file in {network}.defense.classifier.weights, or set gate to always or never')
+    if (
+        isinstance(net, DefenseMixin)
+        and not opt['is_train']
+        and net.defense.gate in ('classifier', 'soft')
+        and net.defense.classifier.origin == UNTRAINED
+        and not brings_defense(net, state)
+    ):
+        raise OptionsError(
+            f'{where}: {path} is a plain backbone without a trained classifier; write builtin or name '
+            f'a file in {network}.defense.classifier.weights, or set gate to always or never'
+        )
 
 
 def check_resumed(opt: Mapping[str, Any], network: str, net: torch.nn.Module) -> None:
@@ -195,7 +206,7 @@ def check_resumed(opt: Mapping[str, Any], network: str, net: torch.nn.Module) ->
     if network in (opt['path'].get('ignore_resume_networks') or ()):
         return
     iteration = read_file(opt['path']['resume_state'])['iter']
-    path = osp.join(opt['path']['models'], f'net_{network[len("network_"):]}_{iteration}.pth')
+    path = osp.join(opt['path']['models'], f'net_{network[len("network_") :]}_{iteration}.pth')
     content = read_file(path) if osp.isfile(path) else {}
     for state in content.values() if isinstance(content, dict) else ():
         if is_state(state):
@@ -232,15 +243,20 @@ def _check_fit(net, state, where):
             continue
         if own.get(key) != found.get(key):
             if key.startswith('defense.') and not isinstance(net, DefenseMixin):
-                raise OptionsError(f'{where} holds a defended network; write type: Defended{type(net).__name__} to use '
-                                   'it')
+                raise OptionsError(
+                    f'{where} holds a defended network; write type: Defended{type(net).__name__} to use it'
+                )
             if key.startswith('defense.classifier.'):
-                raise OptionsError(f'{where} holds a classifier of another type or size than the options; write the '
-                                   f'one it was trained with in network_g.defense.classifier.type ({key} is '
-                                   f'{found.get(key, "missing")} in the file, and {own.get(key, "missing")} in '
-                                   f'{type(net).__name__} as the options build it)')
-            raise OptionsError(f'{where} holds weights of another network: {key} is {found.get(key, "missing")} in the '
-                               f'file and {own.get(key, "missing")} in {type(net).__name__} as the options build it')
+                raise OptionsError(
+                    f'{where} holds a classifier of another type or size than the options; write the '
+                    f'one it was trained with in network_g.defense.classifier.type ({key} is '
+                    f'{found.get(key, "missing")} in the file, and {own.get(key, "missing")} in '
+                    f'{type(net).__name__} as the options build it)'
+                )
+            raise OptionsError(
+                f'{where} holds weights of another network: {key} is {found.get(key, "missing")} in the '
+                f'file and {own.get(key, "missing")} in {type(net).__name__} as the options build it'
+            )
 
 
 def brings_defense(net: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> bool:

@@ -34,12 +34,14 @@ def copy_options(folder: Path, overwrite: bool = False) -> list[Path]:
     """
     contents = {folder / name: (options_folder() / name).read_bytes() for name in options_files()}
     try:
-        contents = {path: content for path, content in contents.items()
-                    if not path.exists() or path.read_bytes() != content}
+        contents = {
+            path: content for path, content in contents.items() if not path.exists() or path.read_bytes() != content
+        }
         edited = [str(path) for path in contents if path.exists()]
         if edited and not overwrite:
-            raise OptionsError(f'{", ".join(edited)} would lose what was edited; name another folder, or add '
-                               '--overwrite')
+            raise OptionsError(
+                f'{", ".join(edited)} would lose what was edited; name another folder, or add --overwrite'
+            )
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, content)

@@ -59,8 +59,11 @@ def parse_block(block: Any, schema: Schema, where: str) -> dict:
     _refuse_unknown(block, schema, where, problems)
     for name, rule in schema.items():
         with problems.noted():
-            value = (_parse_key(block, name, rule, where) if isinstance(rule, Key)
-                     else parse_block(block.get(name), rule, f'{where}.{name}'))
+            value = (
+                _parse_key(block, name, rule, where)
+                if isinstance(rule, Key)
+                else parse_block(block.get(name), rule, f'{where}.{name}')
+            )
             if value is not ABSENT:
                 parsed[name] = value
     problems.stop()
@@ -142,7 +145,7 @@ def registered(registry, name: str, where: str):
         return registry.get(name)
     if f'{name}{suffix}' in registry:
         return registry.get(f'{name}{suffix}')
-    known = [key[:-len(suffix)] if key.endswith(suffix) else key for key in registry.keys()]
+    known = [key[: -len(suffix)] if key.endswith(suffix) else key for key in registry.keys()]
     raise OptionsError(f'{where}: {name!r} is not registered{nearest(name, known)}')
 
 
@@ -166,8 +169,11 @@ def check_call(function: Callable, options: Mapping, where: str, given: int = 0,
         absent = [name for name in known if name not in options]
         _refuse_unknown([key for key in options if key not in known and _alike(key, absent)], known, where, problems)
     for parameter in parameters:
-        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD \
-                and parameter.name not in options:
+        if (
+            parameter.default is parameter.empty
+            and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            and parameter.name not in options
+        ):
             with problems.noted():
                 raise MissingKey(where, parameter.name)
     problems.stop()
@@ -182,6 +188,7 @@ def nearest(name: Any, known: Iterable[str]) -> str:
 
 def number(low: float, high: float = float('inf'), above: bool = False) -> Callable[[Any], float]:
     """A finite number in [low, high], or in (low, high] with ``above``."""
+
     def parse(value):
         least = f'above {low:g}' if above else f'of at least {low:g}'
         expected = f'expected a number {least}' + ('' if math.isinf(high) else f' and at most {high:g}')
@@ -198,6 +205,7 @@ def number(low: float, high: float = float('inf'), above: bool = False) -> Calla
 
 def integer(low: int) -> Callable[[Any], int]:
     """A whole number of at least ``low``."""
+
     def parse(value):
         try:
             result = number(low)(value)
@@ -212,6 +220,7 @@ def integer(low: int) -> Callable[[Any], int]:
 
 def pair(parse: Callable[[Any], float]) -> Callable[[Any], list]:
     """Two values, each parsed alike, in any order."""
+
     def parse_both(value):
         if not isinstance(value, (list, tuple)) or len(value) != 2:
             raise ValueError('expected two numbers in brackets')
@@ -222,6 +231,7 @@ def pair(parse: Callable[[Any], float]) -> Callable[[Any], list]:
 
 def interval(parse: Callable[[Any], float]) -> Callable[[Any], list]:
     """[low, high], each parsed alike."""
+
     def parse_both(value):
         low, high = pair(parse)(value)
         if low > high:
@@ -233,6 +243,7 @@ def interval(parse: Callable[[Any], float]) -> Callable[[Any], list]:
 
 def list_of(parse: Callable[[Any], Any]) -> Callable[[Any], list]:
     """A list of at least one value, each parsed alike."""
+
     def parse_each(value):
         if not isinstance(value, (list, tuple)) or not value:
             raise ValueError('expected a list in brackets')
@@ -248,6 +259,7 @@ def either(parse: Callable[[Any], Any], parse_list: Callable[[Any], Any]) -> Cal
 
 def word_or(words: Iterable[str], parse: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """One of some words, or what another rule takes."""
+
     def parse_either(value):
         try:
             return value if value in words else parse(value)
@@ -259,6 +271,7 @@ def word_or(words: Iterable[str], parse: Callable[[Any], Any]) -> Callable[[Any]
 
 def one_of(choices: Iterable[str]) -> Callable[[Any], str]:
     """One of some words."""
+
     def parse(value):
         if value not in choices:
             raise ValueError(f'expected one of {", ".join(choices)}')

@@ -26,8 +26,9 @@ def check_new(path: Path | None, overwrite: bool = False, made: Path | None = No
     if path is None:
         return
     if path.exists() and (path.is_dir() or not overwrite):
-        raise OptionsError(f'{path} is there already; ' + (
-            'name a file' if path.is_dir() else 'it is replaced with --overwrite only'))
+        raise OptionsError(
+            f'{path} is there already; ' + ('name a file' if path.is_dir() else 'it is replaced with --overwrite only')
+        )
     if not path.parent.is_dir() and path.parent != made:
         raise OptionsError(f'{path} cannot be written: there is no folder {path.parent}')
 
@@ -62,8 +63,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
         # The workers of a run that was killed need some seconds to see it.
         claim = FileLock(_claim_of(folder), timeout=_PATIENCE).acquire()
     except Timeout:
-        raise OptionsError(f'{folder} belongs to a run that still goes on; wait for its end, or give this one another '
-                           'name') from None
+        raise OptionsError(
+            f'{folder} belongs to a run that still goes on; wait for its end, or give this one another name'
+        ) from None
     except OSError as error:
         raise OptionsError(f'{folder} cannot be written: {error.strerror}') from error
     with claim:
@@ -84,9 +86,3 @@ def has_writer(folder: Path) -> bool:
 
 def _claim_of(folder):
     return folder.with_name(f'.{folder.name}.lock')
-
-
-
-
-
-

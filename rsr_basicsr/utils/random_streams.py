@@ -14,8 +14,11 @@ import torch
 def random_state() -> dict[str, Any]:
     """States of all random number generators of this process, as plain values and tensors."""
     name, keys, position, has_gauss, cached = np.random.get_state()
-    state = {'python': random.getstate(), 'numpy': [name, keys.tolist(), position, has_gauss, cached],
-             'torch': torch.get_rng_state()}
+    state = {
+        'python': random.getstate(),
+        'numpy': [name, keys.tolist(), position, has_gauss, cached],
+        'torch': torch.get_rng_state(),
+    }
     if torch.cuda.is_initialized():
         state['cuda'] = torch.cuda.get_rng_state()
     return state

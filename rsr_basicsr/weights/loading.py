@@ -10,8 +10,9 @@ from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights.state_dict import entry_taken, read_file, tensors_in, under_own_names, without_wrapper
 
 
-def load_network(self: BaseModel, net: nn.Module, load_path: str, strict: bool = True,
-                 param_key: str | None = 'params') -> None:
+def load_network(
+    self: BaseModel, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
+) -> None:
     """What BasicSR's method of this name does; a state dict needs no entry around it, and may have published names.
 
     Args:

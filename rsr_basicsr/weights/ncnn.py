@@ -72,7 +72,7 @@ def _layers(param: str) -> Iterator[tuple[str, dict[str, int]]]:
         raise WeightsError(f'the ncnn file does not start with {_MAGIC} and the number of its layers')
     for line in lines:
         kind, _, n_in, n_out, *rest = line.split()
-        pairs = (word.split('=') for word in rest[int(n_in) + int(n_out):])
+        pairs = (word.split('=') for word in rest[int(n_in) + int(n_out) :])
         yield kind, {key: int(value) for key, value in pairs if value.isdigit()}
 
 
@@ -106,7 +106,7 @@ class _Cursor:
         padded = size + -size % 4
         if padded > self.left:
             raise WeightsError(f'the ncnn file ends {padded - self.left} bytes early')
-        chunk = self._stream[self._at:self._at + size]
+        chunk = self._stream[self._at : self._at + size]
         self._at += padded
         return chunk
 

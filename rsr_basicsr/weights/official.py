@@ -76,13 +76,13 @@ class Weights:
 
 
 def _rrdb(num_block: int) -> dict[str, Any]:
-    return dict(
-        type='RRDBNet', num_in_ch=3, num_out_ch=3, num_feat=64, num_block=num_block, num_grow_ch=32, scale=4)
+    return dict(type='RRDBNet', num_in_ch=3, num_out_ch=3, num_feat=64, num_block=num_block, num_grow_ch=32, scale=4)
 
 
 def _compact(num_conv: int) -> dict[str, Any]:
     return dict(
-        type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=num_conv, upscale=4, act_type='prelu')
+        type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=num_conv, upscale=4, act_type='prelu'
+    )
 
 
 WEIGHTS: dict[str, Weights] = {
@@ -96,7 +96,8 @@ WEIGHTS: dict[str, Weights] = {
             network=_rrdb(num_block=23),
             key='params_ema',
             member='REALESRGAN_X4PLUS_UP4X',
-            digest='8826e1f5389d6999f7ea873d95d97658d848ac805262682505c7d227b3838941'),
+            digest='8826e1f5389d6999f7ea873d95d97658d848ac805262682505c7d227b3838941',
+        ),
         Weights(
             name='RealESRGAN_x4plus_anime_6B',
             url=f'{_RELEASES}/v0.2.2.4/RealESRGAN_x4plus_anime_6B.pth',
@@ -105,7 +106,8 @@ WEIGHTS: dict[str, Weights] = {
             network=_rrdb(num_block=6),
             key='params_ema',
             member='REALESRGAN_X4PLUSANIME_UP4X',
-            digest='551329eb7573ce20959e701740ed2ee53fe41871c4ebe527e77e966fd23d801b'),
+            digest='551329eb7573ce20959e701740ed2ee53fe41871c4ebe527e77e966fd23d801b',
+        ),
         Weights(
             name='realesr-animevideov3',
             url=f'{_RELEASES}/v0.2.5.0/realesr-animevideov3.pth',
@@ -114,14 +116,16 @@ WEIGHTS: dict[str, Weights] = {
             network=_compact(num_conv=16),
             key='params',
             member='REALESRGAN_ANIMAVIDEOV3_UP4X',
-            digest='85cb5834f9f86aadb46099056b87a4060126672a5f5b0944865d0f2dbeef0b6d'),
+            digest='85cb5834f9f86aadb46099056b87a4060126672a5f5b0944865d0f2dbeef0b6d',
+        ),
         Weights(
             name='realesr-general-x4v3',
             url=f'{_RELEASES}/v0.2.5.0/realesr-general-x4v3.pth',
             sha256='8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292',
             size=4885111,
             network=_compact(num_conv=32),
-            key='params'),
+            key='params',
+        ),
     )
 }
 
@@ -183,7 +187,8 @@ def _fetch(weights: Weights, path: Path) -> Path:
                 return path
     raise WeightsError(
         f'{weights.name} cannot be fetched ({"; ".join(reasons)}): download {weights.url} by hand to {path}, where it '
-        'is verified and used')
+        'is verified and used'
+    )
 
 
 def _mismatch(path: Path, weights: Weights) -> str | None:

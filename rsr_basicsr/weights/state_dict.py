@@ -55,8 +55,7 @@ def load_state(path: str | Path, key: str | Sequence[str] | None = None) -> dict
     return state_in(read_file(path), path, key)
 
 
-def state_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None
-             ) -> dict[str, torch.Tensor]:
+def state_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """As :func:`load_state`, of what :func:`read_file` has read from that file."""
     state = tensors_in(content, path, key)
     for name, tensor in state.items():
@@ -65,13 +64,13 @@ def state_in(content: Any, path: str | Path, key: str | Sequence[str] | None = N
     return state
 
 
-def tensors_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None
-               ) -> dict[str, torch.Tensor]:
+def tensors_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """As :func:`state_in`, but values that are not finite are let pass: a training that has diverged can go on."""
     state = _pick(path, content, key)
     if not is_state(state) or not state:
         raise WeightsError(
-            f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top')
+            f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top'
+        )
     return with_metadata(state, state)
 
 
@@ -93,7 +92,8 @@ def entry_taken(content: Any, key: str | None) -> str | None:
 def is_state(value: Any) -> bool:
     """Whether something out of a file is a state dict; an empty one, too."""
     return isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
+    )
 
 
 def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
@@ -142,11 +142,19 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Pa
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
     except RuntimeError as error:
-        found, own = ({key: tuple(value.shape) for key, value in tensors.items()}
-                      for tensors in (under_own_names(net, state), net.state_dict()))
-        what = next((f'{key} is {found.get(key, "missing")} in the file and {own.get(key, "missing")} in '
-                     f'{type(net).__name__}' for key in [*found, *own] if found.get(key) != own.get(key)),
-                    in_one_line(error))
+        found, own = (
+            {key: tuple(value.shape) for key, value in tensors.items()}
+            for tensors in (under_own_names(net, state), net.state_dict())
+        )
+        what = next(
+            (
+                f'{key} is {found.get(key, "missing")} in the file and {own.get(key, "missing")} in '
+                f'{type(net).__name__}'
+                for key in [*found, *own]
+                if found.get(key) != own.get(key)
+            ),
+            in_one_line(error),
+        )
         raise WeightsError(f'{path} holds weights of another network: {what}') from error
     return net.eval()
 
@@ -154,18 +162,20 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Pa
 def without_wrapper(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A state dict under the names of the network itself, where it was saved from inside DataParallel."""
     prefix = 'module.'
-    bare = OrderedDict((key[len(prefix):] if key.startswith(prefix) else key, value) for key, value in state.items())
+    bare = OrderedDict((key[len(prefix) :] if key.startswith(prefix) else key, value) for key, value in state.items())
     metadata = getattr(state, '_metadata', None)
     if metadata is not None:
         if 'module' in metadata:  # beside it there is one for the wrapper itself
-            metadata = {f'{name}.'[len(prefix):-1]: entry for name, entry in metadata.items()
-                        if f'{name}.'.startswith(prefix)}
+            metadata = {
+                f'{name}.'[len(prefix) : -1]: entry for name, entry in metadata.items() if f'{name}.'.startswith(prefix)
+            }
         bare._metadata = OrderedDict(metadata)
     return bare
 
 
-def under_own_names(net: torch.nn.Module, state: Mapping[str, torch.Tensor],
-                    report: Callable[[str], None] = lambda line: None) -> Mapping[str, torch.Tensor]:
+def under_own_names(
+    net: torch.nn.Module, state: Mapping[str, torch.Tensor], report: Callable[[str], None] = lambda line: None
+) -> Mapping[str, torch.Tensor]:
     """A state dict under the names of a network, where it knows others: see :class:`rsr_basicsr.archs.CDC`.
 
     Args:
@@ -204,7 +214,8 @@ def read_file(path: str | Path) -> Any:
         if code:
             raise WeightsError(
                 f'{path} wants to run {code[1]} when read, which is refused; give a file that holds only tensors '
-                '(a state dict)') from error
+                '(a state dict)'
+            ) from error
         raise WeightsError(f'{path} is damaged or not a PyTorch weight file; fetch or save it again') from error
 
 

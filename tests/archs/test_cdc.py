@@ -25,11 +25,20 @@ def full():
 def test_parameter_counts(full):
     assert count(full) == 39_920_530
     assert count(full.stem) == 3 * 64 * 9 + 64
-    hourglass = (residual(64, 128) + residual(128, 128) + residual(128, 256) + residual(256, 256)  # encoder
-                 + 2 * residual(256, 256)  # bottom
-                 + 2 * residual(256, 256) + 2 * residual(128, 128)  # skips
-                 + residual(256, 256) + residual(256, 128) + residual(128, 128) + residual(128, 64)  # decoder
-                 + residual(64, 64))
+    hourglass = (
+        residual(64, 128)
+        + residual(128, 128)
+        + residual(128, 256)
+        + residual(256, 256)  # encoder
+        + 2 * residual(256, 256)  # bottom
+        + 2 * residual(256, 256)
+        + 2 * residual(128, 128)  # skips
+        + residual(256, 256)
+        + residual(256, 128)
+        + residual(128, 128)
+        + residual(128, 64)  # decoder
+        + residual(64, 64)
+    )
     inception = 64 * 64 * (1 + (1 + 9) + (1 + 9 + 9)) + 3 * 64 * 64
     assert [count(h) for h in full.hourglasses] == [hourglass + 2 * inception] * 5 + [hourglass]
     layer = 64 * 64 * 9 + 64
@@ -184,8 +193,14 @@ def test_defended_cdc_has_the_papers_13_masks():
 
 
 def test_masked_hourglass_input_feeds_the_outermost_skip():
-    net = build_network({'type': 'DefendedCDC', 'num_feat': 2, 'num_hourglass': 2, 'defense': {
-        'gate': 'always', 'points': ['hourglass']}})
+    net = build_network(
+        {
+            'type': 'DefendedCDC',
+            'num_feat': 2,
+            'num_hourglass': 2,
+            'defense': {'gate': 'always', 'points': ['hourglass']},
+        }
+    )
     fed = {}
     first = net.hourglasses[0]
     first.encoder[0].register_forward_hook(lambda module, args, output: fed.update(encoder=args[0]))

@@ -33,10 +33,13 @@ from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights.state_dict import load_network, load_state
 
 PAPER = {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9}
-WRAPPED = {'at the top': lambda state: state, 'in params': lambda state: {'params': state},
-           'in params_ema': lambda state: {'params_ema': state},
-           'in state_dict': lambda state: {'state_dict': state, 'epoch': 3},
-           'of DataParallel': lambda state: parallel(state)}
+WRAPPED = {
+    'at the top': lambda state: state,
+    'in params': lambda state: {'params': state},
+    'in params_ema': lambda state: {'params_ema': state},
+    'in state_dict': lambda state: {'state_dict': state, 'epoch': 3},
+    'of DataParallel': lambda state: parallel(state),
+}
 
 
 def parallel(state):
@@ -74,14 +77,16 @@ def with_classifier(net):
 
 # --- Names ------------------------------------------------------------------------------------------------------------
 
+
 def test_every_published_name_has_ours():
     keys = {f'{module}.weight': torch.zeros(0) for module in PUBLISHED.values()}
     expected = {published: ours for ours, published in PUBLISHED.items()}
     assert len(keys) == 395 and is_published(keys)
-    assert list(renamed(keys)) == [f'{expected[key[:-len(".weight")]]}.weight' for key in keys]
+    assert list(renamed(keys)) == [f'{expected[key[: -len(".weight")]]}.weight' for key in keys]
     classifier = [f'preclass.fcall.{layer}.{name}' for layer in (0, 2, 4) for name in ('weight', 'bias')]
     assert list(renamed(dict.fromkeys(classifier))) == [
-        f'defense.classifier.body.{layer}.{name}' for layer in (0, 2, 4) for name in ('weight', 'bias')]
+        f'defense.classifier.body.{layer}.{name}' for layer in (0, 2, 4) for name in ('weight', 'bias')
+    ]
     unknown = ['HG_0.down1.res_block.res.0.scale.weight', 'upsample_flat.9.0.bias', 'upsample_sky.0.0.bias', 'x']
     assert list(renamed(dict.fromkeys(unknown))) == unknown
 
@@ -93,8 +98,12 @@ def test_scales_with_one_upsampling(scale, kernel):
     pairs = {ours: published for ours, published in PUBLISHED.items() if 'heads' not in ours}
     for number, component in enumerate(('flat', 'edge', 'corner')):
         for heads, name in (('picture_heads', f'upsample_{component}'), ('attention_heads', f'{component}_map')):
-            pairs.update({f'{heads}.{number}.{ours}': f'{name}.{published}'
-                          for ours, published in ((0, '0.0'), (2, '1.1'), (4, '2.0'), (6, '3.0'))})
+            pairs.update(
+                {
+                    f'{heads}.{number}.{ours}': f'{name}.{published}'
+                    for ours, published in ((0, '0.0'), (2, '1.1'), (4, '2.0'), (6, '3.0'))
+                }
+            )
     net = small_cdc(scale=scale)
     state = published_state(net, pairs)
     assert state['flat_map.3.0.weight'].shape[-1] == kernel
@@ -113,6 +122,7 @@ def test_recognised_under_our_names(scale, tmp_path):
 
 
 # --- Loading ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope='module')
 def published_file(tmp_path_factory):
@@ -190,11 +200,18 @@ def test_other_tensors_are_named(tmp_path):
     with pytest.raises(WeightsError, match='HG_0.extra.weight is .1,. in the file and missing in CDC'):
         open_network(save(state, tmp_path / 'net.pth'))
     with pytest.raises(WeightsError, match=r'stem.weight is \(4, 3, 3, 3\) in the file and \(8, 3, 3, 3\)'):
-        load_network({'type': 'CDC', 'num_feat': 8, 'num_hourglass': 4,
-                      'weights': save(published_state(small_cdc()), tmp_path / 'net.pth')})
+        load_network(
+            {
+                'type': 'CDC',
+                'num_feat': 8,
+                'num_hourglass': 4,
+                'weights': save(published_state(small_cdc()), tmp_path / 'net.pth'),
+            }
+        )
 
 
 # --- Commands ---------------------------------------------------------------------------------------------------------
+
 
 def options_for(model, pairs, photos, file, **defense):
     opt = paired_options(pairs, model, 'DefendedCDC', 1, photos)
@@ -233,11 +250,24 @@ def test_check_and_test(pairs, photos, tmp_path, monkeypatch, capsys):
     net = small_cdc()
     path = save(with_classifier(net), tmp_path / 'published.pth')
     opt = dict(
-        name='published', model_type='DefendedSRModel', scale=4, num_gpu=0, manual_seed=0,
+        name='published',
+        model_type='DefendedSRModel',
+        scale=4,
+        num_gpu=0,
+        manual_seed=0,
         network_g={'type': 'DefendedCDC', **SMALL, 'defense': {'classifier': PAPER}},
-        datasets={'test_1': dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
-                                 dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})},
-        path={'pretrain_network_g': path, 'strict_load_g': True}, val={'save_img': True, 'suffix': None})
+        datasets={
+            'test_1': dict(
+                name='pairs',
+                type='PairedImageDataset',
+                dataroot_gt=str(pairs / 'gt'),
+                dataroot_lq=str(pairs / 'lq'),
+                io_backend={'type': 'disk'},
+            )
+        },
+        path={'pretrain_network_g': path, 'strict_load_g': True},
+        val={'save_img': True, 'suffix': None},
+    )
     opt['network_g']['defense']['gate'] = 'never'
     monkeypatch.chdir(tmp_path)
     file = write(opt, tmp_path / 'test.yml')
@@ -281,12 +311,26 @@ def test_export(tmp_path, capsys):
 def test_benchmark(pairs, tmp_path):
     path = save(with_classifier(small_cdc()), tmp_path / 'published.pth')
     network = {**SMALL, 'num_in_ch': 3, 'weights': path}
-    opt = {'name': 'published', 'num_gpu': 0, 'gallery': 0, 'mask_seeds': [0], 'eps': [8],
-           'networks': {'plain': {'type': 'CDC', **network},
-                        'defended': {'type': 'DefendedCDC', **network, 'defense': {'classifier': PAPER}}},
-           'attacks': {'ifgsm': {'type': 'FGSM'}},
-           'datasets': {'photos': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
-                                   'dataroot_lq': str(pairs / 'lq'), 'num_images': 1}}}
+    opt = {
+        'name': 'published',
+        'num_gpu': 0,
+        'gallery': 0,
+        'mask_seeds': [0],
+        'eps': [8],
+        'networks': {
+            'plain': {'type': 'CDC', **network},
+            'defended': {'type': 'DefendedCDC', **network, 'defense': {'classifier': PAPER}},
+        },
+        'attacks': {'ifgsm': {'type': 'FGSM'}},
+        'datasets': {
+            'photos': {
+                'type': 'PairedImageDataset',
+                'dataroot_gt': str(pairs / 'gt'),
+                'dataroot_lq': str(pairs / 'lq'),
+                'num_images': 1,
+            }
+        },
+    }
     assert main(['benchmark', '-opt', str(write(opt, tmp_path / 'o.yml')), '-o', str(tmp_path / 'out')]) == 0
     assert 'defended' in (tmp_path / 'out' / 'results.csv').read_text()
 

@@ -45,33 +45,46 @@ def test_histograms_are_those_of_the_dct_of_blocks(size, stride):
     corners = [(top, left) for top in range(0, 24 - size + 1, stride) for left in range(0, 32 - size + 1, stride)]
     for axis, plane in enumerate(axes):
         for top, left in corners:
-            block = scipy.fft.dctn(plane[top:top + size, left:left + size], norm='ortho').ravel()
+            block = scipy.fft.dctn(plane[top : top + size, left : left + size], norm='ortho').ravel()
             level = np.log2(np.abs(block) + 0.25) + 2
             for k in range(8):  # triangles one bin wide; all beyond the last one counts in it
                 bins[axis, :, k] += np.clip(1 - np.abs(np.minimum(level, 7) - k), 0, 1)
     expected = np.sqrt(bins[:, 1:] / len(corners) + 1e-4).ravel()
     start = 0 if size == 8 else 3 * 63 * 8
     features = StatisticsClassifier().features(torch.from_numpy(image).float()[None] / 255)[0]
-    np.testing.assert_allclose(features[start:start + expected.size].numpy(), expected, atol=2e-4)
+    np.testing.assert_allclose(features[start : start + expected.size].numpy(), expected, atol=2e-4)
 
 
 def _in_flat_parts(image):
     """Residuals of the planes of an image (3, 44, 36) in grey levels, with a margin of four, and where it is flat."""
     red, green, blue = image
     planes = [image.mean(axis=0), (red - green) / 2, (blue - green) / 2, red, green, blue]
-    filters = [[[0, 0, 0], [0, -1, 1], [0, 0, 0]], [[0, 0, 0], [0, -1, 0], [0, 1, 0]],
-               [[1, -2, 1], [-2, 4, -2], [1, -2, 1]], [[0, 1, 0], [1, -4, 1], [0, 1, 0]]]
+    filters = [
+        [[0, 0, 0], [0, -1, 1], [0, 0, 0]],
+        [[0, 0, 0], [0, -1, 0], [0, 1, 0]],
+        [[1, -2, 1], [-2, 4, -2], [1, -2, 1]],
+        [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
+    ]
     filters = [np.array(each) / max(1, np.abs(each).max()) for each in filters]
     # A difference to the next pixel is divided by nothing, the two second differences by four.
-    residuals = np.stack([[scipy.ndimage.correlate(np.pad(plane, 4, mode='reflect'), each)
-                           for each in filters] for plane in planes])
-    means = np.array([[image[:, 4 * i:4 * i + 8, 4 * j:4 * j + 8].mean() for j in range(8)] for i in range(10)])
+    residuals = np.stack(
+        [[scipy.ndimage.correlate(np.pad(plane, 4, mode='reflect'), each) for each in filters] for plane in planes]
+    )
+    means = np.array([[image[:, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8].mean() for j in range(8)] for i in range(10)])
     activity = scipy.ndimage.maximum_filter(means, 3) - scipy.ndimage.minimum_filter(means, 3)
     where = []
     for share in FLAT:
         limit = np.sort(activity.ravel())[int(share * (activity.size - 1))]
-        where.append([(2 + 4 * i + y, 2 + 4 * j + x) for i in range(10) for j in range(8) if activity[i, j] <= limit
-                      for y in range(4) for x in range(4)])
+        where.append(
+            [
+                (2 + 4 * i + y, 2 + 4 * j + x)
+                for i in range(10)
+                for j in range(8)
+                if activity[i, j] <= limit
+                for y in range(4)
+                for x in range(4)
+            ]
+        )
     return residuals, [tuple(np.array(places).T) for places in where]
 
 
@@ -88,10 +101,13 @@ def test_residual_statistics_are_those_of_the_flat_parts():
                 shares = [np.clip(1 - np.abs(values - k), 0, 1).mean() for k in range(20)]
                 expected += list(np.sqrt(np.array(shares) + 1e-4))
     rows, columns = (each + 4 for each in flattest)
-    pairs = [[(plane[3][rows, columns], plane[3][rows + dy, columns + dx]) for plane in residuals[:3]]
-             for dy, dx in LAGS]
-    colours = [[(residuals[3 + i, k][rows, columns], residuals[3 + j, k][rows, columns]) for k in range(4)]
-               for i, j in ((0, 1), (0, 2), (1, 2))]
+    pairs = [
+        [(plane[3][rows, columns], plane[3][rows + dy, columns + dx]) for plane in residuals[:3]] for dy, dx in LAGS
+    ]
+    colours = [
+        [(residuals[3 + i, k][rows, columns], residuals[3 + j, k][rows, columns]) for k in range(4)]
+        for i, j in ((0, 1), (0, 2), (1, 2))
+    ]
     for groups in (pairs, colours):
         both = [pair for group in groups for pair in group]
         expected += [(a * b).mean() / np.sqrt((a**2).mean() * (b**2).mean()) for a, b in both]
@@ -116,7 +132,7 @@ def test_gradient_is_a_finite_difference(cls):
     net = cls().double().eval()
     x = torch.rand(1, 3, 24, 20, dtype=torch.float64).requires_grad_()
     direction = torch.randn_like(x)
-    gradient, = torch.autograd.grad(log_odds(net(x)).sum(), x)
+    (gradient,) = torch.autograd.grad(log_odds(net(x)).sum(), x)
     step = 1e-7
     with torch.no_grad():
         ahead, behind = (log_odds(net(x + sign * step * direction)).item() for sign in (1, -1))

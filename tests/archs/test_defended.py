@@ -30,8 +30,9 @@ BACKBONES = {
     MSRResNet: dict(num_feat=8, num_block=2),
     EDSR: dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1),
     RCAN: dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_group=1, num_block=1, squeeze_factor=2),
-    SwinIR: dict(img_size=12, window_size=4, depths=(1,), embed_dim=8, num_heads=(1,), upscale=4,
-                 upsampler='pixelshuffle'),
+    SwinIR: dict(
+        img_size=12, window_size=4, depths=(1,), embed_dim=8, num_heads=(1,), upscale=4, upsampler='pixelshuffle'
+    ),
 }
 SMALL_CDC = dict(num_feat=4, num_hourglass=2)
 BACKBONE_IDS = [cls.__name__ for cls in BACKBONES]
@@ -194,7 +195,7 @@ def test_with_a_seed_a_image_is_the_same_in_any_batch(cls, gate):
         net.defense.threshold = threshold_between(net, x)
         together = net(x)
         for index in range(4):
-            assert torch.equal(net(x[index:index + 1]), together[index:index + 1])
+            assert torch.equal(net(x[index : index + 1]), together[index : index + 1])
         assert torch.equal(net(x[1:3]), together[1:3]) and torch.equal(net(x.flip(0)), together.flip(0))
         if gate == 'classifier':
             attacked = net.defense.attacked(x)
@@ -203,14 +204,15 @@ def test_with_a_seed_a_image_is_the_same_in_any_batch(cls, gate):
 
 
 def test_real_weights_are_the_same_in_any_batch(real_network):
-    net = build_network({**WEIGHTS['realesr-animevideov3'].network, 'type': 'DefendedSRVGGNetCompact',
-                         'defense': {'seed': 0}}).eval()
+    net = build_network(
+        {**WEIGHTS['realesr-animevideov3'].network, 'type': 'DefendedSRVGGNetCompact', 'defense': {'seed': 0}}
+    ).eval()
     net.load_state_dict(real_network.state_dict())
     x = torch.rand(3, 3, 24, 24)
     with torch.no_grad():
         net.defense.threshold = threshold_between(net, x)
         together = net(x)
-        assert all(torch.equal(net(x[i:i + 1]), together[i:i + 1]) for i in range(3))
+        assert all(torch.equal(net(x[i : i + 1]), together[i : i + 1]) for i in range(3))
 
 
 def test_another_seed_gives_other_masks_and_none_gives_new_ones():
@@ -284,9 +286,9 @@ def test_forced_decisions_nest():
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_gradients_and_attacks_inside_autocast(dtype):
     net, x = build(RRDBNet, gate='always', seed=0), torch.rand(1, 3, 16, 16, requires_grad=True)
-    expected, = torch.autograd.grad(net(x).sum(), x)
+    (expected,) = torch.autograd.grad(net(x).sum(), x)
     with torch.autocast('cpu', dtype=dtype):
-        gradient, = torch.autograd.grad(net(x).float().sum(), x)
+        (gradient,) = torch.autograd.grad(net(x).float().sum(), x)
         attacked = IFGSM(eps=4, steps=2)(net, x)
     assert (gradient - expected).norm() < 0.1 * expected.norm()
     assert (attacked - x).abs().max() > 1 / 255
@@ -302,7 +304,7 @@ def test_gradient_straight_through_the_gate(threshold):
     with net.defense.straight_through():
         output = net(x)
     torch.testing.assert_close(output, plain, rtol=0, atol=1e-12)
-    gradient, = torch.autograd.grad((output * v).sum(), x)
+    (gradient,) = torch.autograd.grad((output * v).sum(), x)
 
     with torch.no_grad():
         # The path itself, with its masks or without, and P(attacked) by a finite difference.
@@ -318,7 +320,7 @@ def test_gradient_straight_through_the_gate(threshold):
 def test_no_gradient_passes_a_gate_that_is_not_asked():
     net = defend(Identity)(defense={'seed': 0, 'classifier': {'threshold': 1.0}}).eval()
     x, v = torch.rand(1, 3, 12, 12, requires_grad=True), torch.randn(1, 3, 12, 12)
-    gradient, = torch.autograd.grad((net(x) * v).sum(), x)
+    (gradient,) = torch.autograd.grad((net(x) * v).sum(), x)
     torch.testing.assert_close(gradient, masked_identity(v))
 
 
@@ -335,10 +337,16 @@ def test_half_precision_stays_near_float32(backbone, gate, dtype):
 
 
 def test_half_precision_of_real_weights_stays_near_float32(real_network):
-    net = build_network({**WEIGHTS['realesr-animevideov3'].network, 'type': 'DefendedSRVGGNetCompact',
-                         'defense': {'seed': 0, 'gate': 'always'}}).eval()
+    net = build_network(
+        {
+            **WEIGHTS['realesr-animevideov3'].network,
+            'type': 'DefendedSRVGGNetCompact',
+            'defense': {'seed': 0, 'gate': 'always'},
+        }
+    ).eval()
     net.load_state_dict(real_network.state_dict())
     x = F.interpolate(torch.rand(1, 3, 6, 6), size=24, mode='bicubic').clamp(0, 1)
+
     def error(dtype):
         with torch.no_grad(), torch.autocast('cpu', dtype=dtype):
             output = net(x).float()
@@ -358,13 +366,23 @@ def test_half_precision_of_real_weights_stays_near_float32(real_network):
 
 
 PLACES = {
-    RRDBNet: [('input', '', (3, 20, 24)), ('trunk', 'conv_body', (8, 20, 24)),
-              ('upsampler', 'conv_up1', (8, 20, 24), 2)],
-    SwinIR: [('input', '', (3, 20, 24)), ('trunk', 'conv_after_body', (8, 20, 24)),
-             ('upsampler', 'upsample', (64, 20, 24))],
-    CDC: [('input', '', (3, 20, 24)), ('hourglass', 'hourglasses.0', (4, 32, 32)),
-          ('inner', 'hourglasses.0.inner', (4, 32, 32)), ('hourglass', 'hourglasses.1', (4, 32, 32)),
-          ('inner', 'hourglasses.1.inner', (4, 32, 32))],
+    RRDBNet: [
+        ('input', '', (3, 20, 24)),
+        ('trunk', 'conv_body', (8, 20, 24)),
+        ('upsampler', 'conv_up1', (8, 20, 24), 2),
+    ],
+    SwinIR: [
+        ('input', '', (3, 20, 24)),
+        ('trunk', 'conv_after_body', (8, 20, 24)),
+        ('upsampler', 'upsample', (64, 20, 24)),
+    ],
+    CDC: [
+        ('input', '', (3, 20, 24)),
+        ('hourglass', 'hourglasses.0', (4, 32, 32)),
+        ('inner', 'hourglasses.0.inner', (4, 32, 32)),
+        ('hourglass', 'hourglasses.1', (4, 32, 32)),
+        ('inner', 'hourglasses.1.inner', (4, 32, 32)),
+    ],
 }
 
 
@@ -386,9 +404,16 @@ def test_presets_of_points():
         build(RRDBNet, points=['features', 'trunk'])
 
 
-@pytest.mark.parametrize('wrong', [
-    {'decision': 'pixel'}, {'draws': 0}, {'seed': -1}, {'classifier': {'type': 'paper', 'pool_by': 'width'}},
-    {'classifier': {'type': 'spectrum'}}])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        {'decision': 'pixel'},
+        {'draws': 0},
+        {'seed': -1},
+        {'classifier': {'type': 'paper', 'pool_by': 'width'}},
+        {'classifier': {'type': 'spectrum'}},
+    ],
+)
 def test_wrong_arguments_are_refused(wrong):
     with pytest.raises(ValueError, match='must be'):
         build(RRDBNet, **wrong)

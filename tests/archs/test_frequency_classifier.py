@@ -54,9 +54,11 @@ def test_weights_of_the_former_slope_are_refused(tmp_path):
     torch.save(state, tmp_path / 'now.pth')
     state._metadata['']['version'] = 1
     torch.save(state, tmp_path / 'before.pth')
-    load = [lambda path: FrequencyClassifier(weights=str(path)),
-            lambda path: build_classifier({'type': 'paper', 'weights': str(path)}),
-            lambda path: FrequencyClassifier().load_state_dict(torch.load(path, weights_only=True))]
+    load = [
+        lambda path: FrequencyClassifier(weights=str(path)),
+        lambda path: build_classifier({'type': 'paper', 'weights': str(path)}),
+        lambda path: FrequencyClassifier().load_state_dict(torch.load(path, weights_only=True)),
+    ]
     for each in load:
         each(tmp_path / 'now.pth')
         with pytest.raises(WeightsError, match='slope 0.2 where it has 0.01 now'):

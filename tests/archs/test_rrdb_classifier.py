@@ -24,7 +24,7 @@ def build(**defense):
 def says(defense, clean):
     """Let the classifier of a defence say these P(clean), a number an image."""
     clean = torch.as_tensor(clean)
-    defense.classifier.raw_logits = lambda x: torch.stack([clean.log(), (1 - clean).log()], dim=1)[:len(x)]
+    defense.classifier.raw_logits = lambda x: torch.stack([clean.log(), (1 - clean).log()], dim=1)[: len(x)]
 
 
 def places(x, crops):
@@ -32,7 +32,7 @@ def places(x, crops):
     found = set()
     for crop in crops:
         top, left = divmod(int(crop[0, 0, 0, 0]), x.shape[-1])
-        assert torch.equal(crop, x[..., top:top + 48, left:left + 48])
+        assert torch.equal(crop, x[..., top : top + 48, left : left + 48])
         found.add((top, left))
     return found
 
@@ -114,11 +114,11 @@ def test_straight_through_and_soft_gates_pass_the_gradient_of_the_masked_network
     for gate in ('classifier', 'soft'):
         net = build(gate=gate, seed=0)
         with net.defense.straight_through():
-            found, = torch.autograd.grad(net(x).square().sum(), x)
+            (found,) = torch.autograd.grad(net(x).square().sum(), x)
         with torch.no_grad():
             decision = net.defense.decide(x)
         with net.defense.forced(decision):
-            expected, = torch.autograd.grad(net(x).square().sum(), x)
+            (expected,) = torch.autograd.grad(net(x).square().sum(), x)
         torch.testing.assert_close(found, expected)
         assert found.abs().sum() > 0
 
@@ -127,16 +127,29 @@ def test_attacks_follow_the_network_and_say_that_the_detector_has_no_gradient():
     net, x = build(seed=0), torch.rand(1, 3, 48, 48)
     for attack in (IFGSM(eps=4, steps=2, gate='straight_through'), Square(eps=4, queries=4)):
         assert (attack(net, x) - x).abs().max() > 1 / 255
-    with pytest.raises(ValueError, match='the detector of DefendedGain, a RRDBFrequencyClassifier, has no gradient; '
-                                         'attack the network with gate: always or never, or by Square'):
+    with pytest.raises(
+        ValueError,
+        match='the detector of DefendedGain, a RRDBFrequencyClassifier, has no gradient; '
+        'attack the network with gate: always or never, or by Square',
+    ):
         DetectorAware(steps=1)(net, x)
 
 
-@pytest.mark.parametrize('clean, masked', [
-    ([0.9, 0.2, 0.3], True), ([0.9, 0.8, 0.3], False), ([0.4], True), ([0.6], False),
-    ([0.1, 0.9], False), ([0.1, 0.2, 0.9, 0.8], False), ([0.1, 0.2, 0.4, 0.9], True),
-    ([0.0, 0.51, 0.52], False),  # whose mean is below the threshold
-    ([float('nan'), 0.2, 0.9], True), ([float('nan'), 0.8, 0.9], False)])
+@pytest.mark.parametrize(
+    'clean, masked',
+    [
+        ([0.9, 0.2, 0.3], True),
+        ([0.9, 0.8, 0.3], False),
+        ([0.4], True),
+        ([0.6], False),
+        ([0.1, 0.9], False),
+        ([0.1, 0.2, 0.9, 0.8], False),
+        ([0.1, 0.2, 0.4, 0.9], True),
+        ([0.0, 0.51, 0.52], False),  # whose mean is below the threshold
+        ([float('nan'), 0.2, 0.9], True),
+        ([float('nan'), 0.8, 0.9], False),
+    ],
+)
 def test_the_majority_of_a_batch_decides(clean, masked):
     net = build(decision='majority')
     says(net.defense, clean)
@@ -173,7 +186,7 @@ class Vote(torch.nn.Module):
 
 def test_a_graph_votes_on_whole_images():
     net, sizes = Vote().eval().requires_grad_(False), [torch.export.Dim(name, min=16, max=999) for name in 'hw']
-    shapes = {0: torch.export.Dim('batch', max=99), 2: sizes[0], 3: sizes[1]},
+    shapes = ({0: torch.export.Dim('batch', max=99), 2: sizes[0], 3: sizes[1]},)
     with torch.no_grad(), for_any_size():
         graph = torch.export.export(net, (torch.rand(2, 3, 36, 50),), dynamic_shapes=shapes, strict=False).module()
     whole = FrequencyClassifier()

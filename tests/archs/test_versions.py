@@ -22,14 +22,17 @@ from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 from rsr_basicsr.weights.state_dict import load_network, load_state
 
-SENTENCE = r"trained with an earlier version of (Defended)?CDC \(1, now 2\): .*activations.*; train it again"
+SENTENCE = r'trained with an earlier version of (Defended)?CDC \(1, now 2\): .*activations.*; train it again'
 
 
 def options(pairs, photos, **path):
     opt = paired_options(pairs, 'DefendedCDCModel', 'DefendedCDC', 1, photos)
     opt['train']['pixel_opt'] = {'type': 'ComponentLoss'}
-    opt['network_g'] = {'type': 'DefendedCDC', **SMALL, 'defense': {
-        'classifier': {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9}}}
+    opt['network_g'] = {
+        'type': 'DefendedCDC',
+        **SMALL,
+        'defense': {'classifier': {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9}},
+    }
     opt['train']['ema_decay'] = 0.9
     opt['logger']['save_checkpoint_freq'] = 1
     opt['path'].update(path)
@@ -82,8 +85,11 @@ def test_refused_by_whatever_loads(old, tmp_path):
     wrapped = torch.load(tmp_path / 'parallel.pth', weights_only=True)
     wrapped['params']._metadata['module']['version'] = 1
     torch.save(wrapped, tmp_path / 'parallel.pth')
-    for attempt in (lambda: open_network(str(old)), lambda: open_network(str(tmp_path / 'parallel.pth')),
-                    lambda: load_network({'type': 'CDC', **SMALL, 'weights': tmp_path / 'parallel.pth'})):
+    for attempt in (
+        lambda: open_network(str(old)),
+        lambda: open_network(str(tmp_path / 'parallel.pth')),
+        lambda: load_network({'type': 'CDC', **SMALL, 'weights': tmp_path / 'parallel.pth'}),
+    ):
         with pytest.raises(WeightsError, match=rf'\.pth: the weights were {SENTENCE}'):
             attempt()
     assert len(plain) < len(state)

@@ -54,8 +54,10 @@ def test_forced_gates_are_those_of_a_network_that_does_so(gate, decision, photo)
     # With a seed the masks are the same in both networks.
     net, same = (DefendedReach(defense={'gate': g, 'seed': 1}).eval() for g in ('classifier', gate))
     clean = net(photo).detach()
-    first, second = (attack(n, photo, clean, generator=torch.Generator().manual_seed(0))
-                     for attack, n in ((PGD(eps=4, steps=3, gate=gate), net), (PGD(eps=4, steps=3), same)))
+    first, second = (
+        attack(n, photo, clean, generator=torch.Generator().manual_seed(0))
+        for attack, n in ((PGD(eps=4, steps=3, gate=gate), net), (PGD(eps=4, steps=3), same))
+    )
     assert torch.equal(first, second)
 
 
@@ -64,8 +66,10 @@ def test_straight_through_changes_the_attack_and_nothing_else(photo):
     with torch.no_grad():  # an undecided classifier
         net.defense.classifier.body[-1].weight *= 30
         net.defense.classifier.body[-1].bias += torch.tensor([1.0, 0.0]) * net.defense.logit(photo)
-    plain, through = (PGD(eps=4, steps=3, gate=gate)(net, photo, generator=torch.Generator().manual_seed(0))
-                      for gate in (None, 'straight_through'))
+    plain, through = (
+        PGD(eps=4, steps=3, gate=gate)(net, photo, generator=torch.Generator().manual_seed(0))
+        for gate in (None, 'straight_through')
+    )
     assert not torch.equal(plain, through)
     assert not net.defense.decide(photo).requires_grad
 
@@ -86,14 +90,15 @@ def test_tiles_obey_the_gate_on_the_way_back(photo):
     net = DefendedReach(defense={'seed': 1}).eval()
     x = photo.clone().requires_grad_()
     with net.defense.straight_through():
-        gradient, = torch.autograd.grad(upscale_tiles(net, x).square().sum(), x)
-        again, = torch.autograd.grad(upscale_tiles(net, x).square().sum(), x)
+        (gradient,) = torch.autograd.grad(upscale_tiles(net, x).square().sum(), x)
+        (again,) = torch.autograd.grad(upscale_tiles(net, x).square().sum(), x)
     assert torch.equal(gradient, again) and gradient.abs().max() > 0
     assert all(p.grad is None for p in net.parameters())
 
 
 def upscale_tiles(net, x):
     from rsr_basicsr.ops.tiled import upscale
+
     return upscale(net, x, tile=32, overlap=2)
 
 
@@ -123,8 +128,10 @@ def test_detector_aware_reaches_what_can_be_reached_undetected():
     torch.testing.assert_close((found.overall - lq)[..., :4], torch.full((2, 3, 8, 4), 8 / 255))
     unaware = PGD(eps=8, steps=20, objective=Along())(Brighter(), lq, ones)
     assert (brightness(0.5 + 0.5 / 255)(unaware) > 0).all()
-    assert torch.equal(attack(Brighter(), lq, ones, generator=torch.Generator().manual_seed(0)), attack.evade(
-        Brighter(), lq, ones, generator=torch.Generator().manual_seed(0)).undetected)
+    assert torch.equal(
+        attack(Brighter(), lq, ones, generator=torch.Generator().manual_seed(0)),
+        attack.evade(Brighter(), lq, ones, generator=torch.Generator().manual_seed(0)).undetected,
+    )
 
 
 def test_detector_aware_says_where_it_did_not_get_past():
@@ -178,7 +185,7 @@ def test_bpda_takes_the_value_of_one_and_the_gradient_of_the_other():
     assert torch.equal(identity(x), (x * 8).round() / 8)
     assert torch.equal(torch.autograd.grad(identity(x).sum(), x)[0], torch.ones_like(x))
     stand_in = BPDA(torch.round, surrogate=lambda images: images**3)
-    torch.testing.assert_close(torch.autograd.grad(stand_in(x).sum(), x)[0], 3 * x.detach()**2)
+    torch.testing.assert_close(torch.autograd.grad(stand_in(x).sum(), x)[0], 3 * x.detach() ** 2)
     assert torch.equal(stand_in(x), x.round())
     with pytest.raises(ValueError, match='transform makes'):
         BPDA(lambda images: images[..., 1:])(x)
@@ -199,8 +206,10 @@ def test_an_attack_through_bpda_gets_past_a_codec(real_network, photo):
     defended = nn.Sequential(BPDA(jpeg), real_network)
     with torch.no_grad():
         clean = defended(photo)
-        blind, knowing = ((defended(attack(net, photo)) - clean).square().sum() for attack, net in (
-            (RandomNoise(eps=8), defended), (PGD(eps=8, steps=10, keep_best=True), defended)))
+        blind, knowing = (
+            (defended(attack(net, photo)) - clean).square().sum()
+            for attack, net in ((RandomNoise(eps=8), defended), (PGD(eps=8, steps=10, keep_best=True), defended))
+        )
     assert knowing > 2 * blind
 
 
@@ -240,29 +249,48 @@ def test_alarms_for_a_network_that_masks_its_gradients(photo):
     assert measure(PGD(eps=8, steps=20), nn.Sequential(through, net.net), photo).damage > max(m.damage for m in found)
 
 
-MEASURED = [Measurement(PGD(eps=2, steps=10), 1.0, 0.0), Measurement(PGD(eps=4, steps=10), 3.0, 0.0),
-            Measurement(PGD(eps=4, steps=50), 3.5, 0.0), Measurement(Square(eps=4), 2.0),
-            Measurement(Transfer(source=nn.Identity(), eps=4), 1.5)]
+MEASURED = [
+    Measurement(PGD(eps=2, steps=10), 1.0, 0.0),
+    Measurement(PGD(eps=4, steps=10), 3.0, 0.0),
+    Measurement(PGD(eps=4, steps=50), 3.5, 0.0),
+    Measurement(Square(eps=4), 2.0),
+    Measurement(Transfer(source=nn.Identity(), eps=4), 1.5),
+]
 
 
-@pytest.mark.parametrize('index, changed, sentence', [
-    (0, Measurement(PGD(eps=2, steps=10), 1.0, 0.6), '60% of the gradient is exactly zero'),
-    (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'does not do more damage with eps 4 than with 2'),
-    (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'does not do more damage with steps 50 than with 10'),
-    (3, Measurement(Square(eps=4), 4.0), 'Square(eps=4, queries=1000, objective=Stability()) asks for no gradient and '
-                                         'does 14% more damage than the best attack that does, PGD(eps=4, steps=50'),
-    (4, Measurement(Transfer(source=nn.Identity(), eps=4), 3.6), 'Transfer(source=Identity'),
-])
+@pytest.mark.parametrize(
+    'index, changed, sentence',
+    [
+        (0, Measurement(PGD(eps=2, steps=10), 1.0, 0.6), '60% of the gradient is exactly zero'),
+        (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'does not do more damage with eps 4 than with 2'),
+        (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'does not do more damage with steps 50 than with 10'),
+        (
+            3,
+            Measurement(Square(eps=4), 4.0),
+            'Square(eps=4, queries=1000, objective=Stability()) asks for no gradient and '
+            'does 14% more damage than the best attack that does, PGD(eps=4, steps=50',
+        ),
+        (4, Measurement(Transfer(source=nn.Identity(), eps=4), 3.6), 'Transfer(source=Identity'),
+    ],
+)
 def test_each_alarm_by_itself(index, changed, sentence):
     assert masking_alarms(MEASURED) == []
-    alarms = masking_alarms([*MEASURED[:index], changed, *MEASURED[index + 1:]])
+    alarms = masking_alarms([*MEASURED[:index], changed, *MEASURED[index + 1 :]])
     assert len(alarms) == 1 and sentence in alarms[0]
 
 
 def test_what_cannot_be_compared_is_not():
-    assert masking_alarms([Measurement(PGD(eps=2), 1.0, 0.0), Measurement(Square(eps=4), 9.0),
-                           Measurement(Square(eps=2, objective='ground_truth'), 9.0),
-                           Measurement(RandomNoise(eps=2, norm='L2'), 9.0)]) == []
+    assert (
+        masking_alarms(
+            [
+                Measurement(PGD(eps=2), 1.0, 0.0),
+                Measurement(Square(eps=4), 9.0),
+                Measurement(Square(eps=2, objective='ground_truth'), 9.0),
+                Measurement(RandomNoise(eps=2, norm='L2'), 9.0),
+            ]
+        )
+        == []
+    )
 
 
 def test_no_growth_counts_only_where_there_was_more_to_find():
@@ -281,8 +309,9 @@ def test_detectors_are_checked(photo):
     ones = torch.ones_like(photo)
     for detector, message in ((lambda x: x.mean(), 'one logit an image'), (lambda x: torch.zeros(len(x)), 'gradient')):
         with pytest.raises(ValueError, match=message):
-            DetectorAware(steps=1, detector=detector, objective=Along())(Brighter(), torch.cat([photo] * 2)[..., :8],
-                                                                         torch.cat([ones] * 2)[..., :8])
+            DetectorAware(steps=1, detector=detector, objective=Along())(
+                Brighter(), torch.cat([photo] * 2)[..., :8], torch.cat([ones] * 2)[..., :8]
+            )
 
 
 def test_worst_of_measures_the_network_as_it_is_deployed(photo):

@@ -61,7 +61,8 @@ def test_every_attack_ends_inside(near_white, name):
     quick = {'steps': 3} if 'steps' in ATTACKS[name].parameters() else {}
     quick.update({'queries': 5} if 'queries' in ATTACKS[name].parameters() else {})
     found = build_attack({'type': name, 'eps': 8, 'objective': 'ground_truth', 'clamp': 'end', **quick})(
-        net, lq, target)
+        net, lq, target
+    )
     assert found.min() >= 0 and found.max() <= 1 and (found - lq).abs().max() <= 8 / 255 + 1e-9
     assert not torch.equal(found, lq)
 
@@ -95,7 +96,8 @@ def test_a_detector_sees_what_is_handed_out(near_white):
         return x.sum(dim=(1, 2, 3)) * 0 - 1
 
     DetectorAware(eps=8, steps=2, weights=[0.0], clamp='end', objective='ground_truth', detector=detector)(
-        net, lq, target)
+        net, lq, target
+    )
     judged = [x for with_gradient, x in seen if not with_gradient]
     assert len(judged) == 3 and all(0 <= x.min() and x.max() <= 1 for x in judged)
 

@@ -24,7 +24,7 @@ RADIUS = torch.tensor(8 / 255)
 def test_projection_is_the_nearest_point_of_the_ball(ball, order):
     delta = torch.randn(4, 3, 5, 6) * 0.1
     projected = ball.project(delta, RADIUS)
-    scale = 1 if order == np.inf else (3 * 5 * 6)**0.5
+    scale = 1 if order == np.inf else (3 * 5 * 6) ** 0.5
     norms = np.linalg.norm(projected.flatten(1).numpy(), ord=order, axis=1)
     assert (norms <= 8 / 255 * scale * (1 + 1e-5)).all()
     # No other point of the ball is nearer: the variational inequality of a projection onto a convex set.
@@ -42,7 +42,7 @@ def test_size_of_tiny_gradients():
 def outside(delta, low, high):
     """Share of the energy outside the band, by scipy's DCT."""
     height, width = delta.shape[-2:]
-    energy = scipy.fft.dctn(delta.double().numpy(), axes=(-2, -1), norm='ortho')**2
+    energy = scipy.fft.dctn(delta.double().numpy(), axes=(-2, -1), norm='ortho') ** 2
     distance = np.hypot(np.arange(height)[:, None], np.arange(width)) / np.hypot(height, width)
     return energy[..., (distance < low) | (distance > high)].sum() / energy.sum()
 
@@ -59,8 +59,10 @@ def test_band_limited(band, norm, real_network, photo):
     size = delta.abs().max() if norm == 'Linf' else delta.square().mean().sqrt()
     assert 2 / 255 < size <= 4 / 255 + 1e-6 and attacked.min() >= 0 and attacked.max() <= 1
     with torch.no_grad():
-        damage, noise = ((real_network(x) - real_network(photo)).square().sum() for x in (
-            attacked, (photo + torch.randn_like(delta).sign() * delta.square().mean().sqrt()).clamp(0, 1)))
+        damage, noise = (
+            (real_network(x) - real_network(photo)).square().sum()
+            for x in (attacked, (photo + torch.randn_like(delta).sign() * delta.square().mean().sqrt()).clamp(0, 1))
+        )
     if band != (0.2, 0.3):
         assert damage > noise
 
@@ -97,8 +99,10 @@ def test_rounding_down_darkens_by_half_a_level_and_to_the_nearest_does_not():
     lq = torch.randint(20, 230, (1, 3, 64, 64)).float() / 255
     attacked = lq + (torch.rand_like(lq) * 8 - 4) / 255
     radius = torch.tensor(4.5 / 255)
-    shift = {rounding: (to_8_bit(attacked, lq, radius, rounding) - attacked).mean().item() * 255
-             for rounding in (torch.floor, torch.round)}
+    shift = {
+        rounding: (to_8_bit(attacked, lq, radius, rounding) - attacked).mean().item() * 255
+        for rounding in (torch.floor, torch.round)
+    }
     assert shift[torch.floor] == pytest.approx(-0.5, abs=0.02)  # of a uniform fraction
     assert shift[torch.round] == pytest.approx(0, abs=0.02)
 
@@ -135,19 +139,25 @@ class Gather(nn.Module):
 def test_tiles_attack_as_the_whole_image_does(attack):
     # In float64, where sums in another order round alike enough for no sign to flip.
     lq, target = torch.rand(2, 3, 40, 27, dtype=torch.float64), torch.rand(2, 3, 80, 54, dtype=torch.float64)
-    whole, tiled = (attack(eps=8, steps=5, objective='ground_truth', **tile)(
-        Gather(), lq, target, generator=torch.Generator().manual_seed(0)) for tile in (
-            {}, dict(tile=16, overlap=2)))
+    whole, tiled = (
+        attack(eps=8, steps=5, objective='ground_truth', **tile)(
+            Gather(), lq, target, generator=torch.Generator().manual_seed(0)
+        )
+        for tile in ({}, dict(tile=16, overlap=2))
+    )
     torch.testing.assert_close(tiled, whole)
     short = attack(eps=8, steps=5, objective='ground_truth', tile=16, overlap=0)(
-        Gather(), lq, target, generator=torch.Generator().manual_seed(0))
+        Gather(), lq, target, generator=torch.Generator().manual_seed(0)
+    )
     assert not torch.allclose(short, whole)
 
 
 def test_with_too_little_overlap_only_the_seams_differ():
     lq, target = torch.rand(1, 3, 48, 48, dtype=torch.float64), torch.rand(1, 3, 96, 96, dtype=torch.float64)
-    whole, tiled = (IFGSM(eps=8, steps=1, objective='ground_truth', **tile)(Gather(), lq, target)
-                    for tile in ({}, dict(tile=16, overlap=1)))
+    whole, tiled = (
+        IFGSM(eps=8, steps=1, objective='ground_truth', **tile)(Gather(), lq, target)
+        for tile in ({}, dict(tile=16, overlap=1))
+    )
     differs = ((whole - tiled).abs() > 1e-6).any(dim=1)[0]
     near = (torch.arange(48)[:, None] - torch.tensor([15.5, 31.5])).abs().amin(dim=1) <= 4
     assert differs.any() and not differs[~near][:, ~near].any()
@@ -163,7 +173,7 @@ def test_real_network_in_tiles(real_network, photo):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
 
 
-PEAK = '''
+PEAK = """
 import re, sys, torch, rsr_basicsr
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from rsr_basicsr.attacks import IFGSM
@@ -179,7 +189,7 @@ open('/proc/self/clear_refs', 'w').write('5')
 before = peak()
 IFGSM(steps=1, objective='ground_truth', **settings)(net, lq, target)
 print((peak() - before) / 2**20)
-'''
+"""
 
 
 def test_memory_stays_within_the_bound():
@@ -188,8 +198,12 @@ def test_memory_stays_within_the_bound():
 
     def peak(setting):
         # Freed memory goes back at once: otherwise the peak is that of the allocator's habits.
-        run = subprocess.run([sys.executable, '-c', PEAK, setting], capture_output=True, text=True,
-                             env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'})
+        run = subprocess.run(
+            [sys.executable, '-c', PEAK, setting],
+            capture_output=True,
+            text=True,
+            env={**os.environ, 'MALLOC_MMAP_THRESHOLD_': '65536'},
+        )
         assert run.returncode == 0, run.stderr
         return float(run.stdout.split()[-1])
 

@@ -27,9 +27,14 @@ def test_networks_that_checkpoint_by_themselves():
 
 
 DOCS = (Path(__file__).parents[2] / 'docs' / 'attacks.md').read_text(encoding='utf-8')
-COST = {cells[0].strip(' `'): cells[1:] for cells in (
-    line.strip('|').split('|') for line in DOCS.split('## What they cost')[1].split('\n## ')[0].splitlines()
-    if line.startswith('| `'))}
+COST = {
+    cells[0].strip(' `'): cells[1:]
+    for cells in (
+        line.strip('|').split('|')
+        for line in DOCS.split('## What they cost')[1].split('\n## ')[0].splitlines()
+        if line.startswith('| `')
+    )
+}
 
 
 class Counting(nn.Module):
@@ -53,21 +58,34 @@ def test_cost_is_what_the_table_says(name, settings):
     parameters = ATTACKS[name].parameters()
     if any(key not in parameters for key in settings):
         pytest.skip(f'{name} does not take {settings}')
-    small = {key: value for key, value in dict(steps=4, queries=4, size=8, weights=(0.0, 1.0)).items()
-             if key in parameters}
+    small = {
+        key: value for key, value in dict(steps=4, queries=4, size=8, weights=(0.0, 1.0)).items() if key in parameters
+    }
     attack = ATTACKS[name](eps=4, **small, **settings)
     net = Counting(DefendedGain(defense={'gate': 'never'}))
     attack(net, torch.rand(1, 3, 8, 8))
-    known = {'T': getattr(attack, 'steps', None), 'Q': getattr(attack, 'queries', None), 'N': attack.draws,
-             'R': attack.restarts, 'L': len(getattr(attack, 'weights', ())), 'K': int(getattr(attack, 'keep_best', 0)),
-             'M': int(attack.restarts > 1)}
+    known = {
+        'T': getattr(attack, 'steps', None),
+        'Q': getattr(attack, 'queries', None),
+        'N': attack.draws,
+        'R': attack.restarts,
+        'L': len(getattr(attack, 'weights', ())),
+        'K': int(getattr(attack, 'keep_best', 0)),
+        'M': int(attack.restarts > 1),
+    }
     forward, backward = (eval(re.sub(r'[^TQNRLKM0-9+*() ]', '', cell), {}, known) for cell in COST[name][:2])
     reference = int(attack.asks_for_damage)  # the clean output
     assert (net.forward_passes - reference, net.backward_passes) == (forward, backward)
 
 
-CONVOLUTIONS = [dict(padding=1), dict(stride=2, padding=(1, 0)), dict(dilation=2, groups=3), dict(padding='same'),
-                dict(padding=1, padding_mode='reflect'), dict(bias=False)]
+CONVOLUTIONS = [
+    dict(padding=1),
+    dict(stride=2, padding=(1, 0)),
+    dict(dilation=2, groups=3),
+    dict(padding='same'),
+    dict(padding=1, padding_mode='reflect'),
+    dict(bias=False),
+]
 
 
 @pytest.mark.parametrize('options', CONVOLUTIONS, ids=str)
@@ -75,10 +93,14 @@ CONVOLUTIONS = [dict(padding=1), dict(stride=2, padding=(1, 0)), dict(dilation=2
 def test_convolutions_that_forget_their_input_have_its_gradient(options, layout):
     layer = nn.Conv2d(3, 6, 3, **options).requires_grad_(False)
     x = torch.rand(2, 3, 9, 10).contiguous(memory_format=layout).requires_grad_()
-    expected, = torch.autograd.grad(layer(x).square().sum(), x)
+    (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
     kept = []
-    with InputGradientOnly(), torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: [kept.append(tensor), tensor][1], lambda tensor: tensor):
+    with (
+        InputGradientOnly(),
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: [kept.append(tensor), tensor][1], lambda tensor: tensor
+        ),
+    ):
         output = layer(x)
     assert torch.equal(torch.autograd.grad(output.square().sum(), x)[0], expected)
     if 'padding_mode' not in options and options.get('padding') != 'same':
@@ -90,8 +112,9 @@ def test_convolutions_that_forget_their_input_have_its_gradient(options, layout)
 
 def test_bf16_is_near_fp32(real_network, photo):
     photo = photo[..., :24, :24]
-    problems = [Problem(PGD(precision=precision), real_network, photo, torch.tensor(4 / 255))
-                for precision in ('fp32', 'bf16')]
+    problems = [
+        Problem(PGD(precision=precision), real_network, photo, torch.tensor(4 / 255)) for precision in ('fp32', 'bf16')
+    ]
     gradients = []
     for problem in problems:
         problem.refer_to(torch.zeros(1, 3, 96, 96))

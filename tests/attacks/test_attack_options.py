@@ -12,34 +12,47 @@ from rsr_basicsr.attacks import APGD, FGSM, IFGSM, PGD, DetectorAware, Square, U
 from rsr_basicsr.attacks.objectives import build_objective
 
 WRONG = [
-    (dict(type='FGSMM'), 'FGSM, IFGSM'), (dict(type='PGD', eps=300), '1/255'), (dict(type='PGD', steps=0), 'steps'),
-    (dict(type='PGD', objective='chaos'), 'ground_truth'), (dict(type='PGD', quantize='up'), "got 'up'"),
+    (dict(type='FGSMM'), 'FGSM, IFGSM'),
+    (dict(type='PGD', eps=300), '1/255'),
+    (dict(type='PGD', steps=0), 'steps'),
+    (dict(type='PGD', objective='chaos'), 'ground_truth'),
+    (dict(type='PGD', quantize='up'), "got 'up'"),
     (dict(type='PGD', quantize='floor', clamp=False), 'quantize: floor needs clamp'),
-    (dict(type='FGSM', steps=3), "FGSM has no 'steps'"), (dict(type='PGD', stepz=3), "did you mean 'steps'"),
+    (dict(type='FGSM', steps=3), "FGSM has no 'steps'"),
+    (dict(type='PGD', stepz=3), "did you mean 'steps'"),
     (dict(type='PGD', norm='L1'), "norm must be one of Linf, L2, got 'L1'"),
     (dict(type='Square', norm='L2'), "norm must be one of Linf, got 'L2'"),
     (dict(type='PGD', gate='on'), 'gate must be one of straight_through, always, never'),
     (dict(type='PGD', draws=0), 'expected draws >= 1, a whole number, got 0'),
     (dict(type='PGD', seed=-1), 'expected seed >= 0'),
     (dict(type='PGD', tile=8, memory=1), 'tile: 8 and memory: 1 exclude each other'),
-    (dict(type='PGD', memory=0), 'expected memory > 0, got 0'), (dict(type='PGD', precision='fp8'), 'fp32, bf16'),
+    (dict(type='PGD', memory=0), 'expected memory > 0, got 0'),
+    (dict(type='PGD', precision='fp8'), 'fp32, bf16'),
     (dict(type='PGD', random_start=0), 'no gradient at the clean image'),
     (dict(type='BandLimited', band=[0.5, 0.4]), r'0 <= low < high <= 1, got \[0.5, 0.4\]'),
-    (dict(type='Square', queries=1), 'queries >= 2'), (dict(type='Square', area=0), 'area > 0 and <= 1, got 0'),
+    (dict(type='Square', queries=1), 'queries >= 2'),
+    (dict(type='Square', area=0), 'area > 0 and <= 1, got 0'),
     (dict(type='PGD', schedule='cosine'), "schedule must be one of linear, constant, got 'cosine'"),
     (dict(type='IFGSM', schedule='linear'), "IFGSM has no 'schedule'"),  # its step is that of the paper
-    (dict(type='MIFGSM', decay=-1), 'decay >= 0'), (dict(type='Universal', size=0), 'size >= 1'),
-    (dict(type='DetectorAware', weights=[]), 'expected weights'), (dict(type='PGD', eps='8'), "got '8'"),
-    (dict(type='PGD', steps=2.5), 'a whole number, got 2.5'), (dict(type='PGD', clamp='no'), 'false or end, got .no'),
-    (dict(type='APGD', rho=-3), 'rho >= 0 and <= 1, got -3'), (dict(type='PGD', objective=['a']), 'objective must be'),
-    (dict(type='BandLimited', band=0.4), r'band as \[low, high\], got 0.4'), (dict(type=['PGD']), "got \\['PGD'\\]"),
-    (dict(type='APGD', step_size=3), "APGD has no 'step_size'"), (dict(type='WorstOf', attacks=['PGD']), "got 'PGD'"),
+    (dict(type='MIFGSM', decay=-1), 'decay >= 0'),
+    (dict(type='Universal', size=0), 'size >= 1'),
+    (dict(type='DetectorAware', weights=[]), 'expected weights'),
+    (dict(type='PGD', eps='8'), "got '8'"),
+    (dict(type='PGD', steps=2.5), 'a whole number, got 2.5'),
+    (dict(type='PGD', clamp='no'), 'false or end, got .no'),
+    (dict(type='APGD', rho=-3), 'rho >= 0 and <= 1, got -3'),
+    (dict(type='PGD', objective=['a']), 'objective must be'),
+    (dict(type='BandLimited', band=0.4), r'band as \[low, high\], got 0.4'),
+    (dict(type=['PGD']), "got \\['PGD'\\]"),
+    (dict(type='APGD', step_size=3), "APGD has no 'step_size'"),
+    (dict(type='WorstOf', attacks=['PGD']), "got 'PGD'"),
     (dict(type='WorstOf', stepz=3, attacks=[{'type': 'PGD'}]), "no attack inside has 'stepz'; did you mean 'steps'"),
     (dict(type='WorstOf', momentum=0.5, attacks=[{'type': 'PGD'}]), "no attack inside has 'momentum'"),
     (dict(type='Transfer', epz=2, source=nn.Identity()), "did you mean 'eps'"),
     ('PGD', "an attack block, .* got 'PGD'"),
     (dict(type='Transfer'), 'Transfer needs source'),
-    (dict(type='WorstOf'), 'at least one attack'), (dict(type='WorstOf', attacks=[{'type': 'PG'}]), "got 'PG'"),
+    (dict(type='WorstOf'), 'at least one attack'),
+    (dict(type='WorstOf', attacks=[{'type': 'PG'}]), "got 'PG'"),
     (dict(type='WorstOf', attacks=[{'objective': name} for name in ('stability', 'ground_truth')]), 'mean different'),
 ]
 
@@ -50,15 +63,23 @@ def test_wrong_options_are_refused(options, message):
         build_attack(options)
 
 
-@pytest.mark.parametrize('lq, target, message', [
-    (torch.zeros(3, 8, 8), None, r'lq as a tensor of floats \(B, C, H, W\) in \[0, 1\], got torch.float32 \(3, 8, 8\)'),
-    (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), None, 'got torch.uint8'),
-    (torch.full((1, 3, 8, 8), 255.0), None, 'values from 255 to 255; clamp them, or divide 8-bit'),
-    (torch.full((1, 3, 8, 8), torch.nan), None, 'lq holds values that are not numbers'),
-    (torch.zeros(0, 3, 8, 8), None, r'lq is empty: \(0, 3, 8, 8\)'), (np.zeros((1, 3, 8, 8)), None, 'got float64'),
-    (torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8), 'as many targets as images, got 1 for 2'),
-    (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16), 'makes 1x3x8x8 of 1x3x8x8, but the target is 1x3x16x16'),
-])
+@pytest.mark.parametrize(
+    'lq, target, message',
+    [
+        (
+            torch.zeros(3, 8, 8),
+            None,
+            r'lq as a tensor of floats \(B, C, H, W\) in \[0, 1\], got torch.float32 \(3, 8, 8\)',
+        ),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), None, 'got torch.uint8'),
+        (torch.full((1, 3, 8, 8), 255.0), None, 'values from 255 to 255; clamp them, or divide 8-bit'),
+        (torch.full((1, 3, 8, 8), torch.nan), None, 'lq holds values that are not numbers'),
+        (torch.zeros(0, 3, 8, 8), None, r'lq is empty: \(0, 3, 8, 8\)'),
+        (np.zeros((1, 3, 8, 8)), None, 'got float64'),
+        (torch.zeros(2, 3, 8, 8), torch.zeros(1, 3, 8, 8), 'as many targets as images, got 1 for 2'),
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 16, 16), 'makes 1x3x8x8 of 1x3x8x8, but the target is 1x3x16x16'),
+    ],
+)
 def test_wrong_images_are_refused(lq, target, message):
     with pytest.raises(ValueError, match=message):
         PGD(steps=1, objective='stability')(Affine(torch.ones(1, 3, 1, 1)), lq, target)
@@ -141,20 +162,39 @@ def test_but_changes_what_it_is_told_and_keeps_the_rest(attack):
 
 
 def test_blocks_inside_blocks_take_what_they_do_not_say():
-    built = build_attack({'type': 'WorstOf', 'eps': 4, 'quantize': 'nearest', 'objective': 'ground_truth', 'attacks': [
-        {'type': 'PGD', 'steps': 3}, {'type': 'Square', 'queries': 5, 'eps': 2}]})
+    built = build_attack(
+        {
+            'type': 'WorstOf',
+            'eps': 4,
+            'quantize': 'nearest',
+            'objective': 'ground_truth',
+            'attacks': [{'type': 'PGD', 'steps': 3}, {'type': 'Square', 'queries': 5, 'eps': 2}],
+        }
+    )
     assert repr(built.attacks[0]) == "PGD(eps=4, steps=3, objective=GroundTruth(), quantize='nearest')"
     assert repr(built.attacks[1]) == "Square(eps=2, queries=5, objective=GroundTruth(), quantize='nearest')"
-    transfer = build_attack({'type': 'Transfer', 'eps': 4, 'attack': {'type': 'MIFGSM'}, 'source': {'type': 'Net'}},
-                            load_network=lambda block: nn.Conv2d(3, 3, 1) if block == {'type': 'Net'} else None)
+    transfer = build_attack(
+        {'type': 'Transfer', 'eps': 4, 'attack': {'type': 'MIFGSM'}, 'source': {'type': 'Net'}},
+        load_network=lambda block: nn.Conv2d(3, 3, 1) if block == {'type': 'Net'} else None,
+    )
     assert repr(transfer) == 'Transfer(source=Conv2d, attack=MIFGSM(eps=4, steps=10, objective=Stability()))'
 
 
 def test_radius_and_settings_reach_every_block():
-    deep = build_attack({'type': 'WorstOf', 'eps': 2, 'steps': 3, 'tile': 8, 'attacks': [
-        {'type': 'WorstOf', 'attacks': [{'type': 'FGSM'}]}, {'type': 'Transfer', 'source': nn.Identity()},
-        {'type': 'Transfer', 'source': nn.Identity(), 'attack': {'type': 'WorstOf', 'attacks': [{}]}},
-        {'type': 'PGD'}]})
+    deep = build_attack(
+        {
+            'type': 'WorstOf',
+            'eps': 2,
+            'steps': 3,
+            'tile': 8,
+            'attacks': [
+                {'type': 'WorstOf', 'attacks': [{'type': 'FGSM'}]},
+                {'type': 'Transfer', 'source': nn.Identity()},
+                {'type': 'Transfer', 'source': nn.Identity(), 'attack': {'type': 'WorstOf', 'attacks': [{}]}},
+                {'type': 'PGD'},
+            ],
+        }
+    )
     inner = [deep.attacks[0].attacks[0], deep.attacks[1].attack, deep.attacks[2].attack.attacks[0], deep.attacks[3]]
     assert [attack.eps for attack in inner] == [2] * 4 and [attack.tile for attack in (deep, *inner)] == [8] * 5
     assert [attack.steps for attack in inner] == [1, 3, 3, 3]
@@ -164,7 +204,9 @@ def test_radius_and_settings_reach_every_block():
 
 
 def test_names_of_the_package():
-    for name in ('FGSM IFGSM PGD MIFGSM APGD Square Universal Transfer BandLimited RandomNoise build_attack worst_of '
-                 'BPDA DetectorAware measure masking_alarms').split():
+    for name in (
+        'FGSM IFGSM PGD MIFGSM APGD Square Universal Transfer BandLimited RandomNoise build_attack worst_of '
+        'BPDA DetectorAware measure masking_alarms'
+    ).split():
         assert hasattr(suite, name) and name in suite.__all__
     assert all(build_objective(name) for name in suite.OBJECTIVES if name != 'perceptual')

@@ -48,7 +48,7 @@ def test_l2_optimum_of_a_linear_network(attack, linear):
     net, lq, direction, gradient = linear
     attacked = attack(eps=8, norm='L2', objective=Along())(net, lq, direction)
     length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    optimum = lq + 8 / 255 * (3 * 6 * 5)**0.5 * gradient / length
+    optimum = lq + 8 / 255 * (3 * 6 * 5) ** 0.5 * gradient / length
     # From a random start the direction comes ever nearer, but is never reached in a finite number of steps.
     torch.testing.assert_close(attacked, optimum, atol=1e-9 if attack in (FGSM, IFGSM, MIFGSM) else 2e-3, rtol=0)
     gain, best = ((gradient * (x - lq)).flatten(1).sum(1) for x in (attacked, optimum))
@@ -59,7 +59,7 @@ def test_band_limited_optimum_of_a_linear_network(linear):
     net, lq, direction, gradient = linear
     attack = BandLimited(eps=8, norm='L2', band=(0.2, 0.6), steps=20, objective=Along())
     within = Band(attack.constraint.ball, 0.2, 0.6).within(gradient)
-    optimum = 8 / 255 * (3 * 6 * 5)**0.5 * within / within.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    optimum = 8 / 255 * (3 * 6 * 5) ** 0.5 * within / within.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     delta = attack(net, lq, direction) - lq
     assert ((gradient * delta).flatten(1).sum(1) > 0.999 * (gradient * optimum).flatten(1).sum(1)).all()
 
@@ -105,10 +105,17 @@ def test_momentum_against_the_recursion_written_out():
     torch.testing.assert_close(attacked, x)
 
 
-@pytest.mark.parametrize('arguments, levels', [
-    (dict(step_size=4, schedule='linear'), 4 + 3 + 2 + 1), (dict(step_size=4), 4 * 4),  # a given step stays
-    (dict(step_size=4, schedule='constant'), 4 * 4), (dict(), 2 * 20 * (4 + 3 + 2 + 1) / 4),
-    (dict(schedule='constant'), 2.5 * 20)], ids=str)
+@pytest.mark.parametrize(
+    'arguments, levels',
+    [
+        (dict(step_size=4, schedule='linear'), 4 + 3 + 2 + 1),
+        (dict(step_size=4), 4 * 4),  # a given step stays
+        (dict(step_size=4, schedule='constant'), 4 * 4),
+        (dict(), 2 * 20 * (4 + 3 + 2 + 1) / 4),
+        (dict(schedule='constant'), 2.5 * 20),
+    ],
+    ids=str,
+)
 def test_steps_of_a_schedule_sum_to_what_is_computed_by_hand(arguments, levels):
     class Unbounded(PGD):
         def run(self, problem):
@@ -123,8 +130,12 @@ def test_steps_of_a_schedule_sum_to_what_is_computed_by_hand(arguments, levels):
 
 def test_a_falling_step_reaches_what_a_fixed_one_steps_over():
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
-    falling, constant = (((PGD(eps=8, steps=20, step_size=16, schedule=schedule, objective=Valley())(net, lq, lq)
-                           - lq) * 255 - 3).abs().max() for schedule in ('linear', 'constant'))
+    falling, constant = (
+        ((PGD(eps=8, steps=20, step_size=16, schedule=schedule, objective=Valley())(net, lq, lq) - lq) * 255 - 3)
+        .abs()
+        .max()
+        for schedule in ('linear', 'constant')
+    )
     assert falling <= 16 / 20 and constant > 1  # the last step is 1 / 20 of the first
 
 
@@ -136,7 +147,8 @@ def test_a_falling_step_is_stronger_on_real_weights(attack, gain, real_network, 
         damage = {}
         for schedule in ('linear', 'constant', None):
             attacked = attack(eps=8, steps=20, schedule=schedule)(
-                real_network, parts, generator=torch.Generator().manual_seed(0))
+                real_network, parts, generator=torch.Generator().manual_seed(0)
+            )
             damage[schedule] = (real_network(attacked) - clean).square().mean()
     assert damage[None] > gain * damage['constant'] and damage[None] == damage['linear']
 
@@ -149,9 +161,13 @@ def test_apgd_looks_where_the_paper_does():
 @pytest.mark.parametrize('schedule', ['constant', 'linear'])
 def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over(schedule):
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
-    error = {attack: ((attack(net, lq, lq) - lq) * 255 - 3).abs().mean() for attack in (
-        APGD(eps=8, steps=60, schedule=schedule, objective=Valley()),
-        PGD(eps=8, steps=60, step_size=16, objective=Valley()))}
+    error = {
+        attack: ((attack(net, lq, lq) - lq) * 255 - 3).abs().mean()
+        for attack in (
+            APGD(eps=8, steps=60, schedule=schedule, objective=Valley()),
+            PGD(eps=8, steps=60, step_size=16, objective=Valley()),
+        )
+    }
     apgd, pgd = error.values()
     assert apgd < 0.3 and pgd > 1
 
@@ -231,7 +247,7 @@ def protocol(shared):
     for photo in photos:
         rgb = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
         top, left = (rgb.shape[0] - 256) // 2, (rgb.shape[1] - 256) // 2
-        hr.append(torch.from_numpy(rgb[top:top + 256, left:left + 256].copy()).permute(2, 0, 1).float() / 255)
+        hr.append(torch.from_numpy(rgb[top : top + 256, left : left + 256].copy()).permute(2, 0, 1).float() / 255)
     hr = torch.stack(hr)
     lq = F.interpolate(hr, scale_factor=0.25, mode='bicubic', antialias=True).clamp(0, 1)
     return general(weights), (lq * 255).round() / 255, hr

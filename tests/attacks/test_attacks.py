@@ -115,8 +115,9 @@ def test_with_a_generator_for_each_sample_the_batch_does_not_matter(attack):
 
 
 def test_repeatable_with_a_generator(real_network, photo):
-    first, second = (PGD(eps=4, steps=2)(real_network, photo, generator=torch.Generator().manual_seed(1))
-                     for _ in range(2))
+    first, second = (
+        PGD(eps=4, steps=2)(real_network, photo, generator=torch.Generator().manual_seed(1)) for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -125,16 +126,22 @@ def test_eps_of_each_sample(attack):
     lq = torch.full((3, 3, 24, 24), 0.5)
     eps = torch.tensor([0.0, 2.0, 6.0])
     delta = attack(DefendedGain(defense={'gate': 'never'}), lq, eps=eps) - lq
-    size = delta.square().flatten(1).mean(1).sqrt() if getattr(attack, 'norm', '') == 'L2' else \
-        delta.abs().flatten(1).amax(1)
+    size = (
+        delta.square().flatten(1).mean(1).sqrt()
+        if getattr(attack, 'norm', '') == 'L2'
+        else delta.abs().flatten(1).amax(1)
+    )
     assert size[0] == 0
     assert (size <= eps / 255 + 1e-6).all() and (size[1:] > eps[1:] / 255 * 0.5).all()
 
 
 def test_restarts_keep_the_worst_of_each_sample(real_network, photo):
     batch, attack = torch.cat([photo, photo.flip(-1)])[..., :32, :32], RandomNoise(eps=8)
-    singles = [attack(real_network, batch, generator=generator)
-               for generator in [torch.Generator().manual_seed(0)] for _ in range(5)]
+    singles = [
+        attack(real_network, batch, generator=generator)
+        for generator in [torch.Generator().manual_seed(0)]
+        for _ in range(5)
+    ]
     kept = attack.but(restarts=5)(real_network, batch, generator=torch.Generator().manual_seed(0))
     damages = torch.stack([damage(real_network, single, batch) for single in singles])
     torch.testing.assert_close(damage(real_network, kept, batch), damages.amax(0))
@@ -160,8 +167,11 @@ def test_works_inside_no_grad(real_network, photo):
 
 def test_the_targeted_attack_comes_nearer_to_the_image(real_network, photo):
     target = torch.zeros(1, 3, 256, 256)
-    inputs = (photo, RandomNoise(eps=8)(real_network, photo),
-              PGD(eps=8, steps=5, objective='target')(real_network, photo, target))
+    inputs = (
+        photo,
+        RandomNoise(eps=8)(real_network, photo),
+        PGD(eps=8, steps=5, objective='target')(real_network, photo, target),
+    )
     with torch.no_grad():
         before, noise, error = ((real_network(x) - target).square().mean() for x in inputs)
     assert error < 0.95 * before < noise
@@ -238,5 +248,5 @@ def test_seeded_worst_of_is_repeatable(photo):
 def test_along_and_dense_are_what_they_say():
     net, direction = Dense(), torch.randn(2, 3, 12, 10, dtype=torch.float64)
     x = torch.rand(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
-    gradient, = torch.autograd.grad(Along()(net(x), direction).sum(), x)
+    (gradient,) = torch.autograd.grad(Along()(net(x), direction).sum(), x)
     torch.testing.assert_close(gradient, net.gradient(direction))

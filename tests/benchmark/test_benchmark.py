@@ -52,17 +52,33 @@ def weights(tmp_path_factory):
 def options(weights, pairs):
     """A matrix of 60 cells that takes two seconds."""
     return {
-        'name': 'small', 'num_gpu': 0, 'gallery': 1, 'mask_seeds': [0, 1],
+        'name': 'small',
+        'num_gpu': 0,
+        'gallery': 1,
+        'mask_seeds': [0, 1],
         'networks': {
             'nearest': {'type': 'Interpolation', 'mode': 'nearest', 'defenses': ['none']},
             'plain': {'type': 'SRVGGNetCompact', **SMALL, 'weights': str(weights)},
-            'defended': {'type': 'DefendedSRVGGNetCompact', **SMALL, 'weights': str(weights), 'defenses': ['none'],
-                         'defense': {'points': ['input'], 'gate': 'always'}}},
+            'defended': {
+                'type': 'DefendedSRVGGNetCompact',
+                **SMALL,
+                'weights': str(weights),
+                'defenses': ['none'],
+                'defense': {'points': ['input'], 'gate': 'always'},
+            },
+        },
         'defenses': {'bits': {'type': 'BitDepth', 'bits': 4}},
         'attacks': {'pgd': {'type': 'PGD', 'steps': 4}},
         'eps': [2, 8],
-        'datasets': {'photos': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
-                                'dataroot_lq': str(pairs / 'lq'), 'num_images': 3}}}
+        'datasets': {
+            'photos': {
+                'type': 'PairedImageDataset',
+                'dataroot_gt': str(pairs / 'gt'),
+                'dataroot_lq': str(pairs / 'lq'),
+                'num_images': 3,
+            }
+        },
+    }
 
 
 def benchmark(opt, folder, *flags, code=0):
@@ -80,11 +96,20 @@ def figures(folder):
 
 
 def command(opt, folder, *launch):
-    return [sys.executable, *launch, '-m', 'rsr_basicsr.cli', 'benchmark', '-opt', str(write(opt, folder / 'o.yml')),
-            '-o', str(folder / 'out')]
+    return [
+        sys.executable,
+        *launch,
+        '-m',
+        'rsr_basicsr.cli',
+        'benchmark',
+        '-opt',
+        str(write(opt, folder / 'o.yml')),
+        '-o',
+        str(folder / 'out'),
+    ]
 
 
-TWICE = '''
+TWICE = """
 import sys
 from pathlib import Path
 from rsr_basicsr.benchmark.report.output import write_results
@@ -98,7 +123,7 @@ with launched('pytorch'):
         records = run_benchmark(options, images, Path(folder), progress=False)
         if is_first():
             write_results(Path(folder), records, options)
-'''
+"""
 
 
 def lines_of(folder):
@@ -179,8 +204,10 @@ def test_processes_and_kills_change_nothing(options, tmp_path):
     killed = tmp_path / 'killed'
     killed.mkdir()
     for _ in range(3):
-        process, before = subprocess.Popen(command(options, killed), stderr=subprocess.DEVNULL,
-                                           stdout=subprocess.DEVNULL), lines(killed)
+        process, before = (
+            subprocess.Popen(command(options, killed), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL),
+            lines(killed),
+        )
         while lines(killed) < before + 5 and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
@@ -192,16 +219,32 @@ def test_processes_and_kills_change_nothing(options, tmp_path):
     assert main(['benchmark', '--merge', str(killed / 'out'), '-o', str(killed / 'so far')]) == 0
     assert b',pgd,8,' in (killed / 'so far' / 'results.csv').read_bytes()
     assert benchmark(options, killed) and (killed / 'out' / 'results.csv').read_bytes() == expected
-    records = [json.loads(line)['key'] for line in (killed / 'out' / 'record' / '0.jsonl').read_text().splitlines()
-               if not line.startswith('{"key": "torn')]
+    records = [
+        json.loads(line)['key']
+        for line in (killed / 'out' / 'record' / '0.jsonl').read_text().splitlines()
+        if not line.startswith('{"key": "torn')
+    ]
     assert len(records) == len(set(records))  # nothing was made twice
 
 
 def test_an_entry_without_a_value_is_taken_out(options, tmp_path):
-    found = figures(benchmark(options, tmp_path, '--force_yml', 'networks:defended=', 'defenses:bits=',
-                              'networks:plain:defenses=[none]', 'eps=[8]'))
-    assert {(network, eps) for network, _, _, eps, _ in found} == {('nearest', 0), ('nearest', 8), ('plain', 0),
-                                                                   ('plain', 8)}
+    found = figures(
+        benchmark(
+            options,
+            tmp_path,
+            '--force_yml',
+            'networks:defended=',
+            'defenses:bits=',
+            'networks:plain:defenses=[none]',
+            'eps=[8]',
+        )
+    )
+    assert {(network, eps) for network, _, _, eps, _ in found} == {
+        ('nearest', 0),
+        ('nearest', 8),
+        ('plain', 0),
+        ('plain', 8),
+    }
 
 
 def test_a_cell_is_made_again_where_what_it_depends_on_has_changed(options, tmp_path, weights):
@@ -258,8 +301,10 @@ def test_merge_tells_apart_what_only_shares_a_name(options, tmp_path, weights, c
     assert len(names) == 2 and re.fullmatch(r'plain \([0-9a-f]{6}\)', names[1])
     for name, folder in zip(names, (mine, theirs)):
         assert merged[name, 'none', 'pgd', 8, 'stability'] == figures(folder)['plain', 'none', 'pgd', 8, 'stability']
-    for change, message in (({'mask_seeds': [0, 1, 2]}, 'different mask_seeds'),
-                            ({'attacks': {'pgd': {'type': 'PGD', 'steps': 1}}}, "different attacks 'pgd'")):
+    for change, message in (
+        ({'mask_seeds': [0, 1, 2]}, 'different mask_seeds'),
+        ({'attacks': {'pgd': {'type': 'PGD', 'steps': 1}}}, "different attacks 'pgd'"),
+    ):
         other = benchmark({**options, **change}, tmp_path / message)
         capsys.readouterr()
         assert main(['benchmark', '--merge', str(mine), str(other), '-o', str(tmp_path / f'no {message}')]) == 2
@@ -300,11 +345,15 @@ def test_masked_gradients_are_called_out_and_others_are_not(options, tmp_path, c
 
 def test_honest_networks_are_not_suspected(options, tmp_path, capsys):
     """Masks and sizes drawn at random, a median, attacks with two objectives, radii that 8 bit do not tell apart."""
-    options['networks'] = {'plain': {**options['networks']['plain'], 'defenses': ['none', 'median', 'random']},
-                           'defended': options['networks']['defended']}
+    options['networks'] = {
+        'plain': {**options['networks']['plain'], 'defenses': ['none', 'median', 'random']},
+        'defended': options['networks']['defended'],
+    }
     options['defenses'] = {'median': {'type': 'Median'}, 'random': {'type': 'RandomResizePad'}}
-    options['attacks'] = {'pgd': {'type': 'PGD', 'steps': 10, 'draws': 4},
-                          'pgd_truth': {'type': 'PGD', 'steps': 10, 'objective': 'ground_truth', 'draws': 4}}
+    options['attacks'] = {
+        'pgd': {'type': 'PGD', 'steps': 10, 'draws': 4},
+        'pgd_truth': {'type': 'PGD', 'steps': 10, 'objective': 'ground_truth', 'draws': 4},
+    }
     options['eps'] = [1, 1.5, 4]
     folder = benchmark(options, tmp_path)
     said = capsys.readouterr().out
@@ -312,8 +361,12 @@ def test_honest_networks_are_not_suspected(options, tmp_path, capsys):
     # At eps 1 noise and attack are one grey level; where it does as much, that is no sign of masks.
     assert not [line for line in said.splitlines() if 'with eps' in line], said
     drawn = {(record.network, record.defense): record.random for record in read_records(folder)}
-    assert drawn == {('plain', 'none'): False, ('plain', 'median'): False, ('plain', 'random'): True,
-                     ('defended', 'none'): True}
+    assert drawn == {
+        ('plain', 'none'): False,
+        ('plain', 'median'): False,
+        ('plain', 'random'): True,
+        ('defended', 'none'): True,
+    }
 
 
 def test_undefended_network_under_random_noise_is_not_suspected(options, tmp_path, capsys):
@@ -322,7 +375,8 @@ def test_undefended_network_under_random_noise_is_not_suspected(options, tmp_pat
     folder = benchmark(options, tmp_path)
     said = capsys.readouterr().out
     assert 'gradient' not in said and re.findall('Warning: .*', said) == [
-        'Warning: photos: 3 images only; the figures may be others on more.']
+        'Warning: photos: 3 images only; the figures may be others on more.'
+    ]
     assert 'random noise' not in (folder / 'results.csv').read_text()  # the control goes by the name it was given
     options['attacks'].update(noise={'type': 'RandomNoise', 'eps': 2}, far={'type': 'FGSM', 'eps': 16})
     found = figures(benchmark(options, tmp_path))
@@ -360,17 +414,25 @@ def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
     options['networks']['plain']['defenses'] = ['none', 'bit']
     options['defenses']['strong'] = {'type': 'JPG'}
     options['attacks']['worst case'] = {'type': 'FGSM'}
-    options['attacks'].update(fast={'type': 'PGD', 'stepz': 3}, slow={'type': 'PDG'},
-                              strong={'type': 'PGD', 'eps': 0.03})
-    options['datasets'].update(broken={'type': 'PairedImageDataset', 'dataroot_gt': str(broken / 'gt'),
-                                       'dataroot_lq': str(broken / 'lq')},
-                               missing={'type': 'ReducedImageDataset', 'dataroot_gt': 'nowhere'})
-    options['metrics'] = {'psnr': {'type': 'calculate_psnr'}, 'odd': {'type': 'calculate_odd'},
-                          'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'better': 'Higher'}}
+    options['attacks'].update(
+        fast={'type': 'PGD', 'stepz': 3}, slow={'type': 'PDG'}, strong={'type': 'PGD', 'eps': 0.03}
+    )
+    options['datasets'].update(
+        broken={'type': 'PairedImageDataset', 'dataroot_gt': str(broken / 'gt'), 'dataroot_lq': str(broken / 'lq')},
+        missing={'type': 'ReducedImageDataset', 'dataroot_gt': 'nowhere'},
+    )
+    options['metrics'] = {
+        'psnr': {'type': 'calculate_psnr'},
+        'odd': {'type': 'calculate_odd'},
+        'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'better': 'Higher'},
+    }
     options['datasets']['photos']['num_picturs'] = 2
-    options['networks']['random'] = {'type': 'DefendedSRVGGNetCompact', **SMALL,
-                                     'weights': options['networks']['plain']['weights'],
-                                     'defense': {'classifier': {'type': 'paper', 'weights': 'untrained'}}}
+    options['networks']['random'] = {
+        'type': 'DefendedSRVGGNetCompact',
+        **SMALL,
+        'weights': options['networks']['plain']['weights'],
+        'defense': {'classifier': {'type': 'paper', 'weights': 'untrained'}},
+    }
     options['sead'] = 1
     benchmark(options, tmp_path, code=2)
     error = capsys.readouterr().err
@@ -380,13 +442,25 @@ def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
     benchmark(options, tmp_path, code=2)
     error = capsys.readouterr().err
     assert error.startswith('rsr benchmark: 15 entries cannot be used:')
-    for part in ('networks.gone.weights: no such file', 'networks.double: it upscales by 2, but scale is 4',
-                 "'bit' is not one of the defenses; did you mean 'bits'", 'defenses.strong', 'JPEG',
-                 "attacks.fast: unknown key 'stepz'; did you mean 'steps'", 'attacks.slow: type: expected one of',
-                 'did you mean 7.65', 'b.png cannot be read as an image', 'no such folder: nowhere',
-                 "metrics.psnr: the key 'crop_border' is missing", "did you mean 'num_images'",
-                 'networks.random.weights', 'plain backbone without a trained classifier', 'worst case stands for',
-                 'metrics.ssim.better: expected one of higher, lower', "'calculate_odd' is not registered"):
+    for part in (
+        'networks.gone.weights: no such file',
+        'networks.double: it upscales by 2, but scale is 4',
+        "'bit' is not one of the defenses; did you mean 'bits'",
+        'defenses.strong',
+        'JPEG',
+        "attacks.fast: unknown key 'stepz'; did you mean 'steps'",
+        'attacks.slow: type: expected one of',
+        'did you mean 7.65',
+        'b.png cannot be read as an image',
+        'no such folder: nowhere',
+        "metrics.psnr: the key 'crop_border' is missing",
+        "did you mean 'num_images'",
+        'networks.random.weights',
+        'plain backbone without a trained classifier',
+        'worst case stands for',
+        'metrics.ssim.better: expected one of higher, lower',
+        "'calculate_odd' is not registered",
+    ):
         assert part in error, part
     assert not (tmp_path / 'out').exists() and 'Traceback' not in error
 
@@ -444,10 +518,17 @@ def test_failing_images_are_recorded_and_the_others_measured(tmp_path, capsys, p
     folder.mkdir()
     for name, side in (('even', 16), ('odd', 17)):  # which this network cannot unshuffle
         cv2.imwrite(str(folder / f'{name}.png'), np.full((side, side, 3), 100, np.uint8))
-    options = {'name': 'x', 'scale': 2, 'num_gpu': 0, 'gallery': 1,
-               'networks': {'x2': {'type': 'RRDBNet', **network, 'weights': str(tmp_path / 'x2.pth')}},
-               'attacks': {'fgsm': {'type': 'FGSM'}}, 'eps': [4], 'metrics': {},
-               'datasets': {'set': {'type': 'SingleImageDataset', 'dataroot_lq': str(folder)}}}
+    options = {
+        'name': 'x',
+        'scale': 2,
+        'num_gpu': 0,
+        'gallery': 1,
+        'networks': {'x2': {'type': 'RRDBNet', **network, 'weights': str(tmp_path / 'x2.pth')}},
+        'attacks': {'fgsm': {'type': 'FGSM'}},
+        'eps': [4],
+        'metrics': {},
+        'datasets': {'set': {'type': 'SingleImageDataset', 'dataroot_lq': str(folder)}},
+    }
     out = benchmark(options, tmp_path, code=3)
     said = capsys.readouterr()
     assert '3 of 6 cells failed' in said.out and 'Traceback' not in said.out + said.err
@@ -458,8 +539,9 @@ def test_failing_images_are_recorded_and_the_others_measured(tmp_path, capsys, p
     assert 'odd' in (out / 'report.html').read_text()
 
 
-@pytest.mark.parametrize('change, message', [
-    ('eps', 'write section:key=value'), ('eps:x=1', 'eps is not a block'), ('eps=[1', 'force_yml')])
+@pytest.mark.parametrize(
+    'change, message', [('eps', 'write section:key=value'), ('eps:x=1', 'eps is not a block'), ('eps=[1', 'force_yml')]
+)
 def test_wrong_overrides(change, message):
     with pytest.raises(OptionsError, match=message):
         override({'eps': [1]}, [change])
@@ -507,8 +589,9 @@ def test_a_retried_cell_comes_home_from_another_machine(options, tmp_path):
     options['gallery'] = 0
     (tmp_path / 'twice.py').write_text(TWICE)
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2', 'twice.py']
-    run = subprocess.run([*launch, str(write(options, tmp_path / 'o.yml'))], capture_output=True, text=True,
-                         cwd=tmp_path)
+    run = subprocess.run(
+        [*launch, str(write(options, tmp_path / 'o.yml'))], capture_output=True, text=True, cwd=tmp_path
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     assert not [record for record in read_records(tmp_path / 'apart0') if record.error]
     assert lines_of(tmp_path / 'apart1') == 15  # nothing was made again
@@ -522,12 +605,16 @@ def test_attacks_that_are_made_of_others_or_for_all_images(options, tmp_path, we
         'universal': {'type': 'Universal', 'size': 8, 'steps': 2},
         'transfer': {'type': 'Transfer', 'steps': 2, 'source': {'type': 'Interpolation', 'mode': 'nearest'}},
         'worst': {'type': 'WorstOf', 'attacks': [{'type': 'FGSM'}, {'type': 'PGD', 'steps': 3}]},
-        'l2': {'type': 'PGD', 'steps': 3, 'norm': 'L2'}, 'float': {'type': 'PGD', 'steps': 3, 'quantize': 'none'}}
+        'l2': {'type': 'PGD', 'steps': 3, 'norm': 'L2'},
+        'float': {'type': 'PGD', 'steps': 3, 'quantize': 'none'},
+    }
     options['tile'] = 12
     out = benchmark(options, tmp_path)
     found = figures(out)
-    stability = {name: found['plain', 'none', name, 8, 'stability'] for name in
-                 (*options['attacks'], 'random noise', 'worst case')}
+    stability = {
+        name: found['plain', 'none', name, 8, 'stability']
+        for name in (*options['attacks'], 'random noise', 'worst case')
+    }
     assert stability['worst'] < stability['transfer'] and stability['worst'] < stability['random noise']
     counted = [stability[name] for name in ('universal', 'transfer', 'worst', 'random noise')]
     assert stability['worst case'] <= min(counted) + 1e-9
@@ -546,9 +633,12 @@ def test_networks_defences_attacks_and_metrics_of_the_document(options, tmp_path
     (tmp_path / 'mine_of_the_document.py').write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    options.update(networks={'mine': {'type': 'Sharp', 'amount': 0.5}},
-                   defenses={'half': {'type': 'Shrink', 'factor': 0.5}},
-                   metrics={'moved': {'type': 'calculate_moved', 'better': 'lower'}}, eps=[4])
+    options.update(
+        networks={'mine': {'type': 'Sharp', 'amount': 0.5}},
+        defenses={'half': {'type': 'Shrink', 'factor': 0.5}},
+        metrics={'moved': {'type': 'calculate_moved', 'better': 'lower'}},
+        eps=[4],
+    )
     options['attacks'] = {'long': {'type': 'LongStep', 'steps': 3}}
     found = figures(benchmark(options, tmp_path, '--import', 'mine_of_the_document'))
     assert found['mine', 'half', 'long', 4, 'stability'] > found['mine', 'none', 'long', 4, 'stability']
@@ -569,8 +659,14 @@ def test_committed_protocols(file, pairs, tmp_path):
             attack['source']['weights'] = str(tmp_path / 's.pth')
     if 'lpips' in opt['metrics']:  # whose backbone would be downloaded
         assert opt['metrics'].pop('lpips')['type'] == 'calculate_lpips'
-    opt['datasets'] = {'pairs': {'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'),
-                                 'dataroot_lq': str(pairs / 'lq'), 'num_images': 1}}
+    opt['datasets'] = {
+        'pairs': {
+            'type': 'PairedImageDataset',
+            'dataroot_gt': str(pairs / 'gt'),
+            'dataroot_lq': str(pairs / 'lq'),
+            'num_images': 1,
+        }
+    }
     options, images = check_benchmark(opt)
     cells = Matrix(options, images, torch.device('cpu')).cells
     there = {(cell.network, cell.defense, cell.attack) for cell in cells}
@@ -588,10 +684,16 @@ def test_lmdb_gives_the_same_as_files(options, tmp_path, pairs):
     expected = (benchmark(options, tmp_path) / 'results.csv').read_bytes()
     for kind in ('gt', 'lq'):
         names = sorted(file.name for file in (pairs / kind).iterdir())
-        make_lmdb_from_imgs(str(pairs / kind), str(tmp_path / f'{kind}.lmdb'), names,
-                            [name[:-len('.png')] for name in names], map_size=2**24)
-    options['datasets']['photos'].update({f'dataroot_{kind}': str(tmp_path / f'{kind}.lmdb') for kind in ('gt', 'lq')},
-                                         io_backend={'type': 'lmdb'})
+        make_lmdb_from_imgs(
+            str(pairs / kind),
+            str(tmp_path / f'{kind}.lmdb'),
+            names,
+            [name[: -len('.png')] for name in names],
+            map_size=2**24,
+        )
+    options['datasets']['photos'].update(
+        {f'dataroot_{kind}': str(tmp_path / f'{kind}.lmdb') for kind in ('gt', 'lq')}, io_backend={'type': 'lmdb'}
+    )
     assert (benchmark(options, tmp_path / 'lmdb') / 'results.csv').read_bytes() == expected
     assert lines(tmp_path / 'lmdb') == 3 * 5
 
@@ -607,10 +709,17 @@ def test_sample_photos(tmp_path):
 
 def test_reduced_images_are_those_of_another_library(tmp_path):
     from PIL import Image
+
     photo = data.astronaut()[:200, :250]
     Image.fromarray(photo).save(tmp_path / 'photo.png')
-    block = {'name': 'x', 'type': 'ReducedImageDataset', 'dataroot_gt': str(tmp_path), 'io_backend': {'type': 'disk'},
-             'scale': 4, 'phase': 'val'}
+    block = {
+        'name': 'x',
+        'type': 'ReducedImageDataset',
+        'dataroot_gt': str(tmp_path),
+        'io_backend': {'type': 'disk'},
+        'scale': 4,
+        'phase': 'val',
+    }
     item = ReducedImageDataset({**block, 'crop': 130, 'io_backend': {'type': 'disk'}})[0]
     gt, lq = (np.rint(item[name].permute(1, 2, 0).numpy() * 255) for name in ('gt', 'lq'))
     assert np.array_equal(gt, photo[36:164, 61:189]) and lq.shape == (32, 32, 3)
@@ -620,8 +729,9 @@ def test_reduced_images_are_those_of_another_library(tmp_path):
     assert ReducedImageDataset(block)[0]['gt'].shape == (3, 200, 248)
 
 
-@pytest.mark.parametrize('mode, flag', [('nearest', cv2.INTER_NEAREST), ('bilinear', cv2.INTER_LINEAR),
-                                        ('bicubic', cv2.INTER_CUBIC)])
+@pytest.mark.parametrize(
+    'mode, flag', [('nearest', cv2.INTER_NEAREST), ('bilinear', cv2.INTER_LINEAR), ('bicubic', cv2.INTER_CUBIC)]
+)
 def test_interpolation_is_that_of_opencv(photo, mode, flag):
     ours = Interpolation(scale=3, mode=mode)(photo)[0].permute(1, 2, 0).numpy()
     theirs = cv2.resize(photo[0].permute(1, 2, 0).numpy(), None, fx=3, fy=3, interpolation=flag)
@@ -638,10 +748,16 @@ def test_leaderboard(options, tmp_path, capsys):
     assert main(['leaderboard', str(out / 'cards.jsonl')]) == 0
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
     found = figures(out)
-    expected = sorted(((found[name, defense, 'worst case', 8, 'stability'], name, defense) for name, defense in (
-        ('nearest', 'none'), ('plain', 'none'), ('plain', 'bits'), ('defended', 'none'))), reverse=True)
+    expected = sorted(
+        (
+            (found[name, defense, 'worst case', 8, 'stability'], name, defense)
+            for name, defense in (('nearest', 'none'), ('plain', 'none'), ('plain', 'bits'), ('defended', 'none'))
+        ),
+        reverse=True,
+    )
     assert [tuple(cell.strip() for cell in line.split('|')[1:3]) for line in table[2:]] == [
-        (name, defense) for _, name, defense in expected]
+        (name, defense) for _, name, defense in expected
+    ]
     assert '<b>' not in ''.join(table) and 'a\\|b' in ''.join(table)
     entries = [json.loads(line) for line in (out / 'cards.jsonl').read_text().splitlines()]
     assert {entry['sha256'] is None for entry in entries if entry['network'] != 'nearest'} == {False}
@@ -670,8 +786,13 @@ def test_launcher_is_asked_for_its_variables(options, tmp_path, capsys, monkeypa
 
 
 def test_an_untrained_network_is_of_the_seed_and_says_so(options, tmp_path, capsys):
-    network = {'type': 'DefendedSRVGGNetCompact', **SMALL, 'weights': 'untrained', 'defenses': ['none'],
-               'defense': {'points': ['input'], 'classifier': {'type': 'paper'}}}
+    network = {
+        'type': 'DefendedSRVGGNetCompact',
+        **SMALL,
+        'weights': 'untrained',
+        'defenses': ['none'],
+        'defense': {'points': ['input'], 'classifier': {'type': 'paper'}},
+    }
     options['networks'] = {'new': network}
     found, facts = {}, {}
     for folder, seed in (('first', 0), ('again', 0), ('other', 1)):
@@ -705,13 +826,22 @@ def test_a_word_for_weights_is_taken_for_a_file(options):
 
 
 def test_a_detector_without_a_gradient(options, tmp_path, capsys):
-    blind = {'type': 'DefendedSRVGGNetCompact', **SMALL, 'weights': 'untrained', 'defenses': ['none'],
-             'defense': {'points': ['input'], 'classifier': {'type': 'paper_rrdb', 'weights': 'untrained'}}}
+    blind = {
+        'type': 'DefendedSRVGGNetCompact',
+        **SMALL,
+        'weights': 'untrained',
+        'defenses': ['none'],
+        'defense': {'points': ['input'], 'classifier': {'type': 'paper_rrdb', 'weights': 'untrained'}},
+    }
     options['networks'] = {'blind': blind}
-    options['attacks'] = {'pgd': {'type': 'PGD', 'steps': 2, 'eps': 8},
-                          'aware': {'type': 'DetectorAware', 'steps': 2, 'weights': [1], 'eps': 8}}
-    with pytest.raises(OptionsError, match='attacks.aware: it is for networks that decide by a detector with a '
-                                           'gradient, and none of these does'):
+    options['attacks'] = {
+        'pgd': {'type': 'PGD', 'steps': 2, 'eps': 8},
+        'aware': {'type': 'DetectorAware', 'steps': 2, 'weights': [1], 'eps': 8},
+    }
+    with pytest.raises(
+        OptionsError,
+        match='attacks.aware: it is for networks that decide by a detector with a gradient, and none of these does',
+    ):
         check_benchmark(options)
     options['networks']['seeing'] = {**blind, 'defense': {**blind['defense'], 'classifier': {'type': 'ensemble'}}}
     folder = benchmark(options, tmp_path)
@@ -725,15 +855,25 @@ def test_a_detector_without_a_gradient(options, tmp_path, capsys):
 
 def test_the_protocol_of_the_paper(pairs):
     opt = yaml.safe_load((OPTIONS / 'benchmark' / 'paper.yml').read_text())
-    assert opt['attacks']['ifgsm_published'] == {'type': 'IFGSM', 'steps': 10, 'objective': 'stability',
-                                                 'clamp': 'end', 'quantize': 'floor'}
+    assert opt['attacks']['ifgsm_published'] == {
+        'type': 'IFGSM',
+        'steps': 10,
+        'objective': 'stability',
+        'clamp': 'end',
+        'quantize': 'floor',
+    }
     assert opt['metrics']['ssim_published'] == {'type': 'calculate_ssim_zero_padded'}
     opt['networks'] = {'cdc': {**opt['networks']['cdc'], 'weights': 'untrained'}}
     opt['datasets']['RealSR'].update(dataroot_gt=str(pairs / 'gt'), dataroot_lq=str(pairs / 'lq'), num_images=1)
     del opt['metrics']['lpips']
     opt, _ = check_benchmark(opt)
-    net = ARCH_REGISTRY.get('DefendedCDC')(**{key: value for key, value in opt['networks']['cdc'].items()
-                                              if key not in ('type', 'weights', 'defenses', 'card')})
+    net = ARCH_REGISTRY.get('DefendedCDC')(
+        **{
+            key: value
+            for key, value in opt['networks']['cdc'].items()
+            if key not in ('type', 'weights', 'defenses', 'card')
+        }
+    )
     assert sum(parameter.numel() for key, parameter in net.named_parameters() if 'defense.' not in key) == 39_920_530
     assert len(list(net._masked_modules())) + ('input' in net.points) == 13
     assert type(net.defense.classifier).__name__ == 'FrequencyClassifier' and net.defense.threshold == 0.9

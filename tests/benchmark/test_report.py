@@ -34,20 +34,35 @@ METRICS = {
     'lpips': {'type': 'calculate_lpips', 'crop_border': 4},
 }
 needs_matplotlib = pytest.mark.skipif(not charts.available(), reason='needs matplotlib: the extra report')
-WORDS = dict(title='A title', summary=['First sentence.', 'Second sentence.'], warnings=[],
-             protocol={'Attack': 'I-FGSM'}, versions={'torch': '2.0'})
+WORDS = dict(
+    title='A title',
+    summary=['First sentence.', 'Second sentence.'],
+    warnings=[],
+    protocol={'Attack': 'I-FGSM'},
+    versions={'torch': '2.0'},
+)
 
 
 def numbers(network: int, attack: str, eps: float, image: int) -> dict:
     """Values of two mask seeds; for every second image random noise is worse than the attack."""
     harm = eps * (1.5 if attack == ATTACK else 0.5) + 3 * (attack == NOISE and image % 2)
-    values = {'psnr': [30 + network + image - harm / 4, 30.5 + network + image - harm / 4],
-              'lpips': [0.1 + harm / 100, 0.12 + harm / 100]}
+    values = {
+        'psnr': [30 + network + image - harm / 4, 30.5 + network + image - harm / 4],
+        'lpips': [0.1 + harm / 100, 0.12 + harm / 100],
+    }
     return {**values, 'stability': [45 + 2 * network + image - harm] * 2 if eps else [None, None]}
 
 
-def make_records(folder=None, networks=('plain', 'guarded'), defenses=('none', 'jpeg'), images=('first', 'second'),
-                 strengths=(2.0, 8.0), attacks=(NOISE, ATTACK), dataset='Set2', detector='guarded'):
+def make_records(
+    folder=None,
+    networks=('plain', 'guarded'),
+    defenses=('none', 'jpeg'),
+    images=('first', 'second'),
+    strengths=(2.0, 8.0),
+    attacks=(NOISE, ATTACK),
+    dataset='Set2',
+    detector='guarded',
+):
     """Records with known numbers of 16x24 inputs that are upscaled by 4, and their images where there is a folder."""
     records = []
     for n, network in enumerate(networks):
@@ -55,13 +70,28 @@ def make_records(folder=None, networks=('plain', 'guarded'), defenses=('none', '
             for p, image in enumerate(images):
                 for attack, eps in [('clean', 0.0), *((a, e) for a in attacks for e in strengths)]:
                     key = f'{n}{d}{p}{attacks.index(attack) + 1 if eps else 0}-{eps:g}-{len(dataset)}'
-                    records.append(Record(
-                        key, network, defense, attack, eps, dataset, image, values=numbers(n + d, attack, eps, p),
-                        score=(eps - 5 + p if eps else -4.0 - p) if network == detector else None,
-                        attack_options={'type': 'RandomNoise' if attack == NOISE else 'PGD'} if eps else {},
-                        facts={'type': 'SRVGGNetCompact', 'parameters': 1234567, 'weights': f'{n}.pth',
-                               'sha256': f'{n:064x}', 'card': {'authors': 'Ada'}},
-                        shown=write_images(folder, key, p, eps) if folder else {}))
+                    records.append(
+                        Record(
+                            key,
+                            network,
+                            defense,
+                            attack,
+                            eps,
+                            dataset,
+                            image,
+                            values=numbers(n + d, attack, eps, p),
+                            score=(eps - 5 + p if eps else -4.0 - p) if network == detector else None,
+                            attack_options={'type': 'RandomNoise' if attack == NOISE else 'PGD'} if eps else {},
+                            facts={
+                                'type': 'SRVGGNetCompact',
+                                'parameters': 1234567,
+                                'weights': f'{n}.pth',
+                                'sha256': f'{n:064x}',
+                                'card': {'authors': 'Ada'},
+                            },
+                            shown=write_images(folder, key, p, eps) if folder else {},
+                        )
+                    )
     return records
 
 
@@ -144,11 +174,13 @@ def records(tmp_path):
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Writes a page, without charts unless asked, which take most of the time."""
+
     def written(records, drawn=False, **words):
         with monkeypatch.context() as patch:
             if not drawn:
                 patch.setattr(charts, 'available', lambda: False)
             return Page(write_report(tmp_path / 'page.html', results_of(records), tmp_path, **{**WORDS, **words}))
+
     return written
 
 
@@ -161,8 +193,14 @@ def folder(tmp_path_factory):
 def page(folder):
     """A page of everything, which no test may change."""
     protocol = {'Attack': 'I-FGSM', 'Command': 'rsr --x "y"'}
-    return Page(write_report(folder / 'not' / 'there' / 'page.html', results_of(make_records(folder)), folder,
-                             **{**WORDS, 'protocol': protocol}))
+    return Page(
+        write_report(
+            folder / 'not' / 'there' / 'page.html',
+            results_of(make_records(folder)),
+            folder,
+            **{**WORDS, 'protocol': protocol},
+        )
+    )
 
 
 # tables
@@ -202,8 +240,9 @@ def test_best_of_a_column_is_bold(page):
 
 
 def test_lower_is_better_where_it_is(records, write):
-    records = [dataclasses.replace(r, values={**r.values, 'lpips': [0.05] if r.network == 'plain' else [0.5]})
-               for r in records]
+    records = [
+        dataclasses.replace(r, values={**r.values, 'lpips': [0.05] if r.network == 'plain' else [0.5]}) for r in records
+    ]
     page = write(records)
     assert page.bold.count('0.050') == 2 and '0.500' not in page.bold
     assert 'lower is better' in page.text
@@ -216,10 +255,16 @@ def test_every_attack_has_its_row(page):
     worst = next(row for row in rows if row[0] == 'guarded' and row[1].startswith(WORST_CASE) and row[2] == '8')
     assert worst[1] == f'{WORST_CASE} {ATTACK} (2 of 2)'
     values = worst_case(1, 8.0, 'stability', min)
-    assert worst[3:7] == ['{:.2f} [{:.2f}, {:.2f}]'.format(np.mean(values), *interval(values)), f'{min(values):.2f}',
-                          f'{np.std(values, ddof=1):.2f}', '0.00']
-    assert worst[7:9] == [f'{np.mean(worst_case(1, 8.0, "psnr", min)):.2f}',
-                          f'{np.mean(worst_case(1, 8.0, "lpips", max)):.3f}']
+    assert worst[3:7] == [
+        '{:.2f} [{:.2f}, {:.2f}]'.format(np.mean(values), *interval(values)),
+        f'{min(values):.2f}',
+        f'{np.std(values, ddof=1):.2f}',
+        '0.00',
+    ]
+    assert worst[7:9] == [
+        f'{np.mean(worst_case(1, 8.0, "psnr", min)):.2f}',
+        f'{np.mean(worst_case(1, 8.0, "lpips", max)):.3f}',
+    ]
     assert worst[9:] == ['2', '100 %', '1.000']
     assert not any(tag == 'details' for tag, _ in page.tags)
 
@@ -231,8 +276,17 @@ def test_long_table_is_folded(records, write):
 
 
 def test_attacks_outside_the_worst_case_are_named(records, write):
-    other = [dataclasses.replace(r, key=f'{r.key}l2', attack='round', attack_options={'type': 'PGD', 'norm': 'L2'},
-                                 values={**r.values, 'stability': [1.0, 1.0]}) for r in records if r.attack == ATTACK]
+    other = [
+        dataclasses.replace(
+            r,
+            key=f'{r.key}l2',
+            attack='round',
+            attack_options={'type': 'PGD', 'norm': 'L2'},
+            values={**r.values, 'stability': [1.0, 1.0]},
+        )
+        for r in records
+        if r.attack == ATTACK
+    ]
     page = write([*records, *other])
     assert 'only in the table of all attacks: round.' in page.text
     assert page.body('Set2: means') == write(records).body('Set2: means')
@@ -251,7 +305,8 @@ def test_failures_are_listed_and_counted(records, write):
 def test_networks_are_identified(page):
     assert page.body('Networks') == [
         [name, 'SRVGGNetCompact', '1,234,567', f'{n}.pth', f'{n:064x}', 'authors: Ada']
-        for n, name in enumerate(['plain', 'guarded'])]
+        for n, name in enumerate(['plain', 'guarded'])
+    ]
     assert ['torch', '2.0'] in page.body('Versions')
 
 
@@ -266,8 +321,16 @@ def test_each_data_set_has_its_table(records, write):
 
 
 def test_page_holds_all_that_was_given(page):
-    for text in ('A title', 'First sentence.', 'Second sentence.', 'I-FGSM', 'rsr --x "y"', 'first', 'second',
-                 f'Worst attack: {ATTACK}'):
+    for text in (
+        'A title',
+        'First sentence.',
+        'Second sentence.',
+        'I-FGSM',
+        'rsr --x "y"',
+        'first',
+        'second',
+        f'Worst attack: {ATTACK}',
+    ):
         assert text in page.text
     assert 'Its noise × 15.9 around mid grey' in page.text
     assert 'Its noise × 63.5 around mid grey' in page.text
@@ -298,13 +361,28 @@ def test_ids_are_there_once(records, write):
 
 
 def test_names_are_escaped(tmp_path, write):
-    records = make_records(tmp_path, networks=(HOSTILE, 'other'), defenses=('none', HOSTILE), images=(HOSTILE,),
-                           attacks=(NOISE, HOSTILE), dataset=HOSTILE, detector=HOSTILE)
+    records = make_records(
+        tmp_path,
+        networks=(HOSTILE, 'other'),
+        defenses=('none', HOSTILE),
+        images=(HOSTILE,),
+        attacks=(NOISE, HOSTILE),
+        dataset=HOSTILE,
+        detector=HOSTILE,
+    )
     records += [dataclasses.replace(records[1], key='lost', image='lost', error=HOSTILE, values={}, shown={})]
     records = [dataclasses.replace(r, facts={'type': HOSTILE, 'card': {HOSTILE: HOSTILE}}) for r in records]
     metrics = {**METRICS, HOSTILE: METRICS['psnr']}
-    path = write_report(tmp_path / 'p.html', results_of(records, metrics), tmp_path, title=HOSTILE, summary=[HOSTILE],
-                        warnings=[HOSTILE], protocol={HOSTILE: HOSTILE}, versions={HOSTILE: HOSTILE})
+    path = write_report(
+        tmp_path / 'p.html',
+        results_of(records, metrics),
+        tmp_path,
+        title=HOSTILE,
+        summary=[HOSTILE],
+        warnings=[HOSTILE],
+        protocol={HOSTILE: HOSTILE},
+        versions={HOSTILE: HOSTILE},
+    )
     page = Page(path)
 
     assert not any(tag == 'b' for tag, _ in page.tags)
@@ -319,9 +397,18 @@ def test_names_that_are_no_text_do_not_stop_the_page(records, write):
     assert '$a$_?' in page.text
 
 
-@pytest.mark.parametrize('kwargs', [
-    dict(strengths=()), dict(networks=('plain',)), dict(networks=('plain',), defenses=('none', 'jpeg')),
-    dict(images=('one',)), dict(strengths=(0.5,)), dict(attacks=(NOISE,))], ids=str)
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(strengths=()),
+        dict(networks=('plain',)),
+        dict(networks=('plain',), defenses=('none', 'jpeg')),
+        dict(images=('one',)),
+        dict(strengths=(0.5,)),
+        dict(attacks=(NOISE,)),
+    ],
+    ids=str,
+)
 def test_small_runs_make_a_page_too(kwargs, tmp_path, write):
     page = write(make_records(tmp_path, **{'defenses': ('none',), **kwargs}), drawn=True)
     assert page.body('Set2: means')[0][0] == 'plain'
@@ -377,7 +464,9 @@ def test_images_are_those_measured(page, folder):
 
 def test_attack_shown_is_the_worst_one(page):
     assert re.findall(r'Worst attack: (\w+ ?\w*), eps (\d)', page.text) == 4 * [(ATTACK, '2'), (ATTACK, '8')] + 4 * [
-        (NOISE, '2'), (ATTACK, '8')]
+        (NOISE, '2'),
+        (ATTACK, '8'),
+    ]
 
 
 def test_way_of_the_attack_is_said(records, write):
@@ -389,12 +478,16 @@ def test_way_of_the_attack_is_said(records, write):
 def test_numbers_of_a_image_stand_below_it(page):
     shown = [rows for caption, rows in page.tables if not caption]
     assert len(shown) == 2 * 4 * 2  # images, subjects, strengths
-    assert shown[4:6] == [[
-        ['', 'clean', 'attacked'],
-        ['stability dB', '–', f'{numbers(1, ATTACK, eps, 0)["stability"][0]:.2f}'],
-        ['psnr dB', '31.25', f'{np.mean(numbers(1, ATTACK, eps, 0)["psnr"]):.2f}'],
-        ['lpips', '0.110', f'{np.mean(numbers(1, ATTACK, eps, 0)["lpips"]):.3f}'],
-        ['detector', 'not flagged', flagged]] for eps, flagged in ((2.0, 'not flagged'), (8.0, 'flagged'))]
+    assert shown[4:6] == [
+        [
+            ['', 'clean', 'attacked'],
+            ['stability dB', '–', f'{numbers(1, ATTACK, eps, 0)["stability"][0]:.2f}'],
+            ['psnr dB', '31.25', f'{np.mean(numbers(1, ATTACK, eps, 0)["psnr"]):.2f}'],
+            ['lpips', '0.110', f'{np.mean(numbers(1, ATTACK, eps, 0)["lpips"]):.3f}'],
+            ['detector', 'not flagged', flagged],
+        ]
+        for eps, flagged in ((2.0, 'not flagged'), (8.0, 'flagged'))
+    ]
 
 
 def test_only_the_strongest_attack_is_shown_at_first(page):
@@ -411,7 +504,8 @@ def test_images_that_are_missing_are_left_out(records, write, tmp_path):
     (tmp_path / gone.shown['lq']).write_bytes(b'no image')
     lost = whole - set(write(records).images())
     assert {name for name in lost if 'noise against guarded, eps 8' in name} == {
-        'first, noise against guarded, eps 8/255, amplified'}
+        'first, noise against guarded, eps 8/255, amplified'
+    }
     for file in tmp_path.glob('*.png'):
         file.unlink()
     assert not write(records).images()
@@ -435,19 +529,23 @@ def test_noise_of_full_strength_reaches_black_and_white():
 
 
 def test_spectra_share_a_scale_and_their_difference_is_grey_where_nothing_changed(tmp_path, write):
-    records = make_records(tmp_path, networks=('n',), defenses=('none',), images=('p',), strengths=(8.0,),
-                           attacks=(ATTACK,))
+    records = make_records(
+        tmp_path, networks=('n',), defenses=('none',), images=('p',), strengths=(8.0,), attacks=(ATTACK,)
+    )
     clean, attacked = (cv2.imread(str(tmp_path / r.shown['lq'])) for r in records)
-    clean, attacked = (log_spectrum(torch.from_numpy(lq / 255).permute(2, 0, 1)[None])[0].numpy()
-                       for lq in (clean, attacked))
+    clean, attacked = (
+        log_spectrum(torch.from_numpy(lq / 255).permute(2, 0, 1)[None])[0].numpy() for lq in (clean, attacked)
+    )
     images = write(records).images()
 
     expected = 127.5 * (1 + np.clip((attacked - clean) / np.log(32), -1, 1))
     shown = images['p, change of the log spectrum by the attack against n, eps 8/255']
     assert np.abs(shown - expected).max() <= 0.51
     # Where the two magnitudes are equal to the eye of the scale, the colours must be equal too.
-    shown = [images['p, log spectrum of the clean input'].astype(int),
-             images['p, log spectrum of the input attacked against n, eps 8/255'].astype(int)]
+    shown = [
+        images['p, log spectrum of the clean input'].astype(int),
+        images['p, log spectrum of the input attacked against n, eps 8/255'].astype(int),
+    ]
     assert np.abs(shown[0] - shown[1])[np.abs(attacked - clean) < 1e-3].max(initial=0) <= 8
     # The largest coefficient, DC, is the yellow end of viridis in at least one of them.
     yellow = cv2.applyColorMap(np.uint8([[255]]), cv2.COLORMAP_VIRIDIS)[0, 0]
@@ -464,8 +562,10 @@ def chart_of(kind, records):
     if kind == 'trade-off':
         return charts.trade_off(results.rows(), 'psnr', 'dB')
     subject = results.subjects('Set2')[-1]
-    return charts.detector(results.images('Set2', subject, 'clean', 0).values(), {
-        eps: results.images('Set2', subject, WORST_CASE, eps).values() for eps in (2.0, 8.0)})
+    return charts.detector(
+        results.images('Set2', subject, 'clean', 0).values(),
+        {eps: results.images('Set2', subject, WORST_CASE, eps).values() for eps in (2.0, 8.0)},
+    )
 
 
 @needs_matplotlib
@@ -506,6 +606,7 @@ def test_lines_are_drawn_where_the_numbers_are():
 @needs_matplotlib
 def test_charts_leave_matplotlib_as_it_was():
     import matplotlib
+
     before, backend = dict(matplotlib.rcParams), matplotlib.get_backend()
     with matplotlib.rc_context({'font.size': 30, 'axes.grid': False}):
         loud = chart_of('trade-off', make_records())
@@ -524,8 +625,9 @@ def test_nothing_makes_no_chart():
 
 @needs_matplotlib
 def test_many_clean_images_make_the_false_alarms_logarithmic():
-    clean = make_records(networks=('guarded',), defenses=('none',), images=[f'{i:03}' for i in range(100)],
-                         strengths=())
+    clean = make_records(
+        networks=('guarded',), defenses=('none',), images=[f'{i:03}' for i in range(100)], strengths=()
+    )
     attacked = make_records(networks=('guarded',), defenses=('none',), attacks=(ATTACK,))
     assert 'false alarms among 100 clean images' in charts.detector(clean, {8.0: attacked})
 
@@ -540,7 +642,7 @@ def test_page_without_matplotlib(records, write, monkeypatch):
 
 # the page in a browser
 
-PROBE = '''<script>
+PROBE = """<script>
 const errors = [];
 addEventListener('error', (e) => errors.push(String(e.message || e.target)), true);
 addEventListener('securitypolicyviolation', (e) => errors.push(e.violatedDirective));
@@ -570,11 +672,11 @@ addEventListener('load', () => setTimeout(() => {
   said.sorted = document.querySelectorAll('#results [aria-sort]').length;
   parent.postMessage({...said, errors: errors.join()}, '*');
 }, 100));
-</script>'''
+</script>"""
 # A window cannot be as narrow as a phone, a frame can.
-FRAME = '''<body><script>addEventListener('message', (e) => {
+FRAME = """<body><script>addEventListener('message', (e) => {
   for (const [key, value] of Object.entries(e.data)) document.body.setAttribute('said-' + key, value);
-})</script><iframe src="page.html" style="width: %dpx; height: 844px; border: 0"></iframe>'''
+})</script><iframe src="page.html" style="width: %dpx; height: 844px; border: 0"></iframe>"""
 
 
 @pytest.mark.parametrize('width', [390, 1200])
@@ -582,17 +684,38 @@ def test_page_in_a_browser(width, tmp_path):
     browser = next(filter(None, map(shutil.which, ['chromium', 'chromium-browser', 'google-chrome'])), None)
     if not browser:
         pytest.skip('needs chromium or google-chrome on PATH')
-    records = make_records(tmp_path, networks=('b', 'c', 'a'), defenses=('none',), detector='c',
-                           images=('first', 'a_long_name_without_any_place_to_break_it_' * 3))
-    page = write_report(tmp_path / 'page.html', results_of(records), tmp_path, **{
-        **WORDS, 'warnings': ['warned_' * 30], 'protocol': {'Command': 'rsr ' + '/a/very/long/path' * 12}})
+    records = make_records(
+        tmp_path,
+        networks=('b', 'c', 'a'),
+        defenses=('none',),
+        detector='c',
+        images=('first', 'a_long_name_without_any_place_to_break_it_' * 3),
+    )
+    page = write_report(
+        tmp_path / 'page.html',
+        results_of(records),
+        tmp_path,
+        **{**WORDS, 'warnings': ['warned_' * 30], 'protocol': {'Command': 'rsr ' + '/a/very/long/path' * 12}},
+    )
     page.write_text(page.read_text(encoding='utf-8').replace('<style>', PROBE + '<style>', 1), encoding='utf-8')
     Path(tmp_path / 'frame.html').write_text(FRAME % width, encoding='utf-8')
 
     run = subprocess.run(
-        [browser, '--headless', '--no-sandbox', '--disable-gpu', '--virtual-time-budget=2000', '--dump-dom',
-         f'--user-data-dir={tmp_path / "profile"}', '--window-size=1300,900', (tmp_path / 'frame.html').as_uri()],
-        capture_output=True, text=True, timeout=120)
+        [
+            browser,
+            '--headless',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--virtual-time-budget=2000',
+            '--dump-dom',
+            f'--user-data-dir={tmp_path / "profile"}',
+            '--window-size=1300,900',
+            (tmp_path / 'frame.html').as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
     said = dict(re.findall(r'said-(\w+)="([^"]*)"', run.stdout))
     assert said, f'the page said nothing: {run.stdout[:500]} {run.stderr[-500:]}'

@@ -57,8 +57,9 @@ def check(opt, tmp_path, capsys, *flags):
     """Exit code, and the lines below each heading, of ``rsr check``."""
     code = main(['check', str(write(opt, tmp_path / 'o.yml')), *flags])
     out = capsys.readouterr().out
-    found = {title: re.findall(r'^  (.*)$', text, re.M) for title, text in re.findall(
-        r'^(\w+):\n((?:  .*\n)+)', out, re.M)}
+    found = {
+        title: re.findall(r'^  (.*)$', text, re.M) for title, text in re.findall(r'^(\w+):\n((?:  .*\n)+)', out, re.M)
+    }
     errors, warnings = found.get('Errors', []), found.get('Warnings', [])
     count = f'{len(errors)} error{"s" * (len(errors) != 1)}, {len(warnings)} warning{"s" * (len(warnings) != 1)}'
     assert out.splitlines()[-1] == count and code == (2 if errors else 0)
@@ -105,9 +106,19 @@ def test_a_file_in_order_passes_and_nothing_is_written(name, defended, photos, t
 def test_a_test_is_none_of_a_training(opt, pairs, tmp_path, capsys):
     torch.save({'params': build_network(dict(opt['network_g'])).state_dict()}, tmp_path / 'w.pth')
     test = {key: opt[key] for key in ('name', 'model_type', 'scale', 'num_gpu', 'manual_seed', 'network_g')}
-    test.update(val={'save_img': False}, path={'pretrain_network_g': str(tmp_path / 'w.pth')}, datasets={'test_1': {
-        'name': 'a', 'type': 'PairedImageDataset', 'dataroot_gt': str(pairs / 'gt'), 'dataroot_lq': str(pairs / 'lq'),
-        'io_backend': {'type': 'disk'}}})
+    test.update(
+        val={'save_img': False},
+        path={'pretrain_network_g': str(tmp_path / 'w.pth')},
+        datasets={
+            'test_1': {
+                'name': 'a',
+                'type': 'PairedImageDataset',
+                'dataroot_gt': str(pairs / 'gt'),
+                'dataroot_lq': str(pairs / 'lq'),
+                'io_backend': {'type': 'disk'},
+            }
+        },
+    )
     errors, warnings, facts = check(test, tmp_path, capsys)
     assert (errors, warnings) == ([], []) and facts[0].endswith('a test (rsr test)')
     assert f'path.pretrain_network_g: {tmp_path / "w.pth"} has params; it fits DefendedSRVGGNetCompact' in facts
@@ -115,7 +126,8 @@ def test_a_test_is_none_of_a_training(opt, pairs, tmp_path, capsys):
     errors, _, _ = check(test, tmp_path, capsys)
     assert [error.split(',')[0] for error in errors] == [
         'datasets.Set5: BasicSR knows data sets by names such as test_1',
-        "val: the key 'suffix' is missing"]
+        "val: the key 'suffix' is missing",
+    ]
 
 
 # what is wrong
@@ -134,21 +146,24 @@ def test_everything_wrong_is_named_at_once_and_nothing_that_follows_from_it(opt,
     opt['val']['metrics']['psnr']['crop_borders'] = opt['val']['metrics']['psnr'].pop('crop_border')
     opt['logger']['print_freq'] = 0
     errors, _, _ = check(opt, tmp_path, capsys)
-    assert sorted(errors) == sorted([
-        "network_g: unknown key 'num_fea'; did you mean 'num_feat'?",
-        "train.optim_g.lr: expected a number of at least 0, got 'fast'",
-        "train: unknown key 'totl_iter'; did you mean 'total_iter'?",
-        "attack: unknown key 'epz'; did you mean 'eps'?",
-        'attack.share: expected a number above 0 and at most 1, got 2',
-        "the key 'noise_range' is missing; did you mean 'noise_range' where it says 'noise_range2'?",
-        "the key 'jpeg_range' is missing; did you mean 'jpeg_range' where it says 'jpeg_range2'?",
-        'datasets.train.dataroot_gt: no such folder: nowhere',
-        "datasets.train: unknown key 'dataset_enlarge_ration'; did you mean 'dataset_enlarge_ratio'?",
-        "datasets.val.io_backend.type: expected one of disk, lmdb, memcached, got 'dsk'",
-        "path: unknown key 'pretrain_model_d', of whose value BasicSR would make a folder; did you mean "
-        "'pretrain_network_d'?",
-        "val.metrics.psnr: unknown key 'crop_borders'; did you mean 'crop_border'?",
-        'logger.print_freq: expected a whole number of at least 1, got 0'])
+    assert sorted(errors) == sorted(
+        [
+            "network_g: unknown key 'num_fea'; did you mean 'num_feat'?",
+            "train.optim_g.lr: expected a number of at least 0, got 'fast'",
+            "train: unknown key 'totl_iter'; did you mean 'total_iter'?",
+            "attack: unknown key 'epz'; did you mean 'eps'?",
+            'attack.share: expected a number above 0 and at most 1, got 2',
+            "the key 'noise_range' is missing; did you mean 'noise_range' where it says 'noise_range2'?",
+            "the key 'jpeg_range' is missing; did you mean 'jpeg_range' where it says 'jpeg_range2'?",
+            'datasets.train.dataroot_gt: no such folder: nowhere',
+            "datasets.train: unknown key 'dataset_enlarge_ration'; did you mean 'dataset_enlarge_ratio'?",
+            "datasets.val.io_backend.type: expected one of disk, lmdb, memcached, got 'dsk'",
+            "path: unknown key 'pretrain_model_d', of whose value BasicSR would make a folder; did you mean "
+            "'pretrain_network_d'?",
+            "val.metrics.psnr: unknown key 'crop_borders'; did you mean 'crop_border'?",
+            'logger.print_freq: expected a whole number of at least 1, got 0',
+        ]
+    )
 
 
 ERRORS = [
@@ -216,11 +231,23 @@ def test_keys_of_classes_of_ones_own_are_not_known(opt, tmp_path, capsys):
 
 def test_patches_that_a_network_does_not_take(pairs, photos, tmp_path, capsys):
     opt = in_order(paired_options(pairs, 'DefendedSwinIRModel', photos=photos))
-    opt['network_g'] = dict(type='DefendedSwinIR', upscale=4, in_chans=3, img_size=16, window_size=8, depths=[1],
-                            embed_dim=8, num_heads=[1], upsampler='pixelshuffle', defense={})
+    opt['network_g'] = dict(
+        type='DefendedSwinIR',
+        upscale=4,
+        in_chans=3,
+        img_size=16,
+        window_size=8,
+        depths=[1],
+        embed_dim=8,
+        num_heads=[1],
+        upsampler='pixelshuffle',
+        defense={},
+    )
     opt['datasets']['train']['gt_size'] = 48
-    sentence = ('gt_size: 48 gives low-resolution patches of 12x12, which {} does not take; write a multiple of 32, '
-                'that is window_size 8 times scale 4')
+    sentence = (
+        'gt_size: 48 gives low-resolution patches of 12x12, which {} does not take; write a multiple of 32, '
+        'that is window_size 8 times scale 4'
+    )
     assert check(opt, tmp_path, capsys, '--no-memory')[0] == [sentence.format('DefendedSwinIR')]
     opt.update(model_type='SwinIRModel', network_g={**opt['network_g'], 'type': 'SwinIR'})
     del opt['attack'], opt['network_g']['defense'], opt['train']['optim_classifier'], opt['train']['classifier_opt']
@@ -235,19 +262,24 @@ def test_weights(opt, tmp_path, capsys, real_weights):
     opt['path'].update(pretrain_network_g=str(tmp_path / 'w.pth'), strict_load_g=True)
     opt['train']['optim_g']['lr'] = 1e-3
     _, warnings, facts = check(opt, tmp_path, capsys, '--no-memory', '--decode', '0')
-    assert f'path.pretrain_network_g: {tmp_path / "w.pth"} has params and params_ema, params is taken; it fits ' \
+    assert (
+        f'path.pretrain_network_g: {tmp_path / "w.pth"} has params and params_ema, params is taken; it fits '
         'DefendedSRVGGNetCompact' in facts
+    )
     assert warnings == [
         'train.optim_g.lr: 0.001 is high for weights that are trained already; 0.0001 is usual',
         'path.param_key_g: params is taken, while the moving average begins with params_ema; params_ema is there too, '
-        'and usually the better one']
+        'and usually the better one',
+    ]
     other = build_network({**opt['network_g'], 'num_conv': 4})
     torch.save({'params': other.state_dict()}, tmp_path / 'w.pth')
     opt['path'].update(param_key_g='params_ema', strict_load_g=False)
     errors, warnings, _ = check(opt, tmp_path, capsys, '--no-memory', '--decode', '0')
     assert errors == [] and re.search(r'has \d+ tensors, of which \d+ fit \w+; the others are left out', warnings[1])
-    assert f'path.param_key_g: params_ema is not in {tmp_path / "w.pth"}, and BasicSR takes params; write params' \
+    assert (
+        f'path.param_key_g: params_ema is not in {tmp_path / "w.pth"}, and BasicSR takes params; write params'
         in warnings
+    )
     opt['path']['pretrain_network_g'] = str(real_weights)
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory', '--decode', '0')
     assert len(errors) == 1 and 'of which 0 fit DefendedSRVGGNetCompact; name the weights of this net' in errors[0]
@@ -281,8 +313,10 @@ BROKEN = {
     'text': (lambda path: path.write_text('an image'), 'is not an image that OpenCV can read'),
     'cut': (lambda path: path.write_bytes(path.read_bytes()[:60]), 'cannot be decoded'),
     'header': (lambda path: path.write_bytes(path.read_bytes()[:20]), 'is not an image that'),
-    'wide': (lambda path: cv2.imwrite(str(path), cv2.imread(str(path))[:, :40]),
-             'coffee_cup.png is 40x64 and its low-resolution image 16x16, but scale is 4; see dataroot_lq'),
+    'wide': (
+        lambda path: cv2.imwrite(str(path), cv2.imread(str(path))[:, :40]),
+        'coffee_cup.png is 40x64 and its low-resolution image 16x16, but scale is 4; see dataroot_lq',
+    ),
     'gone': (lambda path: path.unlink(), 'datasets.train.dataroot_lq: 5 files for 4 in'),
     'renamed': (lambda path: path.rename(path.with_name('a.png')), 'a.png is not in'),
 }
@@ -322,9 +356,21 @@ def test_what_basicsr_does_not_keep_of_a_image(folder, photos, tmp_path, capsys)
     opt = in_order(paired_options(folder, photos=photos))
     assert all(item['gt'].shape[0] == 3 and (item['gt'] * 255 % 1 == 0).all() for item in read_all(opt))
     errors, warnings, _ = check(opt, tmp_path, capsys, '--no-memory')
-    assert errors == [] and ('datasets.train.dataroot_gt: ' + '; '.join(f'1 of 5 images: {what}' for what in (
-        'more than 8 bit, of which BasicSR reads 8', 'grey, read as three equal channels',
-        'transparency, which is dropped'))) in warnings
+    assert (
+        errors == []
+        and (
+            'datasets.train.dataroot_gt: '
+            + '; '.join(
+                f'1 of 5 images: {what}'
+                for what in (
+                    'more than 8 bit, of which BasicSR reads 8',
+                    'grey, read as three equal channels',
+                    'transparency, which is dropped',
+                )
+            )
+        )
+        in warnings
+    )
 
 
 def test_lists(folder, photos, tmp_path, capsys):
@@ -334,38 +380,48 @@ def test_lists(folder, photos, tmp_path, capsys):
     with pytest.raises(FileNotFoundError):
         read_all(opt)
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
-    assert errors == [f'datasets.train.meta_info_file: {tmp_path / "list.txt"} lists coffee_cupx4.png, which is not in '
-                      f'{folder / "lq"}, nor are 1 others']
+    assert errors == [
+        f'datasets.train.meta_info_file: {tmp_path / "list.txt"} lists coffee_cupx4.png, which is not in '
+        f'{folder / "lq"}, nor are 1 others'
+    ]
     opt['datasets']['train']['filename_tmpl'] = '{'
-    assert "filename_tmpl: expected a name with braces in it, such as '{}x4', got '{'" in check(
-        opt, tmp_path, capsys, '--no-memory')[0][0]
+    assert (
+        "filename_tmpl: expected a name with braces in it, such as '{}x4', got '{'"
+        in check(opt, tmp_path, capsys, '--no-memory')[0][0]
+    )
     opt['datasets']['train'].update(filename_tmpl='{}', dataset_enlarge_ratio=0.5)
     assert check(opt, tmp_path, capsys, '--no-memory')[0] == [
         'datasets.train.dataset_enlarge_ratio: 2 images, each 0.5 times, do not fill one batch of 2, and nothing '
-        'would be trained; write 1 or more']
+        'would be trained; write 1 or more'
+    ]
 
 
 def test_photos_smaller_than_what_is_cut_out_of_them(opt, folder, photos, tmp_path, capsys):
     opt['datasets']['train'].update(dataroot_gt=str(folder / 'gt'), meta_info=str(tmp_path / 'list.txt'))
     (tmp_path / 'list.txt').write_text('coffee_cup.png\ncoffee_spoon.png\n')
     _, warnings, _ = check(opt, tmp_path, capsys, '--no-memory')
-    assert warnings == ['datasets.train: coffee_cup.png is 64x64, and is filled up to 400x400 by its mirror image (and '
-                        '1 more)']
+    assert warnings == [
+        'datasets.train: coffee_cup.png is 64x64, and is filled up to 400x400 by its mirror image (and 1 more)'
+    ]
     opt = in_order(paired_options(folder, photos=photos))
     opt['datasets']['train']['gt_size'] = 128
     with pytest.raises(ValueError, match='smaller than patch size'):
         read_all(opt)
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
-    assert errors == ['datasets.train.gt_size: astronaut_face.png is 64x64, smaller than 128 (and 4 more); take it '
-                      'out, or lower gt_size']
+    assert errors == [
+        'datasets.train.gt_size: astronaut_face.png is 64x64, smaller than 128 (and 4 more); take it '
+        'out, or lower gt_size'
+    ]
 
 
 def test_databases(folder, photos, tmp_path, capsys):
     opt = in_order(paired_options(folder, photos=photos))
     opt['datasets']['train']['io_backend']['type'] = 'lmdb'
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
-    assert errors == [f'datasets.train.dataroot_gt: with io_backend lmdb BasicSR wants a folder NAME.lmdb, got '
-                      f'{folder / "gt"}; write type: disk for a folder of images']
+    assert errors == [
+        f'datasets.train.dataroot_gt: with io_backend lmdb BasicSR wants a folder NAME.lmdb, got '
+        f'{folder / "gt"}; write type: disk for a folder of images'
+    ]
     for kind in ('gt', 'lq'):
         write_database(folder / kind, folder / f'{kind}.lmdb')
         opt['datasets']['train'][f'dataroot_{kind}'] = str(folder / f'{kind}.lmdb')
@@ -375,8 +431,9 @@ def test_databases(folder, photos, tmp_path, capsys):
     data = folder / 'gt.lmdb' / 'data.mdb'
     data.write_bytes(data.read_bytes()[:20000])  # reading which would end the process
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
-    assert errors == [f'datasets.train: {folder / "gt.lmdb"} cannot be read as LMDB: data.mdb is cut short; make it '
-                      'anew']
+    assert errors == [
+        f'datasets.train: {folder / "gt.lmdb"} cannot be read as LMDB: data.mdb is cut short; make it anew'
+    ]
     (folder / 'gt.lmdb' / 'meta_info.txt').write_text('other.png (64,64,3) 1\n')
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
     assert 'astronaut_face is in one of' in errors[0]
@@ -392,19 +449,36 @@ def write_database(source, target):
 # other kinds of files, and files that are none
 
 
-@pytest.mark.parametrize('content, sentence', [
-    ({'photos': 'nowhere', 'count': 5, 'kinds': {'reduced': 1}}, 'photos: '),
-    ({'photos': 'nowhere', 'count': 5, 'kindz': {'reduced': 1}}, "unknown key 'kindz'; did you mean 'kinds'?"),
-    ({'name': 'a', 'networks': {}, 'attacks': {}, 'epz': [8], 'datasets': {}}, "unknown key 'epz'; did you mean 'eps'"),
-])
+@pytest.mark.parametrize(
+    'content, sentence',
+    [
+        ({'photos': 'nowhere', 'count': 5, 'kinds': {'reduced': 1}}, 'photos: '),
+        ({'photos': 'nowhere', 'count': 5, 'kindz': {'reduced': 1}}, "unknown key 'kindz'; did you mean 'kinds'?"),
+        (
+            {'name': 'a', 'networks': {}, 'attacks': {}, 'epz': [8], 'datasets': {}},
+            "unknown key 'epz'; did you mean 'eps'",
+        ),
+    ],
+)
 def test_sets_and_benchmarks(content, sentence, tmp_path, capsys):
     errors, _, _ = check(content, tmp_path, capsys)
     assert any(sentence in error for error in errors)
 
 
-@pytest.mark.parametrize('content', [
-    b'', b'a: [1', b'\x80\x04\x95', b'[]', b'a: 2001-99-99', b'[' * 600, b'a: !!int x',
-    b'a: !!python/object/apply:os.system ["touch ran"]'], ids=range(8))
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'a: [1',
+        b'\x80\x04\x95',
+        b'[]',
+        b'a: 2001-99-99',
+        b'[' * 600,
+        b'a: !!int x',
+        b'a: !!python/object/apply:os.system ["touch ran"]',
+    ],
+    ids=range(8),
+)
 def test_files_that_are_none(content, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'o.yml').write_bytes(content)
@@ -418,7 +492,8 @@ def test_malformed_options_end_in_sentences(opt, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     odd = [None, [], {}, {'type': 5}, 'x', -1, float('nan'), 10**400, [[1]], True, {1: 2}, '{']
     aliases = 'a: &a [x, x, x, x, x, x, x, x]\n' + ''.join(
-        f'{name}: &{name} [{", ".join([f"*{before}"] * 8)}]\n' for before, name in zip('abcdefghijk', 'bcdefghijkl'))
+        f'{name}: &{name} [{", ".join([f"*{before}"] * 8)}]\n' for before, name in zip('abcdefghijk', 'bcdefghijkl')
+    )
     for seed in range(25):
         broken, draw = copy.deepcopy(opt), random.Random(seed)
         for _ in range(draw.choice([1, 2, 5, 20])):
@@ -483,24 +558,38 @@ def test_memory_of_a_gpu_is_compared(free, whole, errors, warnings, monkeypatch)
     compare_with_gpu(Estimate(GIB, GIB), 8, problems)
     assert (len(problems), len(problems.warnings)) == (errors, warnings)
     for sentence in [*problems, *problems.warnings]:
-        assert sentence == ('datasets.train.batch_size_per_gpu: a batch of 8 takes about 10.5 GiB, and this GPU has '
-                            f'{free}.0 GiB free of {whole}.0; write {int(free - 2.5)} or less')
+        assert sentence == (
+            'datasets.train.batch_size_per_gpu: a batch of 8 takes about 10.5 GiB, and this GPU has '
+            f'{free}.0 GiB free of {whole}.0; write {int(free - 2.5)} or less'
+        )
 
 
 # the tables of what BasicSR reads
 
 
-@pytest.mark.parametrize('kind, cls', [
-    ('PairedImageDataset', PairedImageDataset), ('SingleImageDataset', SingleImageDataset),
-    ('RealESRGANDataset', realesrgan_dataset.RealESRGANDataset),
-    ('RealESRGANPairedDataset', realesrgan_paired_dataset.RealESRGANPairedDataset)])
+@pytest.mark.parametrize(
+    'kind, cls',
+    [
+        ('PairedImageDataset', PairedImageDataset),
+        ('SingleImageDataset', SingleImageDataset),
+        ('RealESRGANDataset', realesrgan_dataset.RealESRGANDataset),
+        ('RealESRGANPairedDataset', realesrgan_paired_dataset.RealESRGANPairedDataset),
+    ],
+)
 def test_every_key_that_a_data_set_reads_is_known(kind, cls):
     assert asked_for(cls, 'opt') <= {*stray_keys._DATASET, *stray_keys._OF_DATASET[kind]}
 
 
-@pytest.mark.parametrize('cls', [
-    base_model.BaseModel, sr_model.SRModel, srgan_model.SRGANModel, realesrnet_model.RealESRNetModel,
-    realesrgan_model.RealESRGANModel])
+@pytest.mark.parametrize(
+    'cls',
+    [
+        base_model.BaseModel,
+        sr_model.SRModel,
+        srgan_model.SRGANModel,
+        realesrnet_model.RealESRNetModel,
+        realesrgan_model.RealESRGANModel,
+    ],
+)
 def test_every_key_that_a_model_reads_is_known(cls):
     top, train, sure = stray_keys._read_by(cls)
     assert sure and asked_for(cls, 'train_opt') <= {*train} and len(asked_for(sr_model.SRModel, 'train_opt')) >= 4

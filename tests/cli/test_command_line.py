@@ -17,22 +17,25 @@ from rsr_basicsr.cli import main
 from rsr_basicsr.utils.progress import progress_bar
 
 
-@pytest.mark.parametrize('words, said', [
-    ('trian', "rsr: .*'trian'.*did you mean 'train'"),
-    ('nothing-alike-at-all', "rsr: .*'nothing-alike-at-all'.*known are weights, options, "),
-    ('', 'rsr: .*COMMAND'),
-    ('train', 'rsr train: .*-opt'),
-    ('train -op x.yml', r'rsr train: .* -op; did you mean -opt\?'),
-    ('train -opt x.yml --auto', r'rsr train: .* --auto; did you mean --auto_resume\?'),
-    ('train -opt x.yml --force-yaml a=1', r'rsr train: .* --force-yaml; did you mean --force_yml\?'),
-    ('test -opt x.yml more', 'rsr test: more: nothing more'),
-    ('upscale a.png -n x.pth -ext png', r'rsr upscale: .* -ext; did you mean --ext\?'),
-    ('upscale a.png -n x.pth --overwrit', r'rsr upscale: .* --overwrit; did you mean --overwrite\?'),
-    ('upscale a.png -n x.pth --gate allways', "rsr upscale: .*--gate: 'allways'.*did you mean 'always'"),
-    ('upscale a.png -n x.pth --tile=wide', "rsr upscale: .*--tile: .*'wide'"),
-    ('upscale a.png', 'rsr upscale: .*-n/--model_name'),
-    ('export x.pth --zzzz', r'rsr export: there is no option --zzzz \('),
-])
+@pytest.mark.parametrize(
+    'words, said',
+    [
+        ('trian', "rsr: .*'trian'.*did you mean 'train'"),
+        ('nothing-alike-at-all', "rsr: .*'nothing-alike-at-all'.*known are weights, options, "),
+        ('', 'rsr: .*COMMAND'),
+        ('train', 'rsr train: .*-opt'),
+        ('train -op x.yml', r'rsr train: .* -op; did you mean -opt\?'),
+        ('train -opt x.yml --auto', r'rsr train: .* --auto; did you mean --auto_resume\?'),
+        ('train -opt x.yml --force-yaml a=1', r'rsr train: .* --force-yaml; did you mean --force_yml\?'),
+        ('test -opt x.yml more', 'rsr test: more: nothing more'),
+        ('upscale a.png -n x.pth -ext png', r'rsr upscale: .* -ext; did you mean --ext\?'),
+        ('upscale a.png -n x.pth --overwrit', r'rsr upscale: .* --overwrit; did you mean --overwrite\?'),
+        ('upscale a.png -n x.pth --gate allways', "rsr upscale: .*--gate: 'allways'.*did you mean 'always'"),
+        ('upscale a.png -n x.pth --tile=wide', "rsr upscale: .*--tile: .*'wide'"),
+        ('upscale a.png', 'rsr upscale: .*-n/--model_name'),
+        ('export x.pth --zzzz', r'rsr export: there is no option --zzzz \('),
+    ],
+)
 def test_what_is_not_understood_ends_in_one_sentence(words, said, capsys):
     with pytest.raises(SystemExit) as end:
         main(words.split())
@@ -47,8 +50,9 @@ def test_an_option_and_its_value_may_be_one_word(capsys):
 
 
 def test_the_version_names_the_host_too():
-    said = subprocess.run([sys.executable, '-m', 'rsr_basicsr.cli', '--version'], check=True, capture_output=True,
-                          text=True).stdout
+    said = subprocess.run(
+        [sys.executable, '-m', 'rsr_basicsr.cli', '--version'], check=True, capture_output=True, text=True
+    ).stdout
     assert rsr_basicsr.__version__ in said and 'BasicSR 1.' in said and 'torch 2.' in said
 
 
@@ -65,8 +69,9 @@ def test_progress_in_a_file_is_lines_now_and_then(capsys, monkeypatch):
 
 
 def test_progress_where_someone_watches_is_one_line():
-    program = ('from rsr_basicsr.utils.progress import progress_bar\n'
-               'list(progress_bar(iterable=range(3), mininterval=0))')
+    program = (
+        'from rsr_basicsr.utils.progress import progress_bar\nlist(progress_bar(iterable=range(3), mininterval=0))'
+    )
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, 80, 0, 0))
     with subprocess.Popen([sys.executable, '-c', program], stderr=terminal) as process:

@@ -33,8 +33,9 @@ ELSEWHERE = {
     'rsr test -opt options/test/test_frequency_classifier.yml': ('tests/test_detector_training.py', "main(['test'"),
 }
 #: Names that would have to be downloaded, and one that is fetched anyway
-SMALLER = {name: 'realesr-animevideov3' for name in (
-    'realesr-general-x4v3', 'RealESRGAN_x4plus', 'RealESRGAN_x4plus_anime_6B')}
+SMALLER = {
+    name: 'realesr-animevideov3' for name in ('realesr-general-x4v3', 'RealESRGAN_x4plus', 'RealESRGAN_x4plus_anime_6B')
+}
 
 
 def commands(document):
@@ -73,9 +74,15 @@ def place(tmp_path, monkeypatch, photos, photo):
     for name in ('model_type', 'network_g'):
         block, key = (plain, name) if name == 'model_type' else (plain[name], 'type')
         block[key] = block[key].replace('Defended', '')
-    for block, key in ((plain, 'attack'), (plain['network_g'], 'defense'), (plain['val'], 'attack'),
-                       (plain['val'], 'panel_freq'), (plain['train'], 'optim_classifier'),
-                       (plain['train'], 'classifier_opt'), (plain['train'], 'target')):
+    for block, key in (
+        (plain, 'attack'),
+        (plain['network_g'], 'defense'),
+        (plain['val'], 'attack'),
+        (plain['val'], 'panel_freq'),
+        (plain['train'], 'optim_classifier'),
+        (plain['train'], 'classifier_opt'),
+        (plain['train'], 'target'),
+    ):
         block.pop(key, None)
     _write(plain, Path('IN.yml'))
     shutil.copy('options/finetune/finetune_defended_general_x4v3.yml', 'options.yml')
@@ -89,8 +96,14 @@ def _write(opt, path):
 def _test_options():
     opt = yaml.safe_load((OPTIONS / 'test/test_defended_realesrgan_x4plus.yml').read_text(encoding='utf-8'))
     opt.update(num_gpu=0, network_g={'type': 'DefendedSRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']})
-    opt['datasets'] = {'test_1': {'name': 'photos', 'type': 'SingleImageDataset', 'dataroot_lq': 'PHOTOS',
-                                  'io_backend': {'type': 'disk'}}}
+    opt['datasets'] = {
+        'test_1': {
+            'name': 'photos',
+            'type': 'SingleImageDataset',
+            'dataroot_lq': 'PHOTOS',
+            'io_backend': {'type': 'disk'},
+        }
+    }
     opt['path'] = {'pretrain_network_g': 'my.pth'}
     opt['val'] = {'save_img': True, 'suffix': None}
     return opt
@@ -107,8 +120,9 @@ def _benchmark_options():
     return opt
 
 
-@pytest.mark.parametrize('document', [document for document in DOCUMENTS if any(commands(document))],
-                         ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    'document', [document for document in DOCUMENTS if any(commands(document))], ids=lambda path: path.name
+)
 def test_commands_of_a_document(document, place, monkeypatch):
     for line in dict.fromkeys(commands(document)):
         run_as_it_stands(line, monkeypatch)

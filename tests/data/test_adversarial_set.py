@@ -47,16 +47,32 @@ def folder(opt, tmp_path_factory):
     """The set, begun by a process that was killed and finished by two others."""
     base = tmp_path_factory.mktemp('set')
     many = write({**opt, 'count': 30}, base / 'many.yml')
-    process = subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.cli', 'adversarial-set', '-opt', str(many), '-o',
-                                str(base / 'set'), '--workers', '1'], stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            '-m',
+            'rsr_basicsr.cli',
+            'adversarial-set',
+            '-opt',
+            str(many),
+            '-o',
+            str(base / 'set'),
+            '--workers',
+            '1',
+        ],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     first, deadline = base / 'set' / 'parts' / '00000000.json', time.time() + 200
     while not first.is_file() and time.time() < deadline:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)  # its workers too
     assert process.wait() == -signal.SIGKILL and not (base / 'set' / 'facts.jsonl').exists()
     made = first.stat().st_mtime_ns
-    assert main(['adversarial-set', '-opt', str(write(opt, base / 'opt.yml')), '-o', str(base / 'set'),
-                 '--workers', '2']) == 0
+    assert (
+        main(['adversarial-set', '-opt', str(write(opt, base / 'opt.yml')), '-o', str(base / 'set'), '--workers', '2'])
+        == 0
+    )
     assert first.stat().st_mtime_ns == made
     return base / 'set'
 
@@ -101,9 +117,17 @@ def test_pairs_are_within_the_ball(images):
 
 def test_the_set_on_disk_is_that_made_on_the_fly(folder, images, one_thread):
     facts = read_facts(folder)
-    dataset = build_dataset({'type': 'PairedImageDataset', 'name': 'set', 'phase': 'val', 'scale': 1,
-                             'dataroot_gt': str(folder / 'clean.lmdb'), 'dataroot_lq': str(folder / 'attacked.lmdb'),
-                             'io_backend': {'type': 'lmdb'}})  # BasicSR's own reader
+    dataset = build_dataset(
+        {
+            'type': 'PairedImageDataset',
+            'name': 'set',
+            'phase': 'val',
+            'scale': 1,
+            'dataroot_gt': str(folder / 'clean.lmdb'),
+            'dataroot_lq': str(folder / 'attacked.lmdb'),
+            'io_backend': {'type': 'lmdb'},
+        }
+    )  # BasicSR's own reader
     assert len(dataset) == 6 and [entry['key'] for entry in facts] == [f'{index:08d}' for index in range(6)]
     for index in (4, 1):  # in any order
         pair, item = images[index], dataset[index]
@@ -116,21 +140,40 @@ def test_the_set_on_disk_is_that_made_on_the_fly(folder, images, one_thread):
 
 def test_data_sets_for_the_trainer(folder, opt, one_thread):
     on_disk = build_dataset({'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'val', 'dataroot': str(folder)})
-    made = build_dataset({'type': 'AdversarialImagesDataset', 'name': 'set', 'phase': 'val',
-                          **{key: value for key, value in opt.items() if key != 'dataroot'}})
+    made = build_dataset(
+        {
+            'type': 'AdversarialImagesDataset',
+            'name': 'set',
+            'phase': 'val',
+            **{key: value for key, value in opt.items() if key != 'dataroot'},
+        }
+    )
     changed = [index for index, facts in enumerate(read_facts(folder)) if facts['changed'] > 0]
     assert len(made) == 6 and len(on_disk) == len(changed) > 0
     stored, fresh = on_disk[0], made[changed[0]]
     assert torch.equal(stored['clean'], fresh['clean']) and torch.equal(stored['attacked'], fresh['attacked'])
     assert stored['eps'] == fresh['eps'] and stored['source'] == fresh['source']
 
-    turned = build_dataset({'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'train', 'dataroot': str(folder),
-                            'crop': 24, 'weaken': 1, 'use_hflip': True, 'use_rot': True,
-                            'dataroot_extra': str(folder), 'transplant': 0.5})[0]
+    turned = build_dataset(
+        {
+            'type': 'AdversarialSetDataset',
+            'name': 'set',
+            'phase': 'train',
+            'dataroot': str(folder),
+            'crop': 24,
+            'weaken': 1,
+            'use_hflip': True,
+            'use_rot': True,
+            'dataroot_extra': str(folder),
+            'transplant': 0.5,
+        }
+    )[0]
     assert {key: turned[key].shape for key in ('clean', 'attacked', 'extra')} == dict.fromkeys(
-        ('clean', 'attacked', 'extra'), (3, 24, 24))
-    weak = build_dataset({'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'train', 'dataroot': str(folder),
-                          'weaken': 1})
+        ('clean', 'attacked', 'extra'), (3, 24, 24)
+    )
+    weak = build_dataset(
+        {'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'train', 'dataroot': str(folder), 'weaken': 1}
+    )
     for item, full in zip(map(weak.__getitem__, range(len(weak))), map(on_disk.__getitem__, range(len(weak)))):
         change, before = item['attacked'] - item['clean'], full['attacked'] - full['clean']
         assert (change.abs() <= before.abs() + 1e-6).all() and (change * before >= 0).all()
@@ -141,8 +184,9 @@ def test_clean_images_only(opt, tmp_path, capsys):
     clean = write({**opt, 'networks': None, 'attacks': None, 'count': 3}, tmp_path / 'o.yml')
     assert main(['adversarial-set', '-opt', str(clean), '-o', str(tmp_path / 'set'), '--workers', '0']) == 0
     assert '3 clean images, 3 of them made now' in capsys.readouterr().out
-    dataset = build_dataset({'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'val',
-                             'dataroot': str(tmp_path / 'set')})
+    dataset = build_dataset(
+        {'type': 'AdversarialSetDataset', 'name': 'set', 'phase': 'val', 'dataroot': str(tmp_path / 'set')}
+    )
     assert len(dataset) == 3 and 'attacked' not in dataset[0] and 'eps' not in dataset[0]
     assert not (tmp_path / 'set' / 'attacked.lmdb').exists()
 
@@ -159,22 +203,26 @@ def test_folders_of_others_are_refused(folder, opt, tmp_path, capsys):
         read_facts(tmp_path / 'mine')
 
 
-@pytest.mark.parametrize('change, sentence', [
-    ({'kind': {}}, "unknown key 'kind'; did you mean 'kinds'?"),
-    ({'kinds': {'sharp': 1}}, "kinds: unknown key 'sharp'; did you mean 'sharpened'?"),
-    ({'kinds': {'noisy': 0}}, 'kinds.noisy: expected a number above 0'),
-    ({'kinds': {}}, 'kinds: there is none'),
-    ({'real_esrgan': None}, 'kinds: real_esrgan needs the degradations in a block real_esrgan'),
-    ({'size': 128}, 'size: 128 is more than 100, the images that real_esrgan makes at scale 4'),
-    ({'photos': ['nowhere']}, 'photos: nowhere is not a folder of photos'),
-    ({'networks': None}, 'networks and attacks need each other'),
-    ({'attacks': [{'type': 'PGD', 'step': 3}]}, "unknown key 'step'"),
-    ({'attacks': [{'type': 'FGSM', 'steps': 3}]}, 'attacks, number 1: FGSM has no'),
-    ({'eps': [0, 2]}, 'eps: expected a number above 0'),
-    ({'real_esrgan': {**read('adversarial_set/train.yml')['real_esrgan'], 'resize_prob': [1]}}, 'expected three'),
-    ({'eps': [8, 2]}, 'eps: expected [low, high]'),
-    ({'count': 0}, 'count: expected a whole number of at least 1'),
-    ({'networks': {'x': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}}}, "networks.x: the key 'weights' is")])
+@pytest.mark.parametrize(
+    'change, sentence',
+    [
+        ({'kind': {}}, "unknown key 'kind'; did you mean 'kinds'?"),
+        ({'kinds': {'sharp': 1}}, "kinds: unknown key 'sharp'; did you mean 'sharpened'?"),
+        ({'kinds': {'noisy': 0}}, 'kinds.noisy: expected a number above 0'),
+        ({'kinds': {}}, 'kinds: there is none'),
+        ({'real_esrgan': None}, 'kinds: real_esrgan needs the degradations in a block real_esrgan'),
+        ({'size': 128}, 'size: 128 is more than 100, the images that real_esrgan makes at scale 4'),
+        ({'photos': ['nowhere']}, 'photos: nowhere is not a folder of photos'),
+        ({'networks': None}, 'networks and attacks need each other'),
+        ({'attacks': [{'type': 'PGD', 'step': 3}]}, "unknown key 'step'"),
+        ({'attacks': [{'type': 'FGSM', 'steps': 3}]}, 'attacks, number 1: FGSM has no'),
+        ({'eps': [0, 2]}, 'eps: expected a number above 0'),
+        ({'real_esrgan': {**read('adversarial_set/train.yml')['real_esrgan'], 'resize_prob': [1]}}, 'expected three'),
+        ({'eps': [8, 2]}, 'eps: expected [low, high]'),
+        ({'count': 0}, 'count: expected a whole number of at least 1'),
+        ({'networks': {'x': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}}}, "networks.x: the key 'weights' is"),
+    ],
+)
 def test_wrong_options_are_named(change, sentence, opt, tmp_path, capsys):
     wrong = {**opt, **change}
     assert main(['adversarial-set', '-opt', str(write(wrong, tmp_path / 'o.yml')), '-o', str(tmp_path / 'set')]) == 2
@@ -188,8 +236,10 @@ def test_a_broken_photo_is_named_before_anything_is_made(opt, tmp_path, capsys):
     shown = np.random.default_rng(0).integers(0, 256, (60, 50, 3)).astype(np.uint8)
     assert cv2.imwrite(str(folder / 'a good one.png'), shown)
     (folder / 'broken.png').write_bytes(b'no image')
-    changed = write({**opt, 'photos': str(folder), 'kinds': {'reduced': 1, 'real_esrgan': 1}, 'count': 3, 'seed': 1},
-                    tmp_path / 'o.yml')
+    changed = write(
+        {**opt, 'photos': str(folder), 'kinds': {'reduced': 1, 'real_esrgan': 1}, 'count': 3, 'seed': 1},
+        tmp_path / 'o.yml',
+    )
     command = ['adversarial-set', '-opt', str(changed), '-o', str(tmp_path / 'set'), '--workers', '0']
     assert main(command) == 1
     assert 'broken.png is not an image that can be read; take it out' in capsys.readouterr().err.splitlines()[-1]
@@ -200,15 +250,17 @@ def test_a_broken_photo_is_named_before_anything_is_made(opt, tmp_path, capsys):
 
 def test_a_set_can_grow_and_shrink(opt, tmp_path):
     def pack(count):
-        clean = write({**opt, 'networks': None, 'attacks': None, 'kinds': {'reduced': 1}, 'count': count},
-                      tmp_path / 'o.yml')
+        clean = write(
+            {**opt, 'networks': None, 'attacks': None, 'kinds': {'reduced': 1}, 'count': count}, tmp_path / 'o.yml'
+        )
         assert main(['adversarial-set', '-opt', str(clean), '-o', str(tmp_path / 'set'), '--workers', '0']) == 0
         lines = (tmp_path / 'set' / 'clean.lmdb' / 'meta_info.txt').read_text().splitlines()
         return len(lines), len(read_facts(tmp_path / 'set'))
 
     assert [pack(count) for count in (2, 4, 3)] == [(2, 2), (4, 4), (3, 3)]
-    dataset = build_dataset({'type': 'AdversarialSetDataset', 'name': 's', 'phase': 'val',
-                             'dataroot': str(tmp_path / 'set')})
+    dataset = build_dataset(
+        {'type': 'AdversarialSetDataset', 'name': 's', 'phase': 'val', 'dataroot': str(tmp_path / 'set')}
+    )
     assert dataset[2]['clean'].shape == (3, 32, 32)
 
 

@@ -32,11 +32,18 @@ FILES = {
     'MSRGAN': ('train_esrgan_x4', {'ESRGANModel': 'SRGANModel', 'type: RRDBNet': 'type: MSRResNet'}),
     'SwinIR x2': ('train_swinir_x2', {}),
     'RealESRNet x4': ('train_realesrnet_x4plus', {}),
-    'RealESRNet x2': ('train_realesrnet_x4plus', {
-        'scale: 4': 'scale: 2', 'strict_load_g: true': 'strict_load_g: False'}),
-    'RealESRNet anime': ('train_realesrnet_x4plus', {
-        'type: RRDBNet': 'type: SRVGGNetCompact', 'num_block': 'num_conv',
-        '  num_grow_ch: 4\n  scale: 4': '  upscale: 4'}),
+    'RealESRNet x2': (
+        'train_realesrnet_x4plus',
+        {'scale: 4': 'scale: 2', 'strict_load_g: true': 'strict_load_g: False'},
+    ),
+    'RealESRNet anime': (
+        'train_realesrnet_x4plus',
+        {
+            'type: RRDBNet': 'type: SRVGGNetCompact',
+            'num_block': 'num_conv',
+            '  num_grow_ch: 4\n  scale: 4': '  upscale: 4',
+        },
+    ),
     'RealESRGAN pairs': ('finetune_realesrgan_pairdata', {}),
     'test EDSR': ('test_edsr_x4', {}),
     'test RCAN': ('test_edsr_x4', {'type: EDSR': 'type: RCAN\n  num_group: 1\n  squeeze_factor: 2'}),
@@ -56,15 +63,18 @@ def text_of(name):
 def without_additions(after, before):
     """The options of a defended file with all that ``rsr defend`` may add taken out again."""
     after = {**after, 'network_g': dict(after['network_g'])}
-    after['name'] = after['name'][len('defended_'):]
-    after['model_type'] = after['model_type'][len('Defended'):]
-    after['network_g']['type'] = after['network_g']['type'][len('Defended'):]
+    after['name'] = after['name'][len('defended_') :]
+    after['model_type'] = after['model_type'][len('Defended') :]
+    after['network_g']['type'] = after['network_g']['type'][len('Defended') :]
     del after['network_g']['defense']
     if 'train' in after:
         del after['attack']
     if 'attack' in (after.get('val') or {}):
-        after['val'] = {key: value for key, value in after['val'].items()
-                        if key in before['val'] or key not in ('attack', 'guard', 'panel_freq')}
+        after['val'] = {
+            key: value
+            for key, value in after['val'].items()
+            if key in before['val'] or key not in ('attack', 'guard', 'panel_freq')
+        }
     return after
 
 
@@ -83,8 +93,12 @@ def test_all_lines_but_three_stay_as_they_are(name):
     opt = yaml.safe_load(before)
     changed = re.sub(r'^(name: [\'"]?)', r'\1defended_', before, count=1, flags=re.MULTILINE)
     changed = re.sub(r'^(model_type: [\'"]?)', r'\1Defended', changed, count=1, flags=re.MULTILINE)
-    changed = re.sub(rf'^( +type: ){opt["network_g"]["type"]}$', r'\1Defended' + opt['network_g']['type'], changed,
-                     flags=re.MULTILINE)
+    changed = re.sub(
+        rf'^( +type: ){opt["network_g"]["type"]}$',
+        r'\1Defended' + opt['network_g']['type'],
+        changed,
+        flags=re.MULTILINE,
+    )
     lines = iter(after.splitlines())
     # A block in braces is added to within its line.
     assert all(line in lines for line in changed.splitlines() if not line.startswith('val: {'))
@@ -93,6 +107,7 @@ def test_all_lines_but_three_stay_as_they_are(name):
 @pytest.fixture
 def project(tmp_path, monkeypatch, photos):
     """A folder to train in, with all that the files name: data sets, lists and weights."""
+
     def make(opt):
         pairs = tmp_path / 'datasets' / 'pairs'
         names = write_evaluation_pairs(pairs / 'gt', pairs / 'lq', gt_size=64, scale=opt['scale'])
@@ -131,8 +146,16 @@ def test_a_defended_file_trains_and_validates(project, monkeypatch):
     for image in list(folder.glob('datasets/pairs/*/c*.png')):
         image.unlink()
     opt = yaml.safe_load(defend_text(text, DEFAULT_PRESET).text)
-    experiment = train(opt, folder, monkeypatch, '--force_yml', 'num_gpu=0', 'train:total_iter=2',
-                       'logger:use_tb_logger=false', 'logger:print_freq=1')
+    experiment = train(
+        opt,
+        folder,
+        monkeypatch,
+        '--force_yml',
+        'num_gpu=0',
+        'train:total_iter=2',
+        'logger:use_tb_logger=false',
+        'logger:print_freq=1',
+    )
     assert experiment.name == 'defended_11_msrresnet_x4'
     state = torch.load(experiment / 'models' / 'net_g_latest.pth', weights_only=True)['params']
     assert any(key.startswith('defense.') for key in state)
@@ -152,14 +175,18 @@ def test_presets_are_those_of_the_options_files():
     paper, cdc = PRESETS['paper'], read('train/train_cdc_realsr_x4_paper.yml')
     assert dict(paper.attack) == cdc['attack']
     assert {'mask': paper.mask, 'classifier': paper.classifier} == {
-        key: cdc['network_g']['defense'][key] for key in ('mask', 'classifier')}
+        key: cdc['network_g']['defense'][key] for key in ('mask', 'classifier')
+    }
 
 
 def test_guard_only_where_there_is_something_to_compare_with():
     guarded = text_of('ESRGAN')
     assert yaml.safe_load(defend_text(guarded, 'light').text)['val']['guard'] == 0.5
-    for old, new in {'weights/generator.pth': '~', 'strict_load_g: true': 'strict_load_g: false',
-                     'calculate_psnr': 'calculate_ssim'}.items():
+    for old, new in {
+        'weights/generator.pth': '~',
+        'strict_load_g: true': 'strict_load_g: false',
+        'calculate_psnr': 'calculate_ssim',
+    }.items():
         assert 'guard' not in yaml.safe_load(defend_text(guarded.replace(old, new), 'light').text)['val']
 
 
@@ -176,7 +203,7 @@ WRITTEN = {
     'json': '{"name": "a", "model_type": "SRModel", "network_g": {"type": "MSRResNet"},\n "train": {}}',
     'quotes': '# é\nname: "a: \\u00e9"\nmodel_type: \'SRModel\'  # x\nnetwork_g:\n  type: "MSRResNet"\n',
     'tags and anchors': 'name: !!str &n a\nmodel_type: &m !!str "SRModel"\n'
-                        'network_g: &g !!map\n    type: &t MSRResNet\n',
+    'network_g: &g !!map\n    type: &t MSRResNet\n',
     'merge key': 'base: &b {type: MSRResNet, upscale: 4}\n' + HEAD + 'network_g:\n  <<: *b\n  num_feat: 8\n',
     'merge key at the top': 'base: &b\n  name: "a: b"\n  model_type: SRModel\n<<: *b\n' + NET,
     'alias at the end': 'feat: &f 8\n' + HEAD + NET + '  num_feat: *f  # x\n',
@@ -213,10 +240,10 @@ def test_blocks_stand_where_a_reader_looks_for_them():
     assert lines[lines.index('attack:') - 2] == ''
     assert lines[lines.index('  upscale: 4') + 1] == '  defense:'
     place = next(number for number, line in enumerate(lines) if line.startswith('  attack:'))
-    assert lines[place + 5:place + 8] == ['', '  # what is measured', '  metrics:']
+    assert lines[place + 5 : place + 8] == ['', '  # what is measured', '  metrics:']
     # The steps of the file's own indentation; a comment at the end of a block stays in it.
     lines = defend_text(text_of('SwinIR x2'), 'light').text.splitlines()
-    assert lines[lines.index("    # resi_connection: '3conv'") + 1:][:2] == ['    defense:', '        mask:']
+    assert lines[lines.index("    # resi_connection: '3conv'") + 1 :][:2] == ['    defense:', '        mask:']
 
 
 NOT_EDITABLE = {
@@ -286,7 +313,7 @@ def test_what_cannot_be_defended_is_refused(sentence, tmp_path, capsys):
 
 def test_every_twin_is_reached():
     for registry, text in ((MODEL_REGISTRY, 'model'), (ARCH_REGISTRY, 'net')):
-        for name in [key[len('Defended'):] for key in registry.keys() if key.startswith('Defended')]:
+        for name in [key[len('Defended') :] for key in registry.keys() if key.startswith('Defended')]:
             assert 'basicsr' in name or f'Defended{name}\n' in defend_text(changed(**{text: name}), 'light').text
 
 
@@ -296,7 +323,8 @@ def test_the_network_of_a_module_of_ones_own(tmp_path, monkeypatch, capsys):
         'from basicsr.archs.srresnet_arch import MSRResNet\nfrom basicsr.utils.registry import ARCH_REGISTRY\n'
         'from rsr_basicsr import MaskPoint, register_defended\n\n\n'
         "@register_defended({'last': MaskPoint('conv_last')})\n@ARCH_REGISTRY.register()\n"
-        'class MyOwnNet(MSRResNet):\n    pass\n')
+        'class MyOwnNet(MSRResNet):\n    pass\n'
+    )
     (tmp_path / 'in.yml').write_text(changed(net='MyOwnNet'))
     assert main(['defend', 'in.yml']) == 2
     assert 'register_defended' in capsys.readouterr().err
@@ -317,9 +345,11 @@ def test_what_is_left_to_do_is_said():
     assert 'is a state of the undefended training' in notes(changed().replace('state: ~', 'state: a.state'))
     said = notes(changed().replace('pretrain_network_g: ~', 'pretrain_model_g: a.pth'))
     assert 'path.pretrain_model_g is a name of old that this BasicSR does not read; write pretrain_network_g' in said
-    for old, new, problem in [('type: Adam', 'type: SGD', 'train.optim_g.type: expected one of Adam'),
-                              ('use_hflip', 'use_flip', "'use_hflip' is missing"),
-                              ('upscale: 4', 'upscale: 2', 'it upscales by 2, but scale is 4')]:
+    for old, new, problem in [
+        ('type: Adam', 'type: SGD', 'train.optim_g.type: expected one of Adam'),
+        ('use_hflip', 'use_flip', "'use_hflip' is missing"),
+        ('upscale: 4', 'upscale: 2', 'it upscales by 2, but scale is 4'),
+    ]:
         said = notes(changed().replace(old, new))
         assert 'rsr train will not take it as it is: ' in said and problem in said
 
@@ -334,8 +364,9 @@ def test_only_shown_without_an_output(tmp_path, capsys):
         removed = [line for line in shown.splitlines() if line.startswith('-') and not line.startswith('---')]
         assert [line.split(':')[0].strip('- ') for line in removed] == ['name', 'model_type', 'type']
         if shutil.which('patch'):
-            made = subprocess.run(['patch', '--binary', '-s', '-o', '-', str(file)], input=shown.encode(),
-                                  capture_output=True, check=True).stdout
+            made = subprocess.run(
+                ['patch', '--binary', '-s', '-o', '-', str(file)], input=shown.encode(), capture_output=True, check=True
+            ).stdout
             assert made.decode() == defend_text(text, 'light').text
 
 
@@ -360,10 +391,14 @@ def test_files_that_cannot_be_read_or_written(tmp_path, capsys):
     file.write_bytes(text_of('ESRGAN').encode('utf-16'))
     (tmp_path / 'good.yml').write_text(text_of('ESRGAN'))
     good = str(tmp_path / 'good.yml')
-    for arguments, sentence in [([str(file)], 'it is not in UTF-8'), ([str(tmp_path / 'x')], 'No such file'),
-                                ([str(tmp_path)], 'Is a directory'), ([good, '--overwrite'], 'give -o OUT.yml'),
-                                ([good, '-o', str(tmp_path), '--overwrite'], 'Is a directory'),
-                                ([good, '-o', str(tmp_path / 'x' / 'y.yml')], 'No such file or directory')]:
+    for arguments, sentence in [
+        ([str(file)], 'it is not in UTF-8'),
+        ([str(tmp_path / 'x')], 'No such file'),
+        ([str(tmp_path)], 'Is a directory'),
+        ([good, '--overwrite'], 'give -o OUT.yml'),
+        ([good, '-o', str(tmp_path), '--overwrite'], 'Is a directory'),
+        ([good, '-o', str(tmp_path / 'x' / 'y.yml')], 'No such file or directory'),
+    ]:
         assert main(['defend', *arguments]) == 2
         err = capsys.readouterr().err
         assert sentence in err and err.count('\n') == 1

@@ -35,16 +35,18 @@ from rsr_basicsr.defenses import (
 )
 from rsr_basicsr.ops.tiled import defenses, upscale
 
-EVERY = pytest.mark.parametrize('cls', [
-    JPEG, BitDepth, Median, Gaussian, TotalVariation, RandomResizePad, LowPass, SelfEnsemble, MedianSmoothing])
+EVERY = pytest.mark.parametrize(
+    'cls', [JPEG, BitDepth, Median, Gaussian, TotalVariation, RandomResizePad, LowPass, SelfEnsemble, MedianSmoothing]
+)
 SIZES = pytest.mark.parametrize('size', [(8, 8), (13, 22), (37, 20)])
 AS_IT_IS = nn.Identity()
 
 
 def honest():
     """A small network of random filters, twice as large, to which attacks do several times the damage of noise."""
-    return nn.Sequential(nn.Conv2d(3, 8, 5, padding=2), nn.LeakyReLU(0.2), nn.Conv2d(8, 3, 5, padding=2),
-                         nn.Upsample(None, 2))
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 5, padding=2), nn.LeakyReLU(0.2), nn.Conv2d(8, 3, 5, padding=2), nn.Upsample(None, 2)
+    )
 
 
 def bilinear(scale):
@@ -69,7 +71,7 @@ def test_shape_gradient_and_nothing_to_load(cls, size):
     before = x.clone()
     output = net(x.requires_grad_())
     assert output.shape == (2, 3, 2 * size[0], 2 * size[1]) and output.dtype == torch.float32
-    gradient, = torch.autograd.grad(output.square().sum(), x)
+    (gradient,) = torch.autograd.grad(output.square().sum(), x)
     assert torch.equal(x, before) and gradient.isfinite().all() and (gradient.flatten(1) != 0).any(1).all()
     assert set(net.state_dict()) == {f'net.{key}' for key in inner.state_dict()}
     assert [*net.parameters()] == [*inner.parameters()] and not [*net.buffers()]
@@ -129,7 +131,7 @@ def test_a_image_of_one_colour_stays(cls, value):
 @SIZES
 @pytest.mark.parametrize('quality', [10, 75, 100])
 def test_jpeg_is_that_of_another_library(photo, size, quality):
-    x = photo[..., :size[0], :size[1]]
+    x = photo[..., : size[0], : size[1]]
     file = io.BytesIO()
     Image.fromarray(pixels(x)).save(file, 'JPEG', quality=quality)
     expected = np.asarray(Image.open(file)).astype(int)
@@ -151,8 +153,10 @@ def test_jpeg_codes_each_image_as_opencv_does(photo):
 @pytest.mark.parametrize('quality', [30, 90])
 def test_the_gradient_through_jpeg_is_that_of_the_surrogate(photo, quality):
     x, direction = photo[..., :32, :48].clone().requires_grad_(), torch.randn(1, 3, 32, 48)
-    found, expected = (torch.autograd.grad((coded * direction).sum(), x)[0] for coded in (
-        JPEG(AS_IT_IS, quality=quality)(x), DiffJPEG(differentiable=True)(x, quality)))
+    found, expected = (
+        torch.autograd.grad((coded * direction).sum(), x)[0]
+        for coded in (JPEG(AS_IT_IS, quality=quality)(x), DiffJPEG(differentiable=True)(x, quality))
+    )
     assert expected.abs().max() > 0
     torch.testing.assert_close(found, expected)
 
@@ -162,8 +166,10 @@ def test_the_surrogate_of_jpeg_leaves_other_simulators_alone():
     other = DiffJPEG(differentiable=False)
     tables = [(p, p.device, p.requires_grad) for p in other.parameters()]
     JPEG(AS_IT_IS).to(torch.float64)(x).sum().backward()
-    assert all(p.requires_grad is asks and p.device == device and p.dtype == torch.float32 and p.grad is None
-               for p, device, asks in tables)
+    assert all(
+        p.requires_grad is asks and p.device == device and p.dtype == torch.float32 and p.grad is None
+        for p, device, asks in tables
+    )
 
 
 @pytest.mark.parametrize('bits', [1, 5, 8])
@@ -224,7 +230,7 @@ def test_low_pass_keeps_as_much_as_the_random_mask(keep_radius, size):
     kept = kept.round().astype(bool)
     masks = RandomFrequencyMask(keep_radius).draw(torch.zeros(1500, 1, *size)).sum((1, 2, 3)).double()
     assert abs(kept.sum() - masks.mean()) <= 0.5 + 4 * masks.std() / math.sqrt(len(masks))
-    distance = np.hypot(*np.mgrid[:size[0], :size[1]])
+    distance = np.hypot(*np.mgrid[: size[0], : size[1]])
     assert distance[kept].max() <= distance[~kept].min() + 1e-6
 
 
@@ -292,8 +298,10 @@ def test_resizing_does_not_shift(scale, times):
     # A slope that is shifted is higher or lower: by 0.5 / times or more for half a pixel of the output.
     height, width = 40, 51
     slope = (torch.arange(height)[:, None] + 2.0 * torch.arange(width)).expand(4, 3, height, width) / 200
-    found, expected = (net(slope)[..., 8 * times:-8 * times, 8 * times:-8 * times] * 200
-                       for net in (RandomResizePad(bilinear(times), scale=scale), bilinear(times)))
+    found, expected = (
+        net(slope)[..., 8 * times : -8 * times, 8 * times : -8 * times] * 200
+        for net in (RandomResizePad(bilinear(times), scale=scale), bilinear(times))
+    )
     assert (found - expected).mean((1, 2, 3)).abs().max() < 0.02 / times
     assert (found - expected).abs().max() < 0.1
 
@@ -327,31 +335,34 @@ def test_build_defense():
         assert type(build_defense({'type': name}, net)).__name__ == name
 
 
-@pytest.mark.parametrize('options, sentence', [
-    ('JPEG', "expected a defence block, with type and arguments, got 'JPEG'"),
-    ({}, 'no defence of type None; take one of BitDepth, Gaussian, JPEG'),
-    ({'type': 'jpeg'}, "no defence of type 'jpeg'; did you mean 'JPEG'?"),
-    ({'type': ['JPEG']}, 'no defence of type'),
-    ({'type': 'JPEG', 'qualty': 3}, "JPEG has no argument 'qualty'; did you mean 'quality'?"),
-    ({'type': 'JPEG', 'net': 3}, "JPEG has no argument 'net'; take one of quality"),
-    ({'type': 'SelfEnsemble', 'copies': 3}, "SelfEnsemble has no argument 'copies'; it has none"),
-    ({'type': 'JPEG', 'quality': 0}, 'expected quality >= 1 and <= 100, a whole number, got 0'),
-    ({'type': 'JPEG', 'quality': 50.5}, 'got 50.5'),
-    ({'type': 'BitDepth', 'bits': 9}, 'expected bits >= 1 and <= 8'),
-    ({'type': 'BitDepth', 'bits': True}, 'got True'),
-    ({'type': 'Median', 'size': 4}, 'expected size to be odd, got 4; take 3 or 5'),
-    ({'type': 'Gaussian', 'sigma': 0}, 'expected sigma > 0 and <= 100, got 0'),
-    ({'type': 'Gaussian', 'sigma': 'much'}, "got 'much'"),
-    ({'type': 'TotalVariation', 'weight': -1}, 'expected weight > 0 and <= 100, got -1'),
-    ({'type': 'RandomResizePad', 'scale': 1.1}, 'expected scale as two numbers'),
-    ({'type': 'RandomResizePad', 'scale': [1.1, 1.0]}, 'swap them'),
-    ({'type': 'RandomResizePad', 'scale': [0, 1]}, 'expected each of scale > 0'),
-    ({'type': 'RandomResizePad', 'padding': -1}, 'expected padding >= 0'),
-    ({'type': 'LowPass', 'keep_radius': [0.5, 1.5]}, 'expected each of keep_radius >= 0 and <= 1, got 1.5'),
-    ({'type': 'LowPass', 'keep_radius': [0.5, math.nan]}, 'got nan'),
-    ({'type': 'MedianSmoothing', 'sigma': -1}, 'expected sigma in 1/255 units >= 0'),
-    ({'type': 'MedianSmoothing', 'copies': 0}, 'expected copies >= 1'),
-])
+@pytest.mark.parametrize(
+    'options, sentence',
+    [
+        ('JPEG', "expected a defence block, with type and arguments, got 'JPEG'"),
+        ({}, 'no defence of type None; take one of BitDepth, Gaussian, JPEG'),
+        ({'type': 'jpeg'}, "no defence of type 'jpeg'; did you mean 'JPEG'?"),
+        ({'type': ['JPEG']}, 'no defence of type'),
+        ({'type': 'JPEG', 'qualty': 3}, "JPEG has no argument 'qualty'; did you mean 'quality'?"),
+        ({'type': 'JPEG', 'net': 3}, "JPEG has no argument 'net'; take one of quality"),
+        ({'type': 'SelfEnsemble', 'copies': 3}, "SelfEnsemble has no argument 'copies'; it has none"),
+        ({'type': 'JPEG', 'quality': 0}, 'expected quality >= 1 and <= 100, a whole number, got 0'),
+        ({'type': 'JPEG', 'quality': 50.5}, 'got 50.5'),
+        ({'type': 'BitDepth', 'bits': 9}, 'expected bits >= 1 and <= 8'),
+        ({'type': 'BitDepth', 'bits': True}, 'got True'),
+        ({'type': 'Median', 'size': 4}, 'expected size to be odd, got 4; take 3 or 5'),
+        ({'type': 'Gaussian', 'sigma': 0}, 'expected sigma > 0 and <= 100, got 0'),
+        ({'type': 'Gaussian', 'sigma': 'much'}, "got 'much'"),
+        ({'type': 'TotalVariation', 'weight': -1}, 'expected weight > 0 and <= 100, got -1'),
+        ({'type': 'RandomResizePad', 'scale': 1.1}, 'expected scale as two numbers'),
+        ({'type': 'RandomResizePad', 'scale': [1.1, 1.0]}, 'swap them'),
+        ({'type': 'RandomResizePad', 'scale': [0, 1]}, 'expected each of scale > 0'),
+        ({'type': 'RandomResizePad', 'padding': -1}, 'expected padding >= 0'),
+        ({'type': 'LowPass', 'keep_radius': [0.5, 1.5]}, 'expected each of keep_radius >= 0 and <= 1, got 1.5'),
+        ({'type': 'LowPass', 'keep_radius': [0.5, math.nan]}, 'got nan'),
+        ({'type': 'MedianSmoothing', 'sigma': -1}, 'expected sigma in 1/255 units >= 0'),
+        ({'type': 'MedianSmoothing', 'copies': 0}, 'expected copies >= 1'),
+    ],
+)
 def test_build_defense_refuses_in_a_sentence(options, sentence):
     with pytest.raises(ValueError) as error:
         build_defense(options, honest())
@@ -392,7 +403,9 @@ def test_defences_of_users(registered):
     assert build_defense({'type': 'HarderJPEG', 'quality': 50, 'less': 20}, AS_IT_IS).quality == 30
     assert len(build_defense({'type': 'twice', 'times': 3}, AS_IT_IS)) == 3
     for options, sentence in (
-            ({'type': 'Dim'}, 'Dim needs factor; add'), ({'type': 'twice', 'time': 3}, "did you mean 'times'"),
-            ({'type': 'HarderJPEG', 'qualit': 3}, "HarderJPEG has no argument 'qualit'; did you mean 'quality'")):
+        ({'type': 'Dim'}, 'Dim needs factor; add'),
+        ({'type': 'twice', 'time': 3}, "did you mean 'times'"),
+        ({'type': 'HarderJPEG', 'qualit': 3}, "HarderJPEG has no argument 'qualit'; did you mean 'quality'"),
+    ):
         with pytest.raises(ValueError, match=sentence):
             build_defense(options, AS_IT_IS)

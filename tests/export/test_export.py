@@ -31,8 +31,9 @@ def test_whole_graph_compiles(name, gate):
     torch._dynamo.reset()
     net, images = build(name, gate)
     graphs = []
-    compiled = torch.compile(net, backend=lambda module, inputs: [graphs.append(module), module.forward][1],
-                             fullgraph=True, dynamic=False)
+    compiled = torch.compile(
+        net, backend=lambda module, inputs: [graphs.append(module), module.forward][1], fullgraph=True, dynamic=False
+    )
     with torch.no_grad():
         for image in images:
             torch.testing.assert_close(compiled(image), net(image))
@@ -59,8 +60,9 @@ def test_compiles_for_one_size_after_the_other(gate, seed):
 
 
 @pytest.mark.skipif(shutil.which('g++') is None, reason='the default compiler of torch.compile needs g++')
-@pytest.mark.skipif(TORCH < (2, 15),
-                    reason='the default compiler of torch 2.8 to 2.14 refuses tensors that are constants')
+@pytest.mark.skipif(
+    TORCH < (2, 15), reason='the default compiler of torch 2.8 to 2.14 refuses tensors that are constants'
+)
 def test_compiles_to_machine_code():
     torch._dynamo.reset()
     net, (x, _) = build('SRVGGNetCompact', 'always')
@@ -78,7 +80,7 @@ def test_onnx_computes_the_same(name, gate, tmp_path):
     torch.onnx.export(net, (images[0],), str(file), dynamo=True, external_data=False)
     session = onnxruntime.InferenceSession(str(file))
     for image in images:
-        output, = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+        (output,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
         with torch.no_grad():
             expected = net(image)
         torch.testing.assert_close(torch.from_numpy(output), expected, rtol=0, atol=1e-3)

@@ -23,14 +23,17 @@ from rsr_basicsr.ops.frequency import dct2, filter_dct, idct2, radial_distance
 from rsr_basicsr.utils.errors import ExportError
 
 PLAIN = {'RRDBNet': RRDBNet, 'SRVGGNetCompact': SRVGGNetCompact}
-NETWORKS = {'RRDBNet': {**SMALL_NETWORKS['RRDBNet'], 'num_grow_ch': 32},  # which spandrel takes for granted
-            'SRVGGNetCompact': SMALL_NETWORKS['SRVGGNetCompact']}
+NETWORKS = {
+    'RRDBNet': {**SMALL_NETWORKS['RRDBNet'], 'num_grow_ch': 32},  # which spandrel takes for granted
+    'SRVGGNetCompact': SMALL_NETWORKS['SRVGGNetCompact'],
+}
 SMALL = {'type': 'paper', 'weights': 'untrained'}  # the classifier that is recorded fastest
 
 
 @pytest.fixture
 def weights(tmp_path):
     """A function that saves a small defended network as our trainer does, and returns it with the file."""
+
     def save(name, **defense):
         options = {**NETWORKS[name], 'type': f'Defended{name}', 'defense': {'classifier': SMALL, **defense}}
         net = build_network(options).eval()
@@ -41,6 +44,7 @@ def weights(tmp_path):
 
 
 # --- What a graph for any size is made of -----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize('shape', [(2, 3, 16, 16), (1, 2, 31, 50), (1, 1, 130, 17)])
 def test_transforms_are_the_same_without_constants(shape):
@@ -74,6 +78,7 @@ def test_masks_are_as_likely_without_constants(shape):
 
 # --- The backbone -----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize('name', PLAIN)
 def test_a_backbone_is_the_network_with_its_gate_shut(name, weights, tmp_path, capsys):
     net, file = weights(name, gate='always')
@@ -100,8 +105,9 @@ def test_real_esrgans_own_program_takes_a_backbone(name, weights, tmp_path):
     realesrgan = pytest.importorskip('realesrgan')
     net, file = weights(name)
     assert main(['export', str(file), '--backbone', str(tmp_path / 'plain.pth')]) == 0
-    theirs = realesrgan.RealESRGANer(scale=4, model_path=str(tmp_path / 'plain.pth'), device='cpu', pre_pad=0,
-                                     model=PLAIN[name](**NETWORKS[name]))
+    theirs = realesrgan.RealESRGANer(
+        scale=4, model_path=str(tmp_path / 'plain.pth'), device='cpu', pre_pad=0, model=PLAIN[name](**NETWORKS[name])
+    )
     image = np.random.default_rng(0).integers(0, 256, (14, 18, 3), np.uint8)
     output, _ = theirs.enhance(image)
     with torch.no_grad(), net.defense.forced(False):
@@ -111,6 +117,7 @@ def test_real_esrgans_own_program_takes_a_backbone(name, weights, tmp_path):
 
 
 # --- Graphs -----------------------------------------------------------------------------------------------------------
+
 
 def runners(folder):
     """What was exported, as a program without this package runs it."""
@@ -142,8 +149,9 @@ def test_a_graph_takes_any_size_and_keeps_gate_and_masks(tmp_path):
     net.defense.threshold = net.defense.classifier.clean_probability(torch.cat(images)).mean().item()
     first, second = export(net, Outputs(torch=tmp_path / 'net.pt2', onnx=tmp_path / 'net.onnx'))
     assert first.difference < 1e-5 and second.difference < 1e-5
-    assert all(said in first.keeps for said in ('the detector', f'{net.defense.threshold:.4f}', 'drawn at every run',
-                                                'seed 3'))
+    assert all(
+        said in first.keeps for said in ('the detector', f'{net.defense.threshold:.4f}', 'drawn at every run', 'seed 3')
+    )
     assert net.defense.seed == 3  # the network itself stays as it is
     for name, run in runners(tmp_path).items():
         for batch in ([clean, attacked, clean], [attacked], [clean]):
@@ -164,8 +172,24 @@ def test_a_graph_takes_any_size_and_keeps_gate_and_masks(tmp_path):
 def test_a_graph_of_one_size_keeps_the_masks_of_a_seed(weights, tmp_path, capsys):
     pytest.importorskip('onnxscript')
     net, file = weights('SRVGGNetCompact', gate='classifier')
-    assert main(['export', str(file), '--onnx', str(tmp_path / 'net.onnx'), '--gate', 'always', '--size', '20', '28',
-                 '--seed', '1']) == 0
+    assert (
+        main(
+            [
+                'export',
+                str(file),
+                '--onnx',
+                str(tmp_path / 'net.onnx'),
+                '--gate',
+                'always',
+                '--size',
+                '20',
+                '28',
+                '--seed',
+                '1',
+            ]
+        )
+        == 0
+    )
     assert 'the masks of seed 1' in capsys.readouterr().out
     net.defense.gate, net.defense.seed = 'always', 1
     x = torch.rand(1, 3, 20, 28)
@@ -176,17 +200,21 @@ def test_a_graph_of_one_size_keeps_the_masks_of_a_seed(weights, tmp_path, capsys
 
 # --- What is refused --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('flags, code, said', [
-    ([], 2, 'nothing to write'),
-    (['--onnx', 'there.onnx'], 2, 'there.onnx is there already'),
-    (['--torch', 'no/such.pt2'], 2, 'there is no folder no'),
-    (['--torch', 'a', '--onnx', './a'], 2, 'a is named twice'),
-    (['--backbone', 'net.pth', '--overwrite'], 2, 'net.pth is what is to be exported'),
-    (['--backbone', 'a', '--gate', 'always'], 2, '--gate, --size and --seed are for --torch and --onnx'),
-    (['--torch', 'a', '--seed', '1'], 2, '--seed 1: the masks of a seed are for one size'),
-    (['--torch', 'a', '--size', '0', '16'], 2, '--size 0 16'),
-    (['--torch', 'a', '--size', '16', '16', '--seed', '-1'], 2, '--seed -1'),
-])
+
+@pytest.mark.parametrize(
+    'flags, code, said',
+    [
+        ([], 2, 'nothing to write'),
+        (['--onnx', 'there.onnx'], 2, 'there.onnx is there already'),
+        (['--torch', 'no/such.pt2'], 2, 'there is no folder no'),
+        (['--torch', 'a', '--onnx', './a'], 2, 'a is named twice'),
+        (['--backbone', 'net.pth', '--overwrite'], 2, 'net.pth is what is to be exported'),
+        (['--backbone', 'a', '--gate', 'always'], 2, '--gate, --size and --seed are for --torch and --onnx'),
+        (['--torch', 'a', '--seed', '1'], 2, '--seed 1: the masks of a seed are for one size'),
+        (['--torch', 'a', '--size', '0', '16'], 2, '--size 0 16'),
+        (['--torch', 'a', '--size', '16', '16', '--seed', '-1'], 2, '--seed -1'),
+    ],
+)
 def test_bad_requests_are_one_sentence_and_write_nothing(flags, code, said, weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     weights('SRVGGNetCompact')

@@ -49,13 +49,18 @@ def test_temperature_of_scores_that_tell_all_apart_stays_finite():
 
 
 def test_rates_and_their_table():
-    clean = [Verdict(score, score > 0, False, {'source': source})
-             for score, source in ((-2, 'a'), (-1, 'a'), (1, 'b'), (-3, 'b'))]
-    attacked = [Verdict(score, score > 0, True, {'eps': eps, 'network': 'n', 'attack': 'PGD', 'source': 'a'})
-                for score, eps in ((2, 8), (-0.5, 1.1), (3, 7.5))]
+    clean = [
+        Verdict(score, score > 0, False, {'source': source})
+        for score, source in ((-2, 'a'), (-1, 'a'), (1, 'b'), (-3, 'b'))
+    ]
+    attacked = [
+        Verdict(score, score > 0, True, {'eps': eps, 'network': 'n', 'attack': 'PGD', 'source': 'a'})
+        for score, eps in ((2, 8), (-0.5, 1.1), (3, 7.5))
+    ]
     found = rates(clean + attacked)
-    assert found == pytest.approx({'auc': 11 / 12, 'false_alarms': 1 / 4, 'misses': 1 / 3,
-                                   'accuracy': 1 - (1 / 4 + 1 / 3) / 2})
+    assert found == pytest.approx(
+        {'auc': 11 / 12, 'false_alarms': 1 / 4, 'misses': 1 / 3, 'accuracy': 1 - (1 / 4 + 1 / 3) / 2}
+    )
     rows = {(row.group, row.name): row for row in error_table(clean + attacked)}
     assert rows['source', 'b'].error == 0.5 and rows['source', 'a'].error == 0
     assert rows['eps', '8'].error == 0 and rows['eps', '8'].images == 2 and rows['eps', '1'].error == 1
@@ -64,7 +69,7 @@ def test_rates_and_their_table():
 
 def write_image(path, rgb):
     """As OpenCV writes it, whose order is blue, green, red, alpha."""
-    assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][:rgb.shape[2]]] if rgb.ndim == 3 else rgb)
+    assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][: rgb.shape[2]]] if rgb.ndim == 3 else rgb)
     return path
 
 
@@ -89,8 +94,12 @@ def test_exit_codes_and_json(files, capsys):
 
 
 def test_a_reader_that_has_seen_enough_ends_it_quietly(files):
-    process = subprocess.Popen([sys.executable, '-m', 'rsr_basicsr.cli', 'detect', str(files)], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'rsr_basicsr.cli', 'detect', str(files)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     process.stdout.close()  # as head does, here before the first line
     assert process.stderr.read() == '' and process.wait() == 141
 
@@ -105,8 +114,16 @@ def test_threshold_decides(files, capsys):
 def test_unreadable_files_do_not_stop_the_others(files, tmp_path, capsys):
     (tmp_path / 'broken.png').write_bytes(b'\x89PNG broken')
     (tmp_path / 'empty').mkdir()
-    assert main(['detect', *(str(tmp_path / name) for name in ('none.png', 'broken.png', 'empty')),
-                 str(files / 'clean.png')]) == 1
+    assert (
+        main(
+            [
+                'detect',
+                *(str(tmp_path / name) for name in ('none.png', 'broken.png', 'empty')),
+                str(files / 'clean.png'),
+            ]
+        )
+        == 1
+    )
     captured = capsys.readouterr()
     assert 'none.png: no such file' in captured.err and 'broken.png is not an image' in captured.err
     assert 'clean.png' in captured.out and 'Traceback' not in captured.err

@@ -22,7 +22,7 @@ def rgb():
 
 def by_opencv(path, rgb):
     """Whose order is blue, green, red, alpha."""
-    assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][:rgb.shape[2]]] if rgb.ndim == 3 else rgb)
+    assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][: rgb.shape[2]]] if rgb.ndim == 3 else rgb)
     return path
 
 
@@ -40,13 +40,17 @@ def test_images_of_all_kinds_are_read(rgb, tmp_path):
     torch.testing.assert_close(floats.rgb, expected)
 
 
-@pytest.mark.parametrize('make, sentence', [
-    (lambda path: None, 'no such file'),
-    (lambda path: path.mkdir(), 'cannot be read'),
-    (lambda path: path.write_bytes(b''), 'is not an image that can be read'),
-    (lambda path: path.write_bytes(b'not an image'), 'is not an image that can be read'),
-    (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), np.nan, np.float32)), 'not numbers in'),
-    (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), 200, np.float32)), 'not numbers in')])
+@pytest.mark.parametrize(
+    'make, sentence',
+    [
+        (lambda path: None, 'no such file'),
+        (lambda path: path.mkdir(), 'cannot be read'),
+        (lambda path: path.write_bytes(b''), 'is not an image that can be read'),
+        (lambda path: path.write_bytes(b'not an image'), 'is not an image that can be read'),
+        (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), np.nan, np.float32)), 'not numbers in'),
+        (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), 200, np.float32)), 'not numbers in'),
+    ],
+)
 def test_what_is_no_image_is_named(make, sentence, tmp_path):
     path = tmp_path / 'p.tiff'
     make(path)
@@ -59,7 +63,7 @@ def test_what_is_no_image_is_named(make, sentence, tmp_path):
 def test_half_a_file_is_no_image(kind, rgb, tmp_path):
     content = io.BytesIO()
     Image.fromarray(rgb).save(content, format=kind)
-    (tmp_path / 'half').write_bytes(content.getvalue()[:len(content.getvalue()) // 2])
+    (tmp_path / 'half').write_bytes(content.getvalue()[: len(content.getvalue()) // 2])
     with pytest.raises(ImageError, match='is not an image that can be read'):
         read_image(tmp_path / 'half')
 

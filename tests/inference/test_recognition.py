@@ -12,8 +12,11 @@ from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.state_dict import load_state
 
 COMPACT = SMALL_NETWORKS['SRVGGNetCompact']
-KINDS = {'compact': COMPACT, 'compact x2': {**COMPACT, 'upscale': 2},
-         **{f'RRDBNet x{scale}': {**SMALL_NETWORKS['RRDBNet'], 'num_block': 3, 'scale': scale} for scale in (4, 2, 1)}}
+KINDS = {
+    'compact': COMPACT,
+    'compact x2': {**COMPACT, 'upscale': 2},
+    **{f'RRDBNet x{scale}': {**SMALL_NETWORKS['RRDBNet'], 'num_block': 3, 'scale': scale} for scale in (4, 2, 1)},
+}
 TYPES = {kind: 'SRVGGNetCompact' if kind.startswith('compact') else 'RRDBNet' for kind in KINDS}
 
 
@@ -39,8 +42,11 @@ def test_what_was_saved_is_what_is_opened(kind, defended, tmp_path):
 
 @pytest.mark.parametrize('kind', ['ensemble', 'statistics', 'residual', 'paper'])
 def test_the_classifier_in_a_file_is_told_too(kind, tmp_path):
-    options = {**SMALL_NETWORKS['SRVGGNetCompact'], 'type': 'DefendedSRVGGNetCompact',
-               'defense': {'classifier': {'type': kind, 'weights': 'untrained'}}}
+    options = {
+        **SMALL_NETWORKS['SRVGGNetCompact'],
+        'type': 'DefendedSRVGGNetCompact',
+        'defense': {'classifier': {'type': kind, 'weights': 'untrained'}},
+    }
     net = build_network(options).eval()
     found = open_network(save(net, tmp_path / 'net.pth'))
     x = torch.rand(1, 3, 48, 48)
@@ -58,9 +64,16 @@ def test_official_weights_are_told_from_their_tensors(real_weights):
 def trained(pairs, photos, tmp_path_factory):
     """A file that the trainer wrote, of a network and with settings that no tensors tell."""
     opt = paired_options(pairs, photos=photos, network='DefendedMSRResNet', iterations=1)
-    opt['network_g'] = {'type': 'DefendedMSRResNet', **SMALL_NETWORKS['MSRResNet'], 'defense': {
-        'points': ['trunk'], 'gate': 'soft', 'mask': {'keep_radius': [0.3, 0.4]},
-        'classifier': {'type': 'residual', 'threshold': 0.7}}}
+    opt['network_g'] = {
+        'type': 'DefendedMSRResNet',
+        **SMALL_NETWORKS['MSRResNet'],
+        'defense': {
+            'points': ['trunk'],
+            'gate': 'soft',
+            'mask': {'keep_radius': [0.3, 0.4]},
+            'classifier': {'type': 'residual', 'threshold': 0.7},
+        },
+    }
     opt['train'].pop('classifier_opt'), opt['train'].pop('optim_classifier')
     with pytest.MonkeyPatch.context() as patch:
         folder = train(opt, tmp_path_factory.mktemp('trained'), patch)
@@ -75,11 +88,17 @@ def test_a_file_of_the_trainer_says_its_network(trained):
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
 
 
-@pytest.mark.parametrize('change, sentence', [
-    ({'num_feat': 16}, 'is not the network of the tensors'), ({'type': 'DefendedNothing'}, 'is not registered here'),
-    ({'type': 'MSRResNet'}, 'is no defended network'), ({'nonsense': 1}, 'is no network that can be built'),
-    ({'defense': {'gate': 'never ever'}}, 'defense.gate: expected one of'),
-    ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'not the network of the tensors')])
+@pytest.mark.parametrize(
+    'change, sentence',
+    [
+        ({'num_feat': 16}, 'is not the network of the tensors'),
+        ({'type': 'DefendedNothing'}, 'is not registered here'),
+        ({'type': 'MSRResNet'}, 'is no defended network'),
+        ({'nonsense': 1}, 'is no network that can be built'),
+        ({'defense': {'gate': 'never ever'}}, 'defense.gate: expected one of'),
+        ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'not the network of the tensors'),
+    ],
+)
 def test_what_a_stranger_says_of_a_network_is_checked(change, sentence, trained, tmp_path):
     content = torch.load(trained, weights_only=True)
     content['network_g'].update(change)
@@ -93,20 +112,33 @@ def test_other_networks_need_an_options_file(tmp_path, pairs):
     file, options = save(net, tmp_path / 'net.pth'), tmp_path / 'net.yml'
     with pytest.raises(WeightsError, match='net.pth.*cannot be told.*-opt'):
         open_network(file)
-    options.write_text('scale: 4\nnetwork_g: {type: DefendedMSRResNet, num_feat: 8, num_block: 1, upscale: 4, '
-                       'defense: {gate: always}}\n')
+    options.write_text(
+        'scale: 4\nnetwork_g: {type: DefendedMSRResNet, num_feat: 8, num_block: 1, upscale: 4, '
+        'defense: {gate: always}}\n'
+    )
     assert open_network(file, str(options)).defense.gate == 'always'
     options.write_text(options.read_text().replace('num_feat: 8', 'num_feat: 16'))
     with pytest.raises(WeightsError, match='weights of another network'):
         open_network(file, str(options))
 
 
-@pytest.mark.parametrize('state', [
-    {'weight': torch.zeros(3)}, {'body.0.weight': torch.zeros(8, 3, 3, 3)},
-    {f'body.{i}.weight': torch.zeros(s) for i, s in enumerate([(8, 3, 3, 3), (8, 8, 3, 3), (48, 8, 3, 3)])},  # no PReLU
-    {'conv_first.weight': torch.zeros(8, 3, 3, 3), 'conv_last.weight': torch.zeros(3),
-     'body.0.rdb1.conv1.weight': torch.zeros(4, 8, 3, 3)},
-    nn.Linear(2, 3).state_dict()], ids=lambda state: ', '.join(state)[:30])
+@pytest.mark.parametrize(
+    'state',
+    [
+        {'weight': torch.zeros(3)},
+        {'body.0.weight': torch.zeros(8, 3, 3, 3)},
+        {
+            f'body.{i}.weight': torch.zeros(s) for i, s in enumerate([(8, 3, 3, 3), (8, 8, 3, 3), (48, 8, 3, 3)])
+        },  # no PReLU
+        {
+            'conv_first.weight': torch.zeros(8, 3, 3, 3),
+            'conv_last.weight': torch.zeros(3),
+            'body.0.rdb1.conv1.weight': torch.zeros(4, 8, 3, 3),
+        },
+        nn.Linear(2, 3).state_dict(),
+    ],
+    ids=lambda state: ', '.join(state)[:30],
+)
 def test_what_is_none_of_them_is_said(state, tmp_path):
     torch.save(state, tmp_path / 'net.pth')
     with pytest.raises(WeightsError, match='cannot be told'):

@@ -35,14 +35,19 @@ def files(tmp_path, monkeypatch):
     (tmp_path / 'in' / 'inside').mkdir(parents=True)
     alpha = np.full((32, 40, 1), 255, np.uint8)
     alpha[:, :20] = 0
-    for name, pixels in (('rgb.jpg', photo), ('inside/grey.png', photo[..., 1]), ('deep.png', photo * np.uint16(257)),
-                         ('rgba.png', np.concatenate([photo, alpha], axis=2))):
+    for name, pixels in (
+        ('rgb.jpg', photo),
+        ('inside/grey.png', photo[..., 1]),
+        ('deep.png', photo * np.uint16(257)),
+        ('rgba.png', np.concatenate([photo, alpha], axis=2)),
+    ):
         assert cv2.imwrite(f'in/{name}', pixels)
     return tmp_path
 
 
 def _astronaut():
     from skimage import data
+
     return data.astronaut()
 
 
@@ -50,19 +55,23 @@ def test_every_kind_comes_back_as_that_kind(files, small, capsys):
     assert main(['upscale', 'in', '-n', small, '-o', 'out']) == 0
     out = capsys.readouterr().out
     assert '4 of 4 images upscaled into out' in out and out.count('P(clean)') == 4
-    found = {str(path.relative_to('out')): cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-             for path in (files / 'out').relative_to(files).rglob('*.*')}
+    found = {
+        str(path.relative_to('out')): cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        for path in (files / 'out').relative_to(files).rglob('*.*')
+    }
     assert {name: (pixels.shape, pixels.dtype.name) for name, pixels in found.items()} == {
-        'rgb_out.jpg': ((128, 160, 3), 'uint8'), 'inside/grey_out.png': ((128, 160), 'uint8'),
-        'deep_out.png': ((128, 160, 3), 'uint16'), 'rgba_out.png': ((128, 160, 4), 'uint8')}
+        'rgb_out.jpg': ((128, 160, 3), 'uint8'),
+        'inside/grey_out.png': ((128, 160), 'uint8'),
+        'deep_out.png': ((128, 160, 3), 'uint16'),
+        'rgba_out.png': ((128, 160, 4), 'uint8'),
+    }
 
 
 def test_the_same_image_as_real_esrgans_own_program(files, real_weights):
     RealESRGANer = pytest.importorskip('realesrgan').RealESRGANer
     options = {key: value for key, value in WEIGHTS['realesr-animevideov3'].network.items() if key != 'type'}
     network = build_network({**options, 'type': 'SRVGGNetCompact'})
-    theirs = RealESRGANer(scale=4, model_path=str(real_weights), model=network, pre_pad=0,
-                          device=torch.device('cpu'))
+    theirs = RealESRGANer(scale=4, model_path=str(real_weights), model=network, pre_pad=0, device=torch.device('cpu'))
     for flags, outscale in (([], None), (['-s', '2.5', '--overwrite'], 2.5)):
         assert main(['upscale', 'in', '-n', 'realesr-animevideov3', '-o', 'out', *flags]) == 0
         for name in ('rgba', 'deep'):
@@ -81,8 +90,9 @@ def test_no_seams(real_weights, photo, tmp_path):
     net = build_network(options).eval()
     net.load_state_dict(load_state(real_weights))
     image = LoadedImage(photo.repeat(1, 1, 2, 2)[..., :100, :125])
-    whole, tiled = (Upscaler(net, tile=tile, overlap=32, gate='always', seed=1, device='cpu')(image)[0].rgb
-                    for tile in (0, 48))
+    whole, tiled = (
+        Upscaler(net, tile=tile, overlap=32, gate='always', seed=1, device='cpu')(image)[0].rgb for tile in (0, 48)
+    )
     difference = (whole - tiled).abs()[..., 4:-4, 4:-4] * 255
     assert (difference < 1).float().mean() > 0.999
 
@@ -91,8 +101,10 @@ def test_one_verdict_a_image_and_a_report(files, real_network, photo, small, cap
     attacked = PGD(eps=8, steps=5, quantize='nearest', seed=0)(real_network, photo)
     write_image(files / 'a.png', LoadedImage(attacked))
     write_image(files / 'b.png', LoadedImage(photo))
-    assert main(['upscale', 'a.png', 'b.png', '-n', small, '--report', 'report.json', '--tile', '24', '--tile_pad',
-                 '8']) == 0
+    assert (
+        main(['upscale', 'a.png', 'b.png', '-n', small, '--report', 'report.json', '--tile', '24', '--tile_pad', '8'])
+        == 0
+    )
     assert 'a.png: 64x64 -> 256x256' in capsys.readouterr().out
     report = json.loads((files / 'report.json').read_text())
     assert main(['detect', '--json', 'a.png', 'b.png']) == 3
@@ -101,7 +113,8 @@ def test_one_verdict_a_image_and_a_report(files, real_network, photo, small, cap
         assert found['clean_probability'] == pytest.approx(expected['clean_probability'], abs=1e-5)
         assert found['attacked'] == expected['attacked'] == bool(found['masked'])
         assert {key: found[key] for key in ('file', 'width', 'height')} == {
-            key: expected[key] for key in ('file', 'width', 'height')}
+            key: expected[key] for key in ('file', 'width', 'height')
+        }
         assert found['output_width'] == found['output_height'] == 256
     assert [found['attacked'] for found in report['images']] == [True, False]
     assert report['defended'] and report['gate'] == 'classifier'
@@ -145,7 +158,7 @@ def test_a_folder_of_200_with_20_that_are_broken(small, tmp_path, monkeypatch, c
         ending = ['png', 'jpg', 'webp', 'tif', 'bmp'][number % 5]
         pixels = rng.integers(0, 256, (*rng.integers(8, 24, 2), 3)).astype(np.uint8)
         content = cv2.imencode(f'.{ending}', pixels if number % 7 else pixels[..., 0])[1].tobytes()
-        broken = [b'', b'text', content[:len(content) // 2]][number % 3]
+        broken = [b'', b'text', content[: len(content) // 2]][number % 3]
         (tmp_path / 'in' / f'{number}.{ending}').write_bytes(content if number % 10 else broken)
     assert main(['upscale', 'in', '-n', small, '-o', 'out']) == 1
     captured = capsys.readouterr()
@@ -182,11 +195,19 @@ def test_nothing_is_fetched_for_images_that_are_not_there(files, capsys):
     assert 'nowhere: no such file or folder' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('flags, sentence', [
-    (['-s', '0'], 'outscale 0.0: expected a number above 0'), (['-s', 'nan'], 'outscale nan'),
-    (['-t', '-1'], 'tile -1'), (['--precision', 'fp16', '--device', 'cpu'], 'take bf16 or fp32'),
-    (['--device', 'nonsense'], 'device nonsense'), (['--report', 'none/r.json'], 'there is no folder none'),
-    (['--import', 'nothing_like_it'], '--import nothing_like_it'), (['-opt', 'none.yml'], 'none.yml')])
+@pytest.mark.parametrize(
+    'flags, sentence',
+    [
+        (['-s', '0'], 'outscale 0.0: expected a number above 0'),
+        (['-s', 'nan'], 'outscale nan'),
+        (['-t', '-1'], 'tile -1'),
+        (['--precision', 'fp16', '--device', 'cpu'], 'take bf16 or fp32'),
+        (['--device', 'nonsense'], 'device nonsense'),
+        (['--report', 'none/r.json'], 'there is no folder none'),
+        (['--import', 'nothing_like_it'], '--import nothing_like_it'),
+        (['-opt', 'none.yml'], 'none.yml'),
+    ],
+)
 def test_wrong_options_are_named(flags, sentence, files, small, capsys):
     assert main(['upscale', 'in/rgb.jpg', '-n', small, '-o', 'out', *flags]) == 2
     assert sentence in capsys.readouterr().err and not (files / 'out').exists()
@@ -216,8 +237,9 @@ def test_images_of_any_size(kind, size):
 
 def test_bf16_is_near_fp32_and_nan_is_done_again(real_network, photo):
     image = LoadedImage(photo[..., :24, :24])
-    half, full = (Upscaler(real_network, device='cpu', precision=precision)(image)[0].rgb
-                  for precision in ('bf16', 'fp32'))
+    half, full = (
+        Upscaler(real_network, device='cpu', precision=precision)(image)[0].rgb for precision in ('bf16', 'fp32')
+    )
     assert 0 < (half - full).abs().max() < 0.05
 
     class Overflow(torch.nn.Conv2d):  # as networks overflow in half precision

@@ -47,8 +47,10 @@ def test_component_loss_takes_the_published_luma():
     for luma in ('bt601', 'published'):
         losses[luma] = build_loss({'type': 'ComponentLoss', 'luma': luma, 'fused_weight': 0})(output, hr).item()
         regions = region_maps(hr, luma)
-        expected = sum(weight * (image - hr).abs().mul(region).mean() for weight, image, region in
-                       zip((1, 2, 5), output, regions.unbind(1)))
+        expected = sum(
+            weight * (image - hr).abs().mul(region).mean()
+            for weight, image, region in zip((1, 2, 5), output, regions.unbind(1))
+        )
         assert losses[luma] == pytest.approx(expected.item(), rel=1e-5)
     assert losses['bt601'] != losses['published'] and build_loss({'type': 'ComponentLoss'}).luma == 'bt601'
     with pytest.raises(ValueError, match="luma must be one of bt601, published, got 'y'"):
@@ -69,8 +71,12 @@ def test_gradient_weighted_l1_written_out():
     total = []
     for channel in range(3):
         a, b = sr[0, channel].numpy(), hr[0, channel].numpy()
-        dx, dy = (np.abs(scipy.ndimage.sobel(a, axis=axis, mode='constant')
-                         - scipy.ndimage.sobel(b, axis=axis, mode='constant')) for axis in (1, 0))
+        dx, dy = (
+            np.abs(
+                scipy.ndimage.sobel(a, axis=axis, mode='constant') - scipy.ndimage.sobel(b, axis=axis, mode='constant')
+            )
+            for axis in (1, 0)
+        )
         total.append((1 + 4 * dx) * (1 + 4 * dy) * np.abs(a - b))
     assert gradient_weighted_l1(sr, hr).item() == pytest.approx(np.mean(total))
 
@@ -84,8 +90,7 @@ def test_component_loss_written_out():
     expected = 1 * 0.1 * shares[0] + 2 * 0.2 * shares[1] + 5 * 0.3 * shares[2]
     assert loss(CDCOutput(*images, hr), hr).item() == pytest.approx(expected.item(), rel=1e-4)
     fused = build_loss({'type': 'ComponentLoss', 'component_weights': [0, 0, 0]})
-    assert fused(CDCOutput(*images, hr + 0.1), hr).item() == pytest.approx(
-        gradient_weighted_l1(hr + 0.1, hr).item())
+    assert fused(CDCOutput(*images, hr + 0.1), hr).item() == pytest.approx(gradient_weighted_l1(hr + 0.1, hr).item())
 
 
 def test_gradients_reach_all_four_images():

@@ -27,8 +27,10 @@ def distorted(photo, how):
     return (photo + noise).clip(0, 255).round().astype(np.uint8)
 
 
-PAIRS = [pytest.param(photo[..., ::-1].copy(), distorted(photo[..., ::-1].copy(), how), id=f'{number} {how}')
-         for number, (photo, how) in enumerate(zip(PHOTOS, ('jpeg', 'blur', 'noise')))]
+PAIRS = [
+    pytest.param(photo[..., ::-1].copy(), distorted(photo[..., ::-1].copy(), how), id=f'{number} {how}')
+    for number, (photo, how) in enumerate(zip(PHOTOS, ('jpeg', 'blur', 'noise')))
+]
 
 
 def luma(bgr):
@@ -47,16 +49,18 @@ def test_psnr_and_ssim_of_the_host(img, img2):
     options = {'crop_border': 4, 'test_y_channel': True}
     images = {'img': img, 'img2': img2}
     assert calculate_metric(images, {'type': 'calculate_psnr', **options}) == pytest.approx(
-        peak_signal_noise_ratio(y, y2, data_range=255), abs=1e-4)
+        peak_signal_noise_ratio(y, y2, data_range=255), abs=1e-4
+    )
     # Both leave out the 5 pixels at each edge where the window sticks out.
     assert calculate_metric(images, {'type': 'calculate_ssim', **options}) == pytest.approx(
-        structural_similarity(y, y2, **SSIM), abs=1e-6)
+        structural_similarity(y, y2, **SSIM), abs=1e-6
+    )
 
 
 def zero_padded_ssim(x, y):
     """Mean of the SSIM map, with scipy's filters."""
-    taps = np.exp(-np.arange(-5, 6)**2 / (2 * 1.5**2))
-    window = np.outer(taps, taps) / taps.sum()**2
+    taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window = np.outer(taps, taps) / taps.sum() ** 2
 
     def mean(values):
         return scipy.ndimage.correlate(values, window, mode='constant', cval=0)
@@ -71,8 +75,9 @@ def zero_padded_ssim(x, y):
 def test_the_published_ssim_is_zero_padded(img, img2):
     found = calculate_metric({'img': img, 'img2': img2}, {'type': 'calculate_ssim_zero_padded'})
     assert found == pytest.approx(zero_padded_ssim(luma(img), luma(img2)), abs=1e-5)
-    host = calculate_metric({'img': img, 'img2': img2},
-                            {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True})
+    host = calculate_metric(
+        {'img': img, 'img2': img2}, {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True}
+    )
     assert 1e-4 < abs(found - host) <= 0.03
     planes = {'img': img.transpose(2, 0, 1), 'img2': img2.transpose(2, 0, 1)}
     assert calculate_metric(planes, {'type': 'calculate_ssim_zero_padded', 'input_order': 'CHW'}) == found
@@ -88,9 +93,10 @@ def test_stability_by_psnr_and_ssim(img, img_clean):
     images = {'img': img, 'img_clean': img_clean}
     cropped = inner(img), inner(img_clean)
     for options, ours, expected in (
-            ({}, 'calculate_stability', peak_signal_noise_ratio(*cropped)),
-            ({}, 'calculate_stability_ssim', structural_similarity(*cropped, channel_axis=-1, **SSIM)),
-            ({'test_y_channel': True}, 'calculate_stability_ssim', structural_similarity(*map(luma, cropped), **SSIM))):
+        ({}, 'calculate_stability', peak_signal_noise_ratio(*cropped)),
+        ({}, 'calculate_stability_ssim', structural_similarity(*cropped, channel_axis=-1, **SSIM)),
+        ({'test_y_channel': True}, 'calculate_stability_ssim', structural_similarity(*map(luma, cropped), **SSIM)),
+    ):
         found = calculate_metric(images, {'type': ours, 'crop_border': 4, **options})
         assert found == pytest.approx(expected, abs=1e-6)
 
@@ -132,6 +138,7 @@ def test_gain_refuses_images_that_do_not_fit():
 def alexnet(request, shared, tmp_path_factory):
     """The definition of LPIPS with weights of AlexNet, and the file of these weights."""
     from lpips_by_hand import alexnet_features, by_definition  # which is skipped without the package lpips
+
     features = alexnet_features()
     if request.param == 'random':
         path = tmp_path_factory.mktemp('lpips') / 'alexnet.pth'
@@ -148,8 +155,10 @@ def alexnet(request, shared, tmp_path_factory):
 @pytest.mark.parametrize('img, img2', PAIRS)
 def test_lpips_against_the_definition(img, img2, alexnet):
     definition, backbone = alexnet
-    rgb = [torch.from_numpy(cv2.cvtColor(inner(image), cv2.COLOR_BGR2RGB)).permute(2, 0, 1)[None] / 255
-           for image in (img, img2)]
+    rgb = [
+        torch.from_numpy(cv2.cvtColor(inner(image), cv2.COLOR_BGR2RGB)).permute(2, 0, 1)[None] / 255
+        for image in (img, img2)
+    ]
     expected = pytest.approx(definition(*rgb), rel=1e-3)
     options = {'type': 'calculate_lpips', 'crop_border': 4, 'backbone': backbone}
     assert calculate_metric({'img': img, 'img2': img2}, options) == expected
@@ -173,10 +182,15 @@ def test_lpips_reads_its_file_once_and_draws_no_number_of_a_training(alexnet, tm
     assert calculate_lpips(*PHOTOS[::2], crop_border=0, backbone='~/alexnet.pth') == first > 0
 
 
-@pytest.mark.parametrize('shape, shape2, message', [
-    ((38, 60, 3), (38, 60, 3), 'LPIPS needs at least 31x31 pixels, got 30x52 within crop_border: 4'),
-    ((48, 48, 3), (48, 44, 3), r'of one size, got \(48, 48, 3\) and \(48, 44, 3\)'),
-    ((48, 48), (48, 48), 'of three channels, got 1'), ((8, 48, 3), (8, 48, 3), 'leaves nothing of an image of 8x48')])
+@pytest.mark.parametrize(
+    'shape, shape2, message',
+    [
+        ((38, 60, 3), (38, 60, 3), 'LPIPS needs at least 31x31 pixels, got 30x52 within crop_border: 4'),
+        ((48, 48, 3), (48, 44, 3), r'of one size, got \(48, 48, 3\) and \(48, 44, 3\)'),
+        ((48, 48), (48, 48), 'of three channels, got 1'),
+        ((8, 48, 3), (8, 48, 3), 'leaves nothing of an image of 8x48'),
+    ],
+)
 def test_lpips_refuses_images_that_do_not_fit(shape, shape2, message):
     with pytest.raises(ValueError, match=message):
         calculate_lpips(np.zeros(shape, np.uint8), np.zeros(shape2, np.uint8), crop_border=4)
@@ -190,6 +204,8 @@ def test_lpips_without_its_package(monkeypatch):
 
 def test_niqe_of_the_host_finds_noise_unnatural():
     photo = data.astronaut()[:192, 130:322, ::-1]
-    clean, noisy = (calculate_metric({'img': image}, {'type': 'calculate_niqe', 'crop_border': 0})
-                    for image in (photo, distorted(photo, 'noise')))
+    clean, noisy = (
+        calculate_metric({'img': image}, {'type': 'calculate_niqe', 'crop_border': 0})
+        for image in (photo, distorted(photo, 'noise'))
+    )
     assert 0 < clean < noisy < 100

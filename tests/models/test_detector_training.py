@@ -28,8 +28,15 @@ def sets(photos, tmp_path_factory):
     torch.manual_seed(0)
     torch.save({'params': build_network(dict(network)).state_dict()}, folder / 'tiny.pth')
     network['weights'] = str(folder / 'tiny.pth')
-    opt.update(photos=[str(photos)], count=24, size=32, eps=[6, 10], attacks=[{'type': 'FGSM'}],
-               kinds={'reduced': 1, 'photo_as_it_is': 1}, networks={'tiny': network})
+    opt.update(
+        photos=[str(photos)],
+        count=24,
+        size=32,
+        eps=[6, 10],
+        attacks=[{'type': 'FGSM'}],
+        kinds={'reduced': 1, 'photo_as_it_is': 1},
+        networks={'tiny': network},
+    )
     del opt['dataroot']
     for name, changes in {'pairs': {}, 'clean': {'networks': None, 'attacks': None, 'seed': 1}}.items():
         options = check_adversarial_set({**opt, **changes})
@@ -46,8 +53,13 @@ def opt(sets):
     for name in ('val_x4plus_large', 'val_attacks', 'val_clean_large'):
         del opt['datasets'][name]
     opt['datasets']['val']['dataroot'], opt['datasets']['val_clean']['dataroot'] = pairs, clean
-    opt['train']['calibration'].update(false_alarms=0.05, datasets=[
-        {'type': 'AdversarialSetDataset', 'dataroot': pairs}, {'type': 'AdversarialSetDataset', 'dataroot': clean}])
+    opt['train']['calibration'].update(
+        false_alarms=0.05,
+        datasets=[
+            {'type': 'AdversarialSetDataset', 'dataroot': pairs},
+            {'type': 'AdversarialSetDataset', 'dataroot': clean},
+        ],
+    )
     opt['train'].update(total_iter=40)
     opt['train']['scheduler'].update(periods=[60], restart_weights=[1])
     opt['val']['val_freq'] = 20
@@ -70,15 +82,20 @@ def test_it_learns_is_calibrated_validated_and_resumed(opt, tmp_path, monkeypatc
 
     # The threshold leaves at most the asked share of the clean images of both calibration sets beyond it, and not
     # much less: at a lower one, there would be more.
-    clean = np.array(scores[False] + [v['score'] for v in json.loads(
-        (folder / 'detection_heldout_clean.json').read_text())['verdicts']])
+    clean = np.array(
+        scores[False]
+        + [v['score'] for v in json.loads((folder / 'detection_heldout_clean.json').read_text())['verdicts']]
+    )
     saved = load_state(folder / 'models' / 'net_g_latest.pth')
     limit = -saved['threshold'].double().logit().item()
     assert (clean > limit + 1e-3).mean() <= 0.05 < (clean > limit - 1e-3).mean() + 2 / len(clean)
     assert record['threshold'] == pytest.approx(saved['threshold'].item())
     # Saved twice, at the last iteration and at the end: what was calibrated once stays as it is.
-    twice = [load_state(folder / 'models' / f'net_g_{name}.pth', key) for name in (40, 'latest')
-             for key in ('params', 'params_ema')]
+    twice = [
+        load_state(folder / 'models' / f'net_g_{name}.pth', key)
+        for name in (40, 'latest')
+        for key in ('params', 'params_ema')
+    ]
     assert len({(state['temperature'].item(), state['threshold'].item()) for state in twice}) == 1
 
     opt['train']['total_iter'] = 60
@@ -100,9 +117,15 @@ def test_every_classifier_trains(network, opt, tmp_path, monkeypatch):
 
 def test_builtin_weights_are_measured_on_folders_of_images(opt, photos, tmp_path, monkeypatch, capsys):
     opt['network_g'] = {'type': 'EnsembleClassifier', 'weights': 'builtin'}
-    opt['datasets'] = {'test_pairs': {**opt['datasets']['val']}, 'test_folder': {
-        'name': 'folder', 'type': 'SingleImageDataset', 'dataroot_lq': str(photos / 'lq'),
-        'io_backend': {'type': 'disk'}}}
+    opt['datasets'] = {
+        'test_pairs': {**opt['datasets']['val']},
+        'test_folder': {
+            'name': 'folder',
+            'type': 'SingleImageDataset',
+            'dataroot_lq': str(photos / 'lq'),
+            'io_backend': {'type': 'disk'},
+        },
+    }
     opt['val'] = {'save_img': False}
     for key in ('train', 'logger'):
         del opt[key]
@@ -124,8 +147,15 @@ def test_training_goes_on_from_the_builtin_weights(opt):
 
 def test_pairs_made_on_the_fly_train_too(opt, sets, photos, tmp_path, monkeypatch):
     network = {'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact'], 'weights': str(sets / 'tiny.pth')}
-    made = {**read('adversarial_set/train.yml'), 'photos': str(photos), 'count': 24, 'size': 32,
-            'kinds': {'reduced': 1}, 'networks': {'tiny': network}, 'attacks': [{'type': 'FGSM', 'eps': 8}]}
+    made = {
+        **read('adversarial_set/train.yml'),
+        'photos': str(photos),
+        'count': 24,
+        'size': 32,
+        'kinds': {'reduced': 1},
+        'networks': {'tiny': network},
+        'attacks': [{'type': 'FGSM', 'eps': 8}],
+    }
     block = opt['datasets']['train']
     for key in ('dataroot', 'dataroot_extra', 'transplant'):
         del block[key]
@@ -137,13 +167,17 @@ def test_pairs_made_on_the_fly_train_too(opt, sets, photos, tmp_path, monkeypatc
     assert main(['train', '-opt', str(write(opt, tmp_path / 'o.yml'))]) == 2
 
 
-@pytest.mark.parametrize('path, value, sentence', [
-    (('train', 'calibration', 'datasets'), [], 'train.calibration.datasets: expected a list in brackets'),
-    (('train', 'calibration', 'false_alarm'), 0.1, "unknown key 'false_alarm'"),
-    (('train', 'clip_gradient'), 0, 'train.clip_gradient: expected a number above 0'),
-    (('datasets', 'train', 'dataroot'), 'nowhere', 'datasets.train.dataroot: no such folder: nowhere'),
-    (('datasets', 'train', 'weaken'), 2, 'datasets.train.weaken: expected a number'),
-    (('network_g', 'num_fea'), 2, "network_g: unknown key 'num_fea'; did you mean 'num_feat'?")])
+@pytest.mark.parametrize(
+    'path, value, sentence',
+    [
+        (('train', 'calibration', 'datasets'), [], 'train.calibration.datasets: expected a list in brackets'),
+        (('train', 'calibration', 'false_alarm'), 0.1, "unknown key 'false_alarm'"),
+        (('train', 'clip_gradient'), 0, 'train.clip_gradient: expected a number above 0'),
+        (('datasets', 'train', 'dataroot'), 'nowhere', 'datasets.train.dataroot: no such folder: nowhere'),
+        (('datasets', 'train', 'weaken'), 2, 'datasets.train.weaken: expected a number'),
+        (('network_g', 'num_fea'), 2, "network_g: unknown key 'num_fea'; did you mean 'num_feat'?"),
+    ],
+)
 def test_wrong_options_are_named(path, value, sentence, opt, tmp_path, monkeypatch, capsys):
     place = opt
     for key in path[:-1]:

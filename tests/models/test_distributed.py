@@ -14,7 +14,7 @@ from helpers import PUBLISHED, paired_options, write
 
 #: Imported by the processes of a test by ``--import``: the same random numbers in every process and at every step,
 #: and a record of losses and of what goes over the wire.
-WITNESS = '''
+WITNESS = """
 import json, os, random
 import torch
 from torch import distributed as dist
@@ -59,7 +59,7 @@ def note(self, log):
         json.dump(steps, file)
     show(self, log)
 show, MessageLogger.__call__ = MessageLogger.__call__, note
-'''
+"""
 
 
 def options(pairs, photos, batch, iterations=10, **changes):
@@ -68,8 +68,10 @@ def options(pairs, photos, batch, iterations=10, **changes):
     opt['datasets']['train'].update(batch_size_per_gpu=batch, dataset_enlarge_ratio=40)
     # A seeded attack depends on the image alone, and so do masks that are drawn once a batch on the step.
     opt['attack'] = {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'mode': 'paired', 'seed': 0}
-    opt['network_g']['defense'] = {'mask': {'per_sample': False},
-                                   'classifier': {'type': 'paper', 'weights': 'untrained'}}
+    opt['network_g']['defense'] = {
+        'mask': {'per_sample': False},
+        'classifier': {'type': 'paper', 'weights': 'untrained'},
+    }
     opt['logger']['save_checkpoint_freq'] = iterations
     opt.update(changes)
     return opt
@@ -80,8 +82,15 @@ def start(opt, folder, *command, environment=(), module='rsr_basicsr.train', fla
     (folder / 'witness.py').write_text(WITNESS)
     file = write(opt, folder / 'options.yml')
     environment = {**os.environ, 'OMP_NUM_THREADS': '1', **dict(environment)}
-    return subprocess.run([*command, '-m', module, '-opt', str(file), '--import', 'witness', *flags], cwd=folder,
-                          env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    return subprocess.run(
+        [*command, '-m', module, '-opt', str(file), '--import', 'witness', *flags],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
 
 
 def torchrun(opt, folder, processes=2, **more):
@@ -135,20 +144,27 @@ def test_the_attack_adds_nothing_to_what_goes_over_the_wire(both, pairs, photos,
     assert attacked[-1][0] <= witness(tmp_path / 'plain')[-1]['buckets'] + 1
 
 
-@pytest.mark.parametrize('model_type, train_classifier, attack', [
-    ('DefendedSRModel', True, {'mode': 'mixed', 'share': 0.3, 'every': 2, 'warm_start': True, 'type': 'PGD'}),
-    ('DefendedSRModel', False, {'mode': 'alternating'}),
-    ('DefendedSRGANModel', True, {}),
-    ('DefendedSRGANModel', True, {**PUBLISHED, 'seed': None}),  # in every other iteration without a generator step
-], ids=['mixed', 'alternating', 'gan', 'published'])
+@pytest.mark.parametrize(
+    'model_type, train_classifier, attack',
+    [
+        ('DefendedSRModel', True, {'mode': 'mixed', 'share': 0.3, 'every': 2, 'warm_start': True, 'type': 'PGD'}),
+        ('DefendedSRModel', False, {'mode': 'alternating'}),
+        ('DefendedSRGANModel', True, {}),
+        ('DefendedSRGANModel', True, {**PUBLISHED, 'seed': None}),  # in every other iteration without a generator step
+    ],
+    ids=['mixed', 'alternating', 'gan', 'published'],
+)
 def test_every_way_of_training_is_distributed(model_type, train_classifier, attack, pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2, iterations=4, model_type=model_type)
     opt['train']['train_classifier'] = train_classifier
     opt['attack'].update(attack)
     if model_type == 'DefendedSRGANModel':
         opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 8}
-        opt['train'].update(optim_d={'type': 'Adam', 'lr': 1e-4}, net_d_iters=2,
-                            gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1})
+        opt['train'].update(
+            optim_d={'type': 'Adam', 'lr': 1e-4},
+            net_d_iters=2,
+            gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
+        )
     run = torchrun(opt, tmp_path)
     assert run.returncode == 0, run.stdout
     assert len(witness(tmp_path)) == 4
@@ -171,12 +187,23 @@ def test_every_way_of_training_is_distributed(model_type, train_classifier, atta
 def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2, iterations=2)
     opt['network_g']['defense']['seed'] = 0
-    images = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
-                    dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
+    images = dict(
+        name='pairs',
+        type='PairedImageDataset',
+        dataroot_gt=str(pairs / 'gt'),
+        dataroot_lq=str(pairs / 'lq'),
+        io_backend={'type': 'disk'},
+    )
     opt['datasets']['val'] = images
-    opt['val'] = {'val_freq': 2, 'save_img': True, 'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'seed': 0},
-                  'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
-                              'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}
+    opt['val'] = {
+        'val_freq': 2,
+        'save_img': True,
+        'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'seed': 0},
+        'metrics': {
+            'psnr': {'type': 'calculate_psnr', 'crop_border': 4},
+            'ssim': {'type': 'calculate_ssim', 'crop_border': 4},
+        },
+    }
     run = torchrun(opt, tmp_path / 'trained')
     assert run.returncode == 0, run.stdout
     trained = re.findall(r'# (\w+): ([\d.]+)', run.stdout)[-5:]
@@ -190,16 +217,26 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
             (few / kind).mkdir(parents=True, exist_ok=True)
             (few / kind / file.name).write_bytes((pairs / kind / file.name).read_bytes())
     test = {key: opt[key] for key in ('scale', 'num_gpu', 'manual_seed', 'network_g', 'model_type')}
-    test.update(name='tested', val={**opt['val'], 'suffix': None}, path={
-        'pretrain_network_g': str(tmp_path / 'trained/experiments/paired/models/net_g_latest.pth'),
-        'param_key_g': 'params_ema'})
-    test['datasets'] = {'test_1': images, 'test_2': {**images, 'name': 'few', 'dataroot_gt': str(few / 'gt'),
-                                                       'dataroot_lq': str(few / 'lq')}}
+    test.update(
+        name='tested',
+        val={**opt['val'], 'suffix': None},
+        path={
+            'pretrain_network_g': str(tmp_path / 'trained/experiments/paired/models/net_g_latest.pth'),
+            'param_key_g': 'params_ema',
+        },
+    )
+    test['datasets'] = {
+        'test_1': images,
+        'test_2': {**images, 'name': 'few', 'dataroot_gt': str(few / 'gt'), 'dataroot_lq': str(few / 'lq')},
+    }
     results = []
     for processes in (1, 3):
         folder = tmp_path / f'test{processes}'
-        run = (torchrun(test, folder, processes, module='rsr_basicsr.test') if processes > 1
-               else start(test, folder, sys.executable, module='rsr_basicsr.test', flags=()))
+        run = (
+            torchrun(test, folder, processes, module='rsr_basicsr.test')
+            if processes > 1
+            else start(test, folder, sys.executable, module='rsr_basicsr.test', flags=())
+        )
         assert run.returncode == 0, run.stdout
         results.append(re.findall(r'# (\w+): ([\d.]+)', run.stdout))
         found = list((folder / 'results/tested/visualization').rglob('*.png'))
@@ -224,12 +261,35 @@ def test_slurm_starts_it_too(pairs, photos, tmp_path):
     opt['dist_params'] = {'backend': 'nccl', 'port': free_port()}
     file = write(opt, tmp_path / 'options.yml')
     (tmp_path / 'witness.py').write_text(WITNESS)
-    processes = [subprocess.Popen(
-        [sys.executable, '-m', 'rsr_basicsr.train', '-opt', str(file), '--launcher', 'slurm', '--import', 'witness'],
-        cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={
-            **os.environ, 'SLURM_PROCID': str(rank), 'SLURM_NTASKS': '2', 'SLURM_NODELIST': 'here',
-            'SLURM_LOCALID': str(rank), 'PATH': f'{tmp_path}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1'})
-        for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                '-m',
+                'rsr_basicsr.train',
+                '-opt',
+                str(file),
+                '--launcher',
+                'slurm',
+                '--import',
+                'witness',
+            ],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                'SLURM_PROCID': str(rank),
+                'SLURM_NTASKS': '2',
+                'SLURM_NODELIST': 'here',
+                'SLURM_LOCALID': str(rank),
+                'PATH': f'{tmp_path}:{os.environ["PATH"]}',
+                'OMP_NUM_THREADS': '1',
+            },
+        )
+        for rank in range(2)
+    ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], '\n'.join(outputs)
     assert witness(tmp_path, 0)[-1]['weights'] == witness(tmp_path, 1)[-1]['weights']

@@ -16,9 +16,6 @@ from rsr_basicsr.utils.errors import OptionsError
 EPS = 8 / 255
 
 
-
-
-
 def built(opt, lq, gt):
     """The model that the trainer builds of options, with masks that keep every coefficient, and a batch in it."""
     opt = copy.deepcopy(opt)
@@ -63,7 +60,7 @@ def test_a_batch_is_the_published_one_written_out(kind, pairs, photos):
         for weight, gradient in zip(weights, of_weights):
             weight -= 0.1 * gradient
     x = (lq + EPS * first.sign()).requires_grad_()
-    second, = gradients(x, [x])
+    (second,) = gradients(x, [x])
     attacked = lq + (x.detach() - lq + 2 * EPS * second.sign()).clamp(-EPS, EPS)
 
     model.optimize_parameters(1)
@@ -84,12 +81,18 @@ def test_the_training_loss_of_a_gan_is_the_sum_of_its_losses(pairs, photos):
     opt = paired_options(pairs, 'DefendedSRGANModel', photos=photos)
     opt['attack'] = dict(PUBLISHED)
     opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 4}
-    opt['train'].update(optim_d={'type': 'Adam', 'lr': 1e-4}, net_d_iters=3, net_d_init_iters=5,
-                        gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1})
+    opt['train'].update(
+        optim_d={'type': 'Adam', 'lr': 1e-4},
+        net_d_iters=3,
+        net_d_init_iters=5,
+        gan_opt={'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
+    )
     lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 64, 64)
     model = built(opt, lq, gt)
-    critic, before = copy.deepcopy(model.net_d), copy.deepcopy({net: getattr(model, net).state_dict()
-                                                               for net in ('net_g', 'net_d')})
+    critic, before = (
+        copy.deepcopy(model.net_d),
+        copy.deepcopy({net: getattr(model, net).state_dict() for net in ('net_g', 'net_d')}),
+    )
     trained = [p.requires_grad for net in before for p in getattr(model, net).parameters()]
     optimizers = [copy.deepcopy(optimizer.state_dict()) for optimizer in model.optimizers]
     x = (lq + 0.01).requires_grad_()
@@ -97,7 +100,7 @@ def test_the_training_loss_of_a_gan_is_the_sum_of_its_losses(pairs, photos):
         output = model.bare_net(x)
     assert opt['train']['pixel_opt']['type'] == 'L1Loss'
     loss = opt['train']['pixel_opt']['loss_weight'] * F.l1_loss(output, gt) + 0.1 * F.softplus(-critic(output)).mean()
-    expected, = torch.autograd.grad(loss, x)
+    (expected,) = torch.autograd.grad(loss, x)
 
     with model._forced(True):
         found = model._gradient_of_training_loss(x.detach())
@@ -133,18 +136,21 @@ def test_the_classifier_adds_nothing_to_the_first_gradient(pairs, photos):
     assert torch.equal(*seen) and seen[0].abs().sum() > 0
 
 
-@pytest.mark.parametrize('change, reason', [
-    ({'mode': 'paired'}, 'write mode: alternating, got paired'),
-    ({'random_start': 1}, 'write random_start: 0'),
-    ({'type': 'PGD', 'random_start': None}, 'write random_start: 0'),
-    ({'type': 'APGD', 'step_size': None, 'objective': 'ground_truth'}, 'APGD compares samples'),
-    ({'restarts': 2}, 'is one number per batch'),
-    ({'keep_best': True, 'objective': 'ground_truth'}, 'IFGSM compares samples'),
-    ({'seed': 0}, 'leave tile, memory and seed out'),
-    ({'tile': 8}, 'leave tile, memory and seed out'),
-    ({'warm_start': True}, 'warm_start does not begin'),
-    ({'first_gradient': 'mine'}, 'expected one of own, clean_step'),
-])
+@pytest.mark.parametrize(
+    'change, reason',
+    [
+        ({'mode': 'paired'}, 'write mode: alternating, got paired'),
+        ({'random_start': 1}, 'write random_start: 0'),
+        ({'type': 'PGD', 'random_start': None}, 'write random_start: 0'),
+        ({'type': 'APGD', 'step_size': None, 'objective': 'ground_truth'}, 'APGD compares samples'),
+        ({'restarts': 2}, 'is one number per batch'),
+        ({'keep_best': True, 'objective': 'ground_truth'}, 'IFGSM compares samples'),
+        ({'seed': 0}, 'leave tile, memory and seed out'),
+        ({'tile': 8}, 'leave tile, memory and seed out'),
+        ({'warm_start': True}, 'warm_start does not begin'),
+        ({'first_gradient': 'mine'}, 'expected one of own, clean_step'),
+    ],
+)
 def test_wrong_options_are_refused(change, reason, pairs, photos):
     opt = cases(pairs, photos)['SRVGGNetCompact'][0]
     opt['attack'] = {key: value for key, value in {**PUBLISHED, **change}.items() if value is not None}
@@ -153,14 +159,21 @@ def test_wrong_options_are_refused(change, reason, pairs, photos):
         check_options(opt)
 
 
-@pytest.mark.parametrize('build, reason', [
-    (lambda: Square(objective='training_loss'), 'Square compares samples'),
-    (lambda: worst_of([PGD(objective='training_loss')]), 'compares samples'),
-    (lambda: Transfer(source=torch.nn.Identity(), objective='training_loss'), 'network in training'),
-    (lambda: build_attack({'type': 'DetectorAware', 'objective': 'training_loss'}), 'compares samples'),
-    (lambda: IFGSM(objective='training_loss')(torch.nn.Identity(), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)),
-     'there is no training here'),
-])
+@pytest.mark.parametrize(
+    'build, reason',
+    [
+        (lambda: Square(objective='training_loss'), 'Square compares samples'),
+        (lambda: worst_of([PGD(objective='training_loss')]), 'compares samples'),
+        (lambda: Transfer(source=torch.nn.Identity(), objective='training_loss'), 'network in training'),
+        (lambda: build_attack({'type': 'DetectorAware', 'objective': 'training_loss'}), 'compares samples'),
+        (
+            lambda: IFGSM(objective='training_loss')(
+                torch.nn.Identity(), torch.rand(1, 3, 8, 8), torch.rand(1, 3, 8, 8)
+            ),
+            'there is no training here',
+        ),
+    ],
+)
 def test_the_training_loss_is_for_trainings(build, reason):
     with pytest.raises(ValueError, match=reason):
         build()

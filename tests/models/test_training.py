@@ -21,13 +21,18 @@ from rsr_basicsr.cli import main
 from rsr_basicsr.models import AttackAugmentation, DefendedSRModel, defend_model
 from rsr_basicsr.weights.state_dict import load_state
 
-TRAINED = sorted(file for folder in ('train', 'finetune') for file in (OPTIONS / folder).glob('*.yml')
-                 if file.stem != 'train_frequency_classifier')  # which has tests of its own
+TRAINED = sorted(
+    file
+    for folder in ('train', 'finetune')
+    for file in (OPTIONS / folder).glob('*.yml')
+    if file.stem != 'train_frequency_classifier'
+)  # which has tests of its own
 
 
 def run_command(folder, *arguments):
-    return subprocess.run([sys.executable, '-m', *arguments], cwd=folder, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT)
+    return subprocess.run(
+        [sys.executable, '-m', *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 @pytest.mark.parametrize('file', TRAINED, ids=lambda file: file.stem)
@@ -53,8 +58,9 @@ def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypat
     opt['train']['total_iter'] = 4
     resumed = []
     resume = BaseModel.resume_training
-    monkeypatch.setattr(BaseModel, 'resume_training', lambda self, state: [resumed.append(state['iter']),
-                                                                          resume(self, state)])
+    monkeypatch.setattr(
+        BaseModel, 'resume_training', lambda self, state: [resumed.append(state['iter']), resume(self, state)]
+    )
     train(opt, tmp_path, monkeypatch, '--auto_resume')
     assert resumed == [2] and not list(tmp_path.rglob('*_archived_*'))
     state = torch.load(models.parent / 'training_states' / '4.state', weights_only=True)
@@ -83,8 +89,12 @@ def test_what_is_no_trouble_is_no_warning(photos, tmp_path, monkeypatch):
     log = next(train(opt, tmp_path, monkeypatch).glob('train_*.log')).read_text()
     warnings = [line.split('WARNING: ')[1].strip() for line in log.splitlines() if 'WARNING: ' in line]
     first = warnings.index('Current net - loaded net:')
-    assert warnings[first:first + 4] == ['Current net - loaded net:', 'body.0.bias', 'Loaded net - current net:',
-                                         'body.0.bias_of_mine']
+    assert warnings[first : first + 4] == [
+        'Current net - loaded net:',
+        'body.0.bias',
+        'Loaded net - current net:',
+        'body.0.bias_of_mine',
+    ]
 
 
 def test_log_and_optimizers(photos, tmp_path):
@@ -156,7 +166,7 @@ def test_paired_appends_attacked_twins(model):
 def test_mixed_replaces_a_share(model):
     model.attack_mode, model.attack_share = 'mixed', 0.5
     lq = model.lq.clone()
-    (labels, decision), = model.attacked_batches(1)
+    ((labels, decision),) = model.attacked_batches(1)
     assert model.lq.shape == lq.shape and labels.sum() == 2 and torch.equal(decision, labels)
     assert [not torch.equal(a, b) for a, b in zip(lq, model.lq)] == labels.tolist()
 
@@ -173,8 +183,11 @@ def test_alternating_attacks_the_network_that_the_clean_step_left(model, monkeyp
     SRModel_step = SRModel.optimize_parameters
     monkeypatch.setattr(SRModel, 'optimize_parameters', step)
     attack = model.attack_images
-    monkeypatch.setattr(model, 'attack_images', lambda *args: [
-        seen.append(not torch.equal(weights, model.net_g.body[0].weight)), attack(*args)][1])
+    monkeypatch.setattr(
+        model,
+        'attack_images',
+        lambda *args: [seen.append(not torch.equal(weights, model.net_g.body[0].weight)), attack(*args)][1],
+    )
     model.optimize_parameters(1)
     (clean, first), moved, (attacked, second) = seen
     assert torch.equal(clean, lq) and not torch.equal(attacked, lq) and moved
@@ -253,8 +266,10 @@ def test_a_model_that_asks_the_network_twice_still_teaches(pairs, photos):
     assert not any(torch.equal(a, b) for a, b in zip(before, learned))
 
 
-@pytest.mark.parametrize('cls, reason', [(DefendedSRModel, 'defended already'), (VideoBaseModel, 'single images'),
-                                         (BaseModel, 'single images')])
+@pytest.mark.parametrize(
+    'cls, reason',
+    [(DefendedSRModel, 'defended already'), (VideoBaseModel, 'single images'), (BaseModel, 'single images')],
+)
 def test_not_every_trainer_can_be_defended(cls, reason):
     with pytest.raises(TypeError, match=reason):
         defend_model(cls)
@@ -299,7 +314,7 @@ def test_mixed_keeps_its_share_in_the_smallest_batch(model):
     seen = []
     for _ in range(40):
         model.lq, model.gt = lq, gt
-        (labels, _), = model.attacked_batches(1)
+        ((labels, _),) = model.attacked_batches(1)
         seen += labels.tolist()
     assert 8 <= sum(seen) <= 32
 
@@ -307,7 +322,8 @@ def test_mixed_keeps_its_share_in_the_smallest_batch(model):
 def test_third_party_architecture_trains(pairs, photos, tmp_path, monkeypatch, capsys):
     (tmp_path / 'mynet_arch.py').write_text(
         'from basicsr.archs.srvgg_arch import SRVGGNetCompact\nfrom rsr_basicsr import register_defended\n'
-        '@register_defended()\nclass MyNet(SRVGGNetCompact):\n    pass\n')
+        '@register_defended()\nclass MyNet(SRVGGNetCompact):\n    pass\n'
+    )
     opt = paired_options(pairs, network='DefendedMyNet', photos=photos, iterations=2)
     opt['network_g']['defense'] = {}
     train(opt, tmp_path, monkeypatch, '--import', 'mynet_arch')
@@ -325,8 +341,11 @@ def test_warmup_and_every(model):
         log = model.get_current_log()
         assert log.get('attack_eps') == eps and ('l_attacked' in log) == ('l_classifier' in log) == (eps is not None)
         if eps:
-            change = (model.lq[batch[0].shape[0]:] - batch[0]).abs().amax() * 255 if model.attack_mode == 'paired' \
+            change = (
+                (model.lq[batch[0].shape[0] :] - batch[0]).abs().amax() * 255
+                if model.attack_mode == 'paired'
                 else (model.lq - batch[0]).abs().amax() * 255
+            )
             assert eps * 0.99 < change < eps * 1.01
 
 
@@ -349,8 +368,11 @@ def test_an_attack_can_begin_where_the_last_one_ended(model, monkeypatch):
     model.attack_mode, model.warm_start, batch = 'paired', True, (model.lq, model.gt)
     starts = []
     perturb = model.attack.perturb
-    monkeypatch.setattr(model.attack, 'perturb', lambda *args, start, **more: [
-        starts.append(start), perturb(*args, start=start, **more)][1])
+    monkeypatch.setattr(
+        model.attack,
+        'perturb',
+        lambda *args, start, **more: [starts.append(start), perturb(*args, start=start, **more)][1],
+    )
     next(model.attacked_batches(1))
     first = model.lq[4:] - batch[0]
     assert starts == [None] and torch.equal(model.perturbation, first)
@@ -430,15 +452,16 @@ def test_the_average_has_the_same_gate_and_masks_and_follows_the_classifier(mode
     model.optimize_parameters(1)
     model.optimize_parameters(2)
     moved = {name for name, p in ema.named_parameters() if not torch.equal(p, before[name])}
-    assert {name for name in before if not torch.equal(trained[name], dict(model.net_g.named_parameters())[name])} \
-        == moved and any(name.startswith('defense.classifier') for name in moved)
+    assert {
+        name for name in before if not torch.equal(trained[name], dict(model.net_g.named_parameters())[name])
+    } == moved and any(name.startswith('defense.classifier') for name in moved)
     with ema.defense.forced(True), torch.no_grad():
         assert not torch.equal(ema(model.lq), ema(model.lq))  # masks are drawn
 
 
 def test_attack_raises_the_loss_and_leaves_gradients_alone(model):
     model.attack_mode = 'paired'
-    (labels, _), = model.attacked_batches(1)
+    ((labels, _),) = model.attacked_batches(1)
     assert all(p.grad is None for p in model.net_g.parameters())
     with torch.no_grad(), model.net_g.defense.forced(False):
         error = (model.net_g(model.lq) - model.gt).abs().flatten(1).mean(1)
@@ -447,18 +470,32 @@ def test_attack_raises_the_loss_and_leaves_gradients_alone(model):
 
 def test_validates_in_tiles(pairs, photos, tmp_path, monkeypatch):
     opt = paired_options(pairs, photos=photos, iterations=2)
-    opt['val'] = {'val_freq': 2, 'save_img': False, 'tile': 8, 'tile_overlap': 4,
-                  'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
-    opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
-                                  dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
+    opt['val'] = {
+        'val_freq': 2,
+        'save_img': False,
+        'tile': 8,
+        'tile_overlap': 4,
+        'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
+    }
+    opt['datasets']['val'] = dict(
+        name='pairs',
+        type='PairedImageDataset',
+        dataroot_gt=str(pairs / 'gt'),
+        dataroot_lq=str(pairs / 'lq'),
+        io_backend={'type': 'disk'},
+    )
     passes = []
     forward = SRVGGNetCompact.forward
-    monkeypatch.setattr(SRVGGNetCompact, 'forward', lambda net, x: [passes.append((x.shape[-1], net.training, net)),
-                                                                    forward(net, x)][1])
+    monkeypatch.setattr(
+        SRVGGNetCompact, 'forward', lambda net, x: [passes.append((x.shape[-1], net.training, net)), forward(net, x)][1]
+    )
     made = []
     optimize = DefendedSRModel.optimize_parameters
-    monkeypatch.setattr(DefendedSRModel, 'optimize_parameters', lambda model, current_iter: [
-        made.append(model), optimize(model, current_iter)][1])
+    monkeypatch.setattr(
+        DefendedSRModel,
+        'optimize_parameters',
+        lambda model, current_iter: [made.append(model), optimize(model, current_iter)][1],
+    )
     opt['train']['total_iter'] = 4  # so that training goes on behind a validation
     train(opt, tmp_path, monkeypatch)
     model = made[0]

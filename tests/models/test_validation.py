@@ -24,11 +24,21 @@ def opt(pairs, photos, tmp_path):
     opt['path'] = {'pretrain_network_g': str(tmp_path / 'start.pth')}
     opt['train']['ema_decay'] = 0
     opt['network_g']['defense'] = {'gate': 'always', 'seed': 0}
-    opt['datasets']['val'] = dict(name='pairs', type='PairedImageDataset', dataroot_gt=str(pairs / 'gt'),
-                                  dataroot_lq=str(pairs / 'lq'), io_backend={'type': 'disk'})
-    opt['val'] = {'val_freq': 2, 'save_img': True, 'panel_freq': 2, 'guard': 0.01,
-                  'attack': {'type': 'PGD', 'eps': 8, 'steps': 3, 'seed': 1, 'quantize': 'none'},
-                  'metrics': {'gain': {'type': 'calculate_gain'}, 'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
+    opt['datasets']['val'] = dict(
+        name='pairs',
+        type='PairedImageDataset',
+        dataroot_gt=str(pairs / 'gt'),
+        dataroot_lq=str(pairs / 'lq'),
+        io_backend={'type': 'disk'},
+    )
+    opt['val'] = {
+        'val_freq': 2,
+        'save_img': True,
+        'panel_freq': 2,
+        'guard': 0.01,
+        'attack': {'type': 'PGD', 'eps': 8, 'steps': 3, 'seed': 1, 'quantize': 'none'},
+        'metrics': {'gain': {'type': 'calculate_gain'}, 'psnr': {'type': 'calculate_psnr', 'crop_border': 4}},
+    }
     opt['logger']['use_tb_logger'] = True
     return opt
 
@@ -48,8 +58,13 @@ def by_hand(net, pairs):
         return float(10 * torch.log10(255**2 / (a - b).double().square().mean()))
 
     for file in sorted((pairs / 'gt').iterdir()):
-        gt, lq = (torch.from_numpy(cv2.cvtColor(cv2.imread(str(pairs / kind / file.name)), cv2.COLOR_BGR2RGB))
-                  .permute(2, 0, 1)[None].float() / 255 for kind in ('gt', 'lq'))
+        gt, lq = (
+            torch.from_numpy(cv2.cvtColor(cv2.imread(str(pairs / kind / file.name)), cv2.COLOR_BGR2RGB))
+            .permute(2, 0, 1)[None]
+            .float()
+            / 255
+            for kind in ('gt', 'lq')
+        )
         with torch.no_grad():
             clean = net(lq)
         attacked = PGD(eps=8, steps=3, seed=1, objective='stability')(net, lq)
@@ -57,8 +72,10 @@ def by_hand(net, pairs):
             output = net(attacked)
         for name, pair in (('clean', (clean, gt)), ('attacked', (output, gt)), ('stability', (output, clean))):
             psnr[name].append(compare(*pair))
-        moved = [(a.clamp(0, 1).mul(255).round() - b.clamp(0, 1).mul(255).round()).square().mean().sqrt()
-                 for a, b in ((output, clean), (attacked, lq))]
+        moved = [
+            (a.clamp(0, 1).mul(255).round() - b.clamp(0, 1).mul(255).round()).square().mean().sqrt()
+            for a, b in ((output, clean), (attacked, lq))
+        ]
         psnr['gain'].append(float(moved[0] / moved[1]))
     return {name: sum(values) / len(values) for name, values in psnr.items()}
 
@@ -71,19 +88,32 @@ def test_curves_begin_with_the_weights_and_are_what_they_say(opt, pairs, tmp_pat
     tb = tmp_path / 'tb_logger' / opt['name']
     for iteration, net in ((0, start), (2, end)):
         expected = by_hand(net, pairs)
-        for name, key in (('pairs/psnr', 'clean'), ('pairs_attacked/psnr', 'attacked'),
-                          ('pairs_attacked/stability', 'stability'), ('pairs_attacked/gain', 'gain')):
+        for name, key in (
+            ('pairs/psnr', 'clean'),
+            ('pairs_attacked/psnr', 'attacked'),
+            ('pairs_attacked/stability', 'stability'),
+            ('pairs_attacked/gain', 'gain'),
+        ):
             curve, events = scalars(tb, f'metrics/{name}')
             assert set(curve) >= {0, 2} and abs(curve[iteration] - expected[key]) < 0.02, (name, iteration)
-    assert {'losses/l_clean', 'losses/l_attacked', 'losses/l_classifier', 'classifier_acc', 'attacked_share',
-            'attack_eps', 't_attack'} <= set(events.Tags()['scalars'])
+    assert {
+        'losses/l_clean',
+        'losses/l_attacked',
+        'losses/l_classifier',
+        'classifier_acc',
+        'attacked_share',
+        'attack_eps',
+        't_attack',
+    } <= set(events.Tags()['scalars'])
     assert {0, 2} <= {image.step for image in events.Images('panel/pairs')}
 
     panel = cv2.imread(str(folder / 'visualization/panel/pairs_2.png'))
     assert panel.shape == (2 * 64 + 3 * 4, 2 * 64 + 3 * 4, 3)
     clean, attacked = panel[4:68, 4:68].astype(int), panel[72:136, 4:68].astype(int)
-    changes = [abs(clean - cv2.resize(cv2.imread(str(file)), (64, 64), interpolation=cv2.INTER_NEAREST)).max()
-               for file in (pairs / 'lq').iterdir()]  # the first one of them that the folder gives
+    changes = [
+        abs(clean - cv2.resize(cv2.imread(str(file)), (64, 64), interpolation=cv2.INTER_NEAREST)).max()
+        for file in (pairs / 'lq').iterdir()
+    ]  # the first one of them that the folder gives
     assert min(changes) <= 1 and 4 < abs(attacked - clean).max() <= 9
     # The outputs that are saved are those of the clean images.
     assert len(list(folder.glob('visualization/*/*_2.png'))) == 6  # and the panel
@@ -137,8 +167,10 @@ def test_a_loss_of_clean_psnr_is_warned_of_in_a_resumed_training_too(opt, tmp_pa
     assert main(['train', '-opt', 'options.yml', '--auto_resume']) == 2
 
     # One that costs nothing is not warned of.
-    torch.save({'params': build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']}).state_dict()},
-               tmp_path / 'start.pth')
+    torch.save(
+        {'params': build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']}).state_dict()},
+        tmp_path / 'start.pth',
+    )
     opt['train'].update(target='ground_truth', total_iter=2)
     opt['train']['optim_g']['lr'] = 0
     opt.update(name='harmless')
@@ -151,7 +183,7 @@ def test_swinir_is_attacked_at_any_size(size, tiles, opt, pairs, tmp_path, monke
     for kind, scale in (('gt', 4), ('lq', 1)):
         (tmp_path / kind).mkdir()
         for file in (pairs / kind).iterdir():
-            cv2.imwrite(str(tmp_path / kind / file.name), cv2.imread(str(file))[:size * scale, :16 * scale])
+            cv2.imwrite(str(tmp_path / kind / file.name), cv2.imread(str(file))[: size * scale, : 16 * scale])
         opt['datasets']['val'][f'dataroot_{kind}'] = str(tmp_path / kind)
     opt.update(model_type='DefendedSwinIRModel', network_g={'type': 'DefendedSwinIR', **SMALL_NETWORKS['SwinIR']})
     opt['path'] = {}
@@ -174,17 +206,24 @@ def test_tiles_are_attacked_as_one_image(opt, tmp_path, monkeypatch):
     assert abs(found[0] - found[1]) < 0.5  # a network of four layers sees less than the overlap
 
 
-@pytest.mark.parametrize('val, message', [
-    ({'attack': {'type': 'PGD', 'eps': 8}}, "val.attack: the key 'steps' is missing"),
-    ({'attack': {'type': 'PGD', 'steps': 2}}, "val.attack: the key 'eps' is missing"),
-    ({'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'mode': 'paired'}}, "val.attack: unknown key 'mode'"),
-    ({'metrics': None}, 'val.attack: there are no val.metrics'),
-    ({'metrics': {'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}, 'val.guard: it watches'),
-    ({'metrics': {'stability': {'type': 'calculate_psnr', 'crop_border': 4}}}, 'val.metrics: stability is measured'),
-    ({'panel_freq': 3}, 'val.panel_freq: 3 is not a multiple of val_freq, 2'),
-    ({'gaurd': 1}, "val: unknown key 'gaurd'; did you mean 'guard'?"),
-    ({'guard': -1}, 'val.guard: expected a number of at least 0'),
-], ids=str)
+@pytest.mark.parametrize(
+    'val, message',
+    [
+        ({'attack': {'type': 'PGD', 'eps': 8}}, "val.attack: the key 'steps' is missing"),
+        ({'attack': {'type': 'PGD', 'steps': 2}}, "val.attack: the key 'eps' is missing"),
+        ({'attack': {'type': 'PGD', 'eps': 8, 'steps': 2, 'mode': 'paired'}}, "val.attack: unknown key 'mode'"),
+        ({'metrics': None}, 'val.attack: there are no val.metrics'),
+        ({'metrics': {'ssim': {'type': 'calculate_ssim', 'crop_border': 4}}}, 'val.guard: it watches'),
+        (
+            {'metrics': {'stability': {'type': 'calculate_psnr', 'crop_border': 4}}},
+            'val.metrics: stability is measured',
+        ),
+        ({'panel_freq': 3}, 'val.panel_freq: 3 is not a multiple of val_freq, 2'),
+        ({'gaurd': 1}, "val: unknown key 'gaurd'; did you mean 'guard'?"),
+        ({'guard': -1}, 'val.guard: expected a number of at least 0'),
+    ],
+    ids=str,
+)
 def test_wrong_validation_options_are_named(val, message, opt, tmp_path, monkeypatch, capsys):
     opt['val'].update(val)
     monkeypatch.chdir(tmp_path)
@@ -205,8 +244,9 @@ def test_plain_models_do_not_ignore_it(opt, tmp_path, monkeypatch, capsys):
     del opt['network_g']['defense'], opt['attack']
     monkeypatch.chdir(tmp_path)
     assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2
-    assert 'val.attack: model_type SRModel does not know it; write model_type: DefendedSRModel' \
-        in capsys.readouterr().err
+    assert (
+        'val.attack: model_type SRModel does not know it; write model_type: DefendedSRModel' in capsys.readouterr().err
+    )
 
 
 def test_what_needs_pretrained_weights_says_so(opt, tmp_path, monkeypatch, capsys):

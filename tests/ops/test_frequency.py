@@ -98,7 +98,7 @@ def test_log_spectrum_of_a_flat_image_is_the_floor_off_dc(size, colours, dtype):
 @pytest.mark.parametrize('dtype, atol', [(torch.float32, 2e-7), (torch.float64, 1e-12)], ids=str)
 def test_log_spectrum_is_scipys_above_the_floor(size, dtype, atol):
     x = np.random.default_rng(0).random((3, *size))
-    x[:, :, size[1] // 2:] = [[[0.9]], [[0.2]], [[0.4]]]  # half of it flat: coefficients of every magnitude
+    x[:, :, size[1] // 2 :] = [[[0.9]], [[0.2]], [[0.4]]]  # half of it flat: coefficients of every magnitude
     expected = np.abs(scipy.fft.dctn(x, axes=(1, 2), norm='ortho').mean(axis=0))
     found = log_spectrum(torch.from_numpy(x).to(dtype)[None])[0].double().exp().numpy()
     # Rounding grows with the norm of the image.
@@ -111,6 +111,6 @@ def test_gradient_of_the_log_spectrum(largest_matrix, monkeypatch):
     x = torch.rand(2, 3, 5, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(log_spectrum, (x,))
     flat = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
-    gradient, = torch.autograd.grad(log_spectrum(flat).sum(), flat)
+    (gradient,) = torch.autograd.grad(log_spectrum(flat).sum(), flat)
     # Only the DC coefficient, 8 times the mean of the channels, is above the floor: d log(8 m) / d x = 1 / (m 3 64).
     torch.testing.assert_close(gradient, torch.full_like(gradient, 1 / (0.5 * 3 * 64)))

@@ -50,9 +50,15 @@ NETWORKS['RRDBNet x2'] = ({**SMALL_NETWORKS['RRDBNet'], 'type': 'DefendedRRDBNet
 NETWORKS['EDSR'] = (dict(type='DefendedEDSR', num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, upscale=4), (53, 70))
 
 
-@pytest.mark.parametrize('name, settings', [
-    *((name, {'gate': 'always'}) for name in NETWORKS),
-    ('RRDBNet', {'gate': 'soft'}), ('SRVGGNetCompact', {'gate': 'always', 'draws': 2})], ids=str)
+@pytest.mark.parametrize(
+    'name, settings',
+    [
+        *((name, {'gate': 'always'}) for name in NETWORKS),
+        ('RRDBNet', {'gate': 'soft'}),
+        ('SRVGGNetCompact', {'gate': 'always', 'draws': 2}),
+    ],
+    ids=str,
+)
 def test_masks_of_the_whole_image(name, settings):
     options, size = NETWORKS[name]
     net = build_network({**options, 'defense': {**settings, 'seed': 3}}).eval()
@@ -70,8 +76,13 @@ def test_masks_of_the_whole_image(name, settings):
 
 @pytest.mark.parametrize('gate', ['always', 'classifier'])
 def test_gradients_of_the_whole_image_behind_masks(gate):
-    net = build_network({**SMALL_NETWORKS['SRVGGNetCompact'], 'type': 'DefendedSRVGGNetCompact', 'defense': {
-        'gate': gate, 'seed': 0, 'classifier': {'threshold': 1.0}}}).eval()
+    net = build_network(
+        {
+            **SMALL_NETWORKS['SRVGGNetCompact'],
+            'type': 'DefendedSRVGGNetCompact',
+            'defense': {'gate': gate, 'seed': 0, 'classifier': {'threshold': 1.0}},
+        }
+    ).eval()
     gradients = []
     for tile in (None, 12):
         x = torch.rand(1, 3, 20, 27, generator=torch.Generator().manual_seed(0)).requires_grad_()

@@ -1,6 +1,5 @@
 """LPIPS against its definition, with an AlexNet of random weights in a file, and as the objective of an attack."""
 
-
 import pytest
 import torch
 from lpips_by_hand import alexnet_features, by_definition
@@ -14,10 +13,6 @@ from rsr_basicsr.options.types import parse_block
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 
 lpips = pytest.importorskip('lpips')
-
-
-
-
 
 
 @pytest.fixture(scope='module')
@@ -40,8 +35,9 @@ def test_as_the_objective_of_an_attack(backbone, real_network, photo):
     distance = attack.but(steps=1).objective.distance
     photo = photo[..., :32, :32]
     with torch.no_grad():
-        clean, attacked, noise = (real_network(x) for x in (
-            photo, attack(real_network, photo), RandomNoise(eps=4)(real_network, photo)))
+        clean, attacked, noise = (
+            real_network(x) for x in (photo, attack(real_network, photo), RandomNoise(eps=4)(real_network, photo))
+        )
         assert distance(attacked, clean) > distance(noise, clean)
 
 
@@ -62,10 +58,12 @@ def test_without_the_package(monkeypatch):
 NET = nn.Upsample(scale_factor=2)
 BLOCK = {'type': 'perceptual', 'backbone': 'alexnet.pth'}
 ATTACKS_WITH_A_BLOCK = [
-    {'type': 'PGD', 'objective': BLOCK}, {'type': 'Transfer', 'source': NET, 'objective': BLOCK},
+    {'type': 'PGD', 'objective': BLOCK},
+    {'type': 'Transfer', 'source': NET, 'objective': BLOCK},
     {'type': 'Transfer', 'source': NET, 'attack': {'type': 'PGD', 'objective': BLOCK}},
     {'type': 'WorstOf', 'objective': BLOCK, 'attacks': [{'type': 'PGD'}]},
-    {'type': 'WorstOf', 'attacks': [{'type': 'PGD', 'objective': BLOCK}]}]
+    {'type': 'WorstOf', 'attacks': [{'type': 'PGD', 'objective': BLOCK}]},
+]
 
 
 @pytest.mark.parametrize('attack', ATTACKS_WITH_A_BLOCK, ids=str)
@@ -83,13 +81,22 @@ def test_a_block_may_stand_where_a_word_may(attack, photo, monkeypatch):
     assert BLOCK == {'type': 'perceptual', 'backbone': 'alexnet.pth'}  # options stay as they were
 
 
-@pytest.mark.parametrize('objective, message', [
-    ({'type': 'perceptual', 'bakbone': 'a'}, "the objective perceptual has no 'bakbone'; it has distance, backbone"),
-    ({'type': 'stability', 'backbone': 'a'}, "the objective stability has no 'backbone'; it has no arguments"),
-    ({'backbone': 'a'}, "objective must be one of .*, got {'backbone"),
-    ({'type': 'perceptual', 'backbone': 'none.pth'}, 'Perceptual: none.pth does not exist'),
-    ({'type': 'perceptual', 'backbone': 'a', 'distance': F.mse_loss}, 'distance and backbone: a exclude each other'),
-])  # whose names must be the same in every process
+@pytest.mark.parametrize(
+    'objective, message',
+    [
+        (
+            {'type': 'perceptual', 'bakbone': 'a'},
+            "the objective perceptual has no 'bakbone'; it has distance, backbone",
+        ),
+        ({'type': 'stability', 'backbone': 'a'}, "the objective stability has no 'backbone'; it has no arguments"),
+        ({'backbone': 'a'}, "objective must be one of .*, got {'backbone"),
+        ({'type': 'perceptual', 'backbone': 'none.pth'}, 'Perceptual: none.pth does not exist'),
+        (
+            {'type': 'perceptual', 'backbone': 'a', 'distance': F.mse_loss},
+            'distance and backbone: a exclude each other',
+        ),
+    ],
+)  # whose names must be the same in every process
 def test_wrong_blocks_are_refused(objective, message):
     with pytest.raises(ValueError, match=message) as error:
         build_attack({'type': 'PGD', 'objective': objective})
@@ -113,20 +120,30 @@ def inside(objective):
     return parse_block({'type': 'WorstOf', 'eps': 8, 'attacks': [inner]}, ATTACK, 'attack')['attacks'][0]
 
 
-@pytest.mark.parametrize('place, where', [
-    (in_attack, 'attack.objective'), (in_validation, 'val.attack.objective'),
-    (in_set, 'an attack of the set.objective'), (inside, 'an attack inside the attack.objective')])
+@pytest.mark.parametrize(
+    'place, where',
+    [
+        (in_attack, 'attack.objective'),
+        (in_validation, 'val.attack.objective'),
+        (in_set, 'an attack of the set.objective'),
+        (inside, 'an attack inside the attack.objective'),
+    ],
+)
 def test_options_take_a_word_or_a_block(place, where, tmp_path, monkeypatch):
     (tmp_path / 'alexnet.pth').touch()
     monkeypatch.setenv('HOME', str(tmp_path))
     assert place('perceptual')['objective'] == place({'type': 'perceptual'})['objective'] == 'perceptual'
     assert place({'type': 'perceptual', 'backbone': '~/alexnet.pth'})['objective'] == {
-        'type': 'perceptual', 'backbone': str(tmp_path / 'alexnet.pth')}
+        'type': 'perceptual',
+        'backbone': str(tmp_path / 'alexnet.pth'),
+    }
     for wrong, message in [
-            ('target', f'{where}: expected one of'), ({'type': 'target'}, f'{where}.type: expected one of'),
-            ({'backbone': '~/alexnet.pth'}, f"{where}: the key 'type' is missing"),
-            ({'type': 'perceptual', 'bakbone': 'a'}, f"{where}: unknown key 'bakbone'; did you mean 'backbone'?"),
-            ({'type': 'perceptual', 'backbone': 'gone.pth'}, f"{where}.backbone: no such file, got 'gone.pth'")]:
+        ('target', f'{where}: expected one of'),
+        ({'type': 'target'}, f'{where}.type: expected one of'),
+        ({'backbone': '~/alexnet.pth'}, f"{where}: the key 'type' is missing"),
+        ({'type': 'perceptual', 'bakbone': 'a'}, f"{where}: unknown key 'bakbone'; did you mean 'backbone'?"),
+        ({'type': 'perceptual', 'backbone': 'gone.pth'}, f"{where}.backbone: no such file, got 'gone.pth'"),
+    ]:
         with pytest.raises(OptionsError) as error:
             place(wrong)
         assert str(error.value).startswith(message)

