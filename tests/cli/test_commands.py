@@ -25,12 +25,22 @@ ELSEWHERE = {
     'source .venv/bin/activate': ('scripts/_environment.sh', 'bin/activate'),
     'python scripts/install_basicsr.py': ('tests/test_packaging.py', 'install_basicsr.py'),
     'pip install': ('tests/test_packaging.py', 'pip'),
-    'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/test_distributed.py', 'torch.distributed.run'),
-    'torchrun --nproc_per_node=4 -m rsr_basicsr.cli benchmark': ('tests/test_benchmark.py', 'torch.distributed.run'),
-    'srun python': ('tests/test_distributed.py', 'slurm'),
-    'rsr adversarial-set': ('tests/test_adversarial_set.py', "main(['adversarial-set'"),
-    'rsr train -opt options/train/train_frequency_classifier.yml': ('tests/test_detector_training.py', 'train('),
-    'rsr test -opt options/test/test_frequency_classifier.yml': ('tests/test_detector_training.py', "main(['test'"),
+    'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/models/test_distributed.py', 'torch.distributed.run'),
+    'torchrun --nproc_per_node=4 -m rsr_basicsr.cli benchmark': (
+        'tests/benchmark/test_benchmark.py',
+        'torch.distributed.run',
+    ),
+    'rsr benchmark -opt options/benchmark/paper.yml --force_yml networks:cdc:weights=untrained': (
+        'tests/benchmark/test_benchmark.py',
+        "'untrained' if network['type'] == 'DefendedCDC'",
+    ),
+    'srun python': ('tests/models/test_distributed.py', 'slurm'),
+    'rsr adversarial-set': ('tests/data/test_adversarial_set.py', "main(['adversarial-set'"),
+    'rsr train -opt options/train/train_frequency_classifier.yml': ('tests/models/test_detector_training.py', 'train('),
+    'rsr test -opt options/test/test_frequency_classifier.yml': (
+        'tests/models/test_detector_training.py',
+        "main(['test'",
+    ),
 }
 #: Names that would have to be downloaded, and one that is fetched anyway
 SMALLER = {

