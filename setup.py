@@ -112,7 +112,7 @@ setup(
     ],
     python_requires=PYTHON_REQUIRES,
     packages=find_packages(include=['rsr_basicsr', 'rsr_basicsr.*']),
-    package_data={'rsr_basicsr': ['benchmark/report/templates/*', 'archs/weights/*']},
+    package_data={'rsr_basicsr': ['py.typed', 'benchmark/report/templates/*', 'archs/weights/*']},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={'console_scripts': ['rsr = rsr_basicsr.cli:main']},

@@ -1,7 +1,7 @@
 """What the built-in detectors cost, and what gets past them: python scripts/measure_detector.py [--only ...]
 
 ``time`` compares a decision with a pass of the networks it protects, measured side by side. ``aware`` attacks a
-network together with its detector (DetectorAware) and prints how many images evade it, and what damage they still do.
+network together with its detector (DetectorAware) and prints how many images evade it, and what loss they still do.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, images:
         plain = PGD(eps=eps, steps=steps, quantize='nearest', gate='never', seed=0)(net, lq)
         found = DetectorAware(eps=eps, steps=steps, quantize='nearest', seed=0).evade(net, lq)
         with torch.no_grad(), net.defense.forced(False):
-            damage = {
+            loss = {
                 label: -10 * (net(x).clamp(0, 1) - clean).square().mean(dim=(1, 2, 3)).log10()
                 for label, x in (('plain', plain), ('evading', found.undetected))
             }
@@ -63,8 +63,8 @@ def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, images:
         print(
             f'{name}, {kind}, eps {eps:g}, {len(lq)} images: flagged clean {int(net.defense.attacked(lq).sum())}, '
             f'flagged under PGD {int(net.defense.attacked(plain).sum())}; {int(evaded.sum())} evade under '
-            f'DetectorAware({steps} steps a weight). Stability, unmasked: PGD {damage["plain"].mean():.1f} dB, '
-            'evading ' + (f'{damage["evading"][evaded].mean():.1f} dB' if evaded.any() else 'none'),
+            f'DetectorAware({steps} steps a weight). Stability, unmasked: PGD {loss["plain"].mean():.1f} dB, '
+            'evading ' + (f'{loss["evading"][evaded].mean():.1f} dB' if evaded.any() else 'none'),
             flush=True,
         )
 

@@ -18,7 +18,7 @@ ATTACK_BLOCKS = [
     dict(type='Square', queries=3),
     dict(type='RandomNoise'),
     dict(type='DetectorAware', steps=2, weights=[0, '1']),
-    dict(type='PGD', steps=2, gate='straight_through', draws=2, objective='stability'),
+    dict(type='PGD', steps=2, gate='straight_through', eot_samples=2, objective='stability'),
     dict(type='Transfer', steps=2),
     dict(type='Transfer', attack={'type': 'MIFGSM', 'steps': 2}),
     dict(type='WorstOf', steps=2, attacks=[{'type': 'PGD', 'steps': 1}, {'type': 'Transfer'}]),

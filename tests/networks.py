@@ -21,7 +21,7 @@ class Affine(nn.Module):
 class Dense(nn.Module):
     """Every value of the output is a weighted sum of all values of the image: x -> matrix x, twice as large.
 
-    The damage of :class:`Along` then has the gradient ``matrix^T direction`` everywhere.
+    The loss of :class:`Along` then has the gradient ``matrix^T direction`` everywhere.
     """
 
     def __init__(self, channels=3, height=6, width=5):
@@ -38,7 +38,7 @@ class Dense(nn.Module):
 
 
 class Along(Objective):
-    """Damage that grows linearly along the target."""
+    """Loss that grows linearly along the target."""
 
     needs_target = True
 
@@ -47,7 +47,7 @@ class Along(Objective):
 
 
 class Valley(Objective):
-    """Damage that peaks 3/255 above the reference, so that a step of 8/255 from there overshoots."""
+    """Loss that peaks 3/255 above the reference, so that a step of 8/255 from there overshoots."""
 
     needs_target = True
 
@@ -67,7 +67,7 @@ class Rounding(nn.Module):
 
 
 class Gain(nn.Module):
-    """Multiplies by 3 and upscales by 2: a backbone whose damage grows with the perturbation alone."""
+    """Multiplies by 3 and upscales by 2: a backbone whose loss grows with the perturbation alone."""
 
     def __init__(self):
         super().__init__()

@@ -79,11 +79,11 @@ def test_optimum_of_a_linear_network_within_a_region(norm):
 def test_a_region_is_weaker_than_the_whole_image(real_network, photo):
     with torch.no_grad():
         clean = real_network(photo)
-        damage = [
+        loss = [
             (real_network(PGD(eps=8, steps=6, region=region)(real_network, photo)) - clean).square().sum()
             for region in (None, [0, 0, 1, 1], [0, 0, 1, 0.5], [0, 0, 0.5, 0.5], [0.2, 0.2, 0.1, 0.1])
         ]
-    assert all(larger > smaller > 0 for larger, smaller in zip(damage[1:], damage[2:])) and damage[0] > damage[2]
+    assert all(larger > smaller > 0 for larger, smaller in zip(loss[1:], loss[2:])) and loss[0] > loss[2]
 
 
 def test_the_whole_image_is_a_region(images):

@@ -166,14 +166,14 @@ def test_a_state_that_would_run_code_is_skipped(saved, tmp_path, caplog):
     assert 'wants to run' in caplog.text
 
 
-@pytest.mark.parametrize('broken, damage', [('net_g_10.pth', 'half'), ('net_g_10.pth', 'gone'), ('10.state', 'half')])
-def test_half_a_checkpoint_replaces_nothing(broken, damage, saved, tmp_path):
+@pytest.mark.parametrize('broken, loss', [('net_g_10.pth', 'half'), ('net_g_10.pth', 'gone'), ('10.state', 'half')])
+def test_half_a_checkpoint_replaces_nothing(broken, loss, saved, tmp_path):
     places = dict(saved['path'])
     before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
     with pytest.raises(OSError, match=f'{broken} was not written'), written_whole(saved['path'], ['net_g', 'net_d']):
         save(saved, 10)
         written = next(tmp_path.glob(f'.saving-*/*/{broken}'))
-        halve(written) if damage == 'half' else written.unlink()
+        halve(written) if loss == 'half' else written.unlink()
     assert saved['path'] == places
     assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
 

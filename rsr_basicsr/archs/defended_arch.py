@@ -103,7 +103,7 @@ class DefenseMixin:
         """The mean over the draws of the masks, under one decision."""
         with self.defense.obeying(decision) as decision:
             first = self._masked(x, *args, **kwargs)
-            draws = 1 if self.training or decision is False else self.defense.draws
+            draws = 1 if self.training or decision is False else self.defense.mask_samples
             if draws == 1:
                 return first
             outputs = [first, *(self._masked(x, *args, **kwargs) for _ in range(draws - 1))]

@@ -69,7 +69,7 @@ class Defense(nn.Module):
         decision: what the classifier decides on: each ``image``; the ``batch``, by the mean of P(clean), as the
             published code does; the batch by ``majority``: all its images are masked if more than half of them count
             as attacked, as the published RRDB does; or each ``tile`` where images are processed in tiles.
-        draws: in evaluation, average the outputs of this many draws of the masks; each costs a pass.
+        mask_samples: in evaluation, average the outputs of this many draws of the masks; each costs a pass.
         seed: in evaluation, the masks depend on this number, their place and their size only, as do the crops of a
             classifier that looks at some, and every image passes the network alone: its result is the same in any
             batch, unless the batch decides. None draws anew at every call.
@@ -81,20 +81,20 @@ class Defense(nn.Module):
         classifier: dict | None = None,
         gate: str = 'classifier',
         decision: str = 'image',
-        draws: int = 1,
+        mask_samples: int = 1,
         seed: int | None = None,
     ):
         super().__init__()
         for name, value, known in (('gate', gate, GATES), ('decision', decision, DECISIONS)):
             if value not in known:
                 raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
-        if draws < 1:
-            raise ValueError(f'draws must be at least 1, got {draws}')
+        if mask_samples < 1:
+            raise ValueError(f'mask_samples must be at least 1, got {mask_samples}')
         if seed is not None and seed < 0:
             raise ValueError(f'seed must be at least 0, got {seed}')
         classifier = dict(classifier or {})
         self.gate, self.decision = gate, decision
-        self.draws, self.seed = draws, seed
+        self.mask_samples, self.seed = mask_samples, seed
         self.threshold: float | None = classifier.pop('threshold', None)
         self.mask = RandomFrequencyMask(**(mask or {}))
         self.classifier = build_classifier(classifier)
@@ -252,7 +252,7 @@ class Defense(nn.Module):
     def extra_repr(self) -> str:
         return (
             f'gate={self.gate}, threshold={"that of the weights" if self.threshold is None else self.threshold}, '
-            f'decision={self.decision}, draws={self.draws}, seed={self.seed}'
+            f'decision={self.decision}, mask_samples={self.mask_samples}, seed={self.seed}'
         )
 
 

@@ -1,7 +1,7 @@
 """Attacks that know the defence: past the detector, and through transforms without a gradient.
 
 The rest of what they know is an argument of every attack: ``gate`` (straight-through, forced on, forced off) and
-``draws`` (expectation over the masks).
+``eot_samples`` (expectation over the masks).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Evasion(NamedTuple):
     """What :class:`DetectorAware` found, sample by sample.
 
     Args:
-        undetected: the most damaging images that the detector takes for clean, (B, C, H, W); the clean image
+        undetected: the strongest images that the detector takes for clean, (B, C, H, W); the clean image
             where there is none.
-        overall: the most damaging images whatever the detector says, (B, C, H, W).
+        overall: the strongest images whatever the detector says, (B, C, H, W).
         evaded: bool (B,), whether an undetected one was found.
     """
 
@@ -34,12 +34,12 @@ class Evasion(NamedTuple):
 
 
 class DetectorAware(PGD):
-    """PGD on the damage minus a weight times the detector's logit, for several weights (Carlini and Wagner 2017).
+    """PGD on the loss minus a weight times the detector's logit, for several weights (Carlini and Wagner 2017).
 
     Both gradients are scaled to an L1 norm of 1 first, so that a weight means the same for any image, radius and
     detector. The logit counts as long as the image is detected, and a margin longer. Of all images met, as they
-    are after ``quantize``, the most damaging one that is not detected is the result; where there is none, the most
-    damaging of all.
+    are after ``quantize``, the strongest one that is not detected is the result; where there is none, the most
+    of all.
 
     Args:
         weights: what lambda goes through; each weight costs a whole PGD.
@@ -84,21 +84,21 @@ class DetectorAware(PGD):
         detector = _checked(self.detector or own_detector(problem.model))
         undetected = overall = None
         for weight in self.weights * self.restarts:
-            for damage, attacked in self._climb(problem, detector, weight):
+            for loss, attacked in self._climb(problem, detector, weight):
                 with torch.no_grad():
                     detected = ~(detector(problem.quantized(attacked)) <= 0)
-                overall = worse(overall, (damage, attacked))
-                undetected = worse(undetected, (damage.masked_fill(detected, -torch.inf), attacked))
+                overall = worse(overall, (loss, attacked))
+                undetected = worse(undetected, (loss.masked_fill(detected, -torch.inf), attacked))
         evaded = undetected[0] > -torch.inf
         chosen = torch.where(evaded.view(-1, 1, 1, 1), undetected[1], overall[1])
         return problem.finished(chosen), problem.finished(overall[1]), evaded
 
     def _climb(self, problem: Problem, detector, weight) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """One PGD: the damage, (B,), and the images of every step."""
+        """One PGD: the loss, (B,), and the images of every step."""
         attacked, state = self.start(problem), {}
         for _ in range(self.steps):
-            gradient, damage = problem.uphill(attacked)
-            yield damage, attacked
+            gradient, loss = problem.uphill(attacked)
+            yield loss, attacked
             x = attacked.detach().requires_grad_()
             caution = (detector(x) + self.margin).clamp(min=0)
             if not caution.requires_grad:
@@ -106,7 +106,7 @@ class DetectorAware(PGD):
             (of_detector,) = torch.autograd.grad(caution.sum(), x)
             uphill = to_unit(gradient) - weight * to_unit(of_detector)
             attacked = problem.project(attacked + self.step(uphill, problem, state))
-        yield problem.damage(attacked), attacked
+        yield problem.loss(attacked), attacked
 
 
 def own_detector(model) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -19,7 +19,7 @@ class Measurement:
 
     Args:
         attack: the attack.
-        damage: mean damage of the images, by the attack's objective, to the network as it is deployed.
+        loss: mean loss of the images, by the attack's objective, to the network as it is deployed.
         zero_gradient: share of the input's values whose gradient is exactly zero, both where the attack starts and
             where it ends; None for attacks that ask for no gradient. Behind a codec the start alone proves nothing:
             as long as the output is that of the clean image, its distance from there has no gradient.
@@ -27,7 +27,7 @@ class Measurement:
     """
 
     attack: Attack
-    damage: float
+    loss: float
     zero_gradient: float | None = None
     name: str | None = None
 
@@ -48,8 +48,8 @@ def measure(
     radius = attack.radius(lq)
     judge = Attack(**{name: getattr(attack, name) for name in ('eps', *MEASURED)})
     with Problem.of(judge, model, lq, target, radius) as problem:
-        damage = problem.damage(attacked).mean().item()
-    return Measurement(attack, damage, zero_gradient(attack, model, lq, target, attacked, generator=generator))
+        loss = problem.loss(attacked).mean().item()
+    return Measurement(attack, loss, zero_gradient(attack, model, lq, target, attacked, generator=generator))
 
 
 def zero_gradient(
@@ -77,7 +77,7 @@ def masking_alarms(measurements: Iterable[Measurement], *, tolerance: float = 0.
     Args:
         measurements: of one network on one set of images; attacks with several eps, several numbers of steps, and
             without gradients (transfer, Square, noise) among them. Only what is there can be compared.
-        tolerance: relative difference of damage that is put down to chance.
+        tolerance: relative difference of loss that is put down to chance.
         zeros: share of exactly zero gradients that is put down to saturated values, and to filters such as the median,
             which hand two fifths of the pixels no gradient.
 
@@ -105,18 +105,17 @@ def _weaker_than_blind(measurements, tolerance):
         white, blind = ([m for m in group if (m.attack.uses == 'gradients') is sees] for sees in (True, False))
         if not white or not blind:
             continue
-        best = max(white, key=lambda m: m.damage)
+        best = max(white, key=lambda m: m.loss)
         for m in blind:
             if _exceeds(m, best, tolerance):
                 yield (
-                    f'{m} asks for no gradient and does {_by(m, best)} more damage than the best attack that does, '
-                    f'{best}'
+                    f'{m} asks for no gradient and does {_by(m, best)} more loss than the best attack that does, {best}'
                 )
 
 
 def _without_growth_by_steps(measurements, tolerance):
     """More steps must not do less, nor the same where another attack shows that there is more to be done."""
-    worst = {key: max(group, key=lambda m: m.damage) for key, group in _keyed(measurements, _comparable).items()}
+    worst = {key: max(group, key=lambda m: m.loss) for key, group in _keyed(measurements, _comparable).items()}
     for less, more in _neighbours(measurements, 'steps'):
         converged = not _exceeds(worst[_comparable(more)], more, tolerance)
         if _exceeds(less, more, tolerance) or not _exceeds(more, less, 1e-3) and not converged:
@@ -131,8 +130,7 @@ def _without_growth_by_eps(measurements, tolerance):
 
 def _no_more(less, more, name):
     return (
-        f'{more} does not do more damage with {name} {getattr(more.attack, name)} than with '
-        f'{getattr(less.attack, name)}'
+        f'{more} does not do more loss with {name} {getattr(more.attack, name)} than with {getattr(less.attack, name)}'
     )
 
 
@@ -171,8 +169,8 @@ def _grouped(measurements, key):
 
 
 def _exceeds(more, less, tolerance):
-    return more.damage > less.damage + tolerance * abs(less.damage)
+    return more.loss > less.loss + tolerance * abs(less.loss)
 
 
 def _by(more, less):
-    return f'{more.damage / less.damage - 1:.0%}' if less.damage > 0 else f'{more.damage - less.damage:.3g}'
+    return f'{more.loss / less.loss - 1:.0%}' if less.loss > 0 else f'{more.loss - less.loss:.3g}'

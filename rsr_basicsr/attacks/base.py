@@ -17,8 +17,8 @@ from rsr_basicsr.attacks.problem import GATES, PRECISIONS, Generators, Problem, 
 from rsr_basicsr.attacks.restrictions import Shares, restrict
 from rsr_basicsr.ops.tiled import OVERLAP
 
-#: By what the damage of an attack is measured
-MEASURED = ('objective', 'draws', 'tile', 'memory', 'overlap', 'precision')
+#: By what the loss of an attack is measured
+MEASURED = ('objective', 'eot_samples', 'tile', 'memory', 'overlap', 'precision')
 
 
 class Attack:
@@ -45,7 +45,7 @@ class Attack:
         zero_mean: ``channel`` or ``image``: each channel of the perturbation, or all of it, has mean zero.
         gate: of a defended network, while it is attacked: ``straight_through`` gives the classifier's decision a
             gradient, ``always`` and ``never`` take the decision from it; None leaves it as it is.
-        draws: gradients and damages are means over this many passes: the expectation over the transformations
+        eot_samples: gradients and losses are means over this many passes: the expectation over the transformations
             of a network that draws masks or noise at random (EOT, Athalye et al. 2018).
         tile: attack larger images through tiles of this size, in pixels; the gradient is that of the whole image,
             as far as ``overlap`` reaches.
@@ -88,7 +88,7 @@ class Attack:
         region: Shares | None = None,
         zero_mean: str | None = None,
         gate: str | None = None,
-        draws: int = 1,
+        eot_samples: int = 1,
         tile: int | None = None,
         memory: float | None = None,
         overlap: int = OVERLAP,
@@ -103,7 +103,7 @@ class Attack:
             ('precision', precision, PRECISIONS),
         ):
             expect_one_of(name, value, known)
-        for name, value in (('restarts', restarts), ('draws', draws)):
+        for name, value in (('restarts', restarts), ('eot_samples', eot_samples)):
             expect(name, value, 1, whole=True)
         expect('tile', tile, 1, whole=True, optional=True)
         expect('memory', memory, 0, above=True, optional=True)
@@ -117,7 +117,13 @@ class Attack:
         self.eps, self.norm, self.region, self.zero_mean = eps, norm, region, zero_mean
         self.constraint = restrict(NORMS[norm](), region, zero_mean)
         self.objective = build_objective(objective)
-        self.restarts, self.quantize, self.clamp, self.gate, self.draws = restarts, quantize, clamp, gate, draws
+        self.restarts, self.quantize, self.clamp, self.gate, self.eot_samples = (
+            restarts,
+            quantize,
+            clamp,
+            gate,
+            eot_samples,
+        )
         self.tile, self.memory, self.overlap, self.precision, self.seed = tile, memory, overlap, precision, seed
         if not self.objective.per_sample:
             self._check_batch_loss()
@@ -218,19 +224,19 @@ class Attack:
         return self.gate
 
     @property
-    def asks_for_damage(self) -> bool:
+    def asks_for_loss(self) -> bool:
         """Whether the attack uses the network at all."""
         return True
 
     def search(self, problem: Problem) -> tuple[torch.Tensor, ...]:
-        """The most damaging images of all restarts, sample by sample."""
+        """The strongest images of all restarts, sample by sample."""
         worst = None
         for _ in range(self.restarts):
             worst = worse(worst, self.run(problem))
         return (problem.finished(worst[1]),)
 
     def run(self, problem: Problem) -> tuple[torch.Tensor, torch.Tensor]:
-        """One start: the damage of each sample, (B,), and the attacked images, inside the constraint."""
+        """One start: the loss of each sample, (B,), and the attacked images, inside the constraint."""
         raise NotImplementedError
 
     @classmethod
@@ -273,7 +279,7 @@ class Attack:
 
 
 class GradientAttack(Attack):
-    """An attack that follows the gradient of the damage with respect to the image, in a fixed number of steps.
+    """An attack that follows the gradient of the loss with respect to the image, in a fixed number of steps.
 
     The loop is here; subclasses say how long a step is, where it starts, and which way it goes.
 
@@ -281,7 +287,7 @@ class GradientAttack(Attack):
         steps: number of gradient steps.
         step_size: length of a step in 1/255; None takes the attack's own rule.
         random_start: radius of the random start in 1/255; None takes the attack's own rule.
-        keep_best: return the most damaging image met, at the price of one more pass; False returns the last one.
+        keep_best: return the strongest image met, at the price of one more pass; False returns the last one.
             Restarts always do.
     """
 
@@ -314,13 +320,13 @@ class GradientAttack(Attack):
         attacked = self.start(problem)
         best, state = None, {}
         for _ in range(self.steps):
-            gradient, damage = problem.uphill(attacked)
+            gradient, loss = problem.uphill(attacked)
             if self.keep_best:
-                best = worse(best, (damage, attacked))
+                best = worse(best, (loss, attacked))
             attacked = problem.project(attacked + self.step(gradient, problem, state))
         if not self.keep_best:
-            return damage, attacked
-        return worse(best, (problem.damage(attacked), attacked))
+            return loss, attacked
+        return worse(best, (problem.loss(attacked), attacked))
 
     def start(self, problem: Problem) -> torch.Tensor:
         """Where the loop begins: where the caller wants the first one to, and by the attack's own rule."""

@@ -14,7 +14,7 @@ class Square(Attack):
     """Square attack (Andriushchenko et al. 2020): random search by the outputs alone.
 
     It starts from vertical stripes on the border of the L-inf ball; each query sets a square of one sign a channel,
-    at a random place, and keeps it where the damage grew. The squares shrink on the way.
+    at a random place, and keeps it where the loss grew. The squares shrink on the way.
 
     Args:
         queries: passes of the network.
@@ -34,7 +34,7 @@ class Square(Attack):
         channels, _, width = problem.lq.shape[1:]
         rows, columns = extent(problem.constraint, problem.lq)
         attacked = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, width))
-        best = (problem.damage(attacked), attacked)
+        best = (problem.loss(attacked), attacked)
         for query in range(1, self.queries):
             side = self.side(query, len(rows), len(columns))
             inside = self._window(problem.rand(1), rows, side, problem.lq).unsqueeze(2) & self._window(
@@ -44,7 +44,7 @@ class Square(Attack):
             candidate = torch.where(inside.unsqueeze(1), moved, best[1])
             if self.zero_mean is not None:  # of two images of mean zero, the parts are not
                 candidate = problem.project(candidate)
-            best = worse(best, (problem.damage(candidate), candidate))
+            best = worse(best, (problem.loss(candidate), candidate))
         return best
 
     def side(self, query: int, height: int, width: int) -> int:
@@ -71,7 +71,7 @@ class RandomNoise(Attack):
     uses = 'nothing'
 
     @property
-    def asks_for_damage(self):
+    def asks_for_loss(self):
         return self.restarts > 1
 
     def run(self, problem):
@@ -79,5 +79,5 @@ class RandomNoise(Attack):
             problem.signs(*problem.lq.shape[1:]) if self.norm == 'Linf' else problem.rand(*problem.lq.shape[1:]) * 2 - 1
         )
         attacked = problem.project(problem.lq + problem.constraint.random(noise, problem.radius))
-        damage = problem.damage(attacked) if self.asks_for_damage else problem.lq.new_zeros(len(attacked))
-        return damage, attacked
+        loss = problem.loss(attacked) if self.asks_for_loss else problem.lq.new_zeros(len(attacked))
+        return loss, attacked

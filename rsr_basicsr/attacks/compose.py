@@ -82,14 +82,14 @@ class Transfer(Attack):
 
 
 class WorstOf(Attack):
-    """Runs several attacks and keeps, image by image, the result that damages the deployed network most.
+    """Runs several attacks and keeps, image by image, the result that harms the deployed network most.
 
-    The damage is that of the network as it decides by itself, whatever ``gate`` the attacks look through.
+    The loss is that of the network as it decides by itself, whatever ``gate`` the attacks look through.
 
     Args:
         attacks: what is tried; each keeps its own settings.
         seed: of all that the network and the attacks draw, but for attacks that have a seed of their own.
-        measured: ``objective``, ``draws``, ``tile``, ``memory``, ``overlap`` and ``precision`` of the damage; by
+        measured: ``objective``, ``eot_samples``, ``tile``, ``memory``, ``overlap`` and ``precision`` of the loss; by
             default what the first attack has.
 
     Raises:
@@ -131,10 +131,10 @@ class WorstOf(Attack):
                 attacked = attack.results(
                     model, lq, target, eps=eps, generator=generator if attack.seed is None else None
                 )[0]
-                damage = problem.damage(attacked.to(problem.lq))
-                worst = worse(worst, (damage, attacked, torch.full_like(damage, index, dtype=torch.long)))
-            damage, attacked, which = worst
-            return problem.finished(attacked), damage, which
+                loss = problem.loss(attacked.to(problem.lq))
+                worst = worse(worst, (loss, attacked, torch.full_like(loss, index, dtype=torch.long)))
+            loss, attacked, which = worst
+            return problem.finished(attacked), loss, which
 
     def but(self, **changes):
         own = {

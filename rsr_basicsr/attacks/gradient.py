@@ -150,25 +150,25 @@ class APGD(Scheduled):
     def run(self, problem):
         looks = self.looks(self.steps)
         x = previous = self.start(problem)
-        gradient, damage = problem.uphill(x)
+        gradient, loss = problem.uphill(x)
         length = 2 * (problem.radius + torch.zeros_like(x[:, :1, :1, :1]))
-        best = (damage, x, gradient)
-        gains, halved, best_at_look, last_look = torch.zeros_like(damage), torch.zeros_like(damage).bool(), damage, 0
+        best = (loss, x, gradient)
+        gains, halved, best_at_look, last_look = torch.zeros_like(loss), torch.zeros_like(loss).bool(), loss, 0
         for step in range(1, self.steps + 1):
             ahead = problem.project(x + self.share(step - 1) * length * problem.constraint.steepest(gradient))
             weight = 1.0 if step == 1 else self.momentum
             moved = problem.project(x + weight * (ahead - x) + (1 - weight) * (x - previous))
-            previous, x, before = x, moved, damage
-            gradient, damage = problem.uphill(x) if step < self.steps else (gradient, problem.damage(x))
-            best = worse(best, (damage, x, gradient))
-            gains = gains + (damage > before)
+            previous, x, before = x, moved, loss
+            gradient, loss = problem.uphill(x) if step < self.steps else (gradient, problem.loss(x))
+            best = worse(best, (loss, x, gradient))
+            gains = gains + (loss > before)
             if step in looks:
                 stuck = gains < self.rho * (step - last_look)
                 idle = ~halved & (best[0] <= best_at_look)
                 halved = stuck | idle
                 at = halved.view(-1, 1, 1, 1)
                 length = torch.where(at, length / 2, length)
-                damage = torch.where(halved, best[0], damage)
+                loss = torch.where(halved, best[0], loss)
                 x, gradient = torch.where(at, best[1], x), torch.where(at, best[2], gradient)
                 gains, best_at_look, last_look = torch.zeros_like(gains), best[0], step
         return best[:2]

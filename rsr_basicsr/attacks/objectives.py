@@ -1,6 +1,6 @@
-"""What an attack maximises: a damage a sample, to be summed over the batch.
+"""What an attack maximises: a loss a sample, to be summed over the batch.
 
-Damages are sums over an image, not means: mean-reduced losses have input gradients near 1e-8, which vanish in
+Losses are sums over an image, not means: mean-reduced losses have input gradients near 1e-8, which vanish in
 half precision.
 """
 
@@ -20,7 +20,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Objective:
-    """Base class: a constant ``reference`` taken once an attack, and the damage of an output against it."""
+    """Base class: a constant ``reference`` taken once an attack, and the loss of an output against it."""
 
     needs_random_start = False  # where the gradient at the clean image is zero
     needs_target = False  # the caller must give the attack's ``target``
@@ -44,7 +44,7 @@ class Objective:
             return model(lq)
 
     def __call__(self, output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Damage of each sample, shape (B,), for outputs and references of shape (B, C, sH, sW)."""
+        """Loss of each sample, shape (B,), for outputs and references of shape (B, C, sH, sW)."""
         return (output - reference).square().flatten(1).sum(1)
 
     def __repr__(self) -> str:

@@ -18,7 +18,7 @@ PRECISIONS = ('fp32', 'bf16')
 
 
 class Problem:
-    """What an attack works on: it asks for the damage or the gradient of images, and puts them back in the ball.
+    """What an attack works on: it asks for the loss or the gradient of images, and puts them back in the ball.
 
     Args:
         attack: whose settings count (see :class:`rsr_basicsr.attacks.Attack`).
@@ -32,7 +32,7 @@ class Problem:
         self.model, self.network, self.lq, self.radius = model, Sparing(model), lq, radius
         self.objective, self.constraint = attack.objective, attack.constraint
         self.clamp, self.quantize, self.kind = attack.clamp, attack.quantize, lq.dtype
-        self.draws, self.overlap, self.half = attack.draws, attack.overlap, attack.precision == 'bf16'
+        self.eot_samples, self.overlap, self.half = attack.eot_samples, attack.overlap, attack.precision == 'bf16'
         if isinstance(generators, (list, tuple)) and len(generators) != len(lq):
             raise ValueError(f'expected one generator an image, got {len(generators)} for {len(lq)}')
         self.generators = generators
@@ -65,7 +65,7 @@ class Problem:
             if attack.memory is not None:
                 with gate_set(model, gate):
                     problem.tile = tile_within(problem.network, lq, attack.memory, attack.overlap)
-            if attack.asks_for_damage:
+            if attack.asks_for_loss:
                 problem.refer_to(target)
             with gate_set(model, gate):
                 yield problem
@@ -89,32 +89,32 @@ class Problem:
             )
         return output.to(self.lq.dtype)
 
-    def damage(self, x: torch.Tensor) -> torch.Tensor:
-        """Damage of each sample, (B,), the mean over the draws."""
+    def loss(self, x: torch.Tensor) -> torch.Tensor:
+        """Loss of each sample, (B,), the mean over the draws."""
         with torch.no_grad():
-            damage = sum(self._score(x) for _ in range(self.draws)) / self.draws
-        self.sound = self.sound & damage.isfinite()
-        return damage
+            loss = sum(self._score(x) for _ in range(self.eot_samples)) / self.eot_samples
+        self.sound = self.sound & loss.isfinite()
+        return loss
 
     def gradient(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient of the damage with respect to ``x``, and the damage of each sample, (B,): means over the draws."""
+        """Gradient of the loss with respect to ``x``, and the loss of each sample, (B,): means over the draws."""
         x = x.detach().requires_grad_()
         if self.objective.gradient is not None:
-            gradient = sum(self.objective.gradient(x) for _ in range(self.draws)) / self.draws
+            gradient = sum(self.objective.gradient(x) for _ in range(self.eot_samples)) / self.eot_samples
             self.sound = self.sound & gradient.isfinite().flatten(1).all(1)
             return gradient, gradient.new_zeros(len(x))
-        gradient, damage = 0, 0
-        for _ in range(self.draws):
+        gradient, loss = 0, 0
+        for _ in range(self.eot_samples):
             score = self._score(x)
             if not score.requires_grad:
                 raise ValueError(
                     f'the output of {type(self.model).__name__} has no gradient with respect to the '
                     'image; attack it by Square or Transfer, or wrap what has none in BPDA'
                 )
-            gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.draws
-            damage = damage + score.detach() / self.draws
-        self.sound = self.sound & gradient.isfinite().flatten(1).all(1) & damage.isfinite()
-        return gradient, damage
+            gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.eot_samples
+            loss = loss + score.detach() / self.eot_samples
+        self.sound = self.sound & gradient.isfinite().flatten(1).all(1) & loss.isfinite()
+        return gradient, loss
 
     def uphill(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """:meth:`gradient`, but random where that of a sample is zero throughout.
@@ -125,8 +125,8 @@ class Problem:
             gradient, self.first_gradient = self.first_gradient.to(x), None
             self.sound = self.sound & gradient.isfinite().flatten(1).all(1)
             return self.off_plateaus(gradient), gradient.new_zeros(len(x))
-        gradient, damage = self.gradient(x)
-        return self.off_plateaus(gradient), damage
+        gradient, loss = self.gradient(x)
+        return self.off_plateaus(gradient), loss
 
     def off_plateaus(self, gradient: torch.Tensor) -> torch.Tensor:
         """Random signs in the place of each gradient that is zero throughout."""
@@ -200,7 +200,7 @@ def _shape(x):
 
 
 def worse(best, candidate: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Sample by sample the more damaging of two results: the damage, (B,), and whatever belongs to it, (B, ...)."""
+    """Sample by sample the stronger of two results: the loss, (B,), and whatever belongs to it, (B, ...)."""
     if best is None:
         return tuple(candidate)
     better = (candidate[0] > best[0]) | best[0].isnan()

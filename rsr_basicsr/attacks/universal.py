@@ -83,7 +83,7 @@ class Universal(Scheduled):
         return True  # it adds up gradients of batches that no training step has seen
 
     @property
-    def asks_for_damage(self):
+    def asks_for_loss(self):
         return self.perturbation is None
 
     def search(self, problem):

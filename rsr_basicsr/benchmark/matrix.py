@@ -98,8 +98,8 @@ class Matrix:
         changes = {'seed': self.options['seed']} if _takes(attack, 'seed') and attack.seed is None else {}
         if self.options.get('tile') and _takes(attack, 'tile') and attack.tile is None and attack.memory is None:
             changes.update(tile=self.options['tile'], overlap=self.options['tile_overlap'])
-        if _takes(attack, 'draws') and attack.uses != 'nothing' and not self.draws_at_random(net):
-            changes['draws'] = 1  # the mean over equal passes
+        if _takes(attack, 'eot_samples') and attack.uses != 'nothing' and not self.draws_at_random(net):
+            changes['eot_samples'] = 1  # the mean over equal passes
         attack = attack.but(**changes) if changes else attack
         if (
             not decides(net)
@@ -110,7 +110,7 @@ class Matrix:
             return attack
         ways = [attack, attack.but(gate='always'), attack.but(gate='never')]
         if isinstance(net, DefenseMixin):
-            ways[-1] = ways[-1].but(draws=1)  # without masks nothing is left to chance
+            ways[-1] = ways[-1].but(eot_samples=1)  # without masks nothing is left to chance
         return worst_of([way.but(seed=None) if _takes(way, 'seed') else way for way in ways], seed=attack.seed)
 
     def draws_at_random(self, net: nn.Module) -> bool:
@@ -169,8 +169,8 @@ class Matrix:
 
     def _key(self, network, defense, name, eps, attack, image):
         options = _without(self.options['attacks'][name], 'eps') if eps else {}
-        if getattr(attack, 'draws', None) == 1:
-            options.pop('draws', None)  # however many the options ask for
+        if getattr(attack, 'eot_samples', None) == 1:
+            options.pop('eot_samples', None)  # however many the options ask for
         with_all = options.get('type') == 'Universal'
         parts = [
             _FORMAT,
@@ -244,7 +244,7 @@ def passes(attack: Attack | None) -> float:
     if hasattr(attack, 'queries'):
         return attack.queries * attack.restarts
     inner = getattr(attack, 'attack', attack)
-    each = 2 * getattr(inner, 'steps', 0) * getattr(inner, 'draws', 1) * getattr(inner, 'restarts', 1)
+    each = 2 * getattr(inner, 'steps', 0) * getattr(inner, 'eot_samples', 1) * getattr(inner, 'restarts', 1)
     return each * len(getattr(inner, 'weights', (1,)))
 
 

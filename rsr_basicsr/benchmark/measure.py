@@ -81,7 +81,7 @@ class Bench:
             images['img2'] = tensor2img(gt)
         if cell.attack != CLEAN:
             images['lq_clean'] = tensor2img(lq)
-            found['damage'] = _damage(objective, outputs, images.get('img2'), clean)
+            found['loss'] = _loss_of_attack(objective, outputs, images.get('img2'), clean)
         found['values'], found['trouble'] = self._metrics(images, outputs, clean if cell.attack != CLEAN else None)
         found['score'] = detector_score(net, attacked, self.options.get('tile') is not None)
         if cell.shown:
@@ -211,7 +211,7 @@ def environment(matrix: Matrix) -> dict[str, str]:
     }
 
 
-def _damage(objective, outputs, original, clean):
+def _loss_of_attack(objective, outputs, original, clean):
     """By an attack's objective: the mean over the mask seeds, the clean output drawn as the attacked one."""
     references = [original] * len(outputs) if objective.needs_ground_truth else clean
     pairs = [
@@ -219,7 +219,7 @@ def _damage(objective, outputs, original, clean):
         for pair in zip(outputs, references)
     ]
     with torch.no_grad():
-        return _number('damage', fmean(objective(*pair).item() for pair in pairs))
+        return _number('loss', fmean(objective(*pair).item() for pair in pairs))
 
 
 def _centre(image, size):

@@ -32,12 +32,12 @@ class Record:
         error: why there is no result; empty where there is.
         values: name of the metric -> a number for each mask seed, None where it could not be taken.
         score: log odds of the network's own detector, above 0 where it takes the image for attacked; None without.
-        damage: by the attack's own objective, to the network as it is deployed.
+        loss: by the attack's own objective, to the network as it is deployed.
         zero_gradient: share of the input's values whose gradient is exactly zero, at the start of the attack and at
             its end.
         random: whether the network gives the same image different outputs.
         trouble: metric -> why it could not be taken.
-        worst: which of the ways through the gate did the most damage.
+        worst: which of the ways through the gate did the most loss.
         attack_options: the block of the attack.
         facts: of the network: ``fingerprint``, ``parameters``, ``type``, ``card``.
         seconds: it took.
@@ -57,7 +57,7 @@ class Record:
     error: str = ''
     values: dict[str, list[float | None]] = field(default_factory=dict)
     score: float | None = None
-    damage: float | None = None
+    loss: float | None = None
     zero_gradient: float | None = None
     random: bool = False
     trouble: dict[str, str] = field(default_factory=dict)
@@ -149,7 +149,7 @@ def _is_sound(record: Record) -> bool:
         and all(isinstance(text, str) for block in (record.environment, record.trouble) for text in block.values())
         and all(isinstance(numbers, list) for numbers in record.values.values())
         and all(value is None or _is_number(value) for numbers in record.values.values() for value in numbers)
-        and all(value is None or _is_number(value) for value in (record.score, record.damage, record.zero_gradient))
+        and all(value is None or _is_number(value) for value in (record.score, record.loss, record.zero_gradient))
         and all(isinstance(path, str) and re.fullmatch(rf'{IMAGES}/\w[\w.]*', path) for path in record.shown.values())
     )
 

@@ -55,7 +55,7 @@ DEFENSE = {
     },
     'gate': Key(one_of(GATES)),
     'decision': Key(one_of(DECISIONS)),
-    'draws': Key(integer(1)),
+    'mask_samples': Key(integer(1)),
     'seed': Key(integer(0)),
 }
 
@@ -72,7 +72,7 @@ _ANY_ATTACK = {
     'region': Key(list_of(number(0, 1))),  # top, left, height, width: shares of the image
     'zero_mean': Key(one_of(ZERO_MEANS)),
     'gate': Key(one_of(ATTACK_GATES)),
-    'draws': Key(integer(1)),
+    'eot_samples': Key(integer(1)),
     'tile': Key(integer(1)),  # pixels of the input
     'memory': Key(number(0, above=True)),  # GiB
     'overlap': Key(integer(0)),  # pixels of the input
@@ -82,7 +82,7 @@ _ANY_ATTACK = {
     'momentum': Key(number(0, 1)),
     'rho': Key(number(0, 1)),
     'band': Key(interval(number(0, 1))),  # share of the diagonal of the DCT
-    'weights': Key(list_of(number(0))),  # of the detector's gradient against that of the damage
+    'weights': Key(list_of(number(0))),  # of the detector's gradient against that of the loss
     'margin': Key(number(0)),
     'size': Key(integer(1)),  # pixels of the input
     'queries': Key(integer(2)),

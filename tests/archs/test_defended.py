@@ -189,7 +189,7 @@ def threshold_between(net, x):
 @pytest.mark.parametrize('gate', ['classifier', 'soft', 'always', 'never'])
 @pytest.mark.parametrize('cls', [*BACKBONES, CDC], ids=lambda cls: cls.__name__)
 def test_with_a_seed_a_image_is_the_same_in_any_batch(cls, gate):
-    net = build(cls, gate=gate, seed=7, draws=2)
+    net = build(cls, gate=gate, seed=7, mask_samples=2)
     x = torch.rand(4, 3, 16, 24)
     with torch.no_grad():
         net.defense.threshold = threshold_between(net, x)
@@ -242,7 +242,7 @@ def test_soft_gate_blends_by_the_probability():
 
 
 def test_draws_are_averaged():
-    net, x = defend(Identity)(defense={'gate': 'always', 'seed': 0, 'draws': 3}).eval(), torch.rand(1, 3, 16, 20)
+    net, x = defend(Identity)(defense={'gate': 'always', 'seed': 0, 'mask_samples': 3}).eval(), torch.rand(1, 3, 16, 20)
     expected = sum(masked_identity(x, place) for place in range(3)) / 3
     torch.testing.assert_close(net(x), expected)
     net.defense.seed = None
@@ -250,7 +250,7 @@ def test_draws_are_averaged():
 
 
 def test_unmasked_images_keep_their_bits_whatever_is_averaged():
-    net, x = defend(Identity)(defense={'draws': 3}).eval(), torch.rand(4, 3, 16, 20)
+    net, x = defend(Identity)(defense={'mask_samples': 3}).eval(), torch.rand(4, 3, 16, 20)
     with net.defense.forced(torch.tensor([True, False, True, False])):
         output = net(x)
     assert torch.equal(output[[1, 3]], x[[1, 3]]) and not torch.allclose(output[[0, 2]], x[[0, 2]], atol=1e-3)
@@ -408,7 +408,7 @@ def test_presets_of_points():
     'wrong',
     [
         {'decision': 'pixel'},
-        {'draws': 0},
+        {'mask_samples': 0},
         {'seed': -1},
         {'classifier': {'type': 'paper', 'pool_by': 'width'}},
         {'classifier': {'type': 'spectrum'}},

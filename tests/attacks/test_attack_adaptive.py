@@ -43,7 +43,7 @@ def test_expectation_over_draws_finds_the_direction_that_one_draw_does_not():
     net, lq, up = Noisy(), torch.full((1, 3, 8, 8), 0.5), torch.ones(1, 3, 8, 8)
     right = {}
     for draws in (1, 64):
-        delta = FGSM(eps=4, objective=Along(), draws=draws)(net, lq, up) - lq
+        delta = FGSM(eps=4, objective=Along(), eot_samples=draws)(net, lq, up) - lq
         right[draws] = (delta.sign() == net.weight.sign()).float().mean().item()
     # P(sign is right) is Phi(sqrt(draws) / 3): 0.63 and 0.996.
     assert right[1] < 0.75 and right[64] > 0.97
@@ -108,7 +108,7 @@ def brightness(limit):
 
 
 class Brighter(nn.Module):
-    """A network whose damage, along the target of ones, is the brightness of the image's left half alone."""
+    """A network whose loss, along the target of ones, is the brightness of the image's left half alone."""
 
     def __init__(self):
         super().__init__()
@@ -214,7 +214,7 @@ def test_an_attack_through_bpda_gets_past_a_codec(real_network, photo):
 
 
 def honest(seed=3):
-    """A small network of random filters, to which attacks do several times the damage that noise does."""
+    """A small network of random filters, to which attacks do several times the loss that noise does."""
     torch.manual_seed(seed)
     layers = nn.Conv2d(3, 16, 7, padding=3), nn.LeakyReLU(0.2), nn.Conv2d(16, 3, 7, padding=3), nn.Upsample(None, 2)
     return nn.Sequential(*layers)
@@ -243,10 +243,10 @@ def test_alarms_for_a_network_that_masks_its_gradients(photo):
     assert 'PGD(eps=2, steps=1, objective=Stability()): 100% of the gradient is exactly zero' in alarms
     assert 'Square(eps=8, queries=30, objective=Stability()) asks for no gradient and does' in alarms
     assert 'Transfer(' in alarms
-    assert 'PGD(eps=8, steps=20, objective=Stability()) does not do more damage with steps 20 than with 1' in alarms
+    assert 'PGD(eps=8, steps=20, objective=Stability()) does not do more loss with steps 20 than with 1' in alarms
     # The way around it:
     through = BPDA(lambda x: (x * net.levels).round() / net.levels)
-    assert measure(PGD(eps=8, steps=20), nn.Sequential(through, net.net), photo).damage > max(m.damage for m in found)
+    assert measure(PGD(eps=8, steps=20), nn.Sequential(through, net.net), photo).loss > max(m.loss for m in found)
 
 
 MEASURED = [
@@ -262,13 +262,13 @@ MEASURED = [
     'index, changed, sentence',
     [
         (0, Measurement(PGD(eps=2, steps=10), 1.0, 0.6), '60% of the gradient is exactly zero'),
-        (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'does not do more damage with eps 4 than with 2'),
-        (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'does not do more damage with steps 50 than with 10'),
+        (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'does not do more loss with eps 4 than with 2'),
+        (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'does not do more loss with steps 50 than with 10'),
         (
             3,
             Measurement(Square(eps=4), 4.0),
             'Square(eps=4, queries=1000, objective=Stability()) asks for no gradient and '
-            'does 14% more damage than the best attack that does, PGD(eps=4, steps=50',
+            'does 14% more loss than the best attack that does, PGD(eps=4, steps=50',
         ),
         (4, Measurement(Transfer(source=nn.Identity(), eps=4), 3.6), 'Transfer(source=Identity'),
     ],
@@ -302,7 +302,7 @@ def test_no_growth_counts_only_where_there_was_more_to_find():
 
 def test_universal_can_be_measured(photo):
     found = measure(Universal(eps=4, steps=3, size=16), honest(), photo[..., :32, :32])
-    assert found.damage > 0 and found.zero_gradient < 0.1
+    assert found.loss > 0 and found.zero_gradient < 0.1
 
 
 def test_detectors_are_checked(photo):
@@ -318,5 +318,5 @@ def test_worst_of_measures_the_network_as_it_is_deployed(photo):
     # Forced open, the gate shows an attack masks that the deployed network never draws.
     net = DefendedGain(defense={'gate': 'never'}).eval()
     always, never = IFGSM(eps=8, steps=3, gate='always'), IFGSM(eps=1, steps=3, gate='never')
-    _, damage, which = worst_of([never, always]).results(net, photo)
-    assert which.item() == 1 and damage.item() > 0
+    _, loss, which = worst_of([never, always]).results(net, photo)
+    assert which.item() == 1 and loss.item() > 0

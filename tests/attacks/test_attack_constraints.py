@@ -59,12 +59,12 @@ def test_band_limited(band, norm, real_network, photo):
     size = delta.abs().max() if norm == 'Linf' else delta.square().mean().sqrt()
     assert 2 / 255 < size <= 4 / 255 + 1e-6 and attacked.min() >= 0 and attacked.max() <= 1
     with torch.no_grad():
-        damage, noise = (
+        loss, noise = (
             (real_network(x) - real_network(photo)).square().sum()
             for x in (attacked, (photo + torch.randn_like(delta).sign() * delta.square().mean().sqrt()).clamp(0, 1))
         )
     if band != (0.2, 0.3):
-        assert damage > noise
+        assert loss > noise
 
 
 def test_a_image_without_room_for_the_band_stays_as_it_is():
@@ -213,7 +213,7 @@ def test_memory_stays_within_the_bound():
 
 
 def test_memory_is_that_of_the_gate_in_force():
-    net = defend(Gather)(defense={'draws': 8, 'classifier': {'threshold': 0.0}}).eval()
+    net = defend(Gather)(defense={'mask_samples': 8, 'classifier': {'threshold': 0.0}}).eval()
     lq, seen = torch.rand(1, 3, 128, 128), []
     net.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[-1]))
     IFGSM(steps=1, memory=0.005, gate='always')(net, lq)

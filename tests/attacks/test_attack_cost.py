@@ -53,7 +53,7 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize('name', [name for name in ATTACKS if name not in ('Transfer', 'WorstOf')])
-@pytest.mark.parametrize('settings', [{}, dict(restarts=2), dict(draws=3), dict(keep_best=True)], ids=str)
+@pytest.mark.parametrize('settings', [{}, dict(restarts=2), dict(eot_samples=3), dict(keep_best=True)], ids=str)
 def test_cost_is_what_the_table_says(name, settings):
     parameters = ATTACKS[name].parameters()
     if any(key not in parameters for key in settings):
@@ -67,14 +67,14 @@ def test_cost_is_what_the_table_says(name, settings):
     known = {
         'T': getattr(attack, 'steps', None),
         'Q': getattr(attack, 'queries', None),
-        'N': attack.draws,
+        'N': attack.eot_samples,
         'R': attack.restarts,
         'L': len(getattr(attack, 'weights', ())),
         'K': int(getattr(attack, 'keep_best', 0)),
         'M': int(attack.restarts > 1),
     }
     forward, backward = (eval(re.sub(r'[^TQNRLKM0-9+*() ]', '', cell), {}, known) for cell in COST[name][:2])
-    reference = int(attack.asks_for_damage)  # the clean output
+    reference = int(attack.asks_for_loss)  # the clean output
     assert (net.forward_passes - reference, net.backward_passes) == (forward, backward)
 
 

@@ -23,7 +23,7 @@ WRONG = [
     (dict(type='PGD', norm='L1'), "norm must be one of Linf, L2, got 'L1'"),
     (dict(type='Square', norm='L2'), "norm must be one of Linf, got 'L2'"),
     (dict(type='PGD', gate='on'), 'gate must be one of straight_through, always, never'),
-    (dict(type='PGD', draws=0), 'expected draws >= 1, a whole number, got 0'),
+    (dict(type='PGD', eot_samples=0), 'expected eot_samples >= 1, a whole number, got 0'),
     (dict(type='PGD', seed=-1), 'expected seed >= 0'),
     (dict(type='PGD', tile=8, memory=1), 'tile: 8 and memory: 1 exclude each other'),
     (dict(type='PGD', memory=0), 'expected memory > 0, got 0'),
@@ -198,8 +198,8 @@ def test_radius_and_settings_reach_every_block():
     inner = [deep.attacks[0].attacks[0], deep.attacks[1].attack, deep.attacks[2].attack.attacks[0], deep.attacks[3]]
     assert [attack.eps for attack in inner] == [2] * 4 and [attack.tile for attack in (deep, *inner)] == [8] * 5
     assert [attack.steps for attack in inner] == [1, 3, 3, 3]
-    changed = deep.but(draws=5, gate='always')
-    assert changed.draws == changed.attacks[3].draws == 5
+    changed = deep.but(eot_samples=5, gate='always')
+    assert changed.eot_samples == changed.attacks[3].eot_samples == 5
     assert changed.attacks[3].gate == 'always' and changed.attacks[1].attack.gate is None
 
 

@@ -26,7 +26,7 @@ from rsr_basicsr.weights.state_dict import load_network
 
 @pytest.fixture(scope='module')
 def linear():
-    """A dense linear network, images far from black and white, a direction of damage, and its gradient."""
+    """A dense linear network, images far from black and white, a direction of loss, and its gradient."""
     torch.manual_seed(0)
     net, lq = Dense(), 0.3 + 0.4 * torch.rand(2, 3, 6, 5, dtype=torch.float64)
     direction = torch.randn(2, 3, 12, 10, dtype=torch.float64)
@@ -144,13 +144,13 @@ def test_a_falling_step_is_stronger_on_real_weights(attack, gain, real_network, 
     parts = torch.cat([part for row in photo.split(32, dim=2) for part in row.split(32, dim=3)])
     with torch.no_grad():
         clean = real_network(parts)
-        damage = {}
+        loss = {}
         for schedule in ('linear', 'constant', None):
             attacked = attack(eps=8, steps=20, schedule=schedule)(
                 real_network, parts, generator=torch.Generator().manual_seed(0)
             )
-            damage[schedule] = (real_network(attacked) - clean).square().mean()
-    assert damage[None] > gain * damage['constant'] and damage[None] == damage['linear']
+            loss[schedule] = (real_network(attacked) - clean).square().mean()
+    assert loss[None] > gain * loss['constant'] and loss[None] == loss['linear']
 
 
 def test_apgd_looks_where_the_paper_does():
@@ -187,17 +187,17 @@ def test_order_of_the_attacks_on_real_weights(strong_network, photo):
     photos = torch.cat([part[..., 4:28, 4:28] for row in photo.split(32, dim=2) for part in row.split(32, dim=3)])
     eps = torch.tensor([1.0, 2.0, 4.0, 8.0]).repeat_interleave(len(photos))
     batch = photos.repeat(4, 1, 1, 1)
-    damage = {}
+    loss = {}
     with torch.no_grad():
         clean = strong_network(batch)
         for attack in (RandomNoise(), FGSM(), IFGSM(steps=10), PGD(steps=20), APGD(steps=40)):
             generator = torch.Generator().manual_seed(2)  # the same start for all of them
             output = strong_network(attack(strong_network, batch, eps=eps, generator=generator))
-            damage[repr(attack)] = (output - clean).square().flatten(1).sum(1).view(4, -1).mean(1)
-    for attack, by_eps in damage.items():
+            loss[repr(attack)] = (output - clean).square().flatten(1).sum(1).view(4, -1).mean(1)
+    for attack, by_eps in loss.items():
         assert (by_eps.diff() > 0).all(), (attack, by_eps)
-    for weaker, stronger in zip(damage, list(damage)[1:]):
-        assert (damage[stronger] >= damage[weaker]).all(), (weaker, damage[weaker], stronger, damage[stronger])
+    for weaker, stronger in zip(loss, list(loss)[1:]):
+        assert (loss[stronger] >= loss[weaker]).all(), (weaker, loss[weaker], stronger, loss[stronger])
 
 
 def test_eps_255_destroys_the_image(real_network, photo):
@@ -221,15 +221,15 @@ def test_worst_of_takes_the_worst_for_each_image(linear):
 
     class OnlyTheFirst(FGSM):
         def run(self, problem):
-            damage, attacked = super().run(problem)
-            return damage, torch.cat([attacked[:1], problem.lq[1:]])
+            loss, attacked = super().run(problem)
+            return loss, torch.cat([attacked[:1], problem.lq[1:]])
 
     attack = worst_of([OnlyTheFirst(eps=6, objective=Along()), up])
-    attacked, damage, which = attack.results(net, lq, direction)
+    attacked, loss, which = attack.results(net, lq, direction)
     assert which.tolist() == [0, 1] and attack.eps == 6
     torch.testing.assert_close(attacked[0], lq[0] + 6 / 255 * gradient[0].sign(), atol=1e-9, rtol=0)
     torch.testing.assert_close(attacked[1], lq[1] + 4 / 255 * gradient[1].sign(), atol=1e-9, rtol=0)
-    torch.testing.assert_close(damage, Along()(net(attacked), direction).detach())
+    torch.testing.assert_close(loss, Along()(net(attacked), direction).detach())
 
 
 # Stability and PSNR to HR in dB that another implementation measured, by eps.

@@ -63,7 +63,7 @@ def test_gradient_against_finite_differences():
     gradient, _ = problem.gradient(x)
     step = torch.zeros_like(x)
     step[0, 1, 2, 3] = 1e-6
-    difference = problem.damage(x + step) - problem.damage(x - step)
+    difference = problem.loss(x + step) - problem.loss(x - step)
     assert gradient[0, 1, 2, 3].item() == pytest.approx(difference.item() / 2e-6, rel=1e-6)
 
 
@@ -143,11 +143,11 @@ def test_restarts_keep_the_worst_of_each_sample(real_network, photo):
         for _ in range(5)
     ]
     kept = attack.but(restarts=5)(real_network, batch, generator=torch.Generator().manual_seed(0))
-    damages = torch.stack([damage(real_network, single, batch) for single in singles])
-    torch.testing.assert_close(damage(real_network, kept, batch), damages.amax(0))
+    losses = torch.stack([loss(real_network, single, batch) for single in singles])
+    torch.testing.assert_close(loss(real_network, kept, batch), losses.amax(0))
 
 
-def damage(net, attacked, lq):
+def loss(net, attacked, lq):
     with torch.no_grad():
         return (net(attacked) - net(lq)).square().flatten(1).sum(1)
 
@@ -162,7 +162,7 @@ def test_keep_best_returns_the_worst_image_met(keep_best, expected):
 def test_works_inside_no_grad(real_network, photo):
     with torch.no_grad():
         attacked = IFGSM(eps=8, steps=2)(real_network, photo)
-    assert damage(real_network, attacked, photo) > 0
+    assert loss(real_network, attacked, photo) > 0
 
 
 def test_the_targeted_attack_comes_nearer_to_the_image(real_network, photo):

@@ -351,8 +351,8 @@ def test_honest_networks_are_not_suspected(options, tmp_path, capsys):
     }
     options['defenses'] = {'median': {'type': 'Median'}, 'random': {'type': 'RandomResizePad'}}
     options['attacks'] = {
-        'pgd': {'type': 'PGD', 'steps': 10, 'draws': 4},
-        'pgd_truth': {'type': 'PGD', 'steps': 10, 'objective': 'ground_truth', 'draws': 4},
+        'pgd': {'type': 'PGD', 'steps': 10, 'eot_samples': 4},
+        'pgd_truth': {'type': 'PGD', 'steps': 10, 'objective': 'ground_truth', 'eot_samples': 4},
     }
     options['eps'] = [1, 1.5, 4]
     folder = benchmark(options, tmp_path)

@@ -43,7 +43,7 @@ AS_IT_IS = nn.Identity()
 
 
 def honest():
-    """A small network of random filters, twice as large, to which attacks do several times the damage of noise."""
+    """A small network of random filters, twice as large, to which attacks do several times the loss of noise."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 5, padding=2), nn.LeakyReLU(0.2), nn.Conv2d(8, 3, 5, padding=2), nn.Upsample(None, 2)
     )
@@ -112,12 +112,12 @@ def test_attacks_go_through(cls, photo):
     torch.manual_seed(2)
     net, lq = cls(honest()).eval(), photo[..., :24, :24]
 
-    def damage(attack):  # the same draws for both images: what is left is the work of the attack
+    def loss(attack):  # the same draws for both images: what is left is the work of the attack
         attacked = attack(net, lq)
         with torch.no_grad():
             return sum((seeded(s, net, attacked) - seeded(s, net, lq)).square().mean().item() for s in range(4))
 
-    assert damage(PGD(eps=8, steps=6)) > 2 * damage(RandomNoise(eps=8))
+    assert loss(PGD(eps=8, steps=6)) > 2 * loss(RandomNoise(eps=8))
 
 
 @EVERY

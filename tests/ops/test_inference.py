@@ -55,7 +55,7 @@ NETWORKS['EDSR'] = (dict(type='DefendedEDSR', num_in_ch=3, num_out_ch=3, num_fea
     [
         *((name, {'gate': 'always'}) for name in NETWORKS),
         ('RRDBNet', {'gate': 'soft'}),
-        ('SRVGGNetCompact', {'gate': 'always', 'draws': 2}),
+        ('SRVGGNetCompact', {'gate': 'always', 'mask_samples': 2}),
     ],
     ids=str,
 )

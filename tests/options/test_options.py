@@ -219,11 +219,11 @@ def test_values_of_a_source_are_coerced(opt, real_weights, monkeypatch):
         f'~/{real_weights.name}',
         type='Transfer',
         steps=2,
-        source={'type': 'DefendedSRVGGNetCompact', 'defense': {'draws': '2'}},
+        source={'type': 'DefendedSRVGGNetCompact', 'defense': {'mask_samples': '2'}},
     )
     check_options(opt)
     source = opt['attack']['source']
-    assert source['defense']['draws'] == 2 and source['weights'] == str(real_weights)
+    assert source['defense']['mask_samples'] == 2 and source['weights'] == str(real_weights)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def measurements(results: Results, dataset: str, subject: Subject) -> Iterator[M
         for name in results.attacks
         for eps in results.strengths
     }
-    groups = {key: {name: r for name, r in group.items() if r.damage is not None} for key, group in groups.items()}
+    groups = {key: {name: r for name, r in group.items() if r.loss is not None} for key, group in groups.items()}
     most = max(map(len, groups.values()), default=0)
     groups = {key: group for key, group in groups.items() if group and len(group) >= most / 2}  # others are too few
     common = set.intersection(*map(set, groups.values())) if groups else set()
@@ -197,7 +197,7 @@ def measurements(results: Results, dataset: str, subject: Subject) -> Iterator[M
             zeros = [record.zero_gradient for record in records if record.zero_gradient is not None]
             yield Measurement(
                 attack_of(records[0].attack_options, eps),
-                fmean(r.damage for r in records),
+                fmean(r.loss for r in records),
                 fmean(zeros) if zeros else None,
                 f'{name} (eps {eps:g})',
             )
@@ -225,10 +225,10 @@ def _missing_attacks(results):
                 if record.eps and record.dataset == dataset and (record.network, record.defense) == subject
             ]
             blocks = [block for record in tried for block in _blocks(record.attack_options)]
-            if any(record.random for record in tried) and not any(block.get('draws', 1) > 1 for block in blocks):
+            if any(record.random for record in tried) and not any(block.get('eot_samples', 1) > 1 for block in blocks):
                 yield (
                     f'{dataset}, {subject.label}: it draws at random, but no attack took the mean over its draws '
-                    '(draws above 1); a stronger attack may be left.'
+                    '(eot_samples above 1); a stronger attack may be left.'
                 )
             detected = any(record.score is not None for record in tried)
             if detected and not all(_has_gradient(record.facts) for record in tried):
