@@ -38,8 +38,8 @@ class DetectorAware(PGD):
 
     Both gradients are scaled to an L1 norm of 1 first, so that a weight means the same for any image, radius and
     detector. The logit counts as long as the image is detected, and a margin longer. Of all images met, as they
-    are after ``quantize``, the strongest one that is not detected is the result; where there is none, the most
-    of all.
+    are after ``quantize``, the strongest one that is not detected is the result; where there is none, the
+    strongest of all.
 
     Args:
         weights: what lambda goes through; each weight costs a whole PGD.
