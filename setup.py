@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
     'opencv-python',
     'lmdb',  # BasicSR's data sets, which ours build on, import it
     'pyyaml',
+    'pydantic>=2.7',  # types of our options, their JSON schema and tables
     'jinja2',  # fills in the HTML report; torch brings it today, but promises nothing
     'scikit-image>=0.21',  # ships the quickstart's photos, and adds impulse noise
     'scipy',  # fits the temperature of a detector, ranks its scores
@@ -59,6 +60,7 @@ EXTRAS_REQUIRE = {
         'spandrel',  # loads exported networks
         'lpips',
         'matplotlib>=3.7',
+        'jsonschema>=4',  # judges the schema of options files
     ],
 }
 

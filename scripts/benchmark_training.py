@@ -28,9 +28,9 @@ from rsr_basicsr.attacks import IFGSM
 from rsr_basicsr.check.run_file import check_all
 from rsr_basicsr.check.step_memory import CARDS, GIB, RESERVE, estimate
 from rsr_basicsr.check.training import gt_size
+from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.loading import as_parsed, load_options
 from rsr_basicsr.options.messages import Problems
-from rsr_basicsr.options.types import registered
 
 STEP, MEMORY = 1.05, 1.1  # at most: of the floor, of the plain step's peak
 GAN = {'one step, full batch': 1.2, 'two steps, half the batch': 1.3}  # at most, of the plain GAN step

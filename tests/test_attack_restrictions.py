@@ -21,8 +21,8 @@ from rsr_basicsr.attacks import (
 )
 from rsr_basicsr.attacks.constraints import L2, Linf
 from rsr_basicsr.attacks.restrictions import Region, ZeroMean
-from rsr_basicsr.options.blocks import ATTACK
-from rsr_basicsr.options.types import parse_block
+from rsr_basicsr.options.blocks import AttackOptions
+from rsr_basicsr.options.parsing import parse_block
 
 REGION = [0.25, 0.5, 0.5, 0.25]
 SMALL = dict(steps=4, queries=30, size=8)
@@ -190,7 +190,7 @@ def test_restrictions_reach_the_attacks_inside(images):
             'zero_mean': 'channel',
             'attacks': [{'type': 'PGD', 'steps': 2}, {'type': 'FGSM', 'region': [0, 0, 1, 1]}],
         },
-        ATTACK,
+        AttackOptions,
         'attack',
     )
     built = build_attack({key: options[key] for key in ('type', 'eps', 'region', 'zero_mean', 'attacks')})

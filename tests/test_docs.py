@@ -12,8 +12,8 @@ from torch import nn
 
 from networks import DefendedGain, Gain
 from rsr_basicsr import attacks
-from rsr_basicsr.options.blocks import ATTACK, DEFENSE, TRAIN
-from rsr_basicsr.options.types import parse_block, parse_open
+from rsr_basicsr.options.blocks import AttackOptions, DefenseOptions, TrainOptions
+from rsr_basicsr.options.parsing import parse_block, parse_open
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = re.split(r'^## ', (ROOT / 'docs' / 'method.md').read_text(encoding='utf-8'), flags=re.MULTILINE)
@@ -53,17 +53,17 @@ def test_published_ways_are_options():
     for option in options:
         ((block, values),) = option.items()
         if block == 'defense':
-            assert parse_block(values, DEFENSE, block)
+            assert parse_block(values, DefenseOptions, block)
         elif block == 'train':
-            parse_open(values, TRAIN, block)
+            parse_open(values, TrainOptions, block)
         elif block == 'pixel_opt':
             build_loss(values)
         elif block == 'path':
             assert set(values) <= {'pretrain_network_g'}  # of BasicSR
         elif block == 'attack':
-            parse_block({'type': 'IFGSM', 'eps': 8, 'steps': 3, **values}, ATTACK, block)
+            parse_block({'type': 'IFGSM', 'eps': 8, 'steps': 3, **values}, AttackOptions, block)
         else:
-            parse_block({'type': 'IFGSM', 'eps': 8, 'steps': 3, **option}, ATTACK, 'attack')
+            parse_block({'type': 'IFGSM', 'eps': 8, 'steps': 3, **option}, AttackOptions, 'attack')
 
 
 def code(path, title):

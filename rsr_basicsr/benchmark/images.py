@@ -13,9 +13,12 @@ from basicsr.utils.registry import DATASET_REGISTRY
 from torch.utils.data import Dataset
 
 from rsr_basicsr.options import host
+from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.messages import Problems
-from rsr_basicsr.options.types import Key, block, integer, nearest, parse_open, registered
+from rsr_basicsr.options.parsing import parse_keys
+from rsr_basicsr.options.types import Count, Keys
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
+from rsr_basicsr.utils.registry import did_you_mean
 
 _OF_IMAGES = (
     'type',
@@ -67,11 +70,11 @@ def check_datasets(options: dict[str, Any], problems: Problems) -> list[Benchmar
     for name, dataset in options['datasets'].items():
         where = f'datasets.{name}'
         with problems.noted():
-            parse_open(options['datasets'], {name: Key(block, required=True)}, 'datasets')
+            parse_keys(options['datasets'], (name,), Keys, 'datasets', required=True)
             _check_known(dataset, where)
             dataset.setdefault('name', name)
             dataset.setdefault('io_backend', {'type': 'disk'})
-            parse_open(dataset, {'num_images': Key(integer(1)), 'crop': Key(integer(1))}, where)
+            parse_keys(dataset, ('num_images', 'crop'), Count, where)
             host.check_dataset(dataset, where, 'val', problems)
             if not problems.sound(where):
                 continue
@@ -92,7 +95,7 @@ def _check_known(dataset, where):
     known = {*_OF_IMAGES, *own.get(kind if isinstance(kind, str) else None, dataset)}
     for key in dataset:
         if key not in known:
-            raise OptionsError(f'{where}: unknown key {key!r}{nearest(key, sorted(known))}')
+            raise OptionsError(f'{where}: unknown key {key!r}; {did_you_mean(key, sorted(known))}')
 
 
 def _read_all(options, name, where, problems) -> list[BenchmarkImage]:

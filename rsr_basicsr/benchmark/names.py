@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from rsr_basicsr.options.types import (
-    Key,
-    text,
-)
-
 #: The keys whose blocks are named by the user
 SECTIONS = ('networks', 'defenses', 'attacks', 'datasets', 'metrics')
 
@@ -26,4 +21,4 @@ RESERVED = {
 
 
 #: What a network's entry may say of itself, for the leaderboard
-CARD = {'authors': Key(text), 'link': Key(text), 'note': Key(text)}
+CARD = ('authors', 'link', 'note')

@@ -5,71 +5,96 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BeforeValidator, ConfigDict
 from torch import nn
 
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
 from rsr_basicsr.benchmark.images import BenchmarkImage, check_datasets
-from rsr_basicsr.benchmark.names import CARD, NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
+from rsr_basicsr.benchmark.names import NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, defenses
-from rsr_basicsr.options.blocks import VAL_ATTACK
+from rsr_basicsr.options.blocks import ValAttackOptions
+from rsr_basicsr.options.host import Typed
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.metrics import check_metric
 from rsr_basicsr.options.networks import brings_defense, check_network, check_source
+from rsr_basicsr.options.parsing import Block, OpenBlock, key, parse_each, parse_keys, parse_open, refuse_unknown
 from rsr_basicsr.options.types import (
-    Key,
-    block,
-    either,
-    integer,
-    list_of,
-    names,
-    nearest,
-    parse_block,
-    parse_open,
-    plain_name,
-    some_eps,
-    text,
-    word_or,
+    Count,
+    Keys,
+    Listed,
+    Names,
+    Natural,
+    NumGpu,
+    PlainName,
+    PositiveEps,
+    Text,
 )
 from rsr_basicsr.utils.errors import OptionsError, RSRError, in_one_line
+from rsr_basicsr.utils.registry import did_you_mean
 from rsr_basicsr.weights.state_dict import load_state
 
 
-def _one_eps(value):
-    return [some_eps(value)]
+class BenchmarkOptions(Block):
+    """The top level of the options file."""
 
-
-#: The top level of the options file
-BENCHMARK = {
-    'name': Key(plain_name, required=True),
-    'description': Key(text, default=''),
-    'scale': Key(integer(1), default=4),
-    'num_gpu': Key(word_or(('auto',), integer(0)), default='auto'),
-    'threads': Key(integer(1), default=1),  # of a process on the CPU; the last bits depend on it
-    'seed': Key(integer(0), default=0),  # of the attacks
-    'mask_seeds': Key(list_of(integer(0)), default=[0, 1, 2]),  # of the network's own randomness
-    'tile': Key(integer(1)),  # pixels of the input
-    'tile_overlap': Key(integer(0), default=OVERLAP),
-    'gallery': Key(integer(0), default=3),  # images of each data set that the report shows
-    'networks': Key(block, required=True),
-    'defenses': Key(block, default={}),
-    'attacks': Key(block, required=True),
-    'eps': Key(list_of(some_eps), required=True),  # 1/255
-    'datasets': Key(block, required=True),
-    'metrics': Key(
-        block,
-        default={
+    name: PlainName = key('of the folder of the results', ...)
+    description: Text = key('what the report says of it', '')
+    scale: Count = key('what the networks upscale by', 4)
+    num_gpu: NumGpu = key('GPUs, each with a process', 'auto', values='whole number, `auto`')
+    threads: Count = key('of a process on the CPU; the last bits depend on it', 1)
+    seed: Natural = key('of the attacks', 0)
+    mask_seeds: Annotated[list[Natural], Listed()] = key("of the network's own randomness", [0, 1, 2])
+    tile: Count | None = key('upscale larger images in tiles', unit='pixels of the input')
+    tile_overlap: Natural = key('what the network sees around each tile', OVERLAP, unit='pixels of the input')
+    gallery: Natural = key('images of each data set that the report shows', 3)
+    networks: Keys = key('name: block as `network_g`, `weights`, `defenses`, `card`', ...)
+    defenses: Keys = key('name: block of a baseline defence', dict)
+    attacks: Keys = key('name: block as `val: attack:`', ...)
+    eps: Annotated[list[PositiveEps], Listed()] = key('radii of the ball', ..., unit='1/255')
+    datasets: Keys = key('name: block of a data set of BasicSR', ...)
+    metrics: Keys = key(
+        'name: block of a metric',
+        {
             'psnr': {'type': 'calculate_psnr', 'crop_border': 4, 'test_y_channel': True},
             'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
         },
-    ),
-}
-#: A block of ``attacks:``; ``eps`` stands in the place of the eps of the matrix
-BENCHMARK_ATTACK = {**VAL_ATTACK, 'type': Key(text, required=True), 'eps': Key(either(_one_eps, list_of(some_eps)))}
+    )
+
+
+class BenchmarkAttackOptions(ValAttackOptions):
+    """A block of ``attacks:``; arguments of a user's own attack are allowed."""
+
+    model_config = ConfigDict(extra='ignore')
+
+    type: Text = key('an attack', ...)
+    eps: (
+        Annotated[
+            list[PositiveEps],
+            Listed(),
+            BeforeValidator(lambda value: value if isinstance(value, (list, tuple)) else [value]),
+        ]
+        | None
+    ) = key('overrides the radii of the file', unit='1/255')
+
+
+class CardOptions(Block):
+    """What the leaderboard says of a network."""
+
+    authors: Text | None = key('who made it')
+    link: Text | None = key('where it is')
+    note: Text | None = key('one sentence')
+
+
+class BenchmarkNetworkOptions(OpenBlock):
+    """What a block of ``networks:`` has beside the arguments of its class."""
+
+    defenses: Names | None = None
+    card: CardOptions | None = None
 
 
 def check_benchmark(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[BenchmarkImage]]:
@@ -79,12 +104,8 @@ def check_benchmark(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Be
         OptionsError: a line for everything that is wrong.
     """
     options, problems = copy.deepcopy(dict(options)), Problems()
-    for key in options:
-        if key not in BENCHMARK:
-            problems.append(f'unknown key {key!r}{nearest(key, BENCHMARK)}')
-    for key, rule in BENCHMARK.items():
-        with problems.noted():
-            parse_open(options, {key: rule}, '')
+    refuse_unknown(options, BenchmarkOptions.model_fields, '', problems)
+    parse_each(options, (BenchmarkOptions,), '', problems)
     problems.stop()  # what follows needs the sections
     for section in SECTIONS:  # an entry without a value is one that was taken out
         options[section] = {str(name): entry for name, entry in options[section].items() if entry is not None}
@@ -146,20 +167,14 @@ def _check_networks(options, problems) -> dict[str, nn.Module]:
     for name, network in options['networks'].items():
         where = f'networks.{name}'
         with problems.noted():
-            parse_open(options['networks'], {name: Key(block, required=True)}, 'networks')
-            parse_open(
-                network,
-                {
-                    'defenses': Key(names, default=list(options['defenses'])),
-                    'card': Key(lambda value: parse_block(value, CARD, f'{where}.card')),
-                },
-                where,
-            )
+            parse_keys(options['networks'], (name,), Keys, 'networks', required=True)
+            parse_open(network, BenchmarkNetworkOptions, where)
+            network.setdefault('defenses', list(options['defenses']))
             for defense in network['defenses']:
                 if defense not in options['defenses']:
                     raise OptionsError(
                         f'{where}.defenses: {defense!r} is not one of the defenses'
-                        f'{nearest(defense, options["defenses"])}'
+                        f'; {did_you_mean(defense, options["defenses"])}'
                     )
             built = {key: value for key, value in network.items() if key not in ('defenses', 'card')}
             nets[name] = _checked_network(built, where, options['scale'])
@@ -173,7 +188,7 @@ def _checked_network(network, where, scale) -> nn.Module:
     """As :func:`check_source`; ``weights: untrained`` stands for numbers that are drawn from the seed."""
     if network.get('weights') != UNTRAINED:
         return check_source(network, where, scale)
-    parse_open(network, {'type': Key(text, required=True)}, where)
+    parse_open(network, Typed, where)
     bare = {key: value for key, value in network.items() if key != 'weights'}
     net = check_network({where: bare, 'scale': scale}, where)
     network.update(bare)
@@ -257,16 +272,18 @@ def _is_control(options, name, attack, every):
 
 def _attack_block(attack):
     """The block with every value in its final type; arguments of a user's own attack stay as they are."""
-    attack = dict(block(attack))
+    if not isinstance(attack, Mapping):
+        raise ValueError(f'expected a block of keys, got {attack!r}')
+    attack = dict(attack)
     kind = attack.get('type')
     if not isinstance(kind, str) or kind not in ATTACKS:
         raise ValueError(f'type: expected one of {", ".join(ATTACKS)}, got {kind!r}')
-    own = [key for key in attack if key not in BENCHMARK_ATTACK and key in ATTACKS[kind].parameters()]
-    for key in attack:
-        if key not in BENCHMARK_ATTACK and key not in own:
-            raise ValueError(f'unknown key {key!r}{nearest(key, [*BENCHMARK_ATTACK, *ATTACKS[kind].parameters()])}')
+    known = [*BenchmarkAttackOptions.model_fields, *ATTACKS[kind].parameters()]
+    for name in attack:
+        if name not in known:
+            raise ValueError(f'unknown key {name!r}; {did_you_mean(name, known)}')
     try:
-        parse_open(attack, BENCHMARK_ATTACK, '')
+        parse_open(attack, BenchmarkAttackOptions, '')
     except OptionsError as error:
         raise ValueError(str(error)) from None
     return attack
@@ -276,7 +293,7 @@ def _check_metrics(options, problems):
     options['metrics'] = {STABILITY: {'type': 'calculate_stability', 'crop_border': 4}, **options['metrics']}
     for name, metric in options['metrics'].items():
         with problems.noted():
-            parse_open(options['metrics'], {name: Key(block, required=True)}, 'metrics')
+            parse_keys(options['metrics'], (name,), Keys, 'metrics', required=True)
             check_metric(metric, f'metrics.{name}')
 
 

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 from basicsr.utils import scandir
 from basicsr.utils.registry import DATASET_REGISTRY
 
-from rsr_basicsr.data.adversarial_set_options import ADVERSARIAL_SET, check_adversarial_set
+from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions, check_adversarial_set
+from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.messages import Problems
-from rsr_basicsr.options.types import Key, integer, names, parse_each, registered
+from rsr_basicsr.options.parsing import parse_keys
+from rsr_basicsr.options.types import Count, names
 from rsr_basicsr.utils.errors import OptionsError
 
 #: Pixels; RealESRGANDataset gives images of this height and width, whatever the options say
@@ -62,7 +64,7 @@ def check_datasets(opt: dict[str, Any], problems: Problems) -> dict[str, Images]
         if not problems.sound(f'{where}.type', f'{where}.io_backend'):
             continue
         if dataset['type'] in _SCALED:
-            parse_each(opt, {'scale': Key(integer(1), required=True)}, '', problems)
+            parse_keys(opt, ('scale',), Count, '', problems, required=True)
         with problems.noted(part=f'{where}.images'):
             images = check_dataset(dataset, where, problems)
             if images is not None:
@@ -79,7 +81,11 @@ def check_dataset(dataset: dict[str, Any], where: str, problems: Problems) -> Im
     with problems.noted(part=f'{where}.type'):
         registered(DATASET_REGISTRY, dataset['type'], f'{where}.type')
     if dataset['type'] == 'AdversarialImagesDataset':
-        own = {key: value for key, value in dataset.items() if key in ADVERSARIAL_SET and key != 'dataroot'}
+        own = {
+            key: value
+            for key, value in dataset.items()
+            if key in AdversarialSetOptions.model_fields and key != 'dataroot'
+        }
         checked = check_adversarial_set(own, where)
         dataset.update({key: value for key, value in checked.items() if key != 'photos'})
         dataset['photos'] = names(dataset['photos'])

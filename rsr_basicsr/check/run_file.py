@@ -19,6 +19,7 @@ from rsr_basicsr.check.validation import check_validation
 from rsr_basicsr.models.attack_augmentation import USE_TORCHRUN, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options import host
+from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import (
     check_network,
@@ -28,7 +29,6 @@ from rsr_basicsr.options.networks import (
     check_upscaling,
     check_weights,
 )
-from rsr_basicsr.options.types import registered
 from rsr_basicsr.utils.errors import OptionsError
 
 

@@ -6,20 +6,26 @@ place without a word. Classes of a user's own may read more than is listed here.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from rsr_basicsr.data.adversarial_set_options import ADVERSARIAL_SET
+from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import blocks, host
+from rsr_basicsr.options.calls import ALIKE
 from rsr_basicsr.options.messages import Problems
-from rsr_basicsr.options.types import ALIKE, nearest
+from rsr_basicsr.options.parsing import Block
+from rsr_basicsr.utils.registry import did_you_mean, nearest
+
+
+def _keys(model: type[Block]) -> tuple[str, ...]:
+    return tuple(model.model_fields)
+
 
 #: What BasicSR's parser and our check add to the options
 _ADDED = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path')
-_TOP = (*host.RUN, 'train', 'val', 'logger', 'dist_params', 'find_unused_parameters', *_ADDED)
-_DEGRADED = (*host.DEGRADATIONS, 'high_order_degradation')
+_TOP = (*_keys(host.Training), 'dist_params', 'find_unused_parameters', *_ADDED)
+_DEGRADED = (*_keys(host.DegradationsOfTraining), 'high_order_degradation')
 _PATH = (
     'resume_state',
     'ignore_resume_networks',
@@ -33,17 +39,17 @@ _PATH = (
 _OF_NETWORK = ('pretrain_network', 'param_key', 'strict_load')
 #: Of the keys of ``path`` that hold one of these words, ``make_exp_dirs`` makes no folder
 _PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
-_VAL = (*host.VAL_WHILE_TRAINING, 'pbar', 'suffix')
+_VAL = (*_keys(host.ValWhileTraining), 'pbar', 'suffix')
 _WANDB = ('project', 'resume_id')
 #: What a class reads beside what the classes read that it is derived from: at the top level, and of ``train``
 _OF_MODEL: dict[str, tuple[tuple, tuple]] = {
-    'BaseModel': (_TOP, tuple(host.TRAIN)),
+    'BaseModel': (_TOP, _keys(host.Train)),
     'SRModel': ((), ('pixel_opt', 'perceptual_opt')),
     'SRGANModel': ((), ('optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')),
-    'RealESRNetModel': ((*_DEGRADED, *host.USM_OF_NET), ()),
-    'RealESRGANModel': ((*_DEGRADED, *host.USM_OF_GAN), ()),
-    'AttackAugmentation': (('attack',), (*blocks.TRAIN, 'optim_classifier', 'classifier_opt', 'start')),
-    'FrequencyClassifierModel': ((), (*blocks.CLASSIFIER_TRAIN, 'classifier_opt')),
+    'RealESRNetModel': ((*_DEGRADED, *_keys(host.UsmOfNet)), ()),
+    'RealESRGANModel': ((*_DEGRADED, *_keys(host.UsmOfGan)), ()),
+    'AttackAugmentation': (('attack',), (*_keys(blocks.TrainOptions), 'start')),
+    'FrequencyClassifierModel': ((), (*_keys(blocks.ClassifierTrainOptions), 'classifier_opt')),
     **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
 }
 #: Of any data set. BasicSR's own options files have ``use_shuffle``, and ``gt_size`` where it is not read.
@@ -53,7 +59,7 @@ _DATASET = (
     'phase',
     'scale',
     'io_backend',
-    *host.LOADER,
+    *_keys(host.Loader),
     'dataset_enlarge_ratio',
     'prefetch_mode',
     'num_prefetch_queue',
@@ -63,21 +69,21 @@ _DATASET = (
     'gt_size',
 )
 _SINGLE = ('meta_info_file', 'mean', 'std', 'color')
-_PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *host.PAIRED_TRAINING)
+_PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *_keys(host.PairedTraining))
 _OF_DATASET = {
     'PairedImageDataset': (*_PAIRED, 'meta_info_file', 'color'),
     'RealESRGANPairedDataset': (*_PAIRED, 'meta_info'),
-    'RealESRGANDataset': ('meta_info', *host.DATASET_OF_TYPE['RealESRGANDataset']),
+    'RealESRGANDataset': ('meta_info', *_keys(host.RealESRGANDataset)),
     'SingleImageDataset': ('dataroot_lq', *_SINGLE),
     'ReducedImageDataset': ('dataroot_gt', 'crop', *_SINGLE),
-    'AdversarialSetDataset': tuple(host.DATASET_OF_TYPE['AdversarialSetDataset']),
-    'AdversarialImagesDataset': (*host.DATASET_OF_TYPE['AdversarialImagesDataset'], *ADVERSARIAL_SET),
+    'AdversarialSetDataset': _keys(host.AdversarialSetDataset),
+    'AdversarialImagesDataset': (*_keys(host.AdversarialImagesDataset), *_keys(AdversarialSetOptions)),
 }
 #: Keys that this package adds, or that belong elsewhere: one that looks like them is never meant for anything else
 _OURS = {
     '': ('attack', 'defense'),
-    'train': ('train_classifier', 'target', 'optim_classifier', 'classifier_opt'),
-    'val': ('tile', 'tile_overlap', 'attack', 'panel_freq', 'guard'),
+    'train': _keys(blocks.TrainOptions),
+    'val': _keys(blocks.ValOptions),
 }
 
 
@@ -117,11 +123,11 @@ def _blocks(opt, model) -> Iterator[_Block]:
     networks = tuple(key for key in opt if isinstance(key, str) and key.startswith('network_'))
     yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure)
     attacked = model is not None and issubclass(model, AttackAugmentation)
-    val = (*_VAL, *((*blocks.VAL, *host.TILES) if attacked else ()))
+    val = (*_VAL, *((*_keys(blocks.ValOptions), *host.TILES) if attacked else ()))
     for where, known, certain in (
         ('train', train, sure),
         ('val', val, sure),
-        ('logger', tuple(host.LOGGER), True),
+        ('logger', _keys(host.Logger), True),
         ('logger.wandb', _WANDB, True),
     ):
         block = opt
@@ -154,14 +160,14 @@ def _check_block(block, problems):
     for key in block.options:
         if key in block.known or key in ours:
             continue
-        close = difflib.get_close_matches(str(key), (*ours, *block.known), n=1, cutoff=ALIKE)
-        if not close or (close[0] in block.options and close[0] not in ours):
+        close = nearest(key, (*ours, *block.known), ALIKE)
+        if close is None or (close in block.options and close not in ours):
             unread.append(str(key))
             continue
-        sentence = f'{block.where or "the options"}: unknown key {key!r}; did you mean {close[0]!r}?'
-        if close[0] in ours or block.sure:
+        sentence = f'{block.where or "the options"}: unknown key {key!r}; did you mean {close!r}?'
+        if close in ours or block.sure:
             problems.append(sentence)
-            problems.mistaken(block.where, close[0])
+            problems.mistaken(block.where, close)
             problems.spoil(f'{block.where}.{key}' if block.where else str(key))
         else:
             problems.warnings.append(sentence)
@@ -180,11 +186,11 @@ def _check_path(opt, problems):
         if key in known:
             continue
         folder = isinstance(key, str) and not any(word in key for word in _PATH_LEFT_ALONE)
-        close = difflib.get_close_matches(str(key), known, n=1)
-        remedy = nearest(key, known) if close else '; take it out'
+        close = nearest(key, known)
+        remedy = f'; {did_you_mean(key, known)}' if close else '; take it out'
         if folder:
             problems.append(f'path: unknown key {key!r}, of whose value BasicSR would make a folder{remedy}')
-        elif close and close[0] not in path:
+        elif close and close not in path:
             problems.append(f'path: unknown key {key!r}{remedy}')
         else:
             problems.warnings.append(f'path: nobody reads {key}; take it out')

@@ -17,21 +17,12 @@ from rsr_basicsr.check.step_memory import unfilled_vgg
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options import host
-from rsr_basicsr.options.blocks import ATTACK, CLASSIFIER_OPT, CLASSIFIER_TRAIN, OPTIM_CLASSIFIER, TRAIN
+from rsr_basicsr.options.blocks import AttackOptions, ClassifierTrainOptions, TrainOptions
+from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_source
-from rsr_basicsr.options.types import (
-    Key,
-    block,
-    check_call,
-    number,
-    parse_block,
-    parse_each,
-    parse_open,
-    registered,
-    shown,
-    text,
-)
+from rsr_basicsr.options.parsing import parse_block, parse_each, parse_keys, parse_open
+from rsr_basicsr.options.types import Keys, Positive, shown
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
 
@@ -91,15 +82,15 @@ def batch_size(opt: dict[str, Any]) -> int:
 def _check_host_model(opt, model, problems):
     """What BasicSR's model classes read from the options without asking whether it is there."""
     if issubclass(model, SRGANModel):
-        parse_each(opt, {'network_d': Key(block, required=True)}, '', problems)
-        parse_each(opt['train'], {key: Key(block, required=True) for key in ('optim_d', 'gan_opt')}, 'train', problems)
+        parse_keys(opt, ('network_d',), Keys, '', problems, required=True)
+        parse_keys(opt['train'], ('optim_d', 'gan_opt'), Keys, 'train', problems, required=True)
     kinds = real_esrgan_kinds(model)
     if 'RealESRGANModel' in kinds:
-        parse_each(opt, host.USM_OF_GAN, '', problems)
+        parse_each(opt, (host.UsmOfGan,), '', problems)
     if degrades(opt, model):
-        parse_each(opt, host.DEGRADATIONS, '', problems)
+        parse_each(opt, (host.DegradationsOfTraining,), '', problems)
         if 'RealESRNetModel' in kinds:
-            parse_each(opt, host.USM_OF_NET, '', problems)
+            parse_each(opt, (host.UsmOfNet,), '', problems)
         if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') and opt.get(
             'queue_size', 180
         ) % batch_size(opt):
@@ -131,7 +122,6 @@ def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
 
 
 def _check_attack(opt, model, problems):
-    train = opt['train']
     if not issubclass(model, AttackAugmentation):
         if opt.get('attack') is not None:
             problems.append(
@@ -139,10 +129,7 @@ def _check_attack(opt, model, problems):
                 f'model_type: Defended{model.__name__}'
             )
         return
-    parse_each(train, TRAIN, 'train', problems)
-    for key, schema in (('optim_classifier', OPTIM_CLASSIFIER), ('classifier_opt', CLASSIFIER_OPT)):
-        with problems.noted(part=f'train.{key}'):
-            train[key] = parse_block(train.get(key), schema, f'train.{key}')
+    parse_each(opt['train'], (TrainOptions,), 'train', problems)
     if problems.sound('network_g.type'):
         _check_defended(opt, problems)
     if not problems.there('attack'):
@@ -152,7 +139,7 @@ def _check_attack(opt, model, problems):
         problems.spoil('attack')
         return
     with problems.noted(part='attack'):
-        opt['attack'] = parse_block(opt['attack'], ATTACK, 'attack')
+        opt['attack'] = parse_block(opt['attack'], AttackOptions, 'attack')
         check_buildable({key: value for key, value in opt['attack'].items() if key not in SCHEDULE}, 'attack')
         if opt['attack']['warm_start'] and not ATTACKS[opt['attack']['type']].takes_start:
             raise OptionsError(f'attack.warm_start: {opt["attack"]["type"]} has a start of its own; leave it out')
@@ -221,8 +208,8 @@ def _check_losses(train, problems):
         if not problems.there(where):
             continue
         with problems.noted(part=where):
-            parse_open(train, {key: Key(block)}, 'train')
-            parse_open(train[key], {'type': Key(text, required=True)}, where)
+            parse_keys(train, (key,), Keys, 'train')
+            parse_open(train[key], host.Typed, where)
             loss = registered(LOSS_REGISTRY, train[key]['type'], f'{where}.type')
             check_call(loss, train[key], where)
             if loss.__module__.split('.')[0] in ('basicsr', 'rsr_basicsr'):  # another one may fetch what it needs
@@ -269,7 +256,7 @@ def _check_optimizers(train, problems):
 
 def _check_classifier_training(train, problems):
     with problems.noted(part='train.calibration'):
-        parse_open(train, CLASSIFIER_TRAIN, 'train')
+        parse_open(train, ClassifierTrainOptions, 'train')
         calibration = train.get('calibration')
         for number, dataset in enumerate(calibration['datasets'] if calibration else (), start=1):
             where = f'train.calibration.datasets, number {number}'
@@ -283,9 +270,7 @@ def _check_enough(opt, count, problems):
     """BasicSR leaves out a last batch that is not full, and ends without a word where there is no other."""
     where, dataset = 'datasets.train.dataset_enlarge_ratio', dict(opt['datasets']['train'])
     if 'dataset_enlarge_ratio' in dataset:
-        parse_each(
-            dataset, {'dataset_enlarge_ratio': Key(number(0, above=True), required=True)}, 'datasets.train', problems
-        )
+        parse_keys(dataset, ('dataset_enlarge_ratio',), Positive, 'datasets.train', problems, required=True)
     if not problems.sound(where, 'datasets.train.batch_size_per_gpu', 'num_gpu'):
         return
     ratio = dataset.get('dataset_enlarge_ratio', 1)

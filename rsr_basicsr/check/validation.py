@@ -8,11 +8,11 @@ from rsr_basicsr.check.training import check_buildable
 from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
-from rsr_basicsr.options.blocks import VAL
+from rsr_basicsr.options.blocks import ValOptions
 from rsr_basicsr.options.host import TILES
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.metrics import check_metric
-from rsr_basicsr.options.types import parse_each
+from rsr_basicsr.options.parsing import parse_each
 from rsr_basicsr.utils.errors import OptionsError
 
 
@@ -84,7 +84,7 @@ def _check_ours(opt, metrics, problems):
     for theirs, ours in TILES.items():
         if theirs in val:
             problems.append(f'val: unknown key {theirs!r}; did you mean {ours!r}?')
-    parse_each(val, VAL, 'val', problems)
+    parse_each(val, (ValOptions,), 'val', problems)
     # None where some are broken, so that nobody knows.
     types = [metric['type'] for metric in metrics.values()] if problems.sound('val.metrics') else None
     with problems.noted(part='val.attack'):

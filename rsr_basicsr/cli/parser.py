@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 
-from rsr_basicsr.options.types import nearest
 from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.registry import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,4 +43,4 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action, value):
         if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(action, f'{value!r} cannot be chosen{nearest(value, action.choices)}')
+            raise argparse.ArgumentError(action, f'{value!r} cannot be chosen; {did_you_mean(value, action.choices)}')

@@ -3,51 +3,77 @@
 from __future__ import annotations
 
 import os.path as osp
-from typing import Any
+from typing import Annotated, Any
 
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.data.clean_images import REAL_ESRGAN, RealESRGANDegradations
 from rsr_basicsr.data.clean_kinds import KINDS
 from rsr_basicsr.inference.listing import find_images
-from rsr_basicsr.options.blocks import adversarial_attack
-from rsr_basicsr.options.host import BLUR, DEGRADATIONS, FINAL_SINC, KERNEL_SIZES
+from rsr_basicsr.options.blocks import SetAttackOptions
+from rsr_basicsr.options.host import Degradations, Kernels
 from rsr_basicsr.options.networks import check_source
+from rsr_basicsr.options.parsing import Block, OpenBlock, key, parse_block, parse_keys, parse_open
 from rsr_basicsr.options.types import (
-    Key,
-    block,
-    integer,
-    interval,
-    list_of,
-    names,
-    nearest,
-    number,
-    parse_block,
-    parse_open,
-    some_eps,
-    text,
+    Count,
+    Keys,
+    Listed,
+    Names,
+    Natural,
+    Positive,
+    PositiveEps,
+    Range,
+    Text,
 )
 from rsr_basicsr.utils.errors import ImageError, OptionsError
+from rsr_basicsr.utils.registry import did_you_mean
 
-#: The top level of the options file
-ADVERSARIAL_SET = {
-    'photos': Key(names, required=True),  # folders
-    'dataroot': Key(text),  # where the set goes
-    'count': Key(integer(1), required=True),
-    'seed': Key(integer(0), default=0),
-    'size': Key(integer(16), default=64),  # pixels
-    'kinds': Key(block, required=True),  # share of each kind of clean image
-    'real_esrgan': Key(block),
-    'networks': Key(block, default={}),
-    'attacks': Key(list_of(adversarial_attack), default=[]),
-    'eps': Key(interval(some_eps), default=[0.5, 16]),  # 1/255
-}
-_DEGRADATIONS = {
-    **{key: rule for key, rule in DEGRADATIONS.items() if key != 'gt_size'},
-    **KERNEL_SIZES,
-    **FINAL_SINC,
-    **BLUR,
-    **{f'{key}2': rule for key, rule in BLUR.items()},
-}
+
+class AdversarialSetOptions(Block):
+    """The top level of the options file."""
+
+    photos: Names = key(
+        'what the clean images are made of; `--photos` overrules it', ..., values='folder, or list of folders'
+    )
+    dataroot: Text | None = key('where the set goes; `-o` overrules it', values='folder')
+    count: Count = key('how many images', ...)
+    size: Annotated[int, Range(ge=16)] = key('their height and width', 64, unit='pixels')
+    seed: Natural = key('what all that is drawn depends on', 0)
+    kinds: Keys = key(
+        'share of each kind of clean image: `photo_as_it_is`, `reduced`, `upscaled`, `compressed`, `noisy`, `camera`, '
+        '`sharpened`, `palette`, `line_art`, `screenshot`, `resampled`, `real_esrgan`',
+        ...,
+        values='kind: number above 0',
+    )
+    real_esrgan: Keys | None = key(
+        'the degradation keys of a Real-ESRGAN options file, for the kind of that name', values='block'
+    )
+    networks: Keys = key(
+        'the networks under attack; without networks and attacks the set is of clean images only',
+        dict,
+        values='name: block as `network_g`, `weights`, `share` (1)',
+    )
+    attacks: Annotated[list[SetAttackOptions], Listed()] = key(
+        'the attacks; `eps` of a block overrides that of the set',
+        list,
+        values='list of blocks as `attack:`, `share` (1)',
+    )
+    eps: Annotated[list[PositiveEps], Listed(pair=True, ascending=True)] = key(
+        'drawn on a logarithmic scale. Images have 8 bits: an L-inf attack below 1 leaves them as they are, and such '
+        'pairs are left out when the set is read',
+        [0.5, 16.0],
+        unit='1/255',
+        by_default='[0.5, 16]',
+    )
+
+
+class _SetDegradations(Degradations, Kernels):
+    """``real_esrgan:``."""
+
+
+class _Shared(OpenBlock):
+    """What a network has beside the arguments of its class."""
+
+    share: Positive | None = None
 
 
 def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str, Any]:
@@ -58,7 +84,7 @@ def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str,
     Raises:
         OptionsError: one sentence with the key, the value and the remedy.
     """
-    parsed = parse_block(options, ADVERSARIAL_SET, where)
+    parsed = parse_block(options, AdversarialSetOptions, where)
     dot = f'{where}.' if where else ''
     try:
         parsed['photos'] = find_images([osp.expanduser(folder) for folder in parsed['photos']])
@@ -68,9 +94,9 @@ def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str,
     if bool(parsed['networks']) != bool(parsed['attacks']):
         raise OptionsError(f'{dot}networks and {dot}attacks need each other; leave out both for clean images only')
     for name, network in parsed['networks'].items():
-        parse_open(parsed['networks'], {name: Key(block)}, f'{dot}networks')
-        parse_open(network, {'share': _SHARE}, f'{dot}networks.{name}')
-        checked = {key: value for key, value in network.items() if key != 'share'}
+        parse_keys(parsed['networks'], (name,), Keys, f'{dot}networks')
+        parse_open(network, _Shared, f'{dot}networks.{name}')
+        checked = {name_: value for name_, value in network.items() if name_ != 'share'}
         check_source(checked, f'{dot}networks.{name}')
         network.update(checked)
     for number_, attack in enumerate(parsed['attacks'], start=1):
@@ -82,27 +108,25 @@ def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str,
     return parsed
 
 
-_SHARE = Key(number(0, above=True))
-
-
-def _check_kinds(parsed, dot):
+def _check_kinds(parsed: dict[str, Any], dot: str) -> None:
     known = [*KINDS, REAL_ESRGAN]
     for name in parsed['kinds']:
         if name not in known:
-            raise OptionsError(f'{dot}kinds: unknown key {name!r}{nearest(name, known)}')
-        parse_open(parsed['kinds'], {name: _SHARE}, f'{dot}kinds')
+            raise OptionsError(f'{dot}kinds: unknown key {name!r}; {did_you_mean(name, known)}')
+        parse_keys(parsed['kinds'], (name,), Positive, f'{dot}kinds')
     if not parsed['kinds']:
         raise OptionsError(f'{dot}kinds: there is none; known are {", ".join(known)}')
     if REAL_ESRGAN not in parsed['kinds']:
         return
     if 'real_esrgan' not in parsed:
         raise OptionsError(f'{dot}kinds: {REAL_ESRGAN} needs the degradations in a block {dot}real_esrgan')
-    parse_open(parsed['real_esrgan'], _DEGRADATIONS, f'{dot}real_esrgan')
-    for key in ('resize_prob', 'resize_prob2'):
-        if len(parsed['real_esrgan'][key]) != 3:
+    parse_open(parsed['real_esrgan'], _SetDegradations, f'{dot}real_esrgan')
+
+    for name in ('resize_prob', 'resize_prob2'):
+        if len(parsed['real_esrgan'][name]) != 3:
             raise OptionsError(
-                f'{dot}real_esrgan.{key}: expected three numbers, for up, down and keep, got '
-                f'{parsed["real_esrgan"][key]!r}'
+                f'{dot}real_esrgan.{name}: expected three numbers, for up, down and keep, got '
+                f'{parsed["real_esrgan"][name]!r}'
             )
     largest = RealESRGANDegradations.GT_SIZE // parsed['real_esrgan']['scale']
     if parsed['size'] > largest:

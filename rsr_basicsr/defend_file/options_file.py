@@ -18,9 +18,9 @@ from rsr_basicsr.defend_file.presets import PRESETS, attack_block, defense_block
 from rsr_basicsr.defend_file.yaml_text import YamlText
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import host
+from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_network
-from rsr_basicsr.options.types import registered
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import write_whole
 

@@ -20,9 +20,9 @@ from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import POINTS, DefenseMixin
 from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED
 from rsr_basicsr.checkpoints import NETWORK
-from rsr_basicsr.options.blocks import DEFENSE
+from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.loading import read_network
-from rsr_basicsr.options.types import parse_block
+from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, RSRError, WeightsError, in_one_line
 from rsr_basicsr.weights.official import WEIGHTS, fetch, find
 from rsr_basicsr.weights.state_dict import build_quietly, fill, load_state, read_file, state_in, without_wrapper
@@ -110,7 +110,7 @@ def _checked(network, state, path):
         cls = ARCH_REGISTRY.get(kind)
         if not issubclass(cls, DefenseMixin):
             raise OptionsError(f'{where}: {kind} is no defended network')
-        defense = parse_block(network.get('defense'), DEFENSE, f'{where}.defense')
+        defense = parse_block(network.get('defense'), DefenseOptions, f'{where}.defense')
         defense['classifier']['weights'] = UNTRAINED  # its values are in the file
         network = {**network, 'defense': defense}
         with torch.device('meta'):  # before memory is taken for whatever size is said

@@ -12,8 +12,10 @@ import yaml
 
 from rsr_basicsr.options import host
 from rsr_basicsr.options.networks import check_network
-from rsr_basicsr.options.types import Key, block, nearest, parse_open, text
+from rsr_basicsr.options.parsing import OpenBlock, parse_open
+from rsr_basicsr.options.types import Count, Keys
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
+from rsr_basicsr.utils.registry import did_you_mean
 
 
 def read_options(path: str, stage: str) -> dict:
@@ -27,6 +29,13 @@ def read_options(path: str, stage: str) -> dict:
     return opt
 
 
+class _WithNetwork(OpenBlock):
+    """What :func:`read_network` reads."""
+
+    network_g: Keys
+    scale: Count | None = None
+
+
 def read_network(path: str) -> torch.nn.Module:
     """Build ``network_g`` of an options file, whatever else the file holds, without its weights.
 
@@ -34,8 +43,8 @@ def read_network(path: str) -> torch.nn.Module:
         OptionsError: as :func:`read_options` does, or the network cannot be built.
     """
     opt = load_options(path)
-    parse_open(opt, {'network_g': Key(block, required=True), 'scale': host.RUN['scale']}, '')
-    parse_open(opt['network_g'], {'type': Key(text, required=True)}, 'network_g')
+    parse_open(opt, _WithNetwork, '')
+    parse_open(opt['network_g'], host.Typed, 'network_g')
     return check_network(opt, 'network_g')
 
 
@@ -170,7 +179,7 @@ def override(options: dict[str, Any], changes: Sequence[str], new_sections: bool
             if place is None:
                 raise OptionsError(
                     f'--force_yml {change}: the options file has no block {section}'
-                    f'{nearest(section, there) if there else "; write it there"}'
+                    f'; {did_you_mean(section, there) if there else "write it there"}'
                 )
             if not isinstance(place, dict):
                 raise OptionsError(f'--force_yml {change}: {section} is not a block of keys')

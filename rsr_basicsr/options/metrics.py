@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from rsr_basicsr.metrics.inputs import INPUTS
 from rsr_basicsr.metrics.lpips_metric import SMALLEST, calculate_lpips
-from rsr_basicsr.options.types import Key, check_call, one_of, parse_open, registered, text
+from rsr_basicsr.options.calls import check_call, registered
+from rsr_basicsr.options.parsing import OpenBlock, parse_open
+from rsr_basicsr.options.types import OneOf, Text
 from rsr_basicsr.utils.errors import OptionsError, RSRError
+
+
+class MetricOptions(OpenBlock):
+    """What a block of ``metrics:`` has beside the arguments of its function."""
+
+    type: Text
+    better: Annotated[str, OneOf(('higher', 'lower'))] | None = None
 
 
 def check_metric(metric: dict[str, Any], where: str) -> None:
@@ -19,7 +28,7 @@ def check_metric(metric: dict[str, Any], where: str) -> None:
     Raises:
         OptionsError: one sentence with the key, the value and the remedy.
     """
-    parse_open(metric, {'type': Key(text, required=True), 'better': Key(one_of(('higher', 'lower')))}, where)
+    parse_open(metric, MetricOptions, where)
     function = registered(METRIC_REGISTRY, metric['type'], f'{where}.type')
     check_call(function, {**metric, **dict.fromkeys(INPUTS)}, where, own=(*INPUTS, 'better'))
     if function is calculate_lpips:

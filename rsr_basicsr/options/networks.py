@@ -15,8 +15,11 @@ from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.archs.versions import check_versions
-from rsr_basicsr.options.blocks import DEFENSE
-from rsr_basicsr.options.types import Key, check_call, existing_file, parse_block, parse_open, registered, text
+from rsr_basicsr.options.blocks import DefenseOptions
+from rsr_basicsr.options.calls import check_call, registered
+from rsr_basicsr.options.host import Typed
+from rsr_basicsr.options.parsing import parse_block, parse_keys, parse_open
+from rsr_basicsr.options.types import ExistingFile
 from rsr_basicsr.utils.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.state_dict import (
@@ -41,7 +44,7 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
         raise OptionsError(f'{name}: {cls.__name__} takes no defense; write type: Defended{cls.__name__}')
     check_call(cls.backbone if defended else cls, options, name, own=('defense',) if defended else ())
     if defended:
-        options['defense'] = parse_block(options.get('defense'), DEFENSE, f'{name}.defense')
+        options['defense'] = parse_block(options.get('defense'), DefenseOptions, f'{name}.defense')
     try:
         with torch.random.fork_rng(devices=[]):  # the training must start from the same numbers as without a check
             net = cls(**{key: value for key, value in options.items() if key != 'type'})
@@ -50,6 +53,12 @@ def check_network(opt: dict, name: str) -> torch.nn.Module:
     except Exception as error:  # whatever a constructor makes of wrong arguments
         raise OptionsError(f'{name}: {cls.__name__} cannot be built so: {in_one_line(error)}') from error
     return net
+
+
+class _Source(Typed):
+    """What :func:`check_source` takes beside the arguments of the network."""
+
+    weights: ExistingFile | None = None
 
 
 def check_source(options: dict, where: str = 'attack.source', scale: int | None = None) -> torch.nn.Module:
@@ -62,13 +71,13 @@ def check_source(options: dict, where: str = 'attack.source', scale: int | None 
         where: what it is called in messages.
         scale: what a defended network must upscale by; None takes any.
     """
-    parse_open(options, {'type': Key(text, required=True), 'weights': Key(existing_file)}, where)
+    parse_open(options, _Source, where)
     network = {key: value for key, value in options.items() if key != 'weights'}
     net = check_network({where: network, 'scale': scale}, where)
     options.update(network)
     if 'weights' not in options and not any(True for _ in net.parameters()):
         return net
-    parse_open(options, {'weights': Key(existing_file, required=True)}, where)
+    parse_keys(options, ('weights',), ExistingFile, where, required=True)
     try:
         state = load_state(options['weights'])
         _check_fit(net, state, f'{where}.weights: {options["weights"]}')

@@ -5,8 +5,8 @@ import torch
 
 from networks import Dense
 from rsr_basicsr.attacks import ATTACKS, IFGSM, PGD, BandLimited, DetectorAware, build_attack
-from rsr_basicsr.options.blocks import VAL_ATTACK
-from rsr_basicsr.options.types import parse_block
+from rsr_basicsr.options.blocks import ValAttackOptions
+from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError
 
 
@@ -106,7 +106,7 @@ def test_what_is_refused():
     for value in ('no', 1, None):
         with pytest.raises(ValueError, match=f'expected clamp to be true, false or end, got {value!r}'):
             PGD(clamp=value)
-    assert parse_block({'type': 'PGD', 'eps': 8, 'clamp': 'end'}, VAL_ATTACK, 'val.attack')['clamp'] == 'end'
+    assert parse_block({'type': 'PGD', 'eps': 8, 'clamp': 'end'}, ValAttackOptions, 'val.attack')['clamp'] == 'end'
     with pytest.raises(OptionsError, match="val.attack.clamp: .*or end, got 'late'"):
-        parse_block({'type': 'PGD', 'eps': 8, 'clamp': 'late'}, VAL_ATTACK, 'val.attack')
+        parse_block({'type': 'PGD', 'eps': 8, 'clamp': 'late'}, ValAttackOptions, 'val.attack')
     assert PGD(clamp='end').but(eps=2).clamp == 'end'

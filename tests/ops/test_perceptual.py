@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from rsr_basicsr.attacks import PGD, Perceptual, RandomNoise, build_attack
 from rsr_basicsr.ops.perceptual import lpips_distance
-from rsr_basicsr.options.blocks import ATTACK, VAL_ATTACK, adversarial_attack
-from rsr_basicsr.options.types import parse_block
+from rsr_basicsr.options.blocks import AttackOptions, SetAttackOptions, ValAttackOptions
+from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 
 lpips = pytest.importorskip('lpips')
@@ -104,20 +104,20 @@ def test_wrong_blocks_are_refused(objective, message):
 
 
 def in_attack(objective):
-    return parse_block({'type': 'FGSM', 'eps': 8, 'objective': objective}, ATTACK, 'attack')
+    return parse_block({'type': 'FGSM', 'eps': 8, 'objective': objective}, AttackOptions, 'attack')
 
 
 def in_validation(objective):
-    return parse_block({'type': 'FGSM', 'eps': 8, 'objective': objective}, VAL_ATTACK, 'val.attack')
+    return parse_block({'type': 'FGSM', 'eps': 8, 'objective': objective}, ValAttackOptions, 'val.attack')
 
 
 def in_set(objective):
-    return adversarial_attack({'type': 'FGSM', 'objective': objective})
+    return parse_block({'type': 'FGSM', 'objective': objective}, SetAttackOptions, 'attacks, number 1')
 
 
 def inside(objective):
     inner = {'type': 'FGSM', 'objective': objective}
-    return parse_block({'type': 'WorstOf', 'eps': 8, 'attacks': [inner]}, ATTACK, 'attack')['attacks'][0]
+    return parse_block({'type': 'WorstOf', 'eps': 8, 'attacks': [inner]}, AttackOptions, 'attack')['attacks'][0]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def inside(objective):
     [
         (in_attack, 'attack.objective'),
         (in_validation, 'val.attack.objective'),
-        (in_set, 'an attack of the set.objective'),
-        (inside, 'an attack inside the attack.objective'),
+        (in_set, 'attacks, number 1.objective'),
+        (inside, 'attack.attacks, number 1.objective'),
     ],
 )
 def test_options_take_a_word_or_a_block(place, where, tmp_path, monkeypatch):
