@@ -7,7 +7,9 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import distributed as dist
 
@@ -48,7 +50,7 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         dist.destroy_process_group()
 
 
-def _check_launcher(launcher, stage):
+def _check_launcher(launcher: str, stage: str) -> None:
     """Processes that do not know of each other would write into the same folder."""
     variable = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}.get(launcher)
     if variable is not None and variable not in os.environ:
@@ -81,7 +83,7 @@ def import_plugins(names: list[str]) -> None:
             ) from error
 
 
-def _basicsr_flags(args):
+def _basicsr_flags(args: argparse.Namespace) -> list[str]:
     """The command line for BasicSR, which parses it again."""
     flags = ['--launcher', args.launcher]
     flags += [f'--{name}' for name in ('auto_resume', 'debug') if getattr(args, name)]
@@ -89,7 +91,7 @@ def _basicsr_flags(args):
 
 
 @contextlib.contextmanager
-def _replaced(owner, name, value):
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     """Within the block an attribute of a module has another value."""
     previous = getattr(owner, name)
     setattr(owner, name, value)
@@ -99,10 +101,10 @@ def _replaced(owner, name, value):
         setattr(owner, name, previous)
 
 
-def _waited_for(make_exp_dirs):
+def _waited_for(make_exp_dirs: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
     """The first process renames a folder that is in the way; no other may write into it before."""
 
-    def make_and_wait(opt):
+    def make_and_wait(opt: dict[str, Any]) -> None:
         make_exp_dirs(opt)
         if opt['dist']:
             dist.barrier()
@@ -110,8 +112,12 @@ def _waited_for(make_exp_dirs):
     return make_and_wait
 
 
-def _checked(parse_options, args, held):
-    def parse_and_check(root_path, is_train=True):
+def _checked(
+    parse_options: Callable[..., tuple[dict[str, Any], argparse.Namespace]],
+    args: argparse.Namespace,
+    held: contextlib.ExitStack,
+) -> Callable[..., tuple[dict[str, Any], argparse.Namespace]]:
+    def parse_and_check(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
         try:
             opt, basicsr_args = parse_options(root_path, is_train=is_train)
         except Exception as error:  # --force_yml is run as code by BasicSR, so that anything can come of it
@@ -128,9 +134,10 @@ def _checked(parse_options, args, held):
     return parse_and_check
 
 
-def _claim_folder(opt, held):
+def _claim_folder(opt: dict[str, Any], held: contextlib.ExitStack) -> None:
     """Keep the folder of this run until the end: BasicSR renames one that is there, even if somebody writes into it."""
-    refusal, kind = [None], 'experiments' if opt['is_train'] else 'results'
+    refusal: list[str | None] = [None]
+    kind = 'experiments' if opt['is_train'] else 'results'
     if opt['rank'] == 0:
         try:
             held.enter_context(sole_writer(Path(opt['path'][f'{kind}_root'])))

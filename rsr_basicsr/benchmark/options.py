@@ -5,19 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import BeforeValidator, ConfigDict
 from torch import nn
 
 from rsr_basicsr.archs.defense import UNTRAINED
-from rsr_basicsr.attacks import ATTACKS, DetectorAware, RandomNoise, build_attack
+from rsr_basicsr.attacks import ATTACKS, Attack, DetectorAware, RandomNoise, build_attack
 from rsr_basicsr.benchmark.images import BenchmarkImage, check_datasets
 from rsr_basicsr.benchmark.names import NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, defenses
-from rsr_basicsr.options.blocks import ValAttackOptions
+from rsr_basicsr.options.blocks import MeasuredAttackOptions
 from rsr_basicsr.options.host import Typed
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.metrics import check_metric
@@ -66,7 +66,7 @@ class BenchmarkOptions(Block):
     )
 
 
-class BenchmarkAttackOptions(ValAttackOptions):
+class BenchmarkAttackOptions(MeasuredAttackOptions):
     """A block of ``attacks:``; arguments of a user's own attack are allowed."""
 
     model_config = ConfigDict(extra='ignore')
@@ -97,13 +97,13 @@ class BenchmarkNetworkOptions(OpenBlock):
     card: CardOptions | None = None
 
 
-def check_benchmark(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[BenchmarkImage]]:
+def check_benchmark(options: dict[str, Any]) -> tuple[dict[str, Any], list[BenchmarkImage]]:
     """The options with every value in its final type, and the images, each of which has been read once.
 
     Raises:
         OptionsError: a line for everything that is wrong.
     """
-    options, problems = copy.deepcopy(dict(options)), Problems()
+    options, problems = copy.deepcopy(options), Problems()
     refuse_unknown(options, BenchmarkOptions.model_fields, '', problems)
     parse_each(options, (BenchmarkOptions,), '', problems)
     problems.stop()  # what follows needs the sections
@@ -127,7 +127,7 @@ def check_benchmark(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Be
     return options, images
 
 
-def applicable(attack, net: nn.Module) -> bool:
+def applicable(attack: Attack, net: nn.Module) -> bool:
     """Whether an attack can be made on a network.
 
     What is aimed at the gate or the detector needs one that decides, and a DetectorAware its gradient.
@@ -145,10 +145,10 @@ def decides(net: nn.Module) -> bool:
 
 def detector_has_gradient(net: nn.Module) -> bool:
     """Whether an attack can follow the gradient of the network's detector; False without one."""
-    return decides(net) and all(defense.classifier.has_gradient for defense in defenses(net))
+    return decides(net) and all(cast(Any, defense.classifier).has_gradient for defense in defenses(net))
 
 
-def _check_defenses(options, problems):
+def _check_defenses(options: dict[str, Any], problems: Problems) -> None:
     for name, defense in options['defenses'].items():
         with problems.noted(f'defenses.{name}: '):
             if name == NO_DEFENSE and defense:
@@ -160,7 +160,7 @@ def _check_defenses(options, problems):
     options['defenses'] = {NO_DEFENSE: {}, **options['defenses']}
 
 
-def _check_networks(options, problems) -> dict[str, nn.Module]:
+def _check_networks(options: dict[str, Any], problems: Problems) -> dict[str, nn.Module]:
     nets = {}
     if not options['networks']:
         problems.append('networks: there is none')
@@ -184,7 +184,7 @@ def _check_networks(options, problems) -> dict[str, nn.Module]:
     return nets
 
 
-def _checked_network(network, where, scale) -> nn.Module:
+def _checked_network(network: dict[str, Any], where: str, scale: int) -> nn.Module:
     """As :func:`check_source`; ``weights: untrained`` stands for numbers that are drawn from the seed."""
     if network.get('weights') != UNTRAINED:
         return check_source(network, where, scale)
@@ -195,12 +195,12 @@ def _checked_network(network, where, scale) -> nn.Module:
     return net
 
 
-def _check_trained(net, network, where):
+def _check_trained(net: nn.Module, network: Mapping[str, Any], where: str) -> None:
     """A classifier that begins with random weights decides otherwise in each process, unless all are of the seed."""
     if (
         network.get('weights') != UNTRAINED
         and decides(net)
-        and any(defense.classifier.origin == UNTRAINED for defense in defenses(net))
+        and any(cast(Any, defense.classifier).origin == UNTRAINED for defense in defenses(net))
         and not brings_defense(net, load_state(network['weights']))
     ):
         raise OptionsError(
@@ -210,7 +210,7 @@ def _check_trained(net, network, where):
         )
 
 
-def _check_scale(net, network, scale, where):
+def _check_scale(net: nn.Module, network: Mapping[str, Any], scale: int, where: str) -> None:
     side = network.get('window_size', 16)
     try:
         with torch.no_grad():
@@ -223,7 +223,9 @@ def _check_scale(net, network, scale, where):
         raise OptionsError(f'{where}: it upscales by {size[0] / side:g}, but scale is {scale}')
 
 
-def _check_attacks(options, nets, images, problems):
+def _check_attacks(
+    options: dict[str, Any], nets: dict[str, nn.Module], images: list[BenchmarkImage], problems: Problems
+) -> None:
     blind = sorted({image.dataset for image in images if not image.has_gt})
     attacks = {}
     for name, attack in options['attacks'].items():
@@ -249,16 +251,16 @@ def _check_attacks(options, nets, images, problems):
         options['attacks'] = {NOISE: {**control, 'eps': every}, **options['attacks']}
 
 
-def _built(attack):
+def _built(attack: dict[str, Any]) -> Attack:
     try:
-        return build_attack({**attack, 'eps': 1}, lambda source: check_source(source, 'source'))
+        return build_attack({**attack, 'eps': 1}, lambda source: check_source(cast(dict[str, Any], source), 'source'))
     except (RSRError, ValueError):
         raise
     except Exception as error:  # whatever a constructor makes of arguments that YAML cannot hold
         raise ValueError(f'{attack["type"]} cannot be built so: {in_one_line(error)}') from error
 
 
-def _is_control(options, name, attack, every):
+def _is_control(options: dict[str, Any], name: str, attack: Attack, every: list[float]) -> bool:
     """Whether an attack is random noise of every strength, as the control wants it."""
     return (
         type(attack) is RandomNoise
@@ -270,7 +272,7 @@ def _is_control(options, name, attack, every):
     )
 
 
-def _attack_block(attack):
+def _attack_block(attack: Any) -> dict[str, Any]:
     """The block with every value in its final type; arguments of a user's own attack stay as they are."""
     if not isinstance(attack, Mapping):
         raise ValueError(f'expected a block of keys, got {attack!r}')
@@ -289,7 +291,7 @@ def _attack_block(attack):
     return attack
 
 
-def _check_metrics(options, problems):
+def _check_metrics(options: dict[str, Any], problems: Problems) -> None:
     options['metrics'] = {STABILITY: {'type': 'calculate_stability', 'crop_border': 4}, **options['metrics']}
     for name, metric in options['metrics'].items():
         with problems.noted():
@@ -297,13 +299,13 @@ def _check_metrics(options, problems):
             check_metric(metric, f'metrics.{name}')
 
 
-def _parts(attack):
+def _parts(attack: Any) -> list[Any]:
     return [part for inner in getattr(attack, 'attacks', ()) for part in (inner, *_parts(inner))]
 
 
-def _asks_for_gate(attack):
+def _asks_for_gate(attack: Any) -> bool:
     return getattr(attack, 'gate', None) is not None or _asks_for_detector(attack)
 
 
-def _asks_for_detector(attack):
+def _asks_for_detector(attack: Any) -> bool:
     return isinstance(attack, DetectorAware) and attack.detector is None

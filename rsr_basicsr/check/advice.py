@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import os.path as osp
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def describe_weights(opt: dict[str, Any], checked: Checked, problems: Problems) 
                 _describe_file(opt, label, net, problems)
 
 
-def _describe_file(opt, label, net, problems):
+def _describe_file(opt: dict[str, Any], label: str, net: torch.nn.Module, problems: Problems) -> None:
     path, wanted = opt['path'][f'pretrain_network_{label}'], opt['path'].get(f'param_key_{label}', 'params')
     strict = opt['path'].get(f'strict_load_{label}', True)
     there = [entry for entry in entries(path) if entry in ('params', 'params_ema', wanted)]
@@ -87,7 +88,7 @@ def _describe_file(opt, label, net, problems):
         )
 
 
-def _look_at_fit(net, state, where, problems):
+def _look_at_fit(net: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str, problems: Problems) -> None:
     """BasicSR leaves out what does not fit, where it may."""
     own, state = net.state_dict(), under_own_names(net, without_wrapper(state))
     fitting = sum(key in own and own[key].shape == value.shape for key, value in state.items())
@@ -98,7 +99,7 @@ def _look_at_fit(net, state, where, problems):
         problems.warnings.append(f'{sentence}; the others are left out')
 
 
-def _look_at_folder(opt, problems):
+def _look_at_folder(opt: dict[str, Any], problems: Problems) -> None:
     """BasicSR puts a folder of the same name away."""
     if not problems.sound('name', 'path'):
         return
@@ -115,7 +116,7 @@ def _look_at_folder(opt, problems):
         )
 
 
-def _look_at_validation(opt, problems):
+def _look_at_validation(opt: dict[str, Any], problems: Problems) -> None:
     if not problems.there('datasets', 'val'):
         return
     phases = [phase for phase in opt['datasets'] if str(phase).startswith('val')]
@@ -135,7 +136,7 @@ def _look_at_validation(opt, problems):
         )
 
 
-def _look_at_machine(opt, problems):
+def _look_at_machine(opt: dict[str, Any], problems: Problems) -> None:
     if problems.sound('num_gpu') and torch.cuda.is_available():
         if opt['num_gpu'] == 0:
             problems.warnings.append('num_gpu: 0 trains on the CPU, and there is a GPU; write auto')
@@ -149,7 +150,7 @@ def _look_at_machine(opt, problems):
         )
 
 
-def _look_at_rates(opt, problems):
+def _look_at_rates(opt: dict[str, Any], problems: Problems) -> None:
     if not problems.there('train'):
         return
     train = opt['train']
@@ -187,7 +188,7 @@ def _look_at_rates(opt, problems):
         )
 
 
-def _look_at_logging(opt, problems):
+def _look_at_logging(opt: dict[str, Any], problems: Problems) -> None:
     """BasicSR imports its loggers when the experiment's folder is made already."""
     if not problems.sound('logger', 'name') or 'debug' in opt['name']:
         return
@@ -200,7 +201,7 @@ def _look_at_logging(opt, problems):
         _need('wandb', 'logger.wandb.project', 'wandb', problems)
 
 
-def _need(module, where, package, problems):
+def _need(module: str, where: str, package: str, problems: Problems) -> None:
     with problems.noted():
         try:
             importlib.import_module(module)
@@ -211,7 +212,7 @@ def _need(module, where, package, problems):
             ) from None
 
 
-def _look_at_vgg(opt, problems):
+def _look_at_vgg(opt: dict[str, Any], problems: Problems) -> None:
     if not problems.sound('train.perceptual_opt') or not opt['train'].get('perceptual_opt'):
         return
     kind = opt['train']['perceptual_opt'].get('vgg_type', 'vgg19')
@@ -225,7 +226,7 @@ def _look_at_vgg(opt, problems):
         )
 
 
-def _look_at_patch(opt, problems):
+def _look_at_patch(opt: dict[str, Any], problems: Problems) -> None:
     if not problems.sound('gt_size', 'datasets.train.type'):
         return
     dataset = opt['datasets']['train']

@@ -48,8 +48,8 @@ class Images(NamedTuple):
         entries: for each image its name in each folder: a path below it, or a key of an LMDB data set.
     """
 
-    keys: tuple
-    entries: list[tuple]
+    keys: tuple[str, ...]
+    entries: list[tuple[str, ...]]
 
 
 def check_datasets(opt: dict[str, Any], problems: Problems) -> dict[str, Images]:
@@ -105,7 +105,7 @@ def check_dataset(dataset: dict[str, Any], where: str, problems: Problems) -> Im
     return _images(dataset, where, keys)
 
 
-def _folders(value, where):
+def _folders(value: Any, where: str) -> str | list[str]:
     folders = [osp.expanduser(folder) for folder in names(value)]
     for folder in folders:
         if not osp.isdir(folder):
@@ -113,7 +113,7 @@ def _folders(value, where):
     return folders[0] if len(folders) == 1 else folders
 
 
-def _images(dataset, where, keys):
+def _images(dataset: dict[str, Any], where: str, keys: tuple[str, ...]) -> Images | None:
     backend = (dataset.get('io_backend') or {}).get('type')
     if backend == 'lmdb':
         return _check_databases(dataset, where, keys)
@@ -135,7 +135,7 @@ def _images(dataset, where, keys):
     return Images(keys, entries)
 
 
-def _listed(dataset, where, path):
+def _listed(dataset: dict[str, Any], where: str, path: str) -> list[tuple[str, ...]]:
     """The entries of a list: of ``name size`` the first word, of pairs ``gt, lq`` both."""
     lines = [line.strip() for line in _lines(path, where)]
     if not any(lines):
@@ -151,7 +151,7 @@ def _listed(dataset, where, path):
     return [(name,) for name in found]
 
 
-def _lines(path, where):
+def _lines(path: str, where: str) -> list[str]:
     try:
         with open(path, encoding='utf-8') as file:
             return file.readlines()
@@ -159,7 +159,7 @@ def _lines(path, where):
         raise OptionsError(f'{where}: {path} cannot be read as a text file') from None
 
 
-def _counterpart(dataset, name, where):
+def _counterpart(dataset: dict[str, Any], name: str, where: str) -> str:
     """The name of the low-resolution image, as BasicSR makes it of that of the other one."""
     stem, ending = osp.splitext(osp.basename(name))
     template = dataset.get('filename_tmpl', '{}')
@@ -172,7 +172,9 @@ def _counterpart(dataset, name, where):
         ) from None
 
 
-def _check_there(dataset, where, path, keys, entries):
+def _check_there(
+    dataset: dict[str, Any], where: str, path: str, keys: tuple[str, ...], entries: list[tuple[str, ...]]
+) -> None:
     missing = [
         (dataset[key], name)
         for entry in entries
@@ -185,13 +187,13 @@ def _check_there(dataset, where, path, keys, entries):
         raise OptionsError(f'{where}: {path} lists {name}, which is not in {folder}{more}')
 
 
-def _paired(dataset, where):
+def _paired(dataset: dict[str, Any], where: str) -> list[tuple[str, ...]]:
     """Pairs by name, as BasicSR finds them in two folders."""
     gt, lq = (sorted(scandir(dataset[key])) for key in ('dataroot_gt', 'dataroot_lq'))
     for key, found in (('dataroot_gt', gt), ('dataroot_lq', lq)):
         if not found:
             raise OptionsError(f'{where}.{key}: there is no image in {dataset[key]}')
-    entries = [(name, _counterpart(dataset, name, f'{where}.filename_tmpl')) for name in gt]
+    entries: list[tuple[str, ...]] = [(name, _counterpart(dataset, name, f'{where}.filename_tmpl')) for name in gt]
     there = set(lq)
     alone = [entry for entry in entries if entry[1] not in there]
     if alone:
@@ -210,7 +212,7 @@ def _paired(dataset, where):
     return entries
 
 
-def _check_databases(dataset, where, keys):
+def _check_databases(dataset: dict[str, Any], where: str, keys: tuple[str, ...]) -> Images:
     _check_importable('lmdb', f'{where}.io_backend.type: lmdb', 'the package lmdb')
     found = []
     for key in keys:
@@ -233,7 +235,7 @@ def _check_databases(dataset, where, keys):
     return Images(keys, [(key,) * len(keys) for key in found[0]])
 
 
-def _check_importable(module, where, what):
+def _check_importable(module: str, where: str, what: str) -> None:
     try:
         __import__(module)
     except Exception as error:  # whatever a broken installation makes of it

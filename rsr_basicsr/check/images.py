@@ -7,9 +7,10 @@ import io
 import os
 import os.path as osp
 import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+import numpy as np
 from basicsr.utils import imfrombytes
 from PIL import Image, UnidentifiedImageError
 
@@ -24,6 +25,9 @@ _SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset')
 _NAMED = 3  # of the files of a folder that are broken
 
 
+T = TypeVar('T')
+
+
 class Header(NamedTuple):
     """What an image says of itself.
 
@@ -36,6 +40,10 @@ class Header(NamedTuple):
     size: tuple[int, int]
     oddities: tuple[str, ...] = ()
     doubtful: bool = False
+
+
+#: From a folder's key, what makes of an image's name the image or its header
+_Reader = Callable[[str], Callable[[str], T]]
 
 
 def check_images(
@@ -61,7 +69,7 @@ def check_images(
 
 
 @contextlib.contextmanager
-def _source(dataset, images):
+def _source(dataset: dict[str, Any], images: Images) -> Iterator[tuple[_Reader[bytes], _Reader[Header]]]:
     """Within the block: for a folder, what reads an image of a name, and what reads its header."""
     if dataset['io_backend']['type'] != 'lmdb':
         yield (
@@ -84,8 +92,8 @@ def _source(dataset, images):
             except lmdb.Error as error:
                 raise ValueError(f'{dataset[key]} cannot be read as LMDB: {in_one_line(error)}; make it anew') from None
 
-        def read(key):
-            def value(name):
+        def read(key: str) -> Callable[[str], bytes]:
+            def value(name: str) -> bytes:
                 try:
                     found = views[key].get(name.encode('ascii', 'replace'))
                 except lmdb.Error as error:
@@ -99,8 +107,16 @@ def _source(dataset, images):
         yield read, lambda key: lambda name: _parsed(io.BytesIO(read(key)(name)))
 
 
-def _check_files(names, where, read, header, decoded, problems) -> list[Header | None]:
-    headers, broken = [], {}
+def _check_files(
+    names: Sequence[str],
+    where: str,
+    read: Callable[[str], bytes],
+    header: Callable[[str], Header],
+    decoded: int,
+    problems: Problems,
+) -> list[Header | None]:
+    headers: list[Header | None] = []
+    broken: dict[str, str] = {}
     chosen = set(range(0, len(names), max(1, len(names) // max(1, decoded)))) if decoded else set()
     endings = set()
     for index, name in enumerate(names):
@@ -120,7 +136,7 @@ def _check_files(names, where, read, header, decoded, problems) -> list[Header |
     return headers
 
 
-def _content(path):
+def _content(path: str) -> bytes:
     try:
         with open(path, 'rb') as file:
             return file.read()
@@ -128,7 +144,7 @@ def _content(path):
         raise ValueError(f'cannot be read ({error.strerror})') from None
 
 
-def _header(path):
+def _header(path: str) -> Header:
     try:
         with open(path, 'rb') as file:
             if not os.fstat(file.fileno()).st_size:
@@ -138,7 +154,7 @@ def _header(path):
         raise ValueError(f'cannot be read ({error.strerror or in_one_line(error)})') from None
 
 
-def _parsed(file) -> Header:
+def _parsed(file: BinaryIO) -> Header:
     """The header of an image, of which nothing else is read."""
     start = file.read(32)
     end = next((end for begin, end in _ENDS.items() if start.startswith(begin)), b'')
@@ -159,7 +175,7 @@ def _parsed(file) -> Header:
     return Header(size, tuple(_oddities(image, start)), doubtful)
 
 
-def _oddities(image, start) -> Iterator[str]:
+def _oddities(image: Image.Image, start: bytes) -> Iterator[str]:
     deep_png = start.startswith(b'\x89PNG') and start[24:25] == b'\x10'  # which PIL may show as 8 bit
     if deep_png or image.mode.startswith(('I', 'F')):
         yield 'more than 8 bit, of which BasicSR reads 8'
@@ -169,14 +185,14 @@ def _oddities(image, start) -> Iterator[str]:
         yield 'transparency, which is dropped'
 
 
-def _decoded_header(file):
+def _decoded_header(file: BinaryIO) -> Header:
     """Of what OpenCV alone may know."""
     file.seek(0)
     height, width = _decoded(file.read()).shape[:2]
     return Header((width, height))
 
 
-def _decode(content):
+def _decode(content: bytes) -> None:
     """Decode an image by PIL, which knows when its end is missing, and as BasicSR will."""
     try:
         with warnings.catch_warnings():
@@ -189,14 +205,21 @@ def _decode(content):
     _decoded(content)
 
 
-def _decoded(content):
+def _decoded(content: bytes) -> np.ndarray[Any, Any]:
     try:
         return imfrombytes(content, float32=True)
     except Exception:  # BasicSR hands on what OpenCV makes of it
         raise ValueError('is not an image that OpenCV can read') from None
 
 
-def _check_sizes(dataset, where, images, headers, patch, problems):
+def _check_sizes(
+    dataset: dict[str, Any],
+    where: str,
+    images: Images,
+    headers: dict[str, list[Header | None]],
+    patch: int | None,
+    problems: Problems,
+) -> None:
     if dataset['type'] in _SCALED:
         unfit, small = [], []
         for (name, _), gt, lq in zip(images.entries, headers['dataroot_gt'], headers['dataroot_lq']):
@@ -227,9 +250,9 @@ def _check_sizes(dataset, where, images, headers, patch, problems):
             )
 
 
-def _note(where, headers, problems):
-    for key, found in headers.items():
-        found = [header for header in found if header is not None]
+def _note(where: str, headers: dict[str, list[Header | None]], problems: Problems) -> None:
+    for key, entries in headers.items():
+        found = [header for header in entries if header is not None]
         if not found:
             continue
         kinds = [kind for header in found for kind in header.oddities]
@@ -243,9 +266,9 @@ def _note(where, headers, problems):
         problems.facts.append(f'{where}.{key}: {len(found)} images, {span}')
 
 
-def _others(found):
+def _others(found: Sequence[str]) -> str:
     return f' (and {len(found) - 1} more)' if len(found) > 1 else ''
 
 
-def _shown(size):
+def _shown(size: tuple[int, int]) -> str:
     return f'{size[0]}x{size[1]}'

@@ -46,7 +46,7 @@ class Checked(NamedTuple):
     images: dict[str, Images]
 
 
-def check_options(opt: dict) -> None:
+def check_options(opt: dict[str, Any]) -> None:
     """Check parsed BasicSR options and put our blocks into their final types, in place.
 
     Raises:
@@ -83,7 +83,7 @@ def check_all(opt: dict[str, Any], problems: Problems) -> Checked:
     return Checked(model, networks, images)
 
 
-def _model(opt):
+def _model(opt: dict[str, Any]) -> type | None:
     """The class of the model, None where the file does not name one."""
     try:
         return registered(MODEL_REGISTRY, opt['model_type'], 'model_type')
@@ -91,7 +91,7 @@ def _model(opt):
         return None
 
 
-def _check_networks(opt, problems):
+def _check_networks(opt: dict[str, Any], problems: Problems) -> dict[str, torch.nn.Module]:
     networks = {}
     for name in [key for key in opt if key.startswith('network_')]:
         if problems.sound(name) and opt[name] is not None:
@@ -100,7 +100,9 @@ def _check_networks(opt, problems):
     return networks
 
 
-def _check_uses(opt, model, networks, problems):
+def _check_uses(
+    opt: dict[str, Any], model: type | None, networks: dict[str, torch.nn.Module], problems: Problems
+) -> None:
     """What a network must do in this run."""
     if problems.sound('num_gpu'):
         with problems.noted(part='num_gpu'):
@@ -142,7 +144,7 @@ def _aims_at_detector(attack: Any) -> bool:
     )
 
 
-def _check_devices(opt, net):
+def _check_devices(opt: dict[str, Any], net: torch.nn.Module | None) -> None:
     if opt['num_gpu'] > 0 and not torch.cuda.is_available():
         raise OptionsError(f'num_gpu: {opt["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
     if isinstance(net, DefenseMixin) and opt['num_gpu'] > 1 and not opt.get('dist'):

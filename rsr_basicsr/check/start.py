@@ -34,7 +34,7 @@ def check_start(opt: dict[str, Any], problems: Problems) -> bool:
     return resumed
 
 
-def _keep_start(opt):
+def _keep_start(opt: dict[str, Any]) -> None:
     """Note the weights that a training begins with, since BasicSR replaces their path when it resumes."""
     path = opt['path'].get('pretrain_network_g')
     if path is None:
@@ -53,7 +53,7 @@ def _keep_start(opt):
     }
 
 
-def _check_start_of_resumed(opt):
+def _check_start_of_resumed(opt: dict[str, Any]) -> None:
     """Whether the weights that the resumed training began with are still there; not every option needs them."""
     start = opt['train'].get('start')
     if start is not None and not osp.isfile(start['weights']):
@@ -65,7 +65,7 @@ def _check_start_of_resumed(opt):
         del opt['train']['start']
 
 
-def _check_resume(opt):
+def _check_resume(opt: dict[str, Any]) -> bool:
     """Whether a run will be resumed; a training state that is named must be there and whole."""
     if opt.get('auto_resume'):
         # Found once, since it takes reading every file of a checkpoint.

@@ -14,11 +14,12 @@ import logging
 import random
 import warnings
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from basicsr.archs import build_network, vgg_arch
+from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -72,7 +73,7 @@ def estimate(opt: dict[str, Any], size: int, batch: int) -> Estimate:
         return _estimate(opt, size, batch, simplified=True)
 
 
-def _estimate(opt, size, batch, simplified):
+def _estimate(opt: dict[str, Any], size: int, batch: int, simplified: bool) -> Estimate:
     opt = copy.deepcopy(opt)
     opt.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=0)
     opt['path'] = {}
@@ -104,7 +105,7 @@ class _L1(torch.nn.Module):
         return sum((image - target).abs().mean() for image in tree_leaves(output))
 
 
-def _sketched(opt):
+def _sketched(opt: dict[str, Any]) -> SRModel:
     """The model on meta, with the gradients and moments that it has from the second step on."""
     started = opt['train'].pop('start', None)
     model = _on_meta(MODEL_REGISTRY.get(opt['model_type']))(copy.deepcopy(opt))
@@ -118,14 +119,14 @@ def _sketched(opt):
     return model
 
 
-def _peak(model, opt, size, batch):
+def _peak(model: SRModel, opt: dict[str, Any], size: int, batch: int) -> int:
     run = _step(model, opt, size, batch)
     with LiveBytes(_tensors(model)) as live:
         run()
     return live.peak
 
 
-def _on_meta(cls):
+def _on_meta(cls: type) -> type:
     """The model class with its device nailed to meta."""
     # BasicSR's models ask the options for the device and keep it in an attribute.
     return type(
@@ -138,7 +139,7 @@ def _on_meta(cls):
     )  # which asks for values
 
 
-def _step(model, opt, size, batch):
+def _step(model: SRModel, opt: dict[str, Any], size: int, batch: int) -> Callable[[], None]:
     """A function that takes one training step, from the degraded images on."""
     scale, channels = opt['scale'], opt['network_g'].get('num_in_ch', opt['network_g'].get('in_chans', 3))
     lq = torch.zeros(batch, channels, size, size, device=_META)
@@ -146,14 +147,14 @@ def _step(model, opt, size, batch):
     # One in which there is an attack, and in which a GAN trains its generator.
     iteration = (opt.get('attack') or {}).get('every', 1) * iteration_of_generator(opt['train'])
 
-    def run():
+    def run() -> None:
         model.lq, model.gt, model.gt_usm = lq, gt, gt
         model.optimize_parameters(iteration)
 
     return run
 
 
-def _tensors(model) -> Iterator[torch.Tensor]:
+def _tensors(model: SRModel) -> Iterator[torch.Tensor]:
     """What is alive before a step."""
     for value in vars(model).values():
         if isinstance(value, torch.Tensor):
@@ -174,15 +175,17 @@ class LiveBytes(TorchDispatchMode):
         before: tensors that are alive at its start.
     """
 
-    def __init__(self, before: Iterable[torch.Tensor] = ()):
+    def __init__(self, before: Iterable[torch.Tensor] = ()) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self.known = weakref.WeakSet()
-        self.returned: dict[tuple, Any] = {}
+        self.known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+        self.returned: dict[tuple[Any, ...], Any] = {}
         for tensor in before:
             self._see(tensor)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if _only_changes_values(function) and isinstance(args[0], torch.Tensor) and args[0].is_meta:
             return args[0]
@@ -193,7 +196,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
         return result
 
-    def _result(self, function, args, kwargs):
+    def _result(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the function returns, of the sizes that it returned for such arguments before.
 
         On meta, working out a size takes many times as long as anything else.
@@ -214,7 +217,7 @@ class LiveBytes(TorchDispatchMode):
         made = tuple(torch.empty_strided(shape, stride, dtype=dtype, device=_META) for shape, stride, dtype, _ in sizes)
         return made if several else made[0]
 
-    def _see(self, tensor):
+    def _see(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage not in self.known:
             self.known.add(storage)
@@ -222,15 +225,15 @@ class LiveBytes(TorchDispatchMode):
             self.now += size
             weakref.finalize(storage, self._free, size)
 
-    def _free(self, size):
+    def _free(self, size: int) -> None:
         self.now -= size
 
 
-def _only_changes_values(function):
+def _only_changes_values(function: Any) -> bool:
     return torch.Tag.pointwise in function.tags and function._schema.is_mutable and function._schema.name.endswith('_')
 
 
-def _sizes(value):
+def _sizes(value: Any) -> tuple[Any, ...]:
     """Arguments without the values of tensors."""
     if isinstance(value, torch.Tensor):
         return torch.Tensor, tuple(value.shape), value.stride(), value.dtype, value.device
@@ -251,11 +254,11 @@ def unfilled_vgg() -> Iterator[None]:
 
 
 class _Unfilled:
-    def __init__(self, module):
+    def __init__(self, module: Any) -> None:
         self._module = module
 
-    def __getattr__(self, name):
-        def make(pretrained):
+    def __getattr__(self, name: str) -> Callable[..., torch.nn.Module]:
+        def make(pretrained: bool) -> torch.nn.Module:
             with warnings.catch_warnings(), torch.device('meta'):
                 warnings.simplefilter('ignore')  # the argument that BasicSR gives has a new name
                 return getattr(self._module, name)(pretrained=False)
@@ -264,7 +267,7 @@ class _Unfilled:
 
 
 @contextlib.contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     """Within the block BasicSR prints and logs nothing."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -42,7 +42,7 @@ _PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
 _VAL = (*_keys(host.ValWhileTraining), 'pbar', 'suffix')
 _WANDB = ('project', 'resume_id')
 #: What a class reads beside what the classes read that it is derived from: at the top level, and of ``train``
-_OF_MODEL: dict[str, tuple[tuple, tuple]] = {
+_OF_MODEL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'BaseModel': (_TOP, _keys(host.Train)),
     'SRModel': ((), ('pixel_opt', 'perceptual_opt')),
     'SRGANModel': ((), ('optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')),
@@ -118,7 +118,7 @@ def check_strays(opt: Mapping[str, Any], model: type | None, problems: Problems)
     _check_path(opt, problems)
 
 
-def _blocks(opt, model) -> Iterator[_Block]:
+def _blocks(opt: Mapping[str, Any], model: type | None) -> Iterator[_Block]:
     top, train, sure = _read_by(model)
     networks = tuple(key for key in opt if isinstance(key, str) and key.startswith('network_'))
     yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure)
@@ -130,7 +130,7 @@ def _blocks(opt, model) -> Iterator[_Block]:
         ('logger', _keys(host.Logger), True),
         ('logger.wandb', _WANDB, True),
     ):
-        block = opt
+        block: Any = opt
         for key in where.split('.'):
             block = block.get(key) if isinstance(block, Mapping) else None
         if isinstance(block, Mapping):
@@ -142,7 +142,7 @@ def _blocks(opt, model) -> Iterator[_Block]:
             yield _Block(f'datasets.{phase}', dataset, (*_DATASET, *_OF_DATASET.get(kind, ())), kind in _OF_DATASET)
 
 
-def _read_by(model):
+def _read_by(model: type | None) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     """The keys of the top level and of ``train`` that a model class reads, and whether these are all."""
     # The defended twins read nothing of their own.
     classes = [
@@ -155,7 +155,7 @@ def _read_by(model):
     return tuple(key for top, _ in read for key in top), tuple(key for _, train in read for key in train), sure
 
 
-def _check_block(block, problems):
+def _check_block(block: _Block, problems: Problems) -> None:
     ours, unread = _OURS.get(block.where, ()), []
     for key in block.options:
         if key in block.known or key in ours:
@@ -175,7 +175,7 @@ def _check_block(block, problems):
         problems.warnings.append(f'{block.where or "the options"}: nobody reads {", ".join(unread)}; take it out')
 
 
-def _check_path(opt, problems):
+def _check_path(opt: Mapping[str, Any], problems: Problems) -> None:
     path = opt.get('path')
     if not isinstance(path, Mapping):
         return

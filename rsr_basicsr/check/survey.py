@@ -63,7 +63,7 @@ def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memo
 
 
 @contextlib.contextmanager
-def _nothing_fetched(problems) -> Iterator[None]:
+def _nothing_fetched(problems: Problems) -> Iterator[None]:
     """Within the block LPIPS has random weights where it would download others."""
     url = AlexNet_Weights.IMAGENET1K_V1.url
     kept = perceptual._alexnet
@@ -71,7 +71,7 @@ def _nothing_fetched(problems) -> Iterator[None]:
         yield
         return
 
-    def unfilled():
+    def unfilled() -> dict[str, torch.Tensor]:
         problems.warnings.append(
             'LPIPS: AlexNet will be downloaded at the start (0.2 GB); where there is no internet, '
             f'put {url} into {osp.join(torch.hub.get_dir(), "checkpoints")}'
@@ -108,7 +108,7 @@ def kind_of(options: Mapping[str, Any]) -> str:
     return 'train' if trains else 'test'
 
 
-def _survey_benchmark(options, problems):
+def _survey_benchmark(options: dict[str, Any], problems: Problems) -> None:
     with problems.noted():
         options, images = check_benchmark(options)
         for name in options['datasets']:
@@ -116,7 +116,7 @@ def _survey_benchmark(options, problems):
             problems.facts.append(f'datasets.{name}: {number} images, all of them read')
 
 
-def _survey_run(opt, stage, decoded, count_memory, problems):
+def _survey_run(opt: dict[str, Any], stage: str, decoded: int, count_memory: bool, problems: Problems) -> None:
     as_parsed(opt, stage, os.getcwd())
     _expect_launcher(opt, problems)
     checked = check_all(opt, problems)
@@ -137,7 +137,7 @@ def _survey_run(opt, stage, decoded, count_memory, problems):
         _look_at_memory(opt, checked, size, problems)
 
 
-def _expect_launcher(opt, problems):
+def _expect_launcher(opt: dict[str, Any], problems: Problems) -> None:
     """Several GPUs are for several processes, which a launcher starts; this one is alone."""
     count = opt.get('num_gpu')
     if (
@@ -150,7 +150,7 @@ def _expect_launcher(opt, problems):
         problems.warnings.append(f'num_gpu: {count} without a launcher; {USE_TORCHRUN}')
 
 
-def _patch(opt, checked, problems):
+def _patch(opt: dict[str, Any], checked: Checked, problems: Problems) -> int | None:
     """Height and width of the low-resolution patches in pixels, None where they are not known."""
     if not problems.there('datasets.train') or not problems.sound('scale', 'gt_size', 'datasets.train.gt_size'):
         return None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from basicsr.models import lr_scheduler
@@ -11,7 +12,7 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.attacks import ATTACKS, build_attack
+from rsr_basicsr.attacks import ATTACKS, GradientAttack, build_attack
 from rsr_basicsr.check.datasets import CROP, Images, check_dataset
 from rsr_basicsr.check.step_memory import unfilled_vgg
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
@@ -56,7 +57,7 @@ def check_training(opt: dict[str, Any], model: type | None, images: dict[str, Im
     _check_loader(opt, problems)
 
 
-def real_esrgan_kinds(model: type | None) -> set:
+def real_esrgan_kinds(model: type | None) -> set[str]:
     """Which of Real-ESRGAN's two model classes a model is; by name, since the package realesrgan has its own."""
     names = {cls.__name__ for cls in model.__mro__} if model is not None else set()
     return names & {'RealESRNetModel', 'RealESRGANModel'}
@@ -79,7 +80,7 @@ def batch_size(opt: dict[str, Any]) -> int:
     return opt['datasets']['train']['batch_size_per_gpu'] * (1 if opt.get('dist') else max(1, opt['num_gpu']))
 
 
-def _check_host_model(opt, model, problems):
+def _check_host_model(opt: dict[str, Any], model: type, problems: Problems) -> None:
     """What BasicSR's model classes read from the options without asking whether it is there."""
     if issubclass(model, SRGANModel):
         parse_keys(opt, ('network_d',), Keys, '', problems, required=True)
@@ -105,8 +106,8 @@ def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
     where = 'gt_size' if own else 'datasets.train.gt_size'
     if not problems.sound(where, 'scale', 'datasets.train.type'):
         return
-    size, scale = gt_size(opt, model), opt.get('scale')
-    if isinstance(size, int) and isinstance(scale, int) and size % scale:
+    size, scale = gt_size(opt, model), opt['scale']
+    if isinstance(size, int) and size % scale:
         problems.append(
             f'{where}: {size} is not a multiple of the scale, {scale}; write {max(size // scale, 1) * scale}'
         )
@@ -121,7 +122,7 @@ def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
             problems.append(f'scale: RealESRGANDataset cuts its images to {CROP}x{CROP}, which {scale} does not divide')
 
 
-def _check_attack(opt, model, problems):
+def _check_attack(opt: dict[str, Any], model: type, problems: Problems) -> None:
     if not issubclass(model, AttackAugmentation):
         if opt.get('attack') is not None:
             problems.append(
@@ -154,9 +155,7 @@ def _check_first_gradient(attack: dict[str, Any]) -> None:
         raise OptionsError(f'{where} needs a step on the clean batch; write mode: alternating, got {attack["mode"]}')
     if attack['warm_start']:
         raise OptionsError(f'{where} is the gradient at the clean image, where warm_start does not begin; drop one')
-    built = build_attack(
-        {**{key: value for key, value in attack.items() if key not in SCHEDULE}, 'eps': 1}, check_source
-    )
+    built = build_attack({**{key: value for key, value in attack.items() if key not in SCHEDULE}, 'eps': 1}, _source)
     if built.compares_samples:
         raise OptionsError(
             f'{where}: {attack["type"]} compares samples by their losses, which the clean step does not '
@@ -164,11 +163,11 @@ def _check_first_gradient(attack: dict[str, Any]) -> None:
         )
     if built.seed is not None:
         raise OptionsError(f'{where} and seed exclude each other; leave one out')
-    if built.start_radius(1.0) != 0:
+    if not isinstance(built, GradientAttack) or built.start_radius(1.0) != 0:
         raise OptionsError(f'{where} is the gradient at the clean image; write random_start: 0')
 
 
-def _check_defended(opt, problems):
+def _check_defended(opt: dict[str, Any], problems: Problems) -> None:
     with problems.noted(part='network_g'):
         network = registered(ARCH_REGISTRY, opt['network_g']['type'], 'network_g.type')
         if not issubclass(network, DefenseMixin):
@@ -187,12 +186,16 @@ def check_buildable(attack: dict[str, Any], where: str) -> None:
     if not _knows_its_steps(attack):  # each of them costs about as much as the training itself
         raise OptionsError(f"{where}: the key 'steps' is missing")
     try:
-        build_attack({**attack, 'eps': 1}, check_source)
+        build_attack({**attack, 'eps': 1}, _source)
     except ValueError as error:
         raise OptionsError(f'{where}: {error}') from None
 
 
-def _knows_its_steps(attack, given=False):
+def _source(block: Mapping[str, Any]) -> torch.nn.Module:
+    return check_source(cast(dict[str, Any], block))
+
+
+def _knows_its_steps(attack: Mapping[str, Any], given: bool = False) -> bool:
     """Whether each attack of a block, inside it too, is told its number of steps if it takes one."""
     given = given or 'steps' in attack
     if attack['type'] == 'Transfer':
@@ -202,7 +205,7 @@ def _knows_its_steps(attack, given=False):
     return given or 'steps' not in ATTACKS[attack['type']].parameters()
 
 
-def _check_losses(train, problems):
+def _check_losses(train: dict[str, Any], problems: Problems) -> None:
     for key in [key for key, value in train.items() if str(key).endswith('_opt') and value is not None]:
         where = f'train.{key}'
         if not problems.there(where):
@@ -217,7 +220,7 @@ def _check_losses(train, problems):
                     _check_built(loss, train[key], where)
 
 
-def _check_built(cls, options, where, *given):
+def _check_built(cls: type, options: dict[str, Any], where: str, *given: Any) -> None:
     """Try what a constructor makes of a block."""
     try:
         cls(*given, **{key: value for key, value in options.items() if key != 'type'})
@@ -225,7 +228,7 @@ def _check_built(cls, options, where, *given):
         raise OptionsError(f'{where}: {cls.__name__} cannot be built so: {in_one_line(error)}') from error
 
 
-def _check_optimizers(train, problems):
+def _check_optimizers(train: dict[str, Any], problems: Problems) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     if problems.sound('train.optim_g', 'train.optim_d') and train.get('optim_d') is train['optim_g']:
         problems.append('train.optim_d: an alias of optim_g, which BasicSR takes apart when it reads it; write it out')
@@ -254,7 +257,7 @@ def _check_optimizers(train, problems):
             )
 
 
-def _check_classifier_training(train, problems):
+def _check_classifier_training(train: dict[str, Any], problems: Problems) -> None:
     with problems.noted(part='train.calibration'):
         parse_open(train, ClassifierTrainOptions, 'train')
         calibration = train.get('calibration')
@@ -266,7 +269,7 @@ def _check_classifier_training(train, problems):
                     check_dataset(dataset, where, problems)
 
 
-def _check_enough(opt, count, problems):
+def _check_enough(opt: dict[str, Any], count: int, problems: Problems) -> None:
     """BasicSR leaves out a last batch that is not full, and ends without a word where there is no other."""
     where, dataset = 'datasets.train.dataset_enlarge_ratio', dict(opt['datasets']['train'])
     if 'dataset_enlarge_ratio' in dataset:
@@ -281,7 +284,7 @@ def _check_enough(opt, count, problems):
         )
 
 
-def _check_loader(opt, problems):
+def _check_loader(opt: dict[str, Any], problems: Problems) -> None:
     """What BasicSR's trainer finds out when everything is built."""
     if not problems.there('datasets.train'):
         return

@@ -55,7 +55,7 @@ def check_validation(opt: dict[str, Any], model: type | None, problems: Problems
             _check_given(opt, model, f'val.metrics.{name}', metric)
 
 
-def _sound_metrics(val, problems):
+def _sound_metrics(val: dict[str, Any], problems: Problems) -> dict[str, Any]:
     """Check each metric, and return those in order."""
     metrics = (val.get('metrics') or {}) if problems.there('val.metrics') else {}
     for name, metric in metrics.items():
@@ -65,7 +65,7 @@ def _sound_metrics(val, problems):
     return {name: metric for name, metric in metrics.items() if problems.sound(f'val.metrics.{name}')}
 
 
-def _check_given(opt, model, where, metric):
+def _check_given(opt: dict[str, Any], model: type, where: str, metric: dict[str, Any]) -> None:
     """Whether the validation has the images that a metric compares."""
     if set(needs(metric)) <= {'img', 'img2'}:
         return
@@ -79,7 +79,7 @@ def _check_given(opt, model, where, metric):
         raise OptionsError(f'{where}; add a block val.attack, or leave it out')
 
 
-def _check_ours(opt, metrics, problems):
+def _check_ours(opt: dict[str, Any], metrics: dict[str, Any], problems: Problems) -> None:
     val = opt['val']
     for theirs, ours in TILES.items():
         if theirs in val:
@@ -113,7 +113,7 @@ def _check_ours(opt, metrics, problems):
         )
 
 
-def _check_guard(opt, types, problems):
+def _check_guard(opt: dict[str, Any], types: list[str] | None, problems: Problems) -> None:
     if types is not None and 'calculate_psnr' not in types:
         raise OptionsError('val.guard: it watches the first of val.metrics of type calculate_psnr, and there is none')
     if problems.sound('path') and opt['path'].get('pretrain_network_g') is None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from basicsr.models.sr_model import SRModel
 from basicsr.models.video_base_model import VideoBaseModel
-from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
+from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY, Registry
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.defend_file.presets import PRESETS, attack_block, defense_block, validation_block
@@ -116,7 +116,7 @@ def defend_text(text: str, preset: str) -> Defended:
     return Defended(text, file.result(), stage, list(_notes(opt, file.meant, stage)))
 
 
-def _check_mappable(opt):
+def _check_mappable(opt: Mapping[str, Any]) -> None:
     if (
         not isinstance(opt.get('model_type'), str)
         or not isinstance(opt.get('network_g'), Mapping)
@@ -135,7 +135,7 @@ def _check_mappable(opt):
             )
 
 
-def _check_model(name):
+def _check_model(name: str) -> None:
     if f'{TWIN}{name}' in MODEL_REGISTRY:
         return
     cls, where = _found(MODEL_REGISTRY, name), f'model_type: {name}'
@@ -157,7 +157,7 @@ def _check_model(name):
     )
 
 
-def _check_network(network):
+def _check_network(network: Mapping[str, Any]) -> None:
     name = network['type']
     where = f'network_g.type: {name}'
     if f'{TWIN}{name}' not in ARCH_REGISTRY:
@@ -178,29 +178,30 @@ def _check_network(network):
             )
 
 
-def _found(registry, name):
+def _found(registry: Registry, name: str) -> Any:
     try:
         return registered(registry, name, '')
     except OptionsError:
         return None
 
 
-def _meant(name, registry):
+def _meant(name: str, registry: Registry) -> str:
     close = difflib.get_close_matches(name, _with_twin(registry), n=1, cutoff=0.85)
     return f' (did you mean {close[0]}?)' if close else ''
 
 
-def _with_twin(registry):
+def _with_twin(registry: Registry) -> list[str]:
     return sorted(key[len(TWIN) :] for key in registry.keys() if key.startswith(TWIN))
 
 
-def _can_validate(opt):
+def _can_validate(opt: Mapping[str, Any]) -> bool:
     val = opt.get('val')
-    metrics = val.get('metrics') if isinstance(val, Mapping) else None
-    return isinstance(metrics, Mapping) and bool(metrics) and 'attack' not in val
+    if not isinstance(val, Mapping) or 'attack' in val:
+        return False
+    return isinstance(val.get('metrics'), Mapping) and bool(val['metrics'])
 
 
-def _validation(opt, stage):
+def _validation(opt: Mapping[str, Any], stage: str) -> str:
     """What is added to ``val:``, less what it has."""
     val, path = opt['val'], opt.get('path')
     path = path if isinstance(path, Mapping) else {}
@@ -214,7 +215,7 @@ def _validation(opt, stage):
     return validation_block(stage, None if 'panel_freq' in val else panel_freq, None if 'guard' in val else guard)
 
 
-def _number(block, key) -> int | None:
+def _number(block: Any, key: str) -> int | None:
     """A whole number of a block, None where there is none."""
     value = block.get(key) if isinstance(block, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -252,7 +253,7 @@ def _notes(before: Mapping[str, Any], after: dict[str, Any], stage: str) -> Iter
         yield f'rsr {stage} will not take it as it is: {problem}'
 
 
-def _refused(opt, stage) -> Problems:
+def _refused(opt: dict[str, Any], stage: str) -> Problems:
     """What the check before a run would say, folders, weights and the machine aside."""
     problems = Problems()
     with problems.noted():

@@ -166,7 +166,7 @@ def _written(block: Mapping[str, Any], comments: Mapping[str, str]) -> str:
     return '\n'.join(f'{line:<{width}}  # {comment}' if comment else line for line, comment in lines)
 
 
-def _lines(block, indent) -> Iterator[tuple]:
+def _lines(block: Mapping[str, Any], indent: str) -> Iterator[tuple[str, str]]:
     for key, value in block.items():
         if isinstance(value, Mapping):
             yield key, f'{indent}{key}:'
@@ -175,7 +175,7 @@ def _lines(block, indent) -> Iterator[tuple]:
             yield key, f'{indent}{key}: {_inline(value)}'
 
 
-def _inline(value):
+def _inline(value: Any) -> str:
     if isinstance(value, list):
         return f'[{", ".join(map(str, value))}]'
     return str(value).lower() if isinstance(value, bool) else str(value)

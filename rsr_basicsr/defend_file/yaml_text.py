@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -13,9 +13,11 @@ import yaml
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
 Keys = Sequence[str]
+_Entry = tuple[yaml.Node, yaml.Node]
 
 _BREAK = re.compile('\r\n|\r|\n')
 _PROPERTIES = re.compile(r'(?:[!&]\S*\s+)*')  # tag and anchor, which stand in front of a value
+_ALIAS = re.compile(r'[^*]*\*[^\s,\]}]+')
 _NOTHING = object()
 
 
@@ -43,7 +45,7 @@ class YamlText:
         OptionsError: not YAML, several documents, a tag that would run code, or no block of keys.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str) -> None:
         self._text = text
         self._root, self.data = _read(yaml.compose, text), _read(yaml.load, text)
         if not isinstance(self.data, Mapping) or not isinstance(self._root, yaml.MappingNode):
@@ -77,7 +79,7 @@ class YamlText:
                 f'{_place(path, word)}: a text over several lines ({word.style}) cannot be changed; '
                 'write it behind the colon'
             )
-        start = _PROPERTIES.match(self._text, word.start_mark.index).end() + (1 if word.style else 0)
+        start = _end_of_match(_PROPERTIES, self._text, word.start_mark.index) + (1 if word.style else 0)
         self._additions.append((start, 0, letters))
         self.meant = _merged(self.meant, blocks, longer)
 
@@ -132,7 +134,7 @@ class YamlText:
             )
         return text
 
-    def _block(self, path):
+    def _block(self, path: Keys) -> yaml.MappingNode:
         """The node of a block, in which keys can be added."""
         node = self._root
         for depth, name in enumerate(path):
@@ -146,7 +148,7 @@ class YamlText:
                 raise OptionsError(f'{_place(path[: depth + 1], node)}: it is not a block of keys')
         return node
 
-    def _entry(self, node, path, name):
+    def _entry(self, node: yaml.MappingNode, path: Keys, name: str) -> _Entry | None:
         """Key and value of that name as nodes, None where the block has none of its own."""
         found = [entry for entry in node.value if entry[0].value == name and isinstance(entry[0], yaml.ScalarNode)]
         if len(found) > 1:
@@ -156,11 +158,11 @@ class YamlText:
             )
         return found[0] if found else None
 
-    def _end(self, entry):
+    def _end(self, entry: _Entry) -> int:
         """Where the value of a key ends."""
         key, value = entry
         if _is_alias(entry):
-            return re.compile(r'[^*]*\*[^\s,\]}]+').match(self._text, key.end_mark.index).end()
+            return _end_of_match(_ALIAS, self._text, key.end_mark.index)
         if isinstance(value, yaml.CollectionNode) and not value.flow_style and value.value:
             last = value.value[-1]
             return self._end(last if isinstance(last, tuple) else (key, last))
@@ -168,7 +170,7 @@ class YamlText:
             return len(self._text[: value.end_mark.index].rstrip())  # its end is the beginning of another line
         return value.end_mark.index
 
-    def _end_of_block(self, node):
+    def _end_of_block(self, node: yaml.MappingNode) -> int:
         """The end of the last line of a block, with comments that follow it at once under the same indentation."""
         column = node.value[0][0].start_mark.column
         number = self._line(self._end(node.value[-1]))
@@ -176,43 +178,52 @@ class YamlText:
             number += 1
         return self._lines[number].end
 
-    def _start_with_comment(self, key):
+    def _start_with_comment(self, key: yaml.Node) -> int:
         """The start of the line of a key, or of the comment above it."""
         column, number = key.start_mark.column, self._line(key.start_mark.index)
         while number and self._comment_at(number - 1, least=column, most=column):
             number -= 1
         return self._lines[number].start
 
-    def _comment_at(self, number, least, most=math.inf):
+    def _comment_at(self, number: int, least: int, most: float = math.inf) -> bool:
         """Whether a line is a comment, indented by so many spaces."""
         line = self._text[slice(*self._lines[number])]
         content = line.lstrip(' ')
         return content.startswith('#') and least <= len(line) - len(content) <= most
 
-    def _line(self, position):
+    def _line(self, position: int) -> int:
         return bisect.bisect_right(self._starts, position) - 1
 
 
-def _read(function, text):
+def _read(function: Callable[..., Any], text: str) -> Any:
     try:
         return function(text, Loader=yaml.SafeLoader)
     except yaml.constructor.ConstructorError as error:
-        raise OptionsError(f'{_said(error)}; only plain YAML values are read') from None
+        raise OptionsError(f'{_reason(error)}; only plain YAML values are read') from None
     except yaml.composer.ComposerError as error:
         several = 'another document' in (error.problem or '')
-        raise OptionsError('it holds several documents (---); BasicSR reads one' if several else _said(error)) from None
+        raise OptionsError(
+            'it holds several documents (---); BasicSR reads one' if several else _reason(error)
+        ) from None
     except RecursionError:
         raise OptionsError('its blocks are nested too deeply') from None
     except Exception as error:  # whatever the constructor of a tag makes of its value
-        raise OptionsError(f'it is not a YAML file: {_said(error)}') from None
+        raise OptionsError(f'it is not a YAML file: {_reason(error)}') from None
 
 
-def _said(error):
-    mark = getattr(error, 'problem_mark', None)
-    return f'{error.problem}, line {mark.line + 1}, column {mark.column + 1}' if mark else in_one_line(error)
+def _reason(error: Exception) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return in_one_line(error)
+    return f'{error.problem}, line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}'
 
 
-def _lines(text) -> Iterator[_Line]:
+def _end_of_match(pattern: re.Pattern[str], text: str, start: int) -> int:
+    found = pattern.match(text, start)
+    assert found is not None  # the composer found the value there
+    return found.end()
+
+
+def _lines(text: str) -> Iterator[_Line]:
     start = 1 if text.startswith('\ufeff') else 0  # nothing may come before a byte order mark
     for found in _BREAK.finditer(text):
         yield _Line(start, found.start())
@@ -220,7 +231,7 @@ def _lines(text) -> Iterator[_Line]:
     yield _Line(start, len(text))
 
 
-def _indentation(root):
+def _indentation(root: yaml.MappingNode) -> int:
     """By how many spaces the first block inside another one is indented."""
     for key, value in root.value:
         if isinstance(value, yaml.MappingNode) and not value.flow_style and not _is_alias((key, value)):
@@ -228,44 +239,44 @@ def _indentation(root):
     return 2
 
 
-def _indented(snippet, column, step):
+def _indented(snippet: str, column: int, step: int) -> Iterator[str]:
     for line in snippet.splitlines():
         content = line.lstrip(' ')
         depth = (len(line) - len(content)) // 2
         yield ' ' * (column + depth * step) + content
 
 
-def _is_alias(entry):
+def _is_alias(entry: _Entry) -> bool:
     """Whether the value of a key stands before the key, where an alias leads to."""
     key, value = entry
     return value.start_mark.index < key.start_mark.index
 
 
-def _refuse_alias(entry, path):
+def _refuse_alias(entry: _Entry, path: Keys) -> None:
     if _is_alias(entry):
         raise OptionsError(
             f'{_place(path, entry[0])}: it is an alias (*) of another place, which would change too; write it out'
         )
 
 
-def _place(path, node):
+def _place(path: Keys, node: yaml.Node) -> str:
     return f'{".".join(path)}, line {node.start_mark.line + 1}'
 
 
-def _value(data, path):
+def _value(data: Any, path: Keys) -> Any:
     for name in path:
         data = data[name]
     return data
 
 
-def _merged(data, path, added):
+def _merged(data: Mapping[str, Any], path: Keys, added: Mapping[str, Any]) -> dict[str, Any]:
     """The data with more keys in one block. Blocks that the file shares by aliases are told apart."""
     if not path:
         return {**data, **added}
     return {**data, path[0]: _merged(data[path[0]], path[1:], added)}
 
 
-def _first_difference(meant, found, where='', seen=None) -> str | None:
+def _first_difference(meant: Any, found: Any, where: str = '', seen: set[tuple[int, int]] | None = None) -> str | None:
     """The first place, by the names of its keys, where two values differ in value or type; None where none does."""
     seen = set() if seen is None else seen  # aliases can make a value endless
     if (id(meant), id(found)) in seen:
@@ -285,5 +296,5 @@ def _first_difference(meant, found, where='', seen=None) -> str | None:
     return next((place for place in inside if place is not None), None)
 
 
-def _same(one, other):
+def _same(one: Any, other: Any) -> bool:
     return one == other or one != one and other != other  # not a number is not itself

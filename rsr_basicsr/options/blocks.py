@@ -299,13 +299,18 @@ class AttackOptions(InnerAttackOptions):
     )
 
 
-class ValAttackOptions(InnerAttackOptions):
+class MeasuredAttackOptions(InnerAttackOptions):
+    """An attack that measures a network."""
+
+    objective: _Objective = key(_OBJECTIVE, 'stability')
+    quantize: Annotated[str, OneOf(QUANTIZE)] = key(_QUANTIZE, 'nearest')
+
+
+class ValAttackOptions(MeasuredAttackOptions):
     """``val: attack:``."""
 
     type: Annotated[str, OneOf(ATTACKS.keys())] = key(_TYPE, ...)
     eps: Eps = key('radius of the ball', ..., unit=_LEVELS)
-    objective: _Objective = key(_OBJECTIVE, 'stability')
-    quantize: Annotated[str, OneOf(QUANTIZE)] = key(_QUANTIZE, 'nearest')
 
 
 class SetAttackOptions(AnyAttackOptions):

@@ -57,7 +57,7 @@ class Test(Run):
     val: Keys
 
 
-STAGE = {'train': Training, 'test': Test}
+STAGE: dict[str, type[OpenBlock]] = {'train': Training, 'test': Test}
 
 
 class Typed(OpenBlock):
@@ -306,7 +306,8 @@ def check_sections(opt: Any, stage: str, problems: Problems | None = None) -> No
         _check_training(opt, problems)
     if problems.there('val') and opt.get('val') is not None:
         val = opt['val']
-        parse_each(val, (ValWhileTraining if stage == 'train' else Val,), 'val', problems)
+        model: type[OpenBlock] = ValWhileTraining if stage == 'train' else Val
+        parse_each(val, (model,), 'val', problems)
         if problems.there('val.metrics') and val.get('metrics'):
             parse_keys(val['metrics'], list(val['metrics']), Keys, 'val.metrics', problems, required=True)
 

@@ -18,7 +18,7 @@ from rsr_basicsr.utils.errors import OptionsError, in_one_line
 from rsr_basicsr.utils.registry import did_you_mean
 
 
-def read_options(path: str, stage: str) -> dict:
+def read_options(path: str, stage: str) -> dict[str, Any]:
     """Read an options file far enough to know that BasicSR can parse it.
 
     Raises:
@@ -48,7 +48,7 @@ def read_network(path: str) -> torch.nn.Module:
     return check_network(opt, 'network_g')
 
 
-def load_options(path: str) -> dict:
+def load_options(path: str) -> dict[str, Any]:
     """What an options file holds, plain values only.
 
     Raises:
@@ -69,7 +69,7 @@ def load_options(path: str) -> dict:
         raise OptionsError(f'-opt {path} is not a YAML file: its blocks are too deep') from None
     except Exception as error:  # what Python makes of dates that are none, and of numbers without end
         raise OptionsError(f'-opt {path} has a value that cannot be read: {in_one_line(error)}') from None
-    if not isinstance(opt, Mapping):
+    if not isinstance(opt, dict):
         raise OptionsError(f'-opt {path} holds no options')
     return opt
 
@@ -103,7 +103,7 @@ def repeated_keys(path: str) -> list[str]:
     return found
 
 
-def _read(path):
+def _read(path: str) -> str:
     if not osp.isfile(path):
         raise OptionsError(f'-opt {path}: no such file')
     try:
@@ -170,7 +170,7 @@ def override(options: dict[str, Any], changes: Sequence[str], new_sections: bool
         if not sign or not all(path.split(':')):
             raise OptionsError(f'--force_yml {change}: write section:key=value')
         *sections, key = path.split(':')
-        place = options
+        place: Any = options
         for section in sections:
             there = [name for name, value in place.items() if isinstance(value, dict)]
             if place.get(section) is None and new_sections and (key == 'type' or not _named(place)):
@@ -186,12 +186,12 @@ def override(options: dict[str, Any], changes: Sequence[str], new_sections: bool
         place[key] = None if not new_sections and text.strip().lower() == 'none' else _value(change, text)
 
 
-def _named(place):
+def _named(place: Mapping[str, Any]) -> bool:
     """Whether a block holds blocks by name, such as ``attacks``: one more begins with its type."""
     return bool(place) and all(isinstance(value, (dict, type(None))) for value in place.values())
 
 
-def _value(change, text):
+def _value(change: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except Exception as error:  # what Python makes of dates that are none, beside what YAML refuses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rsr_basicsr.utils.errors import OptionsError, RSRError
 
@@ -11,7 +11,7 @@ from rsr_basicsr.utils.errors import OptionsError, RSRError
 class MissingKey(OptionsError):
     """A block lacks a key that it needs."""
 
-    def __init__(self, where: str, key: str, hint: str = ''):
+    def __init__(self, where: str, key: str, hint: str = '') -> None:
         super().__init__(f'{where}: the key {key!r} is missing{hint}' if where else f'the key {key!r} is missing{hint}')
         self.where, self.key, self.hint = where, key, hint
 
@@ -19,14 +19,14 @@ class MissingKey(OptionsError):
 class SeveralProblems(OptionsError):
     """Several things are wrong; ``sentences`` has one for each."""
 
-    def __init__(self, sentences: Iterable[str]):
+    def __init__(self, sentences: Iterable[str]) -> None:
         self.sentences = list(sentences)
         super().__init__(
             f'{len(self.sentences)} entries cannot be used:\n' + '\n'.join(f'  {line}' for line in self.sentences)
         )
 
 
-class Problems(list):
+class Problems(list[str]):
     """Sentences, collected until there is no use in looking on.
 
     What is broken is remembered by its place in the file, such as ``datasets.train.gt_size``, so that what needs it
@@ -37,7 +37,7 @@ class Problems(list):
         facts: what was found.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.warnings: list[str] = []
         self.facts: list[str] = []
@@ -45,7 +45,7 @@ class Problems(list):
         self._meant: set[tuple[str, str]] = set()
 
     @contextlib.contextmanager
-    def noted(self, where: str = '', part: str = ''):
+    def noted(self, where: str = '', part: str = '') -> Iterator[None]:
         """Within the block, an error of a user ends the block only.
 
         Args:
@@ -97,5 +97,5 @@ class Problems(list):
             raise SeveralProblems(self)
 
 
-def _within(part, place):
+def _within(part: str, place: str) -> bool:
     return f'{part}.'.startswith(f'{place}.')

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import os.path as osp
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -35,7 +35,7 @@ from rsr_basicsr.weights.state_dict import (
 _PROBE = 16  # pixels
 
 
-def check_network(opt: dict, name: str) -> torch.nn.Module:
+def check_network(opt: dict[str, Any], name: str) -> torch.nn.Module:
     """Check the options of ``network_*`` by what its class takes, and return the network built from them."""
     options = opt[name]
     cls = registered(ARCH_REGISTRY, options['type'], f'{name}.type')
@@ -61,7 +61,7 @@ class _Source(Typed):
     weights: ExistingFile | None = None
 
 
-def check_source(options: dict, where: str = 'attack.source', scale: int | None = None) -> torch.nn.Module:
+def check_source(options: dict[str, Any], where: str = 'attack.source', scale: int | None = None) -> torch.nn.Module:
     """Check a network that is attacked, given in one block with its ``weights``, and return it without them.
 
     Values are put into their final types, in place. A network without parameters needs no weights.
@@ -87,8 +87,8 @@ def check_source(options: dict, where: str = 'attack.source', scale: int | None 
     return net
 
 
-def _check_scale(net, scale):
-    with torch.no_grad(), net.defense.forced(False):
+def _check_scale(net: torch.nn.Module, scale: int | None) -> None:
+    with torch.no_grad(), cast(DefenseMixin, net).defense.forced(False):
         size = net(torch.zeros(1, 3, _PROBE, _PROBE)).shape[-2:]
     if scale is not None and tuple(size) != (scale * _PROBE, scale * _PROBE):
         raise ValueError(f'it upscales by {size[0] / _PROBE:g}, but scale is {scale:g}')
@@ -124,18 +124,19 @@ def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: int |
         OptionsError: it does not.
     """
     if not isinstance(gt_size, int) or gt_size % scale:
-        return  # which is said elsewhere
-    size, window, hollow = gt_size // scale, options.get('window_size'), sketch(net)
-    windowed = isinstance(window, int) and 0 < window <= size
-    refusal = _refusal(hollow, size)
-    if refusal is None or _refusal(hollow, 2 * window if windowed else _PROBE) is not None:
-        return  # what works on meta only in part cannot be checked there
-    said = f': {refusal}'
-    if windowed and size % window:
-        said = f'; write a multiple of {window * scale}, that is window_size {window} times scale {scale}'
+        return  # another check reports it
+    size, window, on_meta = gt_size // scale, options.get('window_size'), sketch(net)
+    if not isinstance(window, int) or not 0 < window <= size:
+        window = None
+    refusal = _refusal(on_meta, size)
+    if refusal is None or _refusal(on_meta, _PROBE if window is None else 2 * window) is not None:
+        return  # skipped: this network cannot run on the meta device
+    remedy = f': {refusal}'
+    if window is not None and size % window:
+        remedy = f'; write a multiple of {window * scale}, that is window_size {window} times scale {scale}'
     raise OptionsError(
         f'gt_size: {gt_size} gives low-resolution patches of {size}x{size}, which {type(net).__name__} '
-        f'does not take{said}'
+        f'does not take{remedy}'
     )
 
 
@@ -144,11 +145,11 @@ def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
 
     On the device meta, which knows sizes only, since large tiles would take minutes.
     """
-    hollow = sketch(net)
-    if _refusal(hollow, _PROBE) is not None:
-        return  # what works on meta only in part cannot be checked there
+    on_meta = sketch(net)
+    if _refusal(on_meta, _PROBE) is not None:
+        return  # skipped: this network cannot run on the meta device
     for size in (tile + overlap, tile + 2 * overlap):
-        refusal = _refusal(hollow, size)
+        refusal = _refusal(on_meta, size)
         if refusal is not None:
             raise OptionsError(
                 f'val.tile: {tile} with val.tile_overlap: {overlap} gives tiles of {size}x{size}, which '
@@ -161,7 +162,7 @@ def sketch(net: torch.nn.Module) -> torch.nn.Module:
     return copy.deepcopy(net).to('meta')
 
 
-def _refusal(net, size):
+def _refusal(net: torch.nn.Module, size: int) -> str | None:
     """What a network says to images of that size, None where it takes them."""
     try:
         with torch.no_grad(), net.defense.forced(False) if isinstance(net, DefenseMixin) else contextlib.nullcontext():
@@ -171,7 +172,7 @@ def _refusal(net, size):
     return None
 
 
-def check_weights(opt: dict, network: str, net: torch.nn.Module) -> None:
+def check_weights(opt: dict[str, Any], network: str, net: torch.nn.Module) -> None:
     """Check that the file of pretrained weights is there, whole, and fits the network."""
     label, path = network[len('network_') :], opt['path'].get(f'pretrain_{network}')
     where = f'path.pretrain_{network}'
@@ -222,14 +223,14 @@ def check_resumed(opt: Mapping[str, Any], network: str, net: torch.nn.Module) ->
             _check_versions(net, state, f'path.resume_state: {path}')
 
 
-def _check_versions(net, state, where):
+def _check_versions(net: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
     try:
         check_versions(net, under_own_names(net, without_wrapper(state)))
     except WeightsError as error:
         raise OptionsError(f'{where}: {error}') from None
 
 
-def _state(path, key, where, key_option):
+def _state(path: str, key: str | None, where: str, key_option: str) -> dict[str, torch.Tensor]:
     """The state dict that BasicSR will take: see :func:`rsr_basicsr.weights.entry_taken`."""
     try:
         content = read_file(path)
@@ -242,7 +243,7 @@ def _state(path, key, where, key_option):
         raise OptionsError(f'{where}{error}; see {key_option}') from None
 
 
-def _check_fit(net, state, where):
+def _check_fit(net: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str) -> None:
     own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in under_own_names(net, without_wrapper(state)).items()}
     if not _has_defense(found):
@@ -273,5 +274,5 @@ def brings_defense(net: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> b
     return _has_defense(under_own_names(net, without_wrapper(state)))
 
 
-def _has_defense(state):
+def _has_defense(state: Iterable[str]) -> bool:
     return any(key.startswith('defense.') for key in state)

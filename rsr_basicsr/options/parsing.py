@@ -31,7 +31,7 @@ class Block(BaseModel):
 
     @model_validator(mode='before')
     @classmethod
-    def _without_empty(cls, value: Any) -> Any:
+    def _without_empty(cls: type, value: Any) -> Any:
         if isinstance(value, BaseModel):
             return value
         if not isinstance(value, Mapping):
@@ -40,7 +40,7 @@ class Block(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(
-        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+        cls: type, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         described = handler(schema)
         target = handler.resolve_ref_schema(described)
@@ -206,7 +206,8 @@ def _value(options: Mapping[str, Any], name: str, field: FieldInfo, where: str) 
             raise MissingKey(where, name, '' if where else _near_miss(name, options))
         return field.get_default(call_default_factory=True)
     try:
-        return _adapter(field.annotation, tuple(field.metadata)).validate_python(value)
+        annotation: Any = field.annotation
+        return _adapter(annotation, tuple(field.metadata)).validate_python(value)
     except ValidationError as error:
         sentences = list(_sentences(error, field, _join(where, name)))
         raise (SeveralProblems(sentences) if len(sentences) > 1 else OptionsError(sentences[0])) from None

@@ -119,13 +119,9 @@ def test_keys_are_described(validator):
     attack = validator.schema['$defs']['AttackOptions']['properties']
     assert attack['step_size']['unit'] == '1/255' and attack['mode']['default'] == 'paired'
     ours = [name for name in validator.schema['$defs'] if name not in ('RunOptions', 'BenchmarkNetworkOptions')]
-    assert [
-        f'{name}.{key}' for name in ours for key, entry in _keys(validator, name) if 'description' not in entry
-    ] == []
-
-
-def _keys(validator, name):
-    return validator.schema['$defs'][name]['properties'].items()
+    for name in ours:
+        for key, entry in validator.schema['$defs'][name]['properties'].items():
+            assert entry.get('description'), f'{name}.{key}'
 
 
 def test_the_tables_of_the_docs_are_those_of_the_models():
