@@ -153,7 +153,7 @@ def test_the_newest_whole_state_is_taken(saved, tmp_path, caplog):
     halve(states / '9.state')
     assert newest_whole_state(saved) == str(states / '2.state')
     (models / 'net_g_2.pth').unlink()
-    assert newest_whole_state(saved) is None and 'finds no training state that is whole' in caplog.text
+    assert newest_whole_state(saved) is None and 'finds no complete training state' in caplog.text
 
 
 def test_a_state_that_would_run_code_is_skipped(saved, tmp_path, caplog):
@@ -245,7 +245,7 @@ def test_the_folder_of_a_run_that_goes_on_is_left_alone(pairs, photos, tmp_path,
     ) as process:
         while process.poll() is None and newest(states) < 1:
             time.sleep(0.05)
-        monkeypatch.setattr(files, '_PATIENCE', 0.1)
+        monkeypatch.setattr(files, '_LOCK_TIMEOUT', 0.1)
         for command in (['train', '-opt', 'options.yml'], ['train', '-opt', 'options.yml', '--auto_resume']):
             assert main(command) == 2
             assert re.search(
@@ -257,7 +257,7 @@ def test_the_folder_of_a_run_that_goes_on_is_left_alone(pairs, photos, tmp_path,
         assert 'belongs to a run that still goes on' in capsys.readouterr().out
         process.kill()
     assert process.returncode == -signal.SIGKILL and not list(tmp_path.rglob('*_archived_*'))
-    monkeypatch.setattr(files, '_PATIENCE', 30)
+    monkeypatch.setattr(files, '_LOCK_TIMEOUT', 30)
     train_more(opt, 2, tmp_path, monkeypatch)
     assert len(list(tmp_path.glob('experiments/*_archived_*/training_states/1.state'))) == 1
 

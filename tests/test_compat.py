@@ -51,7 +51,7 @@ def test_import_registers_everything():
         'import rsr_basicsr.attacks, rsr_basicsr.train, basicsr.archs',
         'import rsr_basicsr.compat as c; c.before_import(); import basicsr; c.after_import(); c.after_import()',
     ],
-    ids=['plain', 'after basicsr', 'submodules', 'mended twice'],
+    ids=['plain', 'after basicsr', 'submodules', 'patched twice'],
 )
 def test_any_import_order(first):
     run = python(
@@ -122,7 +122,7 @@ def test_the_twins_are_of_the_classes_that_the_realesrgan_package_has(tmp_path):
         'import rsr_basicsr\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
         'for name in ("RealESRGANModel", "RealESRNetModel"):\n'
         '    print(*([c.__module__ for c in M.get(twin).__mro__ if c.__name__ == name]'
-        ' for twin in (f"Defended{name}", f"Defended{name}_basicsr")), M.get(name).__init__.rsr_mended)'
+        ' for twin in (f"Defended{name}", f"Defended{name}_basicsr")), M.get(name).__init__.rsr_patched)'
     )
     run = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path)}

@@ -46,7 +46,7 @@ from rsr_basicsr import MaskPoint, defend_model, register_defended
 register_defended({'tail': MaskPoint('tail')})(madeup.MyNet)
 MODEL_REGISTRY.register(defend_model(madeup.MyModel))
 """
-#: Everything but this package first, by somebody who has mended torchvision himself
+#: Everything but this package first, by someone who has patched torchvision already
 THEM_FIRST = """
 import sys, types
 from torchvision.transforms.functional import rgb_to_grayscale

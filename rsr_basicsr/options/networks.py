@@ -221,7 +221,7 @@ def _check_versions(net, state, where):
 
 
 def _state(path, key, where, key_option):
-    """The state dict that BasicSR will take: see :func:`rsr_basicsr.weights.entry_taken`."""
+    """The state dict that BasicSR will take: see :func:`rsr_basicsr.weights.state_dict.entry_taken`."""
     try:
         content = read_file(path)
         found = list(map(str, content)) if isinstance(content, dict) else []

@@ -65,7 +65,7 @@ def test_one_generator_a_sample_makes_results_independent_of_the_batch():
     together = mask(x, [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)])
     alone = mask(x[1:2], [torch.Generator().manual_seed(2)])
     torch.testing.assert_close(together[1:2], alone, atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match='one generator a sample, got 1 for 3'):
+    with pytest.raises(ValueError, match='one generator per sample, got 1 for 3'):
         mask(x, [torch.Generator()])
 
 

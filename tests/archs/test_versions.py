@@ -147,7 +147,7 @@ def test_weights_that_do_not_note_a_version_load_with_a_warning(tmp_path, warnin
     torch.save({'params': dict(net.state_dict())}, tmp_path / 'net.pth')
     found = open_network(str(tmp_path / 'net.pth'))
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in found.state_dict().items())
-    assert len(warnings) == 1 and 'do not note their version; if it is earlier than 2' in warnings[0]
+    assert len(warnings) == 1 and 'have no version; if it is earlier than 2' in warnings[0]
 
 
 class Layer(nn.Linear):

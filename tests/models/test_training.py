@@ -70,7 +70,7 @@ def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypat
     assert moved >= {key for key in first if key.endswith('weight')}
 
 
-def test_what_is_no_trouble_is_no_warning(photos, tmp_path, monkeypatch):
+def test_valid_options_cause_no_warning(photos, tmp_path, monkeypatch):
     opt = shrink(read('finetune/finetune_defended_general_x4v3.yml'), photos, iterations=1)
     opt['network_g']['defense'].pop('classifier')
     for key in ('optim_classifier', 'classifier_opt', 'train_classifier'):
@@ -152,7 +152,7 @@ def test_every_attack_trains(attack, pairs, tmp_path, monkeypatch, photos, real_
     assert not any('source' in key or 'attack' in key for key in state)
 
 
-def test_paired_appends_attacked_twins(model):
+def test_paired_appends_the_attacked_images(model):
     model.attack_mode = 'paired'
     lq, gt = model.lq.clone(), model.gt.clone()
     labels, decision = next(model.attacked_batches(1))
@@ -203,7 +203,7 @@ def test_classifier_learns_which_images_were_attacked(model):
     labels = torch.arange(8) >= 4
     for _ in range(40):
         model.optimizer_classifier.zero_grad()
-        with model._lesson(labels, 1):
+        with model._joint_loss(labels, 1):
             model.net_g(lq).mean().backward()
         model.optimizer_classifier.step()
     assert (model.classifier.clean_probability(lq) < 0.5).tolist() == labels.tolist()
@@ -211,7 +211,7 @@ def test_classifier_learns_which_images_were_attacked(model):
     assert log['classifier_acc'] > 0.5 and log['l_classifier'] > 0
 
 
-def test_the_lesson_is_the_classifiers_own_loss_and_leaves_the_network_its_gradient(model):
+def test_joint_loss_is_the_classifiers_own_and_keeps_the_networks_gradient(model):
     lq, labels = torch.rand(4, 3, 16, 16), torch.arange(4) >= 2
     with model.net_g.defense.forced(False):
         model.net_g(lq).square().mean().backward()
@@ -221,7 +221,7 @@ def test_the_lesson_is_the_classifiers_own_loss_and_leaves_the_network_its_gradi
         learned = [p for p in model.classifier.parameters() if p.requires_grad]
         expected = torch.autograd.grad(loss, learned)
         model.net_g.zero_grad()
-        with model._lesson(labels, 0.5):
+        with model._joint_loss(labels, 0.5):
             model.net_g(lq).square().mean().backward()
     for name, gradient in alone.items():
         torch.testing.assert_close(dict(model.net_g.named_parameters())[name].grad, gradient)
