@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--torch', type=Path, metavar='OUT.pt2', help='for torch.export.load')
     parser.add_argument('--onnx', type=Path, metavar='OUT.onnx', help='for onnxruntime and others')
-    parser.add_argument('--gate', choices=GATE_MODES, help='who decides whether an image is masked, by default the network')
+    parser.add_argument(
+        '--gate', choices=GATE_MODES, help='who decides whether an image is masked, by default the network'
+    )
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='of all images, by default any')
     parser.add_argument(
         '--seed',

@@ -75,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='realesrgan',
         help='alpha channels by the network, or by interpolation',
     )
-    parser.add_argument('--gate', choices=GATE_MODES, help='who decides whether an image is masked, by default the network')
+    parser.add_argument(
+        '--gate', choices=GATE_MODES, help='who decides whether an image is masked, by default the network'
+    )
     parser.add_argument('--seed', type=int, metavar='N', help='the same masks every time; by default they are drawn')
     parser.add_argument(
         '--precision', choices=['auto', *PRECISIONS], default='auto', help='auto is fp16 on a GPU, else fp32'
