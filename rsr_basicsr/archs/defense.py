@@ -17,7 +17,7 @@ from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
 from rsr_basicsr.ops.caching import any_size
 
-GATE_MODES = ('classifier', 'soft', 'always', 'never')
+GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('image', 'batch', 'majority', 'tile')
 
 #: Classifiers by ``defense: classifier: type``
@@ -92,7 +92,7 @@ class Defense(nn.Module):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value, known in (('gate', gate, GATE_MODES), ('decision', decision, DECISIONS)):
+        for name, value, known in (('gate', gate, GATES), ('decision', decision, DECISIONS)):
             if value not in known:
                 raise ValueError(f'{name} must be one of {", ".join(known)}, got {value!r}')
         if mask_samples < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rsr_basicsr.archs.defense import GATE_MODES
+from rsr_basicsr.archs.defense import GATES
 from rsr_basicsr.export import Outputs, export
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.pipeline import import_plugins
@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--torch', type=Path, metavar='OUT.pt2', help='for torch.export.load')
     parser.add_argument('--onnx', type=Path, metavar='OUT.onnx', help='for onnxruntime and others')
-    parser.add_argument(
-        '--gate', choices=GATE_MODES, help='who decides whether an image is masked, by default the network'
-    )
+    parser.add_argument('--gate', choices=GATES, help='who decides whether an image is masked, by default the network')
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='of all images, by default any')
     parser.add_argument(
         '--seed',

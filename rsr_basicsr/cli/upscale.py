@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rsr_basicsr.archs.defense import GATE_MODES
+from rsr_basicsr.archs.defense import GATES
 from rsr_basicsr.inference.batch import Naming, find_files, upscale_files, write_report
 from rsr_basicsr.inference.image_io import FORMATS
 from rsr_basicsr.inference.recognition import open_network
@@ -75,9 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='realesrgan',
         help='alpha channels by the network, or by interpolation',
     )
-    parser.add_argument(
-        '--gate', choices=GATE_MODES, help='who decides whether an image is masked, by default the network'
-    )
+    parser.add_argument('--gate', choices=GATES, help='who decides whether an image is masked, by default the network')
     parser.add_argument('--seed', type=int, metavar='N', help='the same masks every time; by default they are drawn')
     parser.add_argument(
         '--precision', choices=['auto', *PRECISIONS], default='auto', help='auto is fp16 on a GPU, else fp32'

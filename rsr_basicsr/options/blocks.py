@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER, GATE_MODES, UNTRAINED
+from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER, GATES, UNTRAINED
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.attacks.constraints import NORMS
@@ -53,7 +53,7 @@ DEFENSE = {
         'num_feat': Key(integer(1)),
         'pool_by': Key(one_of(POOL_BY)),
     },
-    'gate': Key(one_of(GATE_MODES)),
+    'gate': Key(one_of(GATES)),
     'decision': Key(one_of(DECISIONS)),
     'mask_samples': Key(integer(1)),
     'seed': Key(integer(0)),
