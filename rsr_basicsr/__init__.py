@@ -1,6 +1,6 @@
-"""RSR-BasicSR: the defence of real-world super-resolution against adversarial attacks, as a plugin for BasicSR.
+"""RSR-BasicSR: attacks on real-world super-resolution networks and a defence against them, as a plugin for BasicSR.
 
-Importing this package registers its architectures, models and losses in BasicSR's registries.
+Importing this package registers its architectures, models, data sets, losses and metrics in BasicSR's registries.
 """
 
 import platform

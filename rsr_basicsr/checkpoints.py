@@ -1,7 +1,8 @@
-"""Training states that survive: written whole or not at all, checked before they are used, with the random streams.
+"""Checkpoints that are written atomically, checked before use, and resume the random streams.
 
-BasicSR writes its files in place, so that a run that is killed while it saves leaves half a file; and a resumed run
-starts its epoch and its random numbers anew. What is here serves the models (saving) and the trainer (resuming).
+BasicSR writes its files in place, so a run that is killed while saving leaves half a file; and a resumed run starts its
+epoch and its random numbers anew. Models save through :class:`WholeCheckpoints`; the trainer resumes through
+:func:`load_resume_state` and :class:`ResumingSampler`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from basicsr.data.data_sampler import EnlargedSampler
@@ -29,10 +30,16 @@ from rsr_basicsr.utils.errors import WeightsError, in_one_line
 from rsr_basicsr.utils.random_streams import random_state, set_random_state
 from rsr_basicsr.weights.state_dict import read_file
 
-#: The entry of a training state that holds what BasicSR does not keep
+if TYPE_CHECKING:
+    from basicsr.models.base_model import BaseModel
+    from torch import nn
+else:
+    BaseModel = object  # a mixin: the model class comes from the class that it is combined with
+
+#: Entry of a training state for what BasicSR does not save
 EXTRAS = 'rsr_basicsr'
 
-#: The entry of a weight file that says which network it is for, as in the options
+#: Entry of a weight file for the options of its network
 NETWORK = 'network_g'
 
 _UNFINISHED = '.saving-'
@@ -41,23 +48,23 @@ _logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def written_whole(paths: dict[str, str], networks: Sequence[str] = ()) -> Iterator[None]:
-    """Within the block checkpoints are written aside; at its end they take their places, the training state last.
+    """Write checkpoints to a temporary folder within the block, and move them into place at its end.
 
-    A state that can be seen therefore has its networks beside it. A file that is not whole, such as on a full disk,
-    leaves what was there before.
+    The training state is moved last, so every visible state has its networks. If a file is incomplete, for example
+    because the disk is full, the old files stay.
 
     Args:
-        paths: ``path`` of BasicSR's options, whose ``models`` and ``training_states`` point elsewhere in the block.
-        networks: labels such as ``net_g`` of the networks that a training state needs beside it.
+        paths: ``path`` of BasicSR's options; ``models`` and ``training_states`` are redirected within the block.
+        networks: labels, such as ``net_g``, of the networks that belong to a training state.
 
     Raises:
-        OSError: a file is missing or not whole, or the files cannot be moved.
+        OSError: a file is missing or incomplete, or the files cannot be moved.
     """
     places = {name: paths[name] for name in ('models', 'training_states')}
     root = osp.dirname(places['models'])
-    for left in os.listdir(root):
-        if left.startswith(_UNFINISHED):  # by a run that was killed
-            shutil.rmtree(osp.join(root, left), ignore_errors=True)
+    for name in os.listdir(root):
+        if name.startswith(_UNFINISHED):  # left by a killed run
+            shutil.rmtree(osp.join(root, name), ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=root) as aside:
         for name in places:
             paths[name] = osp.join(aside, name)
@@ -67,15 +74,7 @@ def written_whole(paths: dict[str, str], networks: Sequence[str] = ()) -> Iterat
         finally:
             paths.update(places)
         written = {name: sorted(os.listdir(osp.join(aside, name))) for name in places}
-        broken = [
-            file
-            for name, files in written.items()
-            for file in files
-            if not zipfile.is_zipfile(osp.join(aside, name, file))
-        ]
-        # BasicSR goes on where it could not write a network.
-        wanted = [f'{label}_{osp.splitext(state)[0]}.pth' for state in written['training_states'] for label in networks]
-        broken += [file for file in wanted if file not in written['models']]
+        broken = _broken_files(aside, written, networks)
         if broken:
             raise OSError(f'{", ".join(broken)} was not written to its end')
         for name, place in places.items():
@@ -85,8 +84,20 @@ def written_whole(paths: dict[str, str], networks: Sequence[str] = ()) -> Iterat
             _flush(place)
 
 
-def _flush(path):
-    """Have a file, or the names in a folder, on the disk before anything that relies on it is."""
+def _broken_files(folder: str, written: Mapping[str, Sequence[str]], networks: Sequence[str]) -> list[str]:
+    """Names of files that are incomplete, or missing: BasicSR goes on after a network could not be written."""
+    broken = [
+        file
+        for name, files in written.items()
+        for file in files
+        if not zipfile.is_zipfile(osp.join(folder, name, file))
+    ]
+    wanted = [f'{label}_{osp.splitext(state)[0]}.pth' for state in written['training_states'] for label in networks]
+    return broken + [file for file in wanted if file not in written['models']]
+
+
+def _flush(path: str) -> None:
+    """Flush a file, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -95,9 +106,9 @@ def _flush(path):
 
 
 def newest_whole_state(opt: Mapping[str, Any]) -> str | None:
-    """Path of the newest training state that can be read to its end, networks included; None without one.
+    """Path of the newest complete training state, networks included; None if there is none.
 
-    Says which newer ones it skips, and why. With several processes the first one chooses for all.
+    Warns of each newer state that is skipped, with the reason. With several processes, rank 0 chooses for all.
 
     Args:
         opt: options as BasicSR's ``parse_options`` returns them.
@@ -108,7 +119,7 @@ def newest_whole_state(opt: Mapping[str, Any]) -> str | None:
     return chosen[0]
 
 
-def _newest_whole_state(opt):
+def _newest_whole_state(opt: Mapping[str, Any]) -> str | None:
     folder = opt['path'].get('training_states', '')
     states = [name for name in os.listdir(folder) if name.endswith('.state')] if osp.isdir(folder) else []
     numbers = sorted((int(name[: -len('.state')]) for name in states if name[: -len('.state')].isdigit()), reverse=True)
@@ -121,15 +132,19 @@ def _newest_whole_state(opt):
         else:
             return state
     if numbers:
-        _logger.warning('--auto_resume finds no training state that is whole; the training starts anew')
+        _logger.warning('--auto_resume finds no complete training state; the training starts anew')
     return None
 
 
 def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
-    """Read a training state, and the networks that BasicSR will take with it, to their ends.
+    """Read a training state and the networks that BasicSR will load with it.
+
+    Args:
+        opt: options as BasicSR's ``parse_options`` returns them.
+        state: path of the training state.
 
     Raises:
-        WeightsError: one of the files is missing, damaged, or wants to run code.
+        WeightsError: one of the files is missing, damaged, or contains code.
     """
     content = read_file(state)
     if not isinstance(content, dict) or not isinstance(content.get('iter'), int):
@@ -137,22 +152,31 @@ def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
     saved = content.get(EXTRAS, {}).get('networks', [('net_g',)])[0]
     for label in network_labels(opt):
         path = osp.join(opt['path']['models'], f'{label}_{content["iter"]}.pth')
-        # Options may name a network that the model does not have, such as the discriminator of another training.
+        # Options may name a network that the model does not have, such as a discriminator of another training.
         if label in saved or osp.isfile(path):
-            # Not load_state's check for finite values: a training that has diverged is whole, and says so itself.
+            # No check for finite values, unlike load_state: a diverged training is complete, and reports that itself.
             read_file(path)
 
 
 def network_labels(opt: Mapping[str, Any]) -> list[str]:
-    """Labels such as ``net_g`` of the networks that options name and that are taken back at a resume."""
+    """Labels, such as ``net_g``, of the networks in the options that a resumed training restores."""
     ignored = opt['path'].get('ignore_resume_networks') or ()
     return [f'net_{key[len("network_") :]}' for key in opt if key.startswith('network_') and key not in ignored]
 
 
 def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
-    """What BasicSR's function of this name does, on any device and without running code from the file.
+    """Replaces BasicSR's function of this name: works on any device, and runs no code from the file.
 
-    It also tells the sampler of the training images where to go on.
+    Also tells :class:`ResumingSampler` where to continue.
+
+    Args:
+        opt: options as BasicSR's ``parse_options`` returns them; ``path: resume_state`` is set.
+
+    Returns:
+        The training state; None to start from scratch.
+
+    Raises:
+        WeightsError: the training state that is named cannot be read.
     """
     path = newest_whole_state(opt) if opt['auto_resume'] else opt['path'].get('resume_state')
     ResumingSampler.resumed = None
@@ -168,86 +192,98 @@ def load_resume_state(opt: dict[str, Any]) -> dict[str, Any] | None:
 
 
 class _Resumed:
-    """Where a training was when its state was written."""
+    """Position of a training when its state was written.
 
-    def __init__(self, state, batch):
+    Args:
+        state: the training state.
+        batch: samples per iteration and process.
+    """
+
+    def __init__(self, state: dict[str, Any], batch: int) -> None:
         self.state, self.batch = state, batch
         self.random_states = state.get(EXTRAS, {}).get('random', [])
         self.seen = 0
 
     def settle(self, samples: int) -> None:
-        """Find the epoch of the iteration, now that a process has this number of samples an epoch.
+        """Compute the epoch of the iteration from the number of samples per epoch and process.
 
-        BasicSR goes by the epochs of the run before, which are others with another number of processes.
+        The epoch that BasicSR saved is wrong if the number of processes has changed.
         """
         batches = max(samples // self.batch, 1)
         self.state['epoch'] = max(self.state['iter'] - 1, 0) // batches
         self.seen = (self.state['iter'] - self.state['epoch'] * batches) * self.batch
 
-    def go_on(self):
-        """Continue the random streams of this process."""
+    def restore_random_state(self) -> None:
+        """Restore the random streams of this process."""
         rank, world = get_dist_info()
         if len(self.random_states) == world:
             set_random_state(self.random_states[rank])
 
 
 class ResumingSampler(EnlargedSampler):
-    """EnlargedSampler that, in the epoch in which a training was resumed, leaves out what it has seen of it.
+    """EnlargedSampler that skips what a resumed training has seen of its epoch.
 
-    BasicSR would begin the epoch anew: with large data sets, a run that is resumed often sees the first images of
-    its order again and again. The random streams of the process continue from here too, since this is the last
-    thing between a resumed run and its first image.
+    BasicSR would start the epoch anew: with large data sets, a run that is resumed often would see the first images of
+    its order again and again. The random streams of the process are restored here, too: this is the last call before
+    the first image of a resumed run.
     """
 
-    #: Where the run of this process goes on. BasicSR hands its sampler no options.
+    #: Position of the resumed run. A class attribute, since BasicSR passes no options to its sampler.
     resumed: _Resumed | None = None
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.resumed is not None:
             self.resumed.settle(self.num_samples)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         indices = list(super().__iter__())
         if self.resumed is not None and self.resumed.state['epoch'] == self.epoch:
-            self.resumed.go_on()
+            self.resumed.restore_random_state()
             indices = indices[self.resumed.seen :]
         return iter(indices)
 
 
-def _add(path, entry, value):
+def _add(path: str, entry: str, value: Any) -> None:
     """Add an entry to a file that ``torch.save`` wrote."""
     content = {**read_file(path), entry: value}
-    written = io.BytesIO()  # torch.save onto a full disk ends in an error of its own, which names no cause
+    written = io.BytesIO()  # not into the file: on a full disk torch.save raises an error that does not name the cause
     torch.save(content, written)
     with open(path, 'wb') as file:
         file.write(written.getvalue())
 
 
 def _described(network: Mapping[str, Any]) -> dict[str, Any]:
-    """What a weight file says of its network: the options, without a path of the machine that it was trained on."""
-    network = copy.deepcopy(dict(network))
-    network.get('defense', {}).get('classifier', {}).pop('weights', None)
-    return network
+    """The options of a network for its weight file, without paths of this machine."""
+    described = copy.deepcopy(dict(network))
+    described.get('defense', {}).get('classifier', {}).pop('weights', None)
+    return described
 
 
-class WholeCheckpoints:
-    """Mixin in front of a BasicSR model class: saves by :func:`written_whole`, random streams included."""
+class WholeCheckpoints(BaseModel):
+    """Mixin for a BasicSR model class: saves by :func:`written_whole`, random streams included."""
+
+    opt: dict[str, Any]
+    device: torch.device
 
     def more_state(self) -> dict[str, Any]:
-        """What this process adds to the training state; plain values and tensors."""
+        """What this process adds to the training state: plain values and tensors."""
         return {
             'random': random_state(),
             'networks': [label for label in network_labels(self.opt) if hasattr(self, label)],
         }
 
     def restore_more_state(self, mine: Mapping[str, Any]) -> None:
-        """Take back what :meth:`more_state` of this process returned; the random streams are the sampler's business."""
+        """Restore what :meth:`more_state` of this process returned; the sampler restores the random streams."""
 
-    def save(self, epoch, current_iter):
-        """Save networks and training state; where that fails, the last ones stay and the training goes on."""
+    def save(self, epoch: int, current_iter: int) -> None:
+        """Save networks and training state; if that fails, the old ones stay and the training goes on.
+
+        Raises:
+            WeightsError: the final networks cannot be written.
+        """
         mine = self.more_state()
-        self._states = [mine]
+        self._states: list[Any] = [mine]
         if self.opt['dist']:
             self._states = [None] * self.opt['world_size']
             dist.all_gather_object(self._states, mine)
@@ -267,14 +303,17 @@ class WholeCheckpoints:
                 f'stays: {in_one_line(error)}'
             )
 
-    def save_training_state(self, epoch, current_iter):
+    def save_training_state(self, epoch: int, current_iter: int) -> None:
+        """Save as BasicSR does, then add :meth:`more_state` of every process."""
         super().save_training_state(epoch, current_iter)
         path = osp.join(self.opt['path']['training_states'], f'{current_iter}.state')
         if osp.isfile(path):  # BasicSR writes none at the end of a training
             _add(path, EXTRAS, {key: [state[key] for state in self._states] for key in self._states[0]})
 
-    def save_network(self, net, net_label, current_iter, param_key='params'):
-        """As BasicSR saves it, and with what a defended network is built from, so that the file tells by itself."""
+    def save_network(
+        self, net: nn.Module | list[nn.Module], net_label: str, current_iter: int, param_key: str | list[str] = 'params'
+    ) -> None:
+        """Save as BasicSR does, then add the options of a defended network, so that the file describes it."""
         super().save_network(net, net_label, current_iter, param_key)
         name = f'{net_label}_{"latest" if current_iter == -1 else current_iter}.pth'
         path = osp.join(self.opt['path']['models'], name)
@@ -282,7 +321,8 @@ class WholeCheckpoints:
         if isinstance(first, DefenseMixin) and get_dist_info()[0] == 0 and osp.isfile(path):
             _add(path, NETWORK, _described(self.opt['network_g']))
 
-    def resume_training(self, resume_state):
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
+        """Resume as BasicSR does, then restore what :meth:`more_state` saved."""
         super().resume_training(resume_state)
         extras = resume_state.get(EXTRAS, {})
         if extras and len(extras['random']) == self.opt['world_size']:

@@ -1,7 +1,8 @@
-"""Every mend of the host, BasicSR 1.4.2, in one place, and the versions that all of it is known to work with.
+"""All workarounds for BasicSR 1.4.2, and the versions that the package is known to work with.
 
-Each function below mends one thing, says why, checks first whether the mend is needed, and can run twice.
-``before_import()`` runs before BasicSR is imported for the first time, ``after_import()`` afterwards.
+Each function below works around one problem. Its docstring gives the reason and the upstream reference: the file of
+BasicSR, and the issue where there is one. Each checks whether it is needed and can run twice. ``before_import()`` runs
+before BasicSR is imported for the first time, ``after_import()`` afterwards.
 """
 
 from __future__ import annotations
@@ -13,16 +14,17 @@ import importlib.util
 import logging
 import re
 import sys
-import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any
 
 import torch
 import yaml
 
 _logger = logging.getLogger(__name__)
 
-#: First and last version that was tried; README says the same. Python 3.14 may work, but was not tried.
+#: First and last version tested, as in README. Python 3.14 may work, but was not tested.
 KNOWN_VERSIONS = {'Python': ('3.10', '3.13'), 'basicsr': ('1.4.2', '1.4.2'), 'torch': ('2.6', '2.15')}
 
 
@@ -30,7 +32,7 @@ def before_import() -> None:
     """Make ``import basicsr`` possible.
 
     Raises:
-        ModuleNotFoundError: if there is no BasicSR.
+        ModuleNotFoundError: BasicSR is not installed.
     """
     _require_basicsr()
     _replace_distutils()
@@ -38,7 +40,7 @@ def before_import() -> None:
 
 
 def after_import() -> None:
-    """Make what BasicSR does safe, and possible on machines without a GPU."""
+    """Make BasicSR safe, and able to train without a GPU."""
     _read_options_safely()
     _train_real_esrgan_on_cpu()
     _blur_any_memory_layout()
@@ -48,31 +50,31 @@ def after_import() -> None:
 
 
 def warn_of_unknown_versions(versions: Mapping[str, str]) -> None:
-    """Warn of versions that nobody has tried: what goes wrong later may come from there.
+    """Warn of untested versions, a possible cause of later errors.
 
     Args:
-        versions: of what is named in :data:`KNOWN_VERSIONS`.
+        versions: installed version per name in :data:`KNOWN_VERSIONS`.
     """
     for name, (first, last) in KNOWN_VERSIONS.items():
-        # To as many places as the limits have: a patch release of a known version is known.
+        # Compared to as many places as the limits have: a patch release of a known version is known.
         found = _numbers(versions[name])[: len(_numbers(last))]
         if not _numbers(first) <= found <= _numbers(last):
             known = first if first == last else f'{first} to {last}'
             warnings.warn(
-                f'{name} {versions[name]} was not tried with rsr_basicsr; known to work: {known}',
+                f'{name} {versions[name]} was not tested with rsr_basicsr; known to work: {known}',
                 RuntimeWarning,
                 stacklevel=3,
             )
 
 
-def _numbers(version):
+def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r'\d+', version.split('+')[0])]
 
 
 def _require_basicsr() -> None:
-    """pip does not see to BasicSR (setup.py says why), so there may be none."""
+    """BasicSR may be missing: it is no dependency that pip installs (see setup.py)."""
     spec = importlib.util.find_spec('basicsr')
-    if spec is None or spec.origin is None:  # no origin: a folder of that name without a package in it
+    if spec is None or spec.origin is None:  # no origin: a folder of that name that is no package
         raise ModuleNotFoundError(
             'rsr_basicsr is a plugin for BasicSR, which is not installed: install it, in a clone of RSR-BasicSR, with: '
             'python scripts/install_basicsr.py',
@@ -81,11 +83,12 @@ def _require_basicsr() -> None:
 
 
 def _replace_distutils() -> None:
-    """Python 3.12 removed distutils, which BasicSR 1.4.2 imports ``LooseVersion`` from.
+    """Python 3.12 removed distutils; BasicSR imports ``LooseVersion`` from it to compare torchvision's version.
 
-    It compares torchvision's version by it, which packaging does too. setuptools brings a distutils of its own, which
-    is used where it is in reach: it need not be installed, and SETUPTOOLS_USE_DISTUTILS=stdlib switches it off.
-    PEP 632 names packaging as the successor.
+    The distutils of setuptools is used if importable; setuptools may be missing, or its distutils be switched off by
+    SETUPTOOLS_USE_DISTUTILS=stdlib. Otherwise ``packaging``, the successor named by PEP 632, replaces it.
+
+    Upstream: ``basicsr/archs/arch_util.py``; PEP 632.
     """
     name = 'distutils.version'
     try:
@@ -93,15 +96,16 @@ def _replace_distutils() -> None:
     except ModuleNotFoundError:
         from packaging.version import Version
 
-        replacement = types.ModuleType(name)
-        replacement.LooseVersion = Version
+        replacement = ModuleType(name)
+        vars(replacement)['LooseVersion'] = Version
         sys.modules[name] = replacement
 
 
-def _alias_functional_tensor():
-    """torchvision 0.17 removed ``transforms.functional_tensor``, which BasicSR 1.4.2 imports one function from.
+def _alias_functional_tensor() -> None:
+    """torchvision 0.17 removed ``transforms.functional_tensor``; BasicSR imports one function from it.
 
-    See XPixelGroup/BasicSR issue 649; the pull requests that mend it (624, 650, 677) are in no release.
+    Upstream: ``basicsr/data/degradations.py``; XPixelGroup/BasicSR issue 649. The pull requests that fix it (624, 650,
+    677) are in no release.
     """
     name = 'torchvision.transforms.functional_tensor'
     try:
@@ -109,16 +113,17 @@ def _alias_functional_tensor():
     except ModuleNotFoundError:
         from torchvision.transforms.functional import rgb_to_grayscale
 
-        alias = types.ModuleType(name)
-        alias.rgb_to_grayscale = rgb_to_grayscale
+        alias = ModuleType(name)
+        vars(alias)['rgb_to_grayscale'] = rgb_to_grayscale
         sys.modules[name] = alias
 
 
-def _read_options_safely():
+def _read_options_safely() -> None:
     """BasicSR reads options with PyYAML's full loader, which runs code from tags such as ``!!python/object/apply``.
 
-    Options files travel between people, so they are read with the safe loader; Python dictionaries
-    keep the order of the file.
+    Options files are shared between users, so they are read with the safe loader. Dictionaries keep the file's order.
+
+    Upstream: ``ordered_yaml`` in ``basicsr/utils/options.py``.
     """
     from basicsr.utils import options
 
@@ -126,22 +131,22 @@ def _read_options_safely():
 
 
 @functools.cache
-def real_esrgan_packages() -> tuple:
-    """The packages that have Real-ESRGAN's model classes: BasicSR, and ``realesrgan`` behind it where it is installed.
+def real_esrgan_packages() -> tuple[str, ...]:
+    """The packages that have Real-ESRGAN's model classes: BasicSR, then ``realesrgan`` if it can be imported.
 
-    The latter registers them under the bare names, and is then what ``model_type: RealESRGANModel`` means.
+    If ``realesrgan`` is there, ``model_type: RealESRGANModel`` means its class, which it registers without a suffix.
     """
     if importlib.util.find_spec('realesrgan') is None:
         return ('basicsr',)
     try:
         importlib.import_module('realesrgan.models')
-    except Exception as error:  # whatever an installation that does not fit the others makes of it
+    except Exception as error:  # an incompatible installation can raise anything
         _logger.warning("the package realesrgan cannot be imported (%s); BasicSR's classes serve instead", error)
         return ('basicsr',)
     return 'basicsr', 'realesrgan'
 
 
-def _real_esrgan_modules():
+def _real_esrgan_modules() -> list[ModuleType]:
     return [
         importlib.import_module(f'{package}.models.{name}_model')
         for package in real_esrgan_packages()
@@ -149,35 +154,42 @@ def _real_esrgan_modules():
     ]
 
 
-def _train_real_esrgan_on_cpu():
-    """``RealESRGANModel`` and ``RealESRNetModel`` call ``.cuda()`` for the JPEG simulator, the sharpener and the pool.
+def _train_real_esrgan_on_cpu() -> None:
+    """Real-ESRGAN's models call ``.cuda()`` for the JPEG simulator, the sharpener and the training pair pool.
 
-    Without a GPU, or with ``num_gpu: 0`` on a machine that has one, those calls must follow the model's device.
+    With ``num_gpu: 0`` those must stay on the CPU, the model's device.
+
+    Upstream: ``basicsr/models/realesrgan_model.py``, ``realesrnet_model.py``; xinntao/Real-ESRGAN issue 91.
     """
     for module in _real_esrgan_modules():
         cls = getattr(module, 'RealESRGANModel', None) or module.RealESRNetModel
         for method in ('__init__', '_dequeue_and_enqueue'):
             original = getattr(cls, method)
-            if not hasattr(original, 'rsr_mended'):
+            if not hasattr(original, 'rsr_patched'):
                 setattr(cls, method, _stay_on_cpu(original))
 
 
-def _stay_on_cpu(method):
+def _stay_on_cpu(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
-    def mended(self, *args, **kwargs):
-        # __init__ is called with the options, the pool only after __init__ has kept them.
+    def patched(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # __init__ gets the options as its argument; the pool method runs after __init__ has stored them.
         opt = args[0] if args else self.opt
         with _cuda_means_cpu() if opt['num_gpu'] == 0 else contextlib.nullcontext():
             return method(self, *args, **kwargs)
 
-    mended.rsr_mended = True
-    return mended
+    return _marked(patched)
+
+
+def _marked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function as patched, so that it is patched once."""
+    vars(function)['rsr_patched'] = True
+    return function
 
 
 @contextlib.contextmanager
-def _cuda_means_cpu():
+def _cuda_means_cpu() -> Iterator[None]:
     """Within the block, ``.cuda()`` of tensors and modules returns the object itself."""
-    owners = (torch.Tensor, torch.nn.Module)
+    owners: tuple[Any, ...] = (torch.Tensor, torch.nn.Module)
     originals = [owner.cuda for owner in owners]
     try:
         for owner in owners:
@@ -188,25 +200,30 @@ def _cuda_means_cpu():
             owner.cuda = original
 
 
-def _blur_any_memory_layout():
-    """``filter2D`` calls ``view`` on images that the CPU's ``interpolate`` may return with channels last."""
+def _blur_any_memory_layout() -> None:
+    """``filter2D`` calls ``view``, which fails for the channels-last images that ``interpolate`` may return on the CPU.
+
+    Upstream: ``filter2D`` in ``basicsr/utils/img_process_util.py``.
+    """
     for module in _real_esrgan_modules():
-        if not hasattr(module.filter2D, 'rsr_mended'):
-            module.filter2D = _contiguous_first(module.filter2D)
+        if not hasattr(module.filter2D, 'rsr_patched'):
+            vars(module)['filter2D'] = _contiguous_first(module.filter2D)
 
 
-def _contiguous_first(function):
+def _contiguous_first(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     @functools.wraps(function)
-    def mended(img, *args, **kwargs):
+    def patched(img: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         return function(img.contiguous(), *args, **kwargs)
 
-    mended.rsr_mended = True
-    return mended
+    return _marked(patched)
 
 
-def _resume_what_is_whole():
-    """``load_resume_state`` asks CUDA for its current device, takes the newest file whether it is whole or not, and
-    reads it with all that pickle can do; the sampler begins the epoch of a resumed run anew.
+def _resume_what_is_whole() -> None:
+    """``load_resume_state`` needs CUDA, takes the newest file even if it is damaged, and unpickles arbitrary code.
+
+    Besides, the sampler of a resumed run starts its epoch anew. :mod:`rsr_basicsr.checkpoints` replaces both.
+
+    Upstream: ``load_resume_state`` in ``basicsr/train.py``, ``EnlargedSampler`` in ``basicsr/data/data_sampler.py``.
     """
     from basicsr import train
 
@@ -216,9 +233,12 @@ def _resume_what_is_whole():
     train.EnlargedSampler = checkpoints.ResumingSampler
 
 
-def _load_any_state_dict():
-    """``load_network`` ends in a KeyError where a file has no entry ``params``, and lists all keys of a file as missing
-    that the network knows under other names.
+def _load_any_state_dict() -> None:
+    """``load_network`` fails with a KeyError for a file without the entry ``params``, and knows no published names.
+
+    :mod:`rsr_basicsr.weights.loading` replaces it.
+
+    Upstream: ``BaseModel.load_network`` in ``basicsr/models/base_model.py``; XPixelGroup/BasicSR issue 253.
     """
     from basicsr.models.base_model import BaseModel
 
@@ -227,48 +247,50 @@ def _load_any_state_dict():
     BaseModel.load_network = loading.load_network
 
 
-def _distribute_on_cpu():
-    """``init_dist`` assumes NCCL and a GPU, and ``model_to_device`` a GPU; gloo does the same on CPUs."""
+def _distribute_on_cpu() -> None:
+    """``init_dist`` assumes NCCL and a GPU, and ``model_to_device`` a GPU; on CPUs gloo is used instead.
+
+    Upstream: ``basicsr/utils/dist_util.py``, ``BaseModel.model_to_device`` in ``basicsr/models/base_model.py``.
+    """
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import options
 
-    if not hasattr(options.init_dist, 'rsr_mended'):
+    if not hasattr(options.init_dist, 'rsr_patched'):
         options.init_dist = _init_gloo_without_gpu(options.init_dist)
-    if not hasattr(BaseModel.model_to_device, 'rsr_mended'):
+    if not hasattr(BaseModel.model_to_device, 'rsr_patched'):
         BaseModel.model_to_device = _wrap_on_cpu(BaseModel.model_to_device)
 
 
-def _init_gloo_without_gpu(init_dist):
+def _init_gloo_without_gpu(init_dist: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(init_dist)
-    def mended(launcher, backend='nccl', **kwargs):
+    def patched(launcher: str, backend: str = 'nccl', **kwargs: Any) -> None:
         if torch.cuda.is_available():
-            # Both kinds of tensors: num_gpu may be 0 on a machine that has a GPU.
+            # Both backends: num_gpu may be 0 on a machine that has a GPU.
             return init_dist(launcher, backend='cpu:gloo,cuda:nccl' if backend == 'nccl' else backend, **kwargs)
         with _one_pretended_gpu():
             return init_dist(launcher, backend='gloo', **kwargs)
 
-    mended.rsr_mended = True
-    return mended
+    return _marked(patched)
 
 
 @contextlib.contextmanager
-def _one_pretended_gpu():
-    """Within the block, CUDA says that it has one device, and takes any choice of it."""
-    originals = torch.cuda.device_count, torch.cuda.set_device
-    torch.cuda.device_count, torch.cuda.set_device = lambda: 1, lambda device: None
+def _one_pretended_gpu() -> Iterator[None]:
+    """Within the block, CUDA reports one device, and choosing a device does nothing."""
+    cuda: Any = torch.cuda
+    originals = cuda.device_count, cuda.set_device
+    cuda.device_count, cuda.set_device = lambda: 1, lambda device: None
     try:
         yield
     finally:
-        torch.cuda.device_count, torch.cuda.set_device = originals
+        cuda.device_count, cuda.set_device = originals
 
 
-def _wrap_on_cpu(model_to_device):
+def _wrap_on_cpu(model_to_device: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:
     @functools.wraps(model_to_device)
-    def mended(self, net):
+    def patched(self: Any, net: torch.nn.Module) -> torch.nn.Module:
         if not self.opt['dist'] or self.device.type != 'cpu':
             return model_to_device(self, net)
         unused = self.opt.get('find_unused_parameters', False)
         return torch.nn.parallel.DistributedDataParallel(net.to(self.device), find_unused_parameters=unused)
 
-    mended.rsr_mended = True
-    return mended
+    return _marked(patched)

@@ -1,4 +1,4 @@
-"""``python -m rsr_basicsr.test -opt FILE``: the command ``rsr test``, for launchers such as torchrun."""
+"""``python -m rsr_basicsr.test -opt FILE``: same as ``rsr test``, for launchers such as torchrun."""
 
 import sys
 

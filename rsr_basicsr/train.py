@@ -1,4 +1,4 @@
-"""``python -m rsr_basicsr.train -opt FILE``: the command ``rsr train``, for launchers such as torchrun."""
+"""``python -m rsr_basicsr.train -opt FILE``: same as ``rsr train``, for launchers such as torchrun."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""CDC with the weights of a formula, and weight files under the names of the published code."""
+"""CDC with weights from a formula, and weight files under published names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = dict(num_feat=4, num_hourglass=4)
 
 
 def fill_by_formula(net: nn.Module) -> nn.Module:
-    """Element i of parameter k: a * sin(0.7 i + k), as the reference says."""
+    """Element i of parameter k is a * sin(0.7 i + k), as in the reference."""
     with torch.no_grad():
         for k, parameter in enumerate(net.parameters()):
             i = torch.arange(parameter.numel(), dtype=torch.float64)
@@ -33,13 +33,13 @@ def reference_input(height: int, width: int) -> torch.Tensor:
 
 
 def at_reference(output: torch.Tensor, head: Mapping) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a network gives at the 40 places of a head of the reference, and what the published code gave there."""
+    """Outputs of a network at the 40 places of a head in the reference, and those of the published code."""
     assert list(output.shape) == head['shape']
     return output.flatten()[head['indices']], torch.tensor(head['values'])
 
 
 def published_state(net: nn.Module, pairs: Mapping[str, str] = PUBLISHED) -> OrderedDict[str, torch.Tensor]:
-    """The state dict of a plain CDC as the published code would save it, with the version that torch notes there."""
+    """The state dict of a plain CDC as the published code would save it, with the version that torch stores."""
     state = OrderedDict()
     for key, value in net.state_dict().items():
         module, _, parameter = key.rpartition('.')

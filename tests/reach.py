@@ -1,11 +1,11 @@
-"""A network whose output reaches a known number of pixels."""
+"""A network with a known receptive field."""
 
 from torch import nn
 from torch.nn import functional as F
 
 
 class Reach(nn.Module):
-    """Upscales by 2 behind two 3x3 means, so that each output pixel depends on inputs up to 2 pixels away."""
+    """Upscales by 2 after two 3x3 means: each output pixel depends on inputs up to 2 pixels away."""
 
     def forward(self, x):
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole, checked before use, and a resumed training goes on where it was."""
+"""Checkpoints: written atomically, checked before use, and resumed exactly."""
 
 import random
 import re
@@ -37,9 +37,9 @@ def everything(folder, iteration):
 @pytest.mark.parametrize(
     'iterations, target', [(2, 'pretrained'), (3, 'ground_truth')], ids=['within an epoch', 'at its end']
 )
-def test_a_resumed_training_is_the_one_that_went_on(iterations, target, pairs, photos, tmp_path, monkeypatch):
-    # Five pairs in batches of two with a ratio of 1.2 are epochs of three iterations. Everything random is in it: the
-    # crops, the flips, the share that is attacked, eps, the start of the attack, the masks, the validation.
+def test_resumed_training_equals_an_uninterrupted_one(iterations, target, pairs, photos, tmp_path, monkeypatch):
+    # Five pairs in batches of two with a ratio of 1.2 make epochs of three iterations. Everything is random: crops,
+    # flips, the attacked share, eps, the start of the attack, the masks, the validation.
     opt = paired_options(pairs, photos=photos)
     opt['datasets']['train'].update(dataset_enlarge_ratio=1.2, use_hflip=True, use_rot=True, gt_size=48)
     opt['datasets']['val'] = dict(
@@ -85,7 +85,7 @@ def test_a_resumed_training_is_the_one_that_went_on(iterations, target, pairs, p
     assert torch.equal(found['rsr_basicsr']['perturbation'][0], expected['rsr_basicsr']['perturbation'][0])
 
 
-def test_random_streams_go_on(tmp_path):
+def test_random_streams_are_restored(tmp_path):
     torch.save(random_state(), tmp_path / 'state')
     state = torch.load(tmp_path / 'state', weights_only=True)
 
@@ -97,18 +97,18 @@ def test_random_streams_go_on(tmp_path):
     assert draw() == first
 
 
-def test_sampler_leaves_out_what_the_epoch_has_seen(monkeypatch):
+def test_sampler_skips_seen_samples_of_the_epoch(monkeypatch):
     def order(epoch):
         sampler = ResumingSampler(range(10), num_replicas=2, rank=1, ratio=2)
         sampler.set_epoch(epoch)
         return list(sampler)
 
     whole = order(3)
-    # Ten samples a process in batches of three: three iterations an epoch, whatever epoch the state speaks of.
+    # Ten samples per process in batches of three: three iterations per epoch, regardless of the epoch in the state.
     state = {'epoch': 99, 'iter': 10}
     monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed(state, 3))
     assert order(3) == whole[3:] and len(order(4)) == 10 and state['epoch'] == 3
-    # At the end of an epoch nothing is left of it, and the next one begins with all.
+    # At the end of an epoch nothing of it is left, and the next one is complete.
     state = {'epoch': 0, 'iter': 12}
     monkeypatch.setattr(ResumingSampler, 'resumed', checkpoints._Resumed(state, 3))
     assert order(3) == whole[9:] and state['epoch'] == 3 and len(order(4)) == 10
@@ -116,7 +116,7 @@ def test_sampler_leaves_out_what_the_epoch_has_seen(monkeypatch):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Options of a run with whole checkpoints of the iterations 2, 10 and 9."""
+    """Options of a run with complete checkpoints of the iterations 2, 10 and 9."""
     opt = {
         'network_g': {},
         'network_d': {},
@@ -144,7 +144,7 @@ def halve(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_the_newest_whole_state_is_taken(saved, tmp_path, caplog):
+def test_newest_complete_state_is_taken(saved, tmp_path, caplog):
     states, models = (Path(saved['path'][name]) for name in ('training_states', 'models'))
     assert newest_whole_state(saved) == str(states / '10.state') and not caplog.records
     halve(models / 'net_d_10.pth')
@@ -153,10 +153,10 @@ def test_the_newest_whole_state_is_taken(saved, tmp_path, caplog):
     halve(states / '9.state')
     assert newest_whole_state(saved) == str(states / '2.state')
     (models / 'net_g_2.pth').unlink()
-    assert newest_whole_state(saved) is None and 'finds no training state that is whole' in caplog.text
+    assert newest_whole_state(saved) is None and 'finds no complete training state' in caplog.text
 
 
-def test_a_state_that_would_run_code_is_skipped(saved, tmp_path, caplog):
+def test_state_with_code_is_skipped(saved, tmp_path, caplog):
     class Malicious:
         def __reduce__(self):
             return Path.touch, (tmp_path / 'ran',)
@@ -167,7 +167,7 @@ def test_a_state_that_would_run_code_is_skipped(saved, tmp_path, caplog):
 
 
 @pytest.mark.parametrize('broken, loss', [('net_g_10.pth', 'half'), ('net_g_10.pth', 'gone'), ('10.state', 'half')])
-def test_half_a_checkpoint_replaces_nothing(broken, loss, saved, tmp_path):
+def test_incomplete_checkpoint_replaces_nothing(broken, loss, saved, tmp_path):
     places = dict(saved['path'])
     before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
     with pytest.raises(OSError, match=f'{broken} was not written'), written_whole(saved['path'], ['net_g', 'net_d']):
@@ -178,7 +178,7 @@ def test_half_a_checkpoint_replaces_nothing(broken, loss, saved, tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
 
 
-def test_what_a_killed_run_left_is_cleared_away(saved, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed(saved, tmp_path):
     code = (
         'import sys, time; from rsr_basicsr.checkpoints import written_whole; '
         'with_ = written_whole({"models": sys.argv[1] + "/models", "training_states": sys.argv[1] + '
@@ -193,7 +193,7 @@ def test_what_a_killed_run_left_is_cleared_away(saved, tmp_path):
     assert not list(tmp_path.glob('.saving-*')) and newest_whole_state(saved).endswith('11.state')
 
 
-def test_a_full_disk_costs_one_checkpoint_and_not_the_training(pairs, photos, tmp_path, monkeypatch, caplog):
+def test_full_disk_costs_one_checkpoint(pairs, photos, tmp_path, monkeypatch, caplog):
     opt = paired_options(pairs, photos=photos)
     replace = checkpoints.os.replace
     monkeypatch.setattr(checkpoints.os, 'replace', lambda a, b: replace(a, b) if '_2.' not in a else no_space())
@@ -201,7 +201,7 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_training(pairs, photos, tm
     assert sorted(path.name for path in folder.glob('*/*.*')) == ['4.state', 'net_g_4.pth', 'net_g_latest.pth']
 
 
-def test_a_training_that_leaves_nothing_behind_fails(pairs, photos, tmp_path, monkeypatch, capsys):
+def test_training_without_final_networks_fails(pairs, photos, tmp_path, monkeypatch, capsys):
     opt = paired_options(pairs, photos=photos, iterations=2)
     replace = checkpoints.os.replace
     monkeypatch.setattr(checkpoints.os, 'replace', lambda a, b: replace(a, b) if 'latest' not in a else no_space())
@@ -210,7 +210,7 @@ def test_a_training_that_leaves_nothing_behind_fails(pairs, photos, tmp_path, mo
     assert 'could not be written: [Errno 28] No space left on device; make room' in capsys.readouterr().err
 
 
-def test_a_state_that_is_named_is_checked_with_its_networks(pairs, photos, tmp_path, monkeypatch, capsys):
+def test_named_state_is_checked_with_its_networks(pairs, photos, tmp_path, monkeypatch, capsys):
     opt = paired_options(pairs, photos=photos, iterations=2)
     folder = train_more(opt, 2, tmp_path, monkeypatch)
     opt['path']['resume_state'] = str(folder / 'training_states/2.state')
@@ -222,7 +222,7 @@ def test_a_state_that_is_named_is_checked_with_its_networks(pairs, photos, tmp_p
     assert re.search('path.resume_state: .*2.state is damaged', capsys.readouterr().err)
 
 
-def test_a_network_that_the_model_does_not_have_is_not_missed(pairs, photos, tmp_path, monkeypatch):
+def test_unused_network_is_not_required(pairs, photos, tmp_path, monkeypatch):
     opt = paired_options(pairs, photos=photos, iterations=2)
     opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': 8}  # left from a GAN
     folder = train_more(opt, 2, tmp_path, monkeypatch)
@@ -232,7 +232,7 @@ def test_a_network_that_the_model_does_not_have_is_not_missed(pairs, photos, tmp
 
 
 @pytest.mark.timeout(120)
-def test_the_folder_of_a_run_that_goes_on_is_left_alone(pairs, photos, tmp_path, monkeypatch, capsys):
+def test_folder_of_a_running_training_is_kept(pairs, photos, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     opt = paired_options(pairs, photos=photos, iterations=10000)
     opt['logger']['save_checkpoint_freq'] = 1
@@ -245,7 +245,7 @@ def test_the_folder_of_a_run_that_goes_on_is_left_alone(pairs, photos, tmp_path,
     ) as process:
         while process.poll() is None and newest(states) < 1:
             time.sleep(0.05)
-        monkeypatch.setattr(files, '_PATIENCE', 0.1)
+        monkeypatch.setattr(files, '_LOCK_TIMEOUT', 0.1)
         for command in (['train', '-opt', 'options.yml'], ['train', '-opt', 'options.yml', '--auto_resume']):
             assert main(command) == 2
             assert re.search(
@@ -257,7 +257,7 @@ def test_the_folder_of_a_run_that_goes_on_is_left_alone(pairs, photos, tmp_path,
         assert 'belongs to a run that still goes on' in capsys.readouterr().out
         process.kill()
     assert process.returncode == -signal.SIGKILL and not list(tmp_path.rglob('*_archived_*'))
-    monkeypatch.setattr(files, '_PATIENCE', 30)
+    monkeypatch.setattr(files, '_LOCK_TIMEOUT', 30)
     train_more(opt, 2, tmp_path, monkeypatch)
     assert len(list(tmp_path.glob('experiments/*_archived_*/training_states/1.state'))) == 1
 
@@ -267,7 +267,7 @@ def no_space():
 
 
 @pytest.mark.timeout(300)
-def test_killed_at_any_moment_it_goes_on(pairs, photos, tmp_path, monkeypatch):
+def test_killed_at_any_moment_it_resumes(pairs, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     opt = paired_options(pairs, photos=photos, iterations=400)
     opt['logger'].update(save_checkpoint_freq=1, print_freq=50)

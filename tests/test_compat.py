@@ -1,4 +1,4 @@
-"""Life with the host: import orders, a second plugin beside us, the mends of BasicSR."""
+"""BasicSR and other plugins: import orders, and the workarounds for BasicSR."""
 
 import importlib.util
 import os
@@ -51,7 +51,7 @@ def test_import_registers_everything():
         'import rsr_basicsr.attacks, rsr_basicsr.train, basicsr.archs',
         'import rsr_basicsr.compat as c; c.before_import(); import basicsr; c.after_import(); c.after_import()',
     ],
-    ids=['plain', 'after basicsr', 'submodules', 'mended twice'],
+    ids=['plain', 'after basicsr', 'submodules', 'patched twice'],
 )
 def test_any_import_order(first):
     run = python(
@@ -86,7 +86,7 @@ def test_distutils_is_not_needed(monkeypatch):
     assert run.returncode == 0 and run.stdout.split()[-2:] == ['True', 'False'], run.stderr
 
 
-def test_without_basicsr_the_import_says_how_to_install_it():
+def test_import_without_basicsr_names_the_remedy():
     run = python(WITHOUT.format('basicsr') + 'import rsr_basicsr')
     assert run.returncode == 1
     assert re.match('ModuleNotFoundError: .*not installed.*install_basicsr.py$', run.stderr.splitlines()[-1])
@@ -94,7 +94,7 @@ def test_without_basicsr_the_import_says_how_to_install_it():
 
 @pytest.mark.skipif(importlib.util.find_spec('realesrgan') is None, reason='the realesrgan package is not installed')
 @pytest.mark.parametrize('order', ['rsr_basicsr, realesrgan', 'rsr_basicsr.compat, realesrgan, rsr_basicsr'])
-def test_beside_the_realesrgan_package(order):
+def test_together_with_the_realesrgan_package(order):
     run = python(
         f'import {order}\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
         'print("RealESRGANModel" in M, "DefendedRealESRGANModel" in M)'
@@ -102,9 +102,9 @@ def test_beside_the_realesrgan_package(order):
     assert run.returncode == 0 and run.stdout.split()[-2:] == ['True', 'True'], run.stderr
 
 
-def test_the_twins_are_of_the_classes_that_the_realesrgan_package_has(tmp_path):
-    # The real package is tried above where it is installed. This one has what matters: classes of its own, not
-    # derived from BasicSR's, under the bare names.
+def test_defended_versions_of_the_realesrgan_packages_classes(tmp_path):
+    # The real package is tested above if it is installed. This one has what matters: its own classes, not derived from
+    # BasicSR's, under names without a suffix.
     folder = tmp_path / 'realesrgan' / 'models'
     folder.mkdir(parents=True)
     (tmp_path / 'realesrgan' / '__init__.py').write_text('from .models import *\n')
@@ -121,8 +121,8 @@ def test_the_twins_are_of_the_classes_that_the_realesrgan_package_has(tmp_path):
     code = (
         'import rsr_basicsr\nfrom basicsr.utils.registry import MODEL_REGISTRY as M\n'
         'for name in ("RealESRGANModel", "RealESRNetModel"):\n'
-        '    print(*([c.__module__ for c in M.get(twin).__mro__ if c.__name__ == name]'
-        ' for twin in (f"Defended{name}", f"Defended{name}_basicsr")), M.get(name).__init__.rsr_mended)'
+        '    print(*([c.__module__ for c in M.get(defended).__mro__ if c.__name__ == name]'
+        ' for defended in (f"Defended{name}", f"Defended{name}_basicsr")), M.get(name).__init__.rsr_patched)'
     )
     run = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(tmp_path)}
@@ -132,13 +132,14 @@ def test_the_twins_are_of_the_classes_that_the_realesrgan_package_has(tmp_path):
         f"['realesrgan.models.{name}_model'] ['basicsr.models.{name}_model'] True"
         for name in ('realesrgan', 'realesrnet')
     ], run.stdout + run.stderr
-    # One that cannot be imported is said, and BasicSR's classes serve.
+    # If it cannot be imported, there is a warning, and BasicSR's classes are used.
     (folder / '__init__.py').write_text('import no_such_module_of_theirs\n')
     run = subprocess.run(
         [
             sys.executable,
             '-c',
-            'import rsr_basicsr; print(rsr_basicsr.models.DefendedRealESRGANModel.__mro__[4].__module__)',
+            'import rsr_basicsr; mro = rsr_basicsr.models.DefendedRealESRGANModel.__mro__; '
+            'print(*(cls.__module__ for cls in mro if cls.__name__ == "RealESRGANModel"))',
         ],
         capture_output=True,
         text=True,
@@ -157,7 +158,7 @@ def test_options_are_read_without_running_code(tmp_path):
     assert list(yaml.load('b: 1\na: !!float 1e-4', Loader=ordered_yaml()[0]).items()) == [('b', 1), ('a', 1e-4)]
 
 
-def test_cuda_calls_are_put_back_after_an_error():
+def test_cuda_calls_are_restored_after_an_error():
     before = torch.Tensor.cuda, torch.nn.Module.cuda
     with pytest.raises(KeyError):
         RealESRNetModel({'num_gpu': 0})

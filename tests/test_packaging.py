@@ -139,7 +139,7 @@ def test_versions_that_nobody_tried_are_told_of(name, version, told):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         warn_of_unknown_versions({**VERSIONS, **({name: version} if name else {})})
-    assert [str(warning.message).startswith(f'{name} {version} was not tried') for warning in caught] == [True] * told
+    assert [str(warning.message).startswith(f'{name} {version} was not tested') for warning in caught] == [True] * told
 
 
 def test_known_versions_are_those_of_setup_and_readme():

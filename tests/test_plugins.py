@@ -1,4 +1,4 @@
-"""Beside other packages: Real-ESRGAN's own, and one that registers an architecture, a data set and a trainer."""
+"""Together with other packages: Real-ESRGAN's, and one that registers an architecture, a data set and a model."""
 
 import importlib.util
 import subprocess
@@ -9,7 +9,7 @@ import torch
 
 from helpers import paired_options, write
 
-#: What somebody else might publish for BasicSR, who has never heard of this package
+#: A package for BasicSR by someone who does not know this one
 PACKAGE = """
 from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.models.sr_model import SRModel
@@ -37,7 +37,7 @@ class MyPairs(PairedImageDataset):
 class MyModel(SRModel):
     pass
 """
-#: The lines that its user adds
+#: Lines that its user adds
 DEFENDED = """
 import madeup
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -46,7 +46,7 @@ from rsr_basicsr import MaskPoint, defend_model, register_defended
 register_defended({'tail': MaskPoint('tail')})(madeup.MyNet)
 MODEL_REGISTRY.register(defend_model(madeup.MyModel))
 """
-#: Everything but this package first, by somebody who has mended torchvision himself
+#: Imports everything before this package, by someone who has patched torchvision already
 THEM_FIRST = """
 import sys, types
 from torchvision.transforms.functional import rgb_to_grayscale
@@ -107,13 +107,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize('first', [THEM_FIRST, US_FIRST], ids=['them first', 'us first'])
-def test_in_one_process_in_any_order(first, folder):
+def test_any_import_order_with_other_packages(first, folder):
     run = subprocess.run([sys.executable, '-c', first + THEN], cwd=folder, capture_output=True, text=True)
     assert 'all of it works' in run.stdout, run.stderr
     assert ('RealESRGANer agrees' in run.stdout) == (importlib.util.find_spec('realesrgan') is not None)
 
 
-def test_the_other_package_is_trained(folder, pairs, photos):
+def test_model_of_another_package_trains(folder, pairs, photos):
     opt = paired_options(pairs, model_type='DefendedMyModel', network='DefendedMyNet', iterations=2, photos=photos)
     opt['network_g'] = {
         'type': 'DefendedMyNet',

@@ -1,4 +1,4 @@
-"""Architectures: the frequency mask, the classifier, CDC, and the defended twins of it and of BasicSR's networks."""
+"""Architectures: frequency mask, classifiers, CDC, and defended versions of CDC and of BasicSR's networks."""
 
 from rsr_basicsr.archs.cdc_arch import CDC
 from rsr_basicsr.archs.defended_arch import DefenseMixin, MaskPoint, defend, register_defended

@@ -20,11 +20,11 @@ _POOLINGS = 4
 
 
 class CDCOutput(NamedTuple):
-    """What the heads make of an image, each (B, num_out_ch, scale*H, scale*W).
+    """Output images of the heads, each (B, num_out_ch, scale*H, scale*W).
 
     Attributes:
         flat, edge, corner: the three component images.
-        fused: their weighted sum, by the softmax over the three attention maps for each channel and pixel.
+        fused: their sum, weighted per channel and pixel by the softmax over the three attention maps.
     """
 
     flat: torch.Tensor
@@ -35,7 +35,7 @@ class CDCOutput(NamedTuple):
 
 @ARCH_REGISTRY.register()
 class CDC(nn.Module):
-    """A stem, a row of hourglasses, and three pairs of heads: for flat regions, edges and corners.
+    """A stem, a sequence of hourglasses, and three pairs of heads: for flat regions, edges and corners.
 
     The flat heads read the inner output of hourglass 2, the edge heads that of hourglass n/2 + 1, the corner heads
     0.2 times the output of the last hourglass plus that of the stem. 39,920,530 parameters at x4.
@@ -47,25 +47,28 @@ class CDC(nn.Module):
         num_hourglass: number of hourglasses, even, at least 2.
         scale: 2, 3 or 4.
 
-    Shape:
-        (B, num_in_ch, H, W) in [0, 1] -> (B, num_out_ch, scale*H, scale*W). Sizes that the four poolings do not
-        divide are padded at the lower right by repeating the edge, and the output is cropped.
+    Raises:
+        ValueError: num_hourglass or scale is out of range.
 
-    Weights load under the module names of the published code, too.
+    Shape:
+        (B, num_in_ch, H, W) in [0, 1] -> (B, num_out_ch, scale*H, scale*W). Sizes that are no multiples of 16 (four
+        poolings) are padded at the lower right by repeating the edge, and the output is cropped.
+
+    Weights also load under the module names of the published code.
     """
 
-    _version = 2  # torch notes it in every state dict
+    _version = 2  # torch stores it in every state dict
 
     def __init__(
         self, num_in_ch: int = 3, num_out_ch: int = 3, num_feat: int = 64, num_hourglass: int = 6, scale: int = 4
-    ):
+    ) -> None:
         super().__init__()
         if num_hourglass < 2 or num_hourglass % 2:
             raise ValueError(f'num_hourglass must be even and at least 2, got {num_hourglass}')
         if scale not in (2, 3, 4):
             raise ValueError(f'scale must be 2, 3 or 4, got {scale}')
         self.scale = scale
-        self.window_size = 2**_POOLINGS  # what it pads images to multiples of
+        self.window_size = 2**_POOLINGS  # images are padded to multiples of it
         self.edge_at = num_hourglass // 2
         self.stem = nn.Conv2d(num_in_ch, num_feat, 3, padding=1)
         self.hourglasses = nn.ModuleList(
@@ -79,14 +82,14 @@ class CDC(nn.Module):
             self,
             self._version,
             "the activations that end the inception blocks' third branches (ten in "
-            'the published network) were added since, and change the output; train it again',
+            'the published network) were added later, and change the output; train it again',
         )
 
-    #: The trainer sets this around its step, whose loss takes a :class:`CDCOutput`.
+    #: Set by the trainer around its step, whose loss takes a :class:`CDCOutput`
     returns_components = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | CDCOutput:
-        """The fused image, or a :class:`CDCOutput` where ``returns_components`` is set."""
+        """The fused image, or a :class:`CDCOutput` if ``returns_components`` is set."""
         height, width = x.shape[-2:]
         missing = -width % self.window_size, -height % self.window_size
         features = self._features(F.pad(x, (0, missing[0], 0, missing[1]), mode='replicate'))
@@ -97,11 +100,11 @@ class CDC(nn.Module):
         return output if self.returns_components else output.fused
 
     def under_own_names(self, state: State, report: Callable[[str], None] = lambda line: None) -> State:
-        """A state dict under the names of this network.
+        """A state dict under the module names of this network.
 
         Args:
-            state: one under these names, which is returned, or under those of the published code.
-            report: called with a sentence where the file has a classifier that this network does not have.
+            state: under these names (returned unchanged) or those of the published code.
+            report: called with a sentence if the file has a classifier that this network does not have.
         """
         if not is_published(state):
             return state
@@ -109,15 +112,16 @@ class CDC(nn.Module):
         if left_out:
             report(
                 f'{type(self).__name__}: the classifier in the published file is left out; DefendedCDC with '
-                'defense.classifier.type: paper takes it.'
+                'defense.classifier.type: paper loads it.'
             )
         return ours
 
     def load_state_dict(self, state_dict: State, strict: bool = True, assign: bool = False) -> Any:
-        """As of torch; also takes weights under the names of the published code."""
+        """As in torch; also takes weights under the names of the published code."""
         return super().load_state_dict(self.under_own_names(state_dict, get_root_logger().info), strict, assign)
 
-    def _features(self, x):
+    def _features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Inputs of the flat, edge and corner heads."""
         stem = outer = self.stem(x)
         inners = []
         for hourglass in self.hourglasses:
@@ -129,11 +133,16 @@ class CDC(nn.Module):
 class Hourglass(nn.Module):
     """Four encoder steps, two residual blocks, four decoder steps with skips; then two inception blocks.
 
-    Returns the inner output, the sum of decoder and outermost skip, and the outer one behind the inception blocks,
-    both (B, num_feat, H, W); height and width must be multiples of 16.
+    Args:
+        num_feat: channels of input and outputs.
+        with_tail: whether there are inception blocks.
+
+    Shape:
+        (B, num_feat, H, W), H and W multiples of 16 -> the inner output, the sum of decoder and outermost skip, and
+        the outer one, behind the inception blocks; both of the shape of the input.
     """
 
-    def __init__(self, num_feat: int, with_tail: bool):
+    def __init__(self, num_feat: int, with_tail: bool) -> None:
         super().__init__()
         wide, wider = 2 * num_feat, 4 * num_feat
         self.encoder = nn.ModuleList(
@@ -145,11 +154,11 @@ class Hourglass(nn.Module):
             ResidualBlock(*ab) for ab in ((wider, wider), (wider, wide), (wide, wide), (wide, num_feat))
         )
         self.outermost_skip = ResidualBlock(num_feat, num_feat)
-        self.inner = nn.Identity()  # a name for the place where the sum can be masked
+        self.inner = nn.Identity()  # a named module, so that the sum can be masked
         tail = (InceptionBlock(num_feat), InceptionBlock(num_feat)) if with_tail else ()
         self.tail = nn.Sequential(*tail)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         kept, y = [], x
         for block in self.encoder:
             y = block(y)
@@ -163,23 +172,23 @@ class Hourglass(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """1x1, 3x3, 1x1 without bias, plus the input, through a 1x1 where the number of channels changes."""
+    """1x1, 3x3, 1x1 without bias, plus the input, through a 1x1 if the number of channels changes."""
 
-    def __init__(self, num_in: int, num_out: int):
+    def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
             _conv(num_in, num_out, 1), _lrelu(), _conv(num_out, num_out, 3), _lrelu(), _conv(num_out, num_out, 1)
         )
         self.shortcut = nn.Identity() if num_in == num_out else _conv(num_in, num_out, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.body(x) + self.shortcut(x)
 
 
 class InceptionBlock(nn.Module):
-    """Three branches of growing reach, concatenated and fused by a 1x1, plus the input; no bias."""
+    """Three branches of growing receptive field, concatenated and fused by a 1x1, plus the input; no bias."""
 
-    def __init__(self, num_feat: int):
+    def __init__(self, num_feat: int) -> None:
         super().__init__()
         n = num_feat
         self.branches = nn.ModuleList(
@@ -191,21 +200,21 @@ class InceptionBlock(nn.Module):
         )
         self.fuse = _conv(3 * n, n, 1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fuse(torch.cat([branch(x) for branch in self.branches], dim=1)) + x
 
 
-def _head(num_feat, num_out, scale, last_kernel):
-    layers = [_conv(num_feat, num_feat, 3, bias=True)]
+def _head(num_feat: int, num_out: int, scale: int, last_kernel: int) -> nn.Sequential:
+    layers: list[nn.Module] = [_conv(num_feat, num_feat, 3, bias=True)]
     for factor in {2: (2,), 3: (3,), 4: (2, 2)}[scale]:
         layers += [nn.Upsample(scale_factor=factor), _conv(num_feat, num_feat, 3, bias=True), _lrelu()]
     layers += [_conv(num_feat, num_feat, 3, bias=True), _lrelu(), _conv(num_feat, num_out, last_kernel, bias=True)]
     return nn.Sequential(*layers)
 
 
-def _conv(num_in, num_out, kernel, bias=False):
+def _conv(num_in: int, num_out: int, kernel: int, bias: bool = False) -> nn.Conv2d:
     return nn.Conv2d(num_in, num_out, kernel, padding=kernel // 2, bias=bias)
 
 
-def _lrelu():
+def _lrelu() -> nn.LeakyReLU:
     return nn.LeakyReLU(0.2, inplace=True)

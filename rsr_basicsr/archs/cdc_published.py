@@ -1,6 +1,6 @@
-"""CDC under the module names of the published code of Yue et al. 2021, whose weight files load as they are.
+"""Published weight files of CDC (Yue et al. 2021): their module names, mapped to ours.
 
-The published names are regular: ``HG_0.down1.res_block.res.2`` is ``hourglasses.0.encoder.0.body.2`` here, and
+For example, ``HG_0.down1.res_block.res.2`` is ``hourglasses.0.encoder.0.body.2`` here, and
 ``preclass.fcall`` is the paper's classifier.
 """
 
@@ -23,19 +23,19 @@ State = Mapping[str, torch.Tensor]
 _CLASSIFIER = 'defense.classifier.'
 _COMPONENTS = ('flat', 'edge', 'corner')
 
-#: Published names of what every file has
+#: Published names that every file has
 _SIGNS = ('conv_in.0.weight', 'HG_0.down1.res_block.res.0.weight')
 
 
 def is_published(state: State) -> bool:
-    """Whether a state dict has the published names, without the prefix ``module.``."""
+    """Whether a state dict (without the prefix ``module.``) has the published names."""
     return all(sign in state for sign in _SIGNS)
 
 
 def renamed(state: State) -> OrderedDict[str, torch.Tensor]:
     """A published state dict under our names; the classifier under those of a defended network.
 
-    A key that is in no published network keeps its name. The metadata are left out: their versions are not ours.
+    Unknown keys keep their names. Metadata are dropped: their versions are not ours.
     """
     doublings = {
         head: f'{head}.2.1.weight' in state
@@ -46,10 +46,10 @@ def renamed(state: State) -> OrderedDict[str, torch.Tensor]:
 
 
 def for_network(state: State, net: nn.Module) -> tuple[State, bool]:
-    """A published state dict as a CDC, plain or defended, takes it.
+    """Convert a published state dict for a CDC, plain or defended.
 
     Args:
-        state: as of :func:`renamed`.
+        state: under published names.
         net: the network.
 
     Returns:
@@ -71,7 +71,7 @@ def for_network(state: State, net: nn.Module) -> tuple[State, bool]:
                 for name, value in CALIBRATION.items()
             }
         )
-    # The published network computes what ours does now.
+    # The published network computes the same as the current version of ours.
     return with_metadata(ours, own), left_out
 
 
@@ -90,12 +90,12 @@ def _residual(hourglass: str, block: str, layer: str) -> str:
 
 
 _BLOCK = r'(res\.\d+|identity)'
-_MODULES: dict[str, Callable[[Match], str]] = {
+_MODULES: dict[str, Callable[[Match[str]], str]] = {
     r'conv_in\.0': lambda m: 'stem',
     rf'HG_(\d+)\.down(\d)\.res_block\.{_BLOCK}': lambda m: _residual(m[1], f'encoder.{int(m[2]) - 1}', m[3]),
     rf'HG_(\d+)\.up(\d)\.res_block\.{_BLOCK}': lambda m: _residual(m[1], f'decoder.{int(m[2]) - 1}', m[3]),
     rf'HG_(\d+)\.mid_res\.(\d)\.{_BLOCK}': lambda m: _residual(m[1], f'bottom.{m[2]}', m[3]),
-    # Ours are in the order of the decoder, from the innermost one.
+    # Our skips are in decoder order, innermost first.
     rf'HG_(\d+)\.skip_conv([1-4])\.{_BLOCK}': lambda m: _residual(m[1], f'skips.{4 - int(m[2])}', m[3]),
     rf'HG_(\d+)\.skip_conv0\.{_BLOCK}': lambda m: _residual(m[1], 'outermost_skip', m[2]),
     r'HG_(\d+)\.tail\.(\d)\.res([123])\.(\d)': lambda m: (
@@ -107,8 +107,10 @@ _MODULES: dict[str, Callable[[Match], str]] = {
 
 
 def _head(module: str, doublings: Mapping[str, bool]) -> str | None:
-    """Published heads are blocks: a convolution, one or two of upsampling, convolution and activation, a convolution
-    with activation, a convolution. Ours have the same layers in one row.
+    """Our name of a layer of a head; None for other modules.
+
+    A published head is a sequence of blocks: a convolution, one or two of upsampling, convolution and activation, a
+    convolution with activation, a convolution. Ours has the same layers in one sequence.
     """
     found = re.fullmatch(r'(upsample_(\w+)|(\w+)_map)\.(\d)\.(\d)', module)
     if found is None or found[1] not in doublings:

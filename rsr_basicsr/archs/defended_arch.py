@@ -1,13 +1,13 @@
-"""``defend(cls)``: gives any super-resolution architecture the masks, the classifier and the gate of Yue et al. 2021.
+"""``defend(cls)`` adds the masks, the classifier and the gate of Yue et al. 2021 to a super-resolution architecture.
 
-The way of an image: ``DefenseMixin.forward`` asks the gate once, masks the image if it says so, and calls the
-backbone's own ``forward``; hooks mask the inputs of the submodules that the mask points name, under the same decision.
+Data flow: ``DefenseMixin.forward`` asks the gate once, masks the image accordingly, and calls the backbone's own
+``forward``; hooks mask the inputs of the submodules at the mask points, under the same decision.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from basicsr.archs.edsr_arch import EDSR
@@ -21,21 +21,26 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
 
 from rsr_basicsr.archs.cdc_arch import CDC
-from rsr_basicsr.archs.defense import Defense
+from rsr_basicsr.archs.defense import Decision, Defense
+
+if TYPE_CHECKING:
+    Backbone = nn.Module
+else:
+    Backbone = object  # a mixin: the module comes from the class that it is combined with
 
 INPUT = 'input'
-#: Where fewer masks are used than there are places
-POINTS = {'SRVGGNetCompact': ('input',)}  # the others blur it
+#: Recommended mask points of networks for which not all are
+POINTS = {'SRVGGNetCompact': ('input',)}  # masks at the others blur the output
 
 
 class MaskPoint(NamedTuple):
     """A place where a mask sits: the input of one submodule of the backbone.
 
     Args:
-        module: dotted name of the submodule; in a list or sequence of modules ``-1`` is the last entry, and ``*``
-            stands for all of them, each with a mask of its own.
-        repeat: the tensor that arrives there is a nearest-neighbour upscaling by this factor of the one to mask.
-            It is reduced, masked and upscaled again, which is exact.
+        module: dotted name of the submodule; in a list or sequence of modules, ``-1`` is the last one, and ``*`` all
+            of them, each with its own mask.
+        repeat: the tensor to mask arrives upscaled by this factor, by nearest neighbours. It is reduced, masked and
+            upscaled again, which is exact.
     """
 
     module: str
@@ -43,11 +48,11 @@ class MaskPoint(NamedTuple):
 
 
 class MaskPlace(NamedTuple):
-    """A mask in a network at work.
+    """A mask of a network, with the shape of its tensor.
 
     Args:
         point: name of the mask point.
-        module: the submodule whose input is masked, empty for the image.
+        module: the submodule whose input is masked; empty for the image.
         shape: (C, H, W) of the masked tensor.
         repeat: as in :class:`MaskPoint`.
     """
@@ -59,30 +64,35 @@ class MaskPlace(NamedTuple):
 
 
 class _MaskHook:
-    """Forward pre-hook of a submodule. An object, not a closure, so that copies of a network mask with their own."""
+    """Forward pre-hook of a submodule. An object, not a closure, so that a copied network uses its own defence."""
 
-    def __init__(self, defense: Defense, repeat: int):
+    def __init__(self, defense: Defense, repeat: int) -> None:
         self.defense, self.repeat = defense, repeat
 
-    def __call__(self, module, args):
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (self.defense.apply_mask(args[0], self.repeat), *args[1:])
 
 
 Points = Mapping[str, MaskPoint | Callable[[nn.Module], MaskPoint]]
 
 
-class DefenseMixin:
-    """What :func:`defend` puts in front of a backbone. The backbone keeps its parameter names; ours are ``defense.*``.
+class DefenseMixin(Backbone):
+    """The mixin that :func:`defend` puts before a backbone, whose parameters keep their names; ours are ``defense.*``.
 
-    Weight files of the plain backbone load with ``strict=True``: where a file holds no ``defense.*`` key at all, the
-    defence keeps the values it has.
+    Weight files of the plain backbone load with ``strict=True``: if a file has no ``defense.*`` key, the defence keeps
+    its values.
+
+    Args:
+        args, kwargs: arguments of the backbone.
+        defense: ``points``, see :meth:`chosen_points`, and the arguments of :class:`Defense`.
     """
 
     backbone: type[nn.Module]
     inner_points: Points = {}
-    loaded_defense = False  # whether the last state dict loaded had a defence of its own
+    defense: Defense
+    loaded_defense = False  # whether the last loaded state dict included a defence
 
-    def __init__(self, *args, defense: dict | None = None, **kwargs):
+    def __init__(self, *args: Any, defense: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         options = dict(defense or {})
         self.points = self.chosen_points(options.pop('points', None))
@@ -91,30 +101,32 @@ class DefenseMixin:
             module.register_forward_pre_hook(_MaskHook(self.defense, repeat))
         self.register_load_state_dict_pre_hook(_keep_defense_of_plain_files)
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The output of the backbone, for an image ``x``, (B, 3, H, W) in [0, 1], masked as the gate decides."""
         decision = self.defense.decide(x)
         if not self.defense.repeatable or x.shape[0] == 1:
             return self._defended(x, decision, *args, **kwargs)
-        # The last bits of a convolution depend on the size of the batch.
+        # One by one: the last bits of a convolution depend on the batch size.
         decisions = [decision] * x.shape[0] if isinstance(decision, bool) else decision.expand(x.shape[0]).split(1)
         return _for_each(torch.cat, [self._defended(*one, *args, **kwargs) for one in zip(x.split(1), decisions)])
 
-    def _defended(self, x, decision, *args, **kwargs):
-        """The mean over the draws of the masks, under one decision."""
+    def _defended(self, x: torch.Tensor, decision: Decision, *args: Any, **kwargs: Any) -> Any:
+        """The mean over the mask samples, under one decision."""
         with self.defense.obeying(decision) as decision:
             first = self._masked(x, *args, **kwargs)
-            draws = 1 if self.training or decision is False else self.defense.mask_samples
-            if draws == 1:
+            samples = 1 if self.training or decision is False else self.defense.mask_samples
+            if samples == 1:
                 return first
-            outputs = [first, *(self._masked(x, *args, **kwargs) for _ in range(draws - 1))]
+            outputs = [first, *(self._masked(x, *args, **kwargs) for _ in range(samples - 1))]
         return _for_each(lambda same: _mean(same, decision), outputs)
 
-    def _masked(self, x, *args, **kwargs):
+    def _masked(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if INPUT in self.points:
             x = self.defense.apply_mask(x)
         return super().forward(x, *args, **kwargs)
 
-    def _masked_modules(self):
+    def _masked_modules(self) -> Iterator[tuple[str, int, nn.Module]]:
+        """Name, factor and submodule of each mask besides that of the image."""
         for name in self.points:
             if name != INPUT:
                 point = self.inner_points[name]
@@ -123,11 +135,21 @@ class DefenseMixin:
                     yield name, repeat, module
 
     def mask_places(self, height: int = 64, width: int = 64) -> list[MaskPlace]:
-        """Where the masks sit, in the order an image of that size meets them."""
+        """The masks of the network, in the order of the forward pass.
+
+        Args:
+            height, width: size of the image.
+        """
         found, handles = [], []
         for name, repeat, module in self._masked_modules():
 
-            def note(module, args, name=name, repeat=repeat, path=_path(self, module)):
+            def note(
+                module: nn.Module,
+                args: tuple[Any, ...],
+                name: str = name,
+                repeat: int = repeat,
+                path: str = _path(self, module),
+            ) -> None:
                 *_, channels, rows, columns = args[0].shape
                 found.append(MaskPlace(name, path, (channels, rows // repeat, columns // repeat), repeat))
 
@@ -144,13 +166,13 @@ class DefenseMixin:
 
     @classmethod
     def chosen_points(cls, names: Sequence[str] | None = None) -> tuple[str, ...]:
-        """The names of the mask points: those asked for, by themselves or by a preset, or all the class has.
+        """Resolve names of mask points.
 
         Args:
-            names: names of points; or the preset ``all``, or ``features``, which is all but the image.
+            names: names of points, or presets: ``all``, and ``features``, which is all but the image. None is ``all``.
 
         Raises:
-            ValueError: the class has no point of that name, or one is named twice.
+            ValueError: the class has no point of that name, or a point is named twice.
         """
         presets = {'all': (INPUT, *cls.inner_points), 'features': tuple(cls.inner_points)}
         chosen = [point for name in (('all',) if names is None else names) for point in presets.get(name, (name,))]
@@ -158,12 +180,12 @@ class DefenseMixin:
             if name not in presets['all']:
                 raise ValueError(f'{cls.__name__} has no mask point {name!r}; it has {", ".join(presets["all"])}')
         if len(set(chosen)) < len(chosen):
-            raise ValueError(f'points: {", ".join(names)} names a mask point twice')
+            raise ValueError(f'points: {", ".join(names or ())} names a mask point twice')
         return tuple(chosen)
 
 
-def _submodules(net, path):
-    places = [net]
+def _submodules(net: nn.Module, path: str) -> list[nn.Module]:
+    places: list[Any] = [net]
     for step in path.split('.'):
         if step == '*':
             places = [entry for place in places for entry in place]
@@ -174,26 +196,30 @@ def _submodules(net, path):
     return places
 
 
-def _path(net, module):
+def _path(net: nn.Module, module: nn.Module) -> str:
     return next(path for path, candidate in net.named_modules() if candidate is module)
 
 
-def _for_each(function, outputs):
-    """``function`` of a list of outputs, or of each field where an output has several."""
+def _for_each(function: Callable[[Any], torch.Tensor], outputs: list[Any]) -> Any:
+    """Apply ``function`` to a list of outputs, or per field to outputs that are named tuples."""
     if isinstance(outputs[0], torch.Tensor):
         return function(outputs)
     return type(outputs[0])(*map(function, zip(*outputs)))
 
 
-def _mean(draws, decision):
-    mean = sum(draws) / len(draws)
-    if decision is True:
+def _mean(outputs: Sequence[torch.Tensor], decision: Decision) -> torch.Tensor:
+    """Mean of the outputs under several mask samples."""
+    total: Any = sum(outputs)
+    mean = total / len(outputs)
+    if isinstance(decision, bool):
         return mean
-    # A sum of equal numbers, divided, can differ from them in the last bit: images without a mask keep theirs.
-    return torch.where(decision.view(-1, 1, 1, 1) == 0, draws[0], mean)
+    # The mean of equal numbers can differ from them in the last bit: images without a mask keep the first output.
+    return torch.where(decision.view(-1, 1, 1, 1) == 0, outputs[0], mean)
 
 
-def _keep_defense_of_plain_files(net, state_dict, prefix, *args):
+def _keep_defense_of_plain_files(
+    net: DefenseMixin, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any
+) -> None:
     own = {f'{prefix}defense.{key}': value for key, value in net.defense.state_dict().items()}
     net.loaded_defense = any(key.startswith(f'{prefix}defense.') for key in state_dict)
     if not net.loaded_defense:
@@ -202,15 +228,18 @@ def _keep_defense_of_plain_files(net, state_dict, prefix, *args):
 
 
 def defend(cls: type[nn.Module], points: Points | None = None) -> type[nn.Module]:
-    """Make the defended twin ``Defended<cls>`` of a super-resolution architecture.
+    """Make the defended version ``Defended<cls>`` of a super-resolution architecture.
 
-    The twin takes the arguments of ``cls`` and ``defense``, a dict with the keys ``mask``, ``points``, ``classifier``
-    and ``gate`` of the options file (see :class:`Defense`). It is not registered; :func:`register_defended` does that.
+    It takes the arguments of ``cls`` and ``defense``, the options block of that name (see :class:`DefenseMixin`). It is
+    not registered; :func:`register_defended` does that.
 
     Args:
-        cls: an architecture whose ``forward`` takes the image, (B, 3, H, W) in [0, 1], first.
-        points: where masks can sit besides the image itself, by the name used in ``defense: points:``; a function
-            of the network where the place depends on its arguments.
+        cls: an architecture whose ``forward`` takes the image, (B, 3, H, W) in [0, 1], as first argument.
+        points: possible mask points besides the image, by their names in ``defense: points``; a function of the
+            network if the place depends on its arguments.
+
+    Returns:
+        The class, derived from :class:`DefenseMixin` and ``cls``.
 
     Raises:
         TypeError: ``cls`` is defended already.
@@ -228,23 +257,27 @@ def defend(cls: type[nn.Module], points: Points | None = None) -> type[nn.Module
     )
 
 
-def register_defended(points: Points | None = None):
-    """Class decorator: registers the defended twin of an architecture, and leaves the architecture as it is."""
+def register_defended(points: Points | None = None) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Class decorator: registers the defended version of an architecture, and returns the architecture unchanged.
 
-    def decorate(cls):
+    Args:
+        points: as in :func:`defend`.
+    """
+
+    def decorate(cls: type[nn.Module]) -> type[nn.Module]:
         ARCH_REGISTRY.register(defend(cls, points))
         return cls
 
     return decorate
 
 
-def _swinir_upsampler(net):
+def _swinir_upsampler(net: nn.Module) -> MaskPoint:
     return MaskPoint('conv_up1', repeat=2) if net.upsampler == 'nearest+conv' else MaskPoint('upsample')
 
 
-# Yue et al. 2021 place the masks of CDC (13) and RRDB (3; RRDBNet upscales the third tensor before the first module
-# it can be met at). The other networks have them by analogy: the image, the input of the last trunk convolution and
-# the tensor that enters the upsampler.
+# The masks of CDC (13) and RRDB (3) are those of Yue et al. 2021; RRDBNet upscales the third tensor before the first
+# module whose input it is, hence repeat. The other networks have masks by analogy: the image, the input of the last
+# trunk convolution, and the input of the upsampler.
 register_defended({'hourglass': MaskPoint('hourglasses.*'), 'inner': MaskPoint('hourglasses.*.inner')})(CDC)
 register_defended({'trunk': MaskPoint('conv_body'), 'upsampler': MaskPoint('conv_up1', repeat=2)})(RRDBNet)
 register_defended({'trunk': MaskPoint('body.-1'), 'upsampler': MaskPoint('upsampler')})(SRVGGNetCompact)

@@ -1,4 +1,4 @@
-"""Upscaling that invents nothing: the yardstick that networks are held against."""
+"""Upscaling by interpolation, a baseline for networks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ class Interpolation(nn.Module):
         scale: factor of the upscaling.
         mode: ``nearest``, ``bilinear`` or ``bicubic``.
 
+    Raises:
+        ValueError: unknown mode.
+
     Shape:
-        (B, C, H, W) in [0, 1] -> (B, C, scale*H, scale*W); bicubic may leave [0, 1] a little.
+        (B, C, H, W) in [0, 1] -> (B, C, scale*H, scale*W); bicubic may slightly leave [0, 1].
     """
 
-    def __init__(self, scale: int = 4, mode: str = 'bicubic'):
+    def __init__(self, scale: int = 4, mode: str = 'bicubic') -> None:
         super().__init__()
         if mode not in MODES:
             raise ValueError(f'mode must be one of {", ".join(MODES)}, got {mode!r}')

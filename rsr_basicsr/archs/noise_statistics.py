@@ -1,10 +1,12 @@
-"""Numbers that describe the noise in an image, at native resolution: what a small classifier can decide by.
+"""Statistics of the noise in an image at native resolution: the features of a small classifier.
 
-Both functions here sum over the image, so that they mean the same in an image of any size, take a large one in
-bands of rows with the same result, and have a gradient.
+The statistics are means over the image, so they do not depend on its size, and have a gradient. Large images are
+processed in bands of rows, with the same result.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -18,8 +20,8 @@ BLOCK_BINS = 8  # of log2 of the magnitude: 0, 0.25, 0.75, 1.75, ... 31.75 grey 
 RESIDUAL_BINS = 20  # the k-th at 8 (2^(k / 6) - 1) grey levels: one apart at first, 64 is the last
 FLAT = (0.25, 0.6)  # shares of the image
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (0, 3), (3, 0), (2, 2))  # rows and columns
-SMALLEST = 16  # pixels a side
-_MARGIN = 4  # rows and columns around what is looked at, no less than a filter and a lag reach
+SMALLEST = 16  # pixels per side
+_MARGIN = 4  # rows and columns around the cells, at least the reach of a filter plus a lag
 
 FEATURES = 3 * BLOCK_BINS * sum(size**2 - 1 for size, _ in BLOCKS) + (
     len(FLAT) * 6 * 4 * RESIDUAL_BINS + 2 * 3 * len(LAGS) + 2 * 3 * 4
@@ -27,14 +29,14 @@ FEATURES = 3 * BLOCK_BINS * sum(size**2 - 1 for size, _ in BLOCKS) + (
 
 
 def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
-    """How the magnitudes of the DCT coefficients of overlapping blocks are distributed over the image.
+    """Histograms, over the image, of the magnitudes of DCT coefficients of overlapping blocks.
 
-    For each frequency of 8x8 and 4x4 blocks and each colour axis, the square roots of the shares in each bin: the root
-    makes the noise of a count the same whatever the count.
+    One histogram per frequency of 8x8 and 4x4 blocks and per colour axis, as square roots of the shares in each bin:
+    the root makes the variance independent of the count.
 
     Args:
         x: (B, 3, H, W) in [0, 1], at least 16x16.
-        band: pixels that are worked on at once.
+        band: pixels processed at once.
 
     Returns:
         (B, 3 * 78 * 8).
@@ -43,7 +45,8 @@ def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
     found = []
     for size, stride in BLOCKS:
         basis = dct_basis(size, x.device, x.dtype)[1:, None]
-        up_to, count = 0, 0
+        up_to: Any = 0
+        count = 0
         block_rows = (x.shape[-2] - size) // stride + 1
         for top, bottom in row_bands(x, block_rows * stride, band, stride):
             rows = rows_between(x, top, bottom + size - stride)
@@ -56,30 +59,30 @@ def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
 
 
 def residual_statistics(x: torch.Tensor, band: int) -> torch.Tensor:
-    """How the differences of neighbouring pixels are distributed in the flat parts of the image, and go together.
+    """Distribution and correlations of high-pass residuals in the flat parts of the image.
 
     Where there is little content, an image shows its noise: a perturbation is bounded by eps and has the same size in
-    all colours, the noise of a sensor has tails; either has its own correlations over the neighbourhood.
+    all colours, sensor noise has tails; each has its own correlations between neighbours.
 
     Args:
         x: (B, 3, H, W) in [0, 1], at least 16x16.
-        band: pixels that are worked on at once.
+        band: pixels processed at once.
 
     Returns:
-        (B, 1038): of three colour axes and three colours and of four high-pass filters, the square roots of a
-        histogram of the magnitudes in the flattest quarter and in 60 % of the image; in the quarter,
-        correlations with neighbours (of the axes) and between colours, of the residuals and of their magnitudes.
+        (B, 1038). For three colour axes, three colours and four high-pass filters: square roots of the histogram of the
+        magnitudes, in the flattest 25 % and 60 % of the image. In the flattest 25 %: correlations with neighbours (of
+        the axes) and between colours, of the residuals and of their magnitudes.
     """
     cells = _activity(x, band)
     ordered = cells.flatten(1).sort(dim=1).values
     last = torch.arange(ordered.shape[1], device=x.device)[-1:].double()
     limits = [ordered.index_select(1, (last * share).long())[..., None, None] for share in FLAT]
-    flat = [(cells <= limit).to(x.dtype) for limit in limits]
-    flat = torch.cat(flat, dim=1)  # (B, 2, rows, columns), of cells of 4x4 pixels that begin at pixel 2
+    # (B, 2, rows, columns), of cells of 4x4 pixels that begin at pixel 2
+    flat = torch.cat([(cells <= limit).to(x.dtype) for limit in limits], dim=1)
     seen = F.pad(x, [_MARGIN - 2] * 4, mode='reflect')
     size = tuple(4 * side for side in flat.shape[-2:])
     seen = upper_left(seen, size[0] + 2 * _MARGIN, size[1] + 2 * _MARGIN)
-    sums = 0
+    sums: Any = 0
     for top, bottom in row_bands(seen, size[0], band, 4):
         weight = F.interpolate(rows_between(flat, top // 4, bottom // 4), scale_factor=4, mode='nearest')
         sums = sums + _residual_sums(rows_between(seen, top, bottom + 2 * _MARGIN), weight)
@@ -87,15 +90,15 @@ def residual_statistics(x: torch.Tensor, band: int) -> torch.Tensor:
 
 
 @constant_tensor(maxsize=8)
-def _colour_axes(device, dtype):
-    """Brightness, red against green, blue against green, in grey levels: noise of cameras and of JPEG differs there."""
+def _colour_axes(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Brightness, red minus green, blue minus green, in grey levels, (3, 3, 1, 1): camera and JPEG noise differ."""
     axes = ((1 / 3, 1 / 3, 1 / 3), (0.5, -0.5, 0.0), (0.0, -0.5, 0.5))
     return 255 * torch.tensor(axes, device=device, dtype=dtype).view(3, 3, 1, 1)
 
 
 @constant_tensor(maxsize=8)
-def _high_pass(device, dtype):
-    """Difference to the right, to the one below, of both orders both ways, and the Laplacian; (4, 1, 3, 3)."""
+def _high_pass(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Horizontal and vertical first difference, mixed second difference, and the Laplacian; (4, 1, 3, 3)."""
     filters = (
         ((0, 0, 0), (0, -4, 4), (0, 0, 0)),
         ((0, 0, 0), (0, -4, 0), (0, 4, 0)),
@@ -105,34 +108,35 @@ def _high_pass(device, dtype):
     return torch.tensor(filters, device=device, dtype=dtype)[:, None] / 4
 
 
-def _activity(x, band):
-    """How much the mean brightness of 8x8 pixels changes around each cell of 4x4, (B, 1, rows, columns).
+def _activity(x: torch.Tensor, band: int) -> torch.Tensor:
+    """Range of the mean brightness of 8x8 pixels around each cell of 4x4, (B, 1, rows, columns).
 
-    Means, since noise must not make a flat place an active one.
+    Means, so that noise does not count as activity.
     """
-    means = [
+    bands = [
         _block_means(rows_between(x, top, bottom + 4).mean(dim=1, keepdim=True))
         for top, bottom in row_bands(x, x.shape[-2] // 4 * 4 - 4, band, 4)
     ]
-    means = torch.cat(means, dim=-2)
+    means = torch.cat(bands, dim=-2)
     return F.max_pool2d(means, 3, 1, 1) + F.max_pool2d(-means, 3, 1, 1)
 
 
-def _block_means(x):
-    """Of 8x8 pixels, every 4."""
-    if any_size():  # older exporters want to know whether the blocks fill the image
+def _block_means(x: torch.Tensor) -> torch.Tensor:
+    """Means of 8x8 pixels at a stride of 4."""
+    if any_size():  # older exporters require that pooling blocks fill the image
         return F.conv2d(x, x.new_full((1, 1, 8, 8), 1 / 64), stride=4)
     return F.avg_pool2d(x, 8, 4)
 
 
-def _residual_sums(x, weight):
-    """What statistics are made of, summed over a band, (B, number of sums), in double precision."""
-    batch, rows, columns = x.shape[0], *weight.shape[-2:]
+def _residual_sums(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Sums over a band that the statistics are computed from, (B, number of sums), in double precision."""
+    batch = x.shape[0]
+    rows, columns = weight.shape[-2:]
     planes = torch.cat([F.conv2d(x, _colour_axes(x.device, x.dtype)), 255 * x], dim=1)
-    r = F.conv2d(planes.flatten(0, 1)[:, None], _high_pass(x.device, x.dtype))  # three rows around the cells are left
+    r = F.conv2d(planes.flatten(0, 1)[:, None], _high_pass(x.device, x.dtype))  # leaves a margin of 3
     r = r.view(batch, 6, 4, *r.shape[-2:])
 
-    def lagged(tensor, dy=0, dx=0):
+    def lagged(tensor: torch.Tensor, dy: int = 0, dx: int = 0) -> torch.Tensor:
         return tensor[..., 3 + dy : 3 + dy + rows, 3 + dx : 3 + dx + columns]
 
     inner = lagged(r).flatten(3).flatten(1, 2)  # (B, 24, pixels)
@@ -151,8 +155,8 @@ def _residual_sums(x, weight):
     return torch.cat([each.flatten(1).double() for each in found], dim=1)
 
 
-def _of_sums(sums, pixels):
-    """The statistics of these sums; ``pixels``: (B, 2)."""
+def _of_sums(sums: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """The statistics from their sums and the number of pixels, (B, 2)."""
     split = RESIDUAL_BINS * 24 * len(FLAT)
     up_to = sums[:, :split].unflatten(1, (RESIDUAL_BINS, 24, len(FLAT))) / pixels[:, None, None]
     found = [_roots(up_to.permute(0, 2, 3, 1)).flatten(1)]
@@ -160,18 +164,18 @@ def _of_sums(sums, pixels):
     for width, count in ((3, len(LAGS)), (4, 3)):
         ab, aa, bb, ab_abs, a_abs, b_abs = means[:, : 6 * width * count].view(-1, count, 6, width).unbind(dim=2)
         means = means[:, 6 * width * count :]
-        # A hundredth of a grey level squared: what has no noise has no correlation.
+        # The offset, in grey levels squared, makes the correlation 0 where there is no noise.
         found.append((ab / (aa * bb + 1e-2).sqrt()).flatten(1))
         spread = (aa - a_abs.square() + 1e-2) * (bb - b_abs.square() + 1e-2)
         found.append(((ab_abs - a_abs * b_abs) / spread.sqrt()).flatten(1))
     return torch.cat(found, dim=1)
 
 
-def _roots(up_to):
-    """Square roots of the shares in each bin, of the means of the levels up to each bin, (..., bins).
+def _roots(up_to: torch.Tensor) -> torch.Tensor:
+    """Square roots of the shares in each bin, from the means of the levels clamped at each bin, (..., bins).
 
-    A number on its way from one bin to the next counts in part, so that there is a gradient.
+    A value between two bins counts in part in each, so there is a gradient.
     """
-    reached = up_to[..., 1:] - up_to[..., :-1]  # the means of (level - k).clamp(0, 1), in half the time
+    reached = up_to[..., 1:] - up_to[..., :-1]  # means of (level - k).clamp(0, 1), in half the time
     share = F.pad(F.pad(reached, (1, 0), value=1.0), (0, 1))
     return ((share[..., :-1] - share[..., 1:]).clamp(min=0) + 1e-4).sqrt()

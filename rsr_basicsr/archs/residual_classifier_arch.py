@@ -1,6 +1,9 @@
-"""A classifier of attacked images that looks at what is left of an image without its content."""
+"""A classifier of attacked images by high-pass residuals."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -12,14 +15,14 @@ from rsr_basicsr.ops.caching import any_size
 
 
 class _BatchNorm(nn.Module):
-    """Batch normalisation that keeps its running statistics among the constants, which a moving average copies."""
+    """Batch normalization whose running statistics are constants, see :func:`rsr_basicsr.archs.classifier.constant`."""
 
-    def __init__(self, channels):
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
         self.running_mean, self.running_var = constant(torch.zeros(channels)), constant(torch.ones(channels))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if any_size():
             scale = self.weight * (self.running_var + 1e-5).rsqrt()
             return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
@@ -30,11 +33,10 @@ class _BatchNorm(nn.Module):
 class ResidualClassifier(SampleClassifier):
     """A small convolutional network on noise residuals, at native resolution.
 
-    Learned high-pass filters take the content away (as in steganalysis, Fridrich and Kodovsky 2012; the filters sum to
-    zero as in Bayar and Stamm 2016), a saturating function keeps edges from drowning the noise, three
-    convolutions describe its patterns, and their mean and spread over the image are what two linear layers decide
-    by. Unlike a pooled spectrum, this sees what is typical of an attack in a neighbourhood of a few pixels, whatever
-    the size of the image.
+    Learned high-pass filters remove the content (as in steganalysis, Fridrich and Kodovsky 2012; the filters sum to
+    zero as in Bayar and Stamm 2016). A saturating function limits edges, three convolutions describe the patterns of
+    the noise, and two linear layers classify their mean and standard deviation over the image. Unlike a pooled
+    spectrum, this describes neighbourhoods of a few pixels, for any image size.
 
     Args:
         num_feat: channels of the first convolution; the next ones have 1.5 and 2 times as many.
@@ -46,11 +48,11 @@ class ResidualClassifier(SampleClassifier):
     """
 
     saturation = 8.0  # grey levels at which a residual counts half
-    smallest = 16  # pixels; smaller images are continued by their mirror images
-    band = 2**19  # pixels that are worked on at once; larger images are taken in bands of rows
-    margin = 16  # rows around a band, more than the convolutions reach, a multiple of 4
+    smallest = 16  # pixels; smaller images are extended by mirroring
+    band = 2**19  # pixels processed at once; larger images are processed in bands of rows
+    margin = 16  # rows around a band: more than the receptive field, a multiple of 4
 
-    def __init__(self, num_feat: int = 24, num_filters: int = 16, weights: str | None = None):
+    def __init__(self, num_feat: int = 24, num_filters: int = 16, weights: str | Path | None = None) -> None:
         super().__init__()
         self.filters = nn.Parameter(torch.randn(num_filters, 3, 5, 5) * 0.2)
         widths = (num_filters, num_feat, num_feat * 3 // 2, num_feat * 2)
@@ -62,11 +64,12 @@ class ResidualClassifier(SampleClassifier):
         self.take(weights)
 
     def residuals(self, x: torch.Tensor) -> torch.Tensor:
-        """What the high-pass filters leave of images, (B, num_filters, H, W), saturated to (-1, 1)."""
+        """High-pass residuals of images, (B, num_filters, H, W), saturated to (-1, 1)."""
         filters = self.filters - self.filters.mean(dim=(2, 3), keepdim=True)
         return F.softsign(F.conv2d(x.to(filters.dtype), filters * (255 / self.saturation), padding=2))
 
-    def raw_logits(self, x):
+    def raw_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """As in the base class."""
         x = mirrored(x, self.smallest)
         in_bands = not any_size() and x.shape[-2] * x.shape[-1] > self.band and not torch.is_grad_enabled()
         mean, square = self._moments_in_bands(x) if in_bands else self._moments(self.patterns(x))
@@ -74,21 +77,23 @@ class ResidualClassifier(SampleClassifier):
         return self.head(torch.cat([mean, spread], dim=1).to(self.filters.dtype))
 
     def patterns(self, x: torch.Tensor) -> torch.Tensor:
-        """What the convolutions make of the residuals, (B, 2 num_feat, ceil(H / 4), ceil(W / 4))."""
+        """Output of the convolutions, (B, 2 num_feat, ceil(H / 4), ceil(W / 4))."""
         x = self.residuals(x)
         for layer, norm in zip(self.body, self.norms):
             x = F.leaky_relu(norm(layer(x)), 0.2)
         return x
 
     @staticmethod
-    def _moments(patterns):
-        """Mean and mean square over the image, in double precision since the spread is their difference."""
+    def _moments(patterns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and mean square over the image, in double precision: the variance is their difference."""
         patterns = patterns.double()
         return patterns.mean(dim=(2, 3)), patterns.square().mean(dim=(2, 3))
 
-    def _moments_in_bands(self, x):
-        """The same, band by band of rows, so that memory does not grow with the height of the image."""
-        total, square, count = 0, 0, 0
+    def _moments_in_bands(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same in bands of rows, so that memory does not grow with the height of the image."""
+        total: Any = 0
+        square: Any = 0
+        count = 0
         for top, bottom in row_bands(x, x.shape[-2], self.band, 4):
             start = max(0, top - self.margin)
             seen = self.patterns(x[..., start : bottom + self.margin, :])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -14,27 +15,26 @@ from rsr_basicsr.archs.noise_statistics import FEATURES, SMALLEST, block_histogr
 
 @ARCH_REGISTRY.register()
 class StatisticsClassifier(SampleClassifier):
-    """Statistics of small blocks and of the noise in flat places, and two linear layers on them.
+    """Two linear layers on statistics of small blocks and of the noise in flat regions.
 
-    The paper's classifier pools the magnitudes of one spectrum of the whole image. This one keeps, for each
-    frequency and colour axis, how the magnitudes are distributed over the image: flat blocks without noise tell a
-    clean image from one whose every pixel was moved, and how the tails fall off tells the noise of a sensor from
-    the sign of a gradient. Where the image is flat, the differences of neighbouring pixels show the same without the
-    sums of a transform, and how colours and neighbours go together. All of it is summed at native resolution, and
-    means the same in an image of any size.
+    The classifier of the paper pools the magnitudes of one spectrum of the whole image. This one keeps, per frequency
+    and colour axis, the distribution of the magnitudes over the image: flat blocks without noise distinguish a clean
+    image from one with every pixel perturbed, and the tails distinguish sensor noise from the sign of a gradient. In
+    flat regions, high-pass residuals show the same without a transform, and the correlations of colours and neighbours.
+    Computed at native resolution, independent of the image size.
 
     Args:
         num_feat: width of the hidden layer.
-        dropout: of the statistics and of the hidden layer, in training.
+        dropout: probability for the statistics and for the hidden layer, in training.
         weights: a file with its state dict, or ``builtin``; None leaves it untrained.
 
     Shape:
         (B, 3, H, W) in [0, 1], of any size -> logits (B, 2).
     """
 
-    band = 2**18  # pixels that are worked on at once; larger images are taken in bands of rows
+    band = 2**18  # pixels processed at once; larger images are processed in bands of rows
 
-    def __init__(self, num_feat: int = 96, dropout: float = 0.3, weights: str | None = None):
+    def __init__(self, num_feat: int = 96, dropout: float = 0.3, weights: str | Path | None = None) -> None:
         super().__init__()
         self.mean = constant(torch.full((FEATURES,), 0.3))
         self.spread = constant(torch.full((FEATURES,), 0.2))
@@ -49,10 +49,10 @@ class StatisticsClassifier(SampleClassifier):
 
     @torch.no_grad()
     def prepare(self, batches: Iterable[torch.Tensor]) -> None:
-        """Shift and scale the features by what they are in some images, once, before the training.
+        """Set the shift and scale of the features from some images, once, before the training.
 
         Args:
-            batches: images, (B, 3, H, W) each.
+            batches: of images, (B, 3, H, W) each.
         """
         features = torch.cat([self.features(x) for x in batches])
         self.mean.copy_(features.mean(dim=0))
@@ -63,7 +63,8 @@ class StatisticsClassifier(SampleClassifier):
         x = mirrored(x, SMALLEST)
         return torch.cat([block_histograms(x, self.band), residual_statistics(x, self.band)], dim=1)
 
-    def raw_logits(self, x):
-        # In the precision of the image: counts of a large one are beyond half precision.
+    def raw_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """As in the base class."""
+        # In the precision of the image: half precision cannot hold the counts of a large one.
         features = (self.features(x) - self.mean.to(x.dtype)) / self.spread.to(x.dtype)
-        return self.head(features.clamp(-6, 6).to(self.head[1].weight.dtype))
+        return self.head(features.clamp(-6, 6).to(next(self.head.parameters()).dtype))

@@ -1,6 +1,6 @@
-"""Weights of an earlier version of an architecture: refused where they would silently compute something else.
+"""Refuses weights of an earlier version of an architecture that would silently compute something else.
 
-``state_dict`` notes the ``_version`` of each module class in its metadata, and ``torch.save`` keeps the metadata.
+``state_dict`` stores the ``_version`` of each module class in its metadata, and ``torch.save`` keeps the metadata.
 """
 
 from __future__ import annotations
@@ -17,30 +17,33 @@ from rsr_basicsr.utils.errors import WeightsError
 
 
 def refuse_older_files(net: nn.Module, version: int, because: str) -> None:
-    """Let ``net.load_state_dict`` refuse weights of an earlier version of its class, and warn where none is noted.
+    """Make ``net.load_state_dict`` refuse weights of an earlier version, and warn of weights without a version.
+
+    To be called in the constructor of the module.
 
     Args:
-        net: a module whose class sets ``_version = version``; to be called in its constructor.
+        net: a module whose class sets ``_version = version``.
         version: the first version whose weights compute the same as now.
         because: a clause for the message: what changed, and what the user should do.
     """
-    net.older_files = _OlderFiles(version, because)
-    net.register_load_state_dict_pre_hook(net.older_files)
+    check = _OlderFiles(version, because)
+    setattr(net, 'older_files', check)
+    net.register_load_state_dict_pre_hook(check)
 
 
 def check_versions(net: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
-    """Refuse weights as ``net.load_state_dict(state)`` would, without loading them and without the warning.
+    """Refuse weights as ``net.load_state_dict(state)`` would, without loading them, and without warnings.
 
     Args:
         net: the network.
-        state: a state dict under the names of the network, with its metadata where it has any.
+        state: a state dict under the names of the network, with its metadata if it has any.
 
     Raises:
-        WeightsError: a part of them is of an earlier version.
+        WeightsError: a part of the weights is of an earlier version.
     """
     metadata = getattr(state, '_metadata', None) or {}
     for name, module in net.named_modules():
-        check = getattr(module, 'older_files', None)
+        check: Any = getattr(module, 'older_files', None)
         if check is not None and _brings_values(module, state, f'{name}.' if name else ''):
             check.refuse(module, metadata.get(name, {}).get('version'))
 
@@ -48,17 +51,17 @@ def check_versions(net: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 def with_metadata(
     state: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]
 ) -> OrderedDict[str, torch.Tensor]:
-    """A copy of a state dict with the metadata of another one, where that has any."""
+    """A copy of a state dict, with the metadata of another one if that has any."""
     copied = OrderedDict(state)
     if hasattr(source, '_metadata'):
-        copied._metadata = OrderedDict(source._metadata)
+        setattr(copied, '_metadata', OrderedDict(source._metadata))
     return copied
 
 
 class _OlderFiles:
     """Pre-hook of ``load_state_dict``. An object, not a closure, so that networks can be copied and pickled."""
 
-    def __init__(self, version: int, because: str):
+    def __init__(self, version: int, because: str) -> None:
         self.version, self.because = version, because
 
     def __call__(
@@ -70,12 +73,12 @@ class _OlderFiles:
         self.refuse(net, found)
         if found is None:
             get_root_logger().warning(
-                f'{type(net).__name__}: the weights do not note their version; if it is earlier '
+                f'{type(net).__name__}: the weights have no version; if it is earlier '
                 f'than {self.version}: {self.because}'
             )
 
     def refuse(self, net: nn.Module, found: int | None) -> None:
-        """Raise WeightsError for weights of version ``found``, where that is too old."""
+        """Raise WeightsError if version ``found`` of the weights is too old."""
         if found is not None and found < self.version:
             raise WeightsError(
                 f'the weights were trained with an earlier version of {type(net).__name__} ({found}, '
@@ -84,9 +87,9 @@ class _OlderFiles:
 
 
 def _brings_values(net: nn.Module, state: Mapping[str, torch.Tensor], prefix: str) -> bool:
-    """Whether a state dict is for a module, by half of its keys at least: files of other networks have a version, too.
+    """Whether a state dict has at least half of a module's keys; files of other networks have a version, too.
 
-    A defended network puts the values that it has itself beside those of a plain file; they do not count.
+    A defended network adds its own values to those of a plain file; they do not count.
     """
     own = {f'{prefix}{name}': value for name, value in net.state_dict().items()}
     brought = [

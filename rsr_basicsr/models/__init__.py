@@ -1,4 +1,4 @@
-"""BasicSR's models with attack augmentation, in BasicSR's model registry."""
+"""Models in BasicSR's registry: BasicSR's models with attack augmentation, CDC, and training of a classifier."""
 
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.models.cdc_model import CDCModel

@@ -1,4 +1,4 @@
-"""Attack augmentation: adversarial training as one step in front of a BasicSR model's own."""
+"""Attack augmentation: adversarial training as a step before a BasicSR model's own training step."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ import contextlib
 import functools
 import random
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
+from torch import nn
 from torch.nn.parallel import DataParallel
 
-from rsr_basicsr.archs.classifier import BUILTIN
+from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Decision
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.attacks.objectives import TrainingLoss
+from rsr_basicsr.models.joint_loss import joint_loss
 from rsr_basicsr.models.robust_validation import RobustValidation
 from rsr_basicsr.models.running_means import RunningMeans, Stopwatch
 from rsr_basicsr.models.training_gradient import gradient_of_step, iteration_of_generator
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.weights.state_dict import load_network
 
-#: Keys of the block ``attack`` that are the training's, not the attack's
+#: Keys of the block ``attack`` that belong to the training, not to the attack
 SCHEDULE = ('mode', 'share', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')
 
-
 USE_TORCHRUN = (
-    'start one process a GPU with: torchrun --nproc_per_node=N -m rsr_basicsr.train -opt FILE --launcher '
+    'start one process per GPU with: torchrun --nproc_per_node=N -m rsr_basicsr.train -opt FILE --launcher '
     'pytorch; or write num_gpu: 1'
 )
 
 
 class Batch(NamedTuple):
-    """What the network sees of a batch in one training step.
+    """Labels of the batch in one training step.
 
     Args:
         labels: (B,) bool, True where the image is attacked.
@@ -48,28 +49,44 @@ class Batch(NamedTuple):
 
 
 class AttackAugmentation(RobustValidation):
-    """Mixin in front of a BasicSR model class: attacks the batch, then calls the class's own training step.
+    """Mixin for a BasicSR model class: attacks the batch, then calls the class's own training step.
 
-    The batch is attacked at the start of ``optimize_parameters``: after Real-ESRGAN's degradations and training
-    pair pool, which therefore never hold a stale adversarial sample. The step then sees clean and attacked images
-    with the gate forced by their labels (Yue et al. 2021), and the classifier learns the same labels by
-    its own loss and optimizer. The attack works on the bare network with gradients of the input only, and the
-    classifier's loss joins the step's own way back: however many processes train, gradients are reduced as often as
-    without an attack. (A step that leaves ``net_g`` out, as GANs with ``net_d_iters`` above 1 have, teaches nothing.)
+    The batch is attacked at the start of ``optimize_parameters``, after Real-ESRGAN's degradations and training pair
+    pool, which therefore never hold stale adversarial samples. The step sees clean and attacked images, with the gate
+    forced by their labels (Yue et al. 2021), and the classifier learns the same labels with its own loss and optimizer.
+
+    The attack runs on the bare network with gradients of the input only, and the classifier's loss joins the backward
+    pass of the step: with several processes, gradients are reduced as often as without an attack. (In a step that skips
+    ``net_g``, as in GANs with ``net_d_iters`` above 1, the classifier learns nothing.)
 
     Options: the top-level block ``attack`` (an attack of :mod:`rsr_basicsr.attacks` plus :data:`SCHEDULE`),
     ``train: train_classifier``, ``target``, ``optim_classifier`` and ``classifier_opt``, and those of
     :class:`RobustValidation`; :mod:`rsr_basicsr.options` has the schema.
 
-    Nothing here makes the host wait for the device: what it logs stays there until it is printed.
+    The host never waits for the device: logged values stay there until they are printed.
     """
 
-    def model_to_device(self, net):
+    net_g: nn.Module
+    net_g_ema: Any
+    lq: torch.Tensor
+    gt: torch.Tensor
+    gt_usm: torch.Tensor
+    output: torch.Tensor
+    optimizer_g: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
+
+    def model_to_device(self, net: nn.Module) -> nn.Module:
+        """As BasicSR does; a classifier that is not trained is frozen first."""
         if isinstance(net, DefenseMixin) and self.opt['is_train'] and not self._trains_classifier(net):
-            net.defense.classifier.requires_grad_(False)  # or several processes would wait for its gradients
+            net.defense.classifier.requires_grad_(False)  # or DistributedDataParallel would wait for its gradients
         return super().model_to_device(net)
 
-    def init_training_settings(self):
+    def init_training_settings(self) -> None:
+        """Build the attack and the classifier's loss, then do as BasicSR does.
+
+        Raises:
+            OptionsError: the network is not defended, or wrapped in DataParallel.
+        """
         self._check_network()
         options = dict(self.opt['attack'])
         schedule = {name: options.pop(name) for name in SCHEDULE if name in options}
@@ -83,7 +100,7 @@ class AttackAugmentation(RobustValidation):
             {**options, 'eps': max(self.eps_range)}, lambda source: load_network(source).to(self.device)
         )
         if isinstance(self.attack.objective, TrainingLoss):
-            self.attack.objective.gradient = self._gradient_of_training_loss
+            setattr(self.attack.objective, 'gradient', self._gradient_of_training_loss)
         self.perturbation: torch.Tensor | None = None
         self.cri_classifier = build_loss(self.opt['train']['classifier_opt']).to(self.device)
         self.means = RunningMeans(
@@ -91,28 +108,28 @@ class AttackAugmentation(RobustValidation):
         )
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:
-            # Both classifiers were filled at random; the average must start from the one that is trained.
+            # Both classifiers were initialized at random; the average must start from the one that is trained.
             self.net_g_ema.defense.classifier.load_state_dict(self.classifier.state_dict())
 
     @property
-    def bare_net(self):
-        """The network in training, without a wrapper: gradients of the input need no all-reduce."""
+    def bare_net(self) -> DefenseMixin:
+        """The network in training without its wrapper: gradients of the input need no all-reduce."""
         return self.get_bare_model(self.net_g)
 
     @property
-    def classifier(self):
+    def classifier(self) -> SampleClassifier:
         """The adversarial sample classifier of the network in training."""
         return self.bare_net.defense.classifier
 
-    def _trains_classifier(self, net):
-        # What comes with the package is calibrated; images of one attack on one network would undo that.
+    def _trains_classifier(self, net: DefenseMixin) -> bool:
+        # The built-in classifier is calibrated; training it with one attack on one network would undo that.
         return self.opt['train'].get('train_classifier', net.defense.classifier.origin != BUILTIN)
 
-    def _networks(self):
-        """The network in training and its moving average, which Real-ESRGAN's artifact loss also asks."""
+    def _networks(self) -> list[DefenseMixin]:
+        """The network in training and its moving average, which Real-ESRGAN's artifact loss runs, too."""
         return [self.bare_net] + ([self.net_g_ema] if hasattr(self, 'net_g_ema') else [])
 
-    def _check_network(self):
+    def _check_network(self) -> None:
         if isinstance(self.net_g, DataParallel):
             raise OptionsError(f'num_gpu: {self.opt["num_gpu"]} without a launcher; {USE_TORCHRUN}')
         if not isinstance(self.bare_net, DefenseMixin):
@@ -121,11 +138,11 @@ class AttackAugmentation(RobustValidation):
                 f'Defended{type(self.bare_net).__name__}'
             )
 
-    def setup_optimizers(self):
+    def setup_optimizers(self) -> None:
         """Move the classifier out of the generator's optimizer into its own."""
         train_opt = self.opt['train']
         own = {id(p) for p in self.classifier.parameters()}
-        # BasicSR would warn of every parameter that the generator's optimizer does not get.
+        # Unfrozen for now: BasicSR would warn of every parameter that requires no gradient.
         frozen = [p for p in self.classifier.parameters() if not p.requires_grad]
         self.classifier.requires_grad_(True)
         super().setup_optimizers()
@@ -133,41 +150,45 @@ class AttackAugmentation(RobustValidation):
             parameter.requires_grad_(False)
         for group in self.optimizer_g.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in own]
-        self.optimizer_classifier = None
+        self.optimizer_classifier: torch.optim.Optimizer | None = None
         if not self._trains_classifier(self.bare_net):
             get_root_logger().info(f'The classifier ({self.classifier.origin}) is not trained.')
             return
         optim_opt = dict(train_opt['optim_classifier'])
-        self.optimizer_classifier = self.get_optimizer(
+        optimizer = self.get_optimizer(
             optim_opt.pop('type'), [p for p in self.classifier.parameters() if p.requires_grad], **optim_opt
         )
-        self.optimizers.append(self.optimizer_classifier)
+        self.optimizer_classifier = optimizer
+        self.optimizers.append(optimizer)
 
-    def optimize_parameters(self, current_iter):
+    def optimize_parameters(self, current_iter: int) -> None:
+        """Attack the batch, run the class's own step on it, and update the classifier."""
         if self.opt['train'].get('target') == 'pretrained':
             self._take_pretrained_target()
         attacks = current_iter % self.attack_every == 0
-        lessons = (2 if self.attack_mode == 'alternating' else 1) if attacks else 0
+        classifier_steps = (2 if self.attack_mode == 'alternating' else 1) if attacks else 0
         if self.optimizer_classifier is not None:
             self.optimizer_classifier.zero_grad()
         for batch in self.attacked_batches(current_iter) if attacks else [self._clean_batch()]:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self._forced(batch.decision))
-                if lessons or self.opt['dist']:  # several processes wait for the gradient of every parameter
-                    stack.enter_context(self._lesson(batch.labels, 1 / lessons if lessons else 0))
+                # DistributedDataParallel waits for the gradient of every parameter.
+                if classifier_steps or self.opt['dist']:
+                    weight = 1 / classifier_steps if classifier_steps else 0
+                    stack.enter_context(self._joint_loss(batch.labels, weight))
                 super().optimize_parameters(current_iter)
-            self._note(batch.labels)
+            self._log_errors(batch.labels)
         if self.optimizer_classifier is not None and attacks:
             self.optimizer_classifier.step()
 
-    def _clean_batch(self):
+    def _clean_batch(self) -> Batch:
         return Batch(torch.zeros(len(self.lq), dtype=torch.bool, device=self.lq.device), False)
 
     def attacked_batches(self, current_iter: int) -> Iterator[Batch]:
-        """Put one batch after the other in place for a training step, and yield what is what in it.
+        """Put batches in place (``lq`` and the targets), one per training step, and yield their labels.
 
-        ``paired``: one batch, each sample clean and attacked. ``mixed``: one batch, a share of the samples attacked.
-        ``alternating``: the clean batch, then the same attacked, against the network as the first step left it.
+        ``paired``: one batch with each sample clean and attacked. ``mixed``: one batch with a share of the samples
+        attacked. ``alternating``: the clean batch, then the same attacked, against the network after the first step.
         """
         clean = self._clean_batch()
         size = len(self.lq)
@@ -175,7 +196,9 @@ class AttackAugmentation(RobustValidation):
             lq = leaf = self.lq
             if self.first_gradient == 'clean_step':
                 leaf = lq.detach().requires_grad_()
-                self.lq = leaf.clone()  # networks may begin with an in-place operation, which a leaf does not allow
+                self.lq = (
+                    leaf.clone()
+                )  # a copy: leaves do not allow in-place operations, which some networks begin with
             yield clean
             self.lq, decision = self.attack_images(lq, self.attack_target(), current_iter, leaf.grad)
             yield Batch(~clean.labels, decision)
@@ -187,7 +210,7 @@ class AttackAugmentation(RobustValidation):
             labels = torch.cat([clean.labels, ~clean.labels])
             yield Batch(labels, torch.cat([clean.labels, self._for_each(decision, size)]))
         else:
-            # Rounded at random, so that the share holds on average in the smallest batch too.
+            # Rounded at random, so that the share holds on average for small batches, too.
             count = _rounded_at_random(self.attack_share * size)
             if not count:
                 yield clean
@@ -202,17 +225,19 @@ class AttackAugmentation(RobustValidation):
 
     def attack_images(
         self, lq: torch.Tensor, target: torch.Tensor, current_iter: int, first_gradient: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, bool | torch.Tensor]:
-        """Attack images as the network will see them, each with a radius of its own where ``attack: eps`` is a range.
+    ) -> tuple[torch.Tensor, Decision]:
+        """Attack images under the gate decision of the training step.
+
+        If ``attack: eps`` is a range, the radius is drawn per sample.
 
         Args:
             lq: low-resolution images, (B, C, H, W) in [0, 1].
-            target: what the objective compares with, (B, C, sH, sW).
+            target: reference of the objective, (B, C, sH, sW).
             current_iter: the iteration.
-            first_gradient: that of the first step, (B, C, H, W), where it is known; None has the attack compute it.
+            first_gradient: gradient of the first attack step, (B, C, H, W), if known; None lets the attack compute it.
 
         Returns:
-            The attacked images, and which of them pass the masks: the share ``attack: masked``.
+            The attacked images, and which of them are masked: the share ``attack: masked``.
         """
         stopwatch = Stopwatch(lq.device)
         size, net = len(lq), self.bare_net
@@ -245,24 +270,25 @@ class AttackAugmentation(RobustValidation):
             yield
 
     def _gradient_of_training_loss(self, x: torch.Tensor) -> torch.Tensor:
-        """Gradient of the sum of all losses of the class's own step with respect to ``lq``, (B, C, H, W)."""
+        """Gradient, (B, C, H, W), of the sum of all losses of the class's own step with respect to ``lq``."""
         iteration = iteration_of_generator(self.opt['train'])
         step = functools.partial(super().optimize_parameters, iteration)
         return gradient_of_step(self, step, x, self.attack.precision)
 
-    def _last_perturbation(self, lq):
-        """The perturbations of the last batch, as often as it takes (Shafahi et al. 2019); None for other sizes."""
+    def _last_perturbation(self, lq: torch.Tensor) -> torch.Tensor | None:
+        """Perturbations of the last batch, repeated as needed (Shafahi et al. 2019); None if the size differs."""
         last = self.perturbation
         if last is None or last.shape[1:] != lq.shape[1:]:
             return None
         return last[torch.arange(len(lq), device=lq.device) % len(last)]
 
-    def _for_each(self, decision, size):
+    def _for_each(self, decision: Decision, size: int) -> torch.Tensor:
+        """A decision as a tensor, (size,)."""
         return torch.full((size,), decision, device=self.lq.device) if isinstance(decision, bool) else decision
 
-    def _targets(self):
-        """Names of the attributes that hold one target an image."""
-        # RealESRNetModel has a gt_usm too, but of the last image it was validated with.
+    def _targets(self) -> list[str]:
+        """Names of the attributes that hold one target per image."""
+        # RealESRNetModel has a gt_usm, too, but of the last validation image.
         return ['gt', 'gt_usm'] if 'l1_gt_usm' in self.opt else ['gt']
 
     def attack_target(self) -> torch.Tensor:
@@ -270,70 +296,53 @@ class AttackAugmentation(RobustValidation):
         return self.gt_usm if self.opt.get('l1_gt_usm') else self.gt
 
     @torch.no_grad()
-    def _take_pretrained_target(self):
-        """Train towards what the network made of the clean images before the training, instead of the ground truth.
+    def _take_pretrained_target(self) -> None:
+        """Replace the ground truth by the output of the pretrained network for the clean images.
 
-        Every loss of the step then has it as its target: fine-tuning keeps the look of the weights.
+        It is the target of every loss of the step, so that fine-tuning keeps the style of the pretrained network.
         """
         target = self.start_net(self.lq).clamp(0, 1)
         for name in self._targets():
             setattr(self, name, target)
 
     @contextlib.contextmanager
-    def _lesson(self, labels, weight):
-        """Within the block, a backward pass from the network's output gives the classifier its gradient too."""
-        classes = labels.long()  # class 1 is attacked
-        given = []
-
-        def attach(module, args, output):
-            if given or not torch.is_grad_enabled():
-                return None  # one lesson is enough for a model that asks the network twice
-            with torch.set_grad_enabled(self.optimizer_classifier is not None):
-                # Detached: where the step's gradient of the input is an attack's, it is that of the step's own losses.
-                logits = self.classifier(args[0].detach())
-                loss = self.cri_classifier(logits, classes)
-            given.append((logits.detach(), loss.detach()))
-            if self.optimizer_classifier is None:
-                return None
-            if isinstance(output, torch.Tensor):
-                return _Attached.apply(output, weight * loss)
-            parts = (*output[:-1], _Attached.apply(output[-1], weight * loss))
-            return type(output)(*parts) if hasattr(output, '_fields') else parts
-
-        handle = self.bare_net.register_forward_hook(attach)
-        try:
+    def _joint_loss(self, labels: torch.Tensor, weight: float) -> Iterator[None]:
+        """Add the classifier's loss to the step within the block, see :func:`joint_loss`, and note its means."""
+        trained = self.optimizer_classifier is not None
+        with joint_loss(self.bare_net, self.classifier, self.cri_classifier, labels, weight, trained) as result:
             yield
-        finally:
-            handle.remove()
-        for logits, loss in given if weight else ():
-            self.means.add('l_classifier', loss)
-            self.means.add('classifier_acc', logits.argmax(dim=1) == classes)
+        if weight and result.logits is not None and result.loss is not None:
+            self.means.add('l_classifier', result.loss)
+            self.means.add('classifier_acc', result.logits.argmax(dim=1) == labels)
 
     @torch.no_grad()
-    def _note(self, labels):
+    def _log_errors(self, labels: torch.Tensor) -> None:
+        """Add the pixel errors of this step to the logged means."""
         error = (self.output - self.attack_target()).abs().flatten(1).mean(1)
         self.means.add('l_clean', error, ~labels)
         self.means.add('l_attacked', error, labels)
         self.means.add('attacked_share', labels)
 
-    def get_current_log(self):
-        """BasicSR's losses of this step, and ours: means over all steps and processes since the last call."""
+    def get_current_log(self) -> OrderedDict[str, float]:
+        """BasicSR's losses of this step, and ours as means over all steps and processes since the last call."""
         return OrderedDict({**super().get_current_log(), **self.means.take(distributed=self.opt['dist'])})
 
     def more_state(self) -> dict[str, Any]:
+        """As in the base class; adds the perturbations for ``warm_start``."""
         last = None if self.perturbation is None else self.perturbation.cpu()
         return {**super().more_state(), 'perturbation': last}
 
-    def restore_more_state(self, mine):
+    def restore_more_state(self, mine: Mapping[str, Any]) -> None:
+        """As in the base class."""
         super().restore_more_state(mine)
         last = mine.get('perturbation')
         self.perturbation = None if last is None else last.to(self.device)
 
-    def resume_training(self, resume_state):
+    def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Restore optimizers and schedulers.
 
         Raises:
-            OptionsError: the state was written with another number of them.
+            OptionsError: the training state has another number of optimizers.
         """
         if len(resume_state['optimizers']) != len(self.optimizers):
             raise OptionsError(
@@ -343,19 +352,6 @@ class AttackAugmentation(RobustValidation):
         super().resume_training(resume_state)
 
 
-class _Attached(torch.autograd.Function):
-    """An image as it is, with a loss that gets a gradient of 1 when the image gets its own."""
-
-    @staticmethod
-    def forward(ctx, image, loss):
-        ctx.one = torch.ones_like(loss)
-        return image.view_as(image)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return gradient, ctx.one
-
-
-def _rounded_at_random(number):
-    """The whole number below or above, by chance, so that the mean is kept."""
+def _rounded_at_random(number: float) -> int:
+    """The integer below or above, at random, with ``number`` as the mean."""
     return int(number + random.random())

@@ -1,4 +1,8 @@
-"""Training of CDC on its component images."""
+"""Training of CDC with losses on its component images."""
+
+from __future__ import annotations
+
+from typing import Any
 
 from basicsr.models.sr_model import SRModel
 from basicsr.utils.registry import MODEL_REGISTRY
@@ -6,9 +10,12 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 @MODEL_REGISTRY.register()
 class CDCModel(SRModel):
-    """SRModel whose pixel loss sees all four images of CDC: ``pixel_opt: type: ComponentLoss``."""
+    """SRModel whose pixel loss gets all four output images of CDC; for ``pixel_opt: type: ComponentLoss``."""
 
-    def optimize_parameters(self, current_iter):
+    output: Any  # the components within the step, else the fused image
+
+    def optimize_parameters(self, current_iter: int) -> None:
+        """As SRModel, with the components as the output of the network."""
         net = self.get_bare_model(self.net_g)
         net.returns_components = True
         try:

@@ -1,4 +1,4 @@
-"""``defend_model(cls)``: gives a super-resolution trainer of BasicSR attack augmentation; and what registers so."""
+"""``defend_model(cls)`` adds attack augmentation to a BasicSR model class; registers the defended classes."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from rsr_basicsr.models.cdc_model import CDCModel
 
 
 def defend_model(cls: type[SRModel]) -> type[SRModel]:
-    """Make the defended twin ``Defended<cls>`` of a model class: the trainer's twin of :func:`rsr_basicsr.defend`.
+    """Make the defended version ``Defended<cls>`` of a model class; for networks, see :func:`rsr_basicsr.defend`.
 
     Its training step is that of ``cls``, on images that :class:`AttackAugmentation` has attacked. It is not
     registered; ``MODEL_REGISTRY.register(defend_model(MyModel))`` does that.
 
     Args:
-        cls: SRModel or a class derived from it: ``lq`` and ``gt`` are batches of images, ``net_g`` is trained.
+        cls: SRModel or a derived class: ``lq`` and ``gt`` are batches of images, ``net_g`` is trained.
+
+    Returns:
+        The class, derived from :class:`AttackAugmentation` and ``cls``.
 
     Raises:
         TypeError: ``cls`` is defended already, or does not train on single images.
@@ -42,12 +45,12 @@ def defend_model(cls: type[SRModel]) -> type[SRModel]:
     )
 
 
-def _registered(cls, suffix=None):
+def _registered(cls: type[SRModel], suffix: str | None = None) -> type[SRModel]:
     return MODEL_REGISTRY.register(suffix=suffix)(defend_model(cls))
 
 
-def _registered_real_esrgan(name):
-    """The twin of what ``model_type: <name>`` means here; BasicSR's own may stand beside it, with its suffix."""
+def _registered_real_esrgan(name: str) -> type[SRModel]:
+    """Register the defended version of Real-ESRGAN's class; if both packages have it, BasicSR's under a suffix."""
     *others, chosen = [
         getattr(importlib.import_module(f'{package}.models.{name.lower()[: -len("model")]}_model'), name)
         for package in real_esrgan_packages()

@@ -1,4 +1,4 @@
-"""Training of an adversarial sample classifier on its own, by BasicSR's trainer."""
+"""Training of an adversarial sample classifier alone, by BasicSR's trainer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os.path as osp
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from scipy.special import expit
 from torch import distributed as dist
+from torch import nn
 from torch.utils.data import DataLoader
 
-from rsr_basicsr.archs.classifier import log_odds
+from rsr_basicsr.archs.classifier import SampleClassifier, log_odds
 from rsr_basicsr.checkpoints import WholeCheckpoints
 from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates
 from rsr_basicsr.models.running_means import RunningMeans
@@ -29,40 +30,38 @@ from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.random_streams import random_streams_kept
 
 _PREPARED_WITH = 256  # pairs
-_PARTS = ('clean', 'extra', 'lq', 'attacked')  # of a batch; the attacked ones last
+_PARTS = ('clean', 'extra', 'lq', 'attacked')  # of a batch; the attacked images last
 _FACTS = ('source', 'eps', 'network', 'attack', 'key')
 
 
 @MODEL_REGISTRY.register()
 class FrequencyClassifierModel(WholeCheckpoints, SRModel):
-    """Trains a classifier (``network_g``) to tell attacked images from clean ones.
+    """Trains a classifier (``network_g``) to distinguish attacked images from clean ones.
 
-    Data sets give batches with ``clean``, and ``attacked`` where there is an attack, (B, 3, H, W) in [0, 1], with more
-    clean ones as ``extra``; or ``lq`` alone, as BasicSR's SingleImageDataset does, whose images are clean.
-    Validation measures the area under the ROC curve, accuracy, false alarms by source and misses by eps, network and
-    attack; it writes every score into ``detection_NAME.json`` of the experiment.
+    Batches have ``clean`` images, ``attacked`` ones if there is an attack, (B, 3, H, W) in [0, 1], and optionally more
+    clean ones as ``extra``; or ``lq`` alone, as from BasicSR's SingleImageDataset, whose images count as clean.
+    Validation measures the area under the ROC curve, accuracy, false alarms per source, and misses per eps, network and
+    attack; it writes every score to ``detection_NAME.json`` in the folder of the experiment.
 
-    Before weights are saved they are calibrated, if ``train: calibration`` names data sets and a share of false
-    alarms: their temperature and their threshold are those of these data sets.
+    If ``train: calibration`` names data sets and a false alarm rate, temperature and threshold are calibrated on these
+    data sets before weights are saved.
     """
 
-    def init_training_settings(self):
+    net_g: nn.Module
+    optimizer_g: torch.optim.Optimizer
+
+    def init_training_settings(self) -> None:
+        """Build the moving average, the loss, the calibration sets and the optimizer.
+
+        Raises:
+            OptionsError: the calibration sets have no attacked image.
+        """
         train_opt = self.opt['train']
         self.net_g.train()
         self._prepare()
         self.ema_decay = train_opt.get('ema_decay', 0)
         if self.ema_decay > 0:
-            self.net_g_ema = build_network(self.opt['network_g']).to(self.device)
-            if self.opt['path'].get('pretrain_network_g') is not None:
-                self.load_network(
-                    self.net_g_ema,
-                    self.opt['path']['pretrain_network_g'],
-                    self.opt['path'].get('strict_load_g', True),
-                    'params_ema',
-                )
-            else:
-                self.net_g_ema.load_state_dict(self.get_bare_model(self.net_g).state_dict())
-            self.net_g_ema.eval()
+            self.net_g_ema = self._build_average()
         self.cri_classifier = build_loss(train_opt.get('classifier_opt') or {'type': 'ClassifierLoss'}).to(self.device)
         self.clip = train_opt.get('clip_gradient')
         self.means = RunningMeans(('l_classifier', 'classifier_acc'))
@@ -76,14 +75,24 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         self.setup_optimizers()
         self.setup_schedulers()
 
-    def _prepare(self):
-        """Show a network that wants it some of the images before it is trained from scratch."""
+    def _build_average(self) -> SampleClassifier:
+        """The moving average of the weights, initialized as the network in training."""
+        net = build_network(self.opt['network_g']).to(self.device)
+        paths = self.opt['path']
+        if paths.get('pretrain_network_g') is not None:
+            self.load_network(net, paths['pretrain_network_g'], paths.get('strict_load_g', True), 'params_ema')
+        else:
+            net.load_state_dict(self.get_bare_model(self.net_g).state_dict())
+        return net.eval()
+
+    def _prepare(self) -> None:
+        """Before a training from scratch, let the network set its normalization from some images, if it does that."""
         net = self.get_bare_model(self.net_g)
         given = self.opt['path'].get('pretrain_network_g') or self.opt['network_g'].get('weights')
         if given or not hasattr(net, 'prepare'):
             return
         with random_streams_kept():
-            torch.manual_seed(0)  # every process sees the same
+            torch.manual_seed(0)  # the same images on every process
             options = self.opt['datasets']['train']
             loader = DataLoader(
                 build_dataset({**options, 'phase': 'train'}), options['batch_size_per_gpu'], shuffle=True
@@ -94,22 +103,25 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             )
 
     @property
-    def deployed_net(self):
-        """The network that is validated and kept: the moving average where there is one."""
-        return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+    def deployed_net(self) -> SampleClassifier:
+        """The network that is validated: the moving average if there is one."""
+        net = self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
+        return cast(SampleClassifier, net)
 
-    def _images(self, data):
+    def _images(self, data: dict[str, Any]) -> torch.Tensor:
+        """All images of a batch, the attacked ones last."""
         return torch.cat([data[name] for name in _PARTS if name in data]).to(self.device)
 
-    def feed_data(self, data: dict[str, Any]):
+    def feed_data(self, data: dict[str, Any]) -> None:
         """Put the clean images of a batch, then the attacked ones, in place."""
         self.lq = self._images(data)
         attacked = len(data['attacked']) if 'attacked' in data else 0
         self.labels = torch.arange(len(self.lq), device=self.device) >= len(self.lq) - attacked
 
-    def optimize_parameters(self, current_iter):
+    def optimize_parameters(self, current_iter: int) -> None:
+        """One step of the classifier's loss."""
         self.optimizer_g.zero_grad()
-        # Before the temperature, or how often a training is calibrated would change what it learns.
+        # Undo the temperature: otherwise calibrations would influence the training.
         logits = self.net_g(self.lq) * self.get_bare_model(self.net_g).temperature
         loss = self.cri_classifier(logits, self.labels.long())  # class 1 is attacked
         loss.backward()
@@ -117,19 +129,23 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             torch.nn.utils.clip_grad_norm_(self.net_g.parameters(), self.clip)
         self.optimizer_g.step()
         if self.ema_decay > 0:
-            # The average of the first steps would be that of the random start.
+            # A warm-up: the average of the first steps would be dominated by the random initialization.
             self.model_ema(decay=min(self.ema_decay, current_iter / (current_iter + 10)))
         self.means.add('l_classifier', loss)
         self.means.add('classifier_acc', (log_odds(logits) > 0) == self.labels)
-        self.log_dict = OrderedDict()
+        self.log_dict: OrderedDict[str, float] = OrderedDict()
 
-    def get_current_log(self):
+    def get_current_log(self) -> OrderedDict[str, float]:
         """Means over all steps and processes since the last call."""
         return OrderedDict(self.means.take(distributed=self.opt['dist']))
 
     @torch.no_grad()
     def scores(self, loader: Iterable[dict[str, Any]]) -> list[Verdict]:
-        """What the deployed network says of each image of a data set."""
+        """Scores of the deployed network for each image of a data set.
+
+        Args:
+            loader: yields batches as :class:`FrequencyClassifierModel` describes them.
+        """
         net = self.deployed_net
         training = net.training
         net.eval()
@@ -137,7 +153,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         for data in loader:
             self.feed_data(data)
             odds = log_odds(net(self.lq)).double()
-            flagged = ~(odds <= -net.threshold.double().logit())  # what is not a number, too
+            flagged = ~(odds <= -net.threshold.double().logit())  # NaN counts as attacked
             rows = iter(zip(odds.tolist(), flagged.tolist(), self.labels.tolist()))
             for part in (name for name in _PARTS if name in data):
                 for index in range(len(data[part])):
@@ -149,8 +165,8 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         return verdicts
 
     @torch.no_grad()
-    def calibrate(self):
-        """Set temperature and threshold by the calibration sets, in the network in training and its average alike."""
+    def calibrate(self) -> None:
+        """Set temperature and threshold from the calibration sets, in the network and in its moving average."""
         net = self.deployed_net
         numbers = torch.zeros(2, device=self.device)
         if self.opt['rank'] == 0:
@@ -162,15 +178,15 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
                 net.temperature.item() * np.array([v.score for v in verdicts if v.attacked is label])
                 for label in (False, True)
             )
-            temperature = best_temperature(clean, attacked)
-            # Not in between: the share of the images beyond must not be more than was asked for.
+            temperature = best_temperature(clean.tolist(), attacked.tolist())
+            # method: without interpolation, so that the false alarm rate does not exceed the target.
             share = 1 - self.opt['train']['calibration']['false_alarms']
             limit = np.quantile(clean / temperature, share, method='higher')
             numbers = torch.tensor([temperature, expit(-limit)], dtype=torch.float32, device=self.device)
             if not 1e-6 < numbers[1] < 1 - 1e-6:
                 get_root_logger().warning(
-                    f'The threshold of P(clean) would be {expit(-limit):.2g}, beyond what can be '
-                    'told from 0 and 1: the calibration sets are too easy, or too small.'
+                    f'The threshold of P(clean) would be {expit(-limit):.2g}, too close to 0 or 1 to be '
+                    'represented: the calibration sets are too easy, or too small.'
                 )
         if self.opt['dist']:
             dist.broadcast(numbers, 0)
@@ -178,13 +194,14 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             each.temperature.copy_(numbers[0])
             each.threshold.copy_(numbers[1].clamp(1e-6, 1 - 1e-6))
 
-    def save(self, epoch, current_iter):
+    def save(self, epoch: int, current_iter: int) -> None:
         """Calibrate, then save."""
         if self.calibration_sets:
             self.calibrate()
         super().save(epoch, current_iter)
 
-    def nondist_validation(self, dataloader, current_iter, tb_logger, save_img):
+    def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """Measure the scores on a data set, log the rates, and write the scores to a file."""
         name = dataloader.dataset.opt['name']
         verdicts = self.scores(dataloader)
         for index, verdict in enumerate(verdicts):
@@ -218,7 +235,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             )
 
 
-def _entry(values, index):
-    """Entry of a collated batch, as a plain value."""
+def _entry(values: Any, index: int) -> Any:
+    """An entry of a collated batch as a plain value."""
     value = values[index]
     return value.item() if isinstance(value, torch.Tensor) else value

@@ -1,4 +1,4 @@
-"""Validation of clean and attacked images, shared among the processes, beside what the weights did at the start."""
+"""Validation on clean and attacked images, distributed over the processes, compared with the start of the training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from basicsr.archs import build_network
 from basicsr.utils import get_root_logger, imwrite, tensor2img
 from torch import distributed as dist
 from torch import nn
@@ -17,50 +16,58 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.utils import make_grid
 
 from rsr_basicsr.attacks import build_attack
-from rsr_basicsr.checkpoints import WholeCheckpoints
+from rsr_basicsr.attacks.base import Attack
 from rsr_basicsr.metrics.inputs import calculate, is_higher_better, needs
+from rsr_basicsr.models.start_network import StartNetwork
 from rsr_basicsr.ops.tiled import OVERLAP, Padded, upscale
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.random_streams import random_streams_kept
 from rsr_basicsr.weights.state_dict import load_network
 
 
-class RobustValidation(WholeCheckpoints):
-    """Mixin in front of a BasicSR model class: validates as the class does, then under an attack.
+class RobustValidation(StartNetwork):
+    """Mixin for a BasicSR model class: validates as the class does, then under an attack.
 
     The metrics of the attacked images, and their stability, are logged under the name of the data set followed by
-    ``_attacked``. With ``path: pretrain_network_g``, the network as it was before the training is validated first, as
-    iteration 0: what the training gains and costs can be seen. Images are shared among the processes. Validation
-    leaves the random streams of the training alone.
+    ``_attacked``. With ``path: pretrain_network_g``, the network before the training is validated first, as iteration
+    0, which shows what the training gains and costs. Images are distributed over the processes. Validation does not
+    change the random streams of the training.
 
     Options: ``val: attack``, ``tile``, ``tile_overlap``, ``panel_freq``, ``guard``; :mod:`rsr_basicsr.options` has the
     schema.
     """
 
-    def __init__(self, opt):
-        self._start_net: nn.Module | None = None
-        #: By data set, what the network that the training began with reached on clean images.
-        self._clean_psnr_at_start: dict[str, float] = {}
-        # Of the pass of the validation that is under way:
-        self._attack_of_validation = None
+    net_g: nn.Module
+    net_g_ema: nn.Module
+    lq: torch.Tensor
+    gt: torch.Tensor
+    output: torch.Tensor
+    metric_results: dict[str, float]
+    best_metric_results: dict[str, Any]
+
+    def __init__(self, opt: dict[str, Any]) -> None:
+        #: Per data set, the PSNR on clean images before the training; None without such a metric
+        self._clean_psnr_at_start: dict[str, float | None] = {}
+        # State of the current pass of a validation:
+        self._attack_of_validation: Attack | None = None
         self._panel: dict[str, torch.Tensor] | None = None
         self._hidden: dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
-        self._measured: dict[str, list[float]] = {}  # what is measured of attacked images only
-        self._seeds: Iterator[int] = iter(())  # of the masks, one an image
+        self._measured: dict[str, list[Any]] = {}  # metrics of attacked images only
+        self._seeds: Iterator[int] = iter(())  # of the masks, one per image
         self._validated = 0  # images
         super().__init__(opt)
 
-    def validation(self, dataloader, current_iter, tb_logger, save_img=False):
-        """Validate on the images of a data set; to be called by every process.
+    def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
+        """Validate on a data set; to be called by every process.
 
         Args:
-            dataloader: of BasicSR, one image a batch.
-            current_iter: the iteration; in a test the name of the run.
+            dataloader: BasicSR's, with one image per batch.
+            current_iter: the iteration; in a test, the name of the run.
             tb_logger: TensorBoard's writer, or None.
-            save_img: write the outputs.
+            save_img: whether to write the outputs.
         """
         name = dataloader.dataset.opt['name']
-        if self.opt['is_train']:  # BasicSR counts on by one an epoch when it is done
+        if self.opt['is_train']:  # at the end, BasicSR counts one too many
             current_iter = min(current_iter, int(self.opt['train']['total_iter']))
         with random_streams_kept():
             if self._can_compare and name not in self._clean_psnr_at_start:
@@ -72,38 +79,12 @@ class RobustValidation(WholeCheckpoints):
         return self.opt.get('val') or {}
 
     @property
-    def _can_compare(self):
+    def _can_compare(self) -> bool:
+        """Whether to validate the network before the training."""
         wanted = self._val.get('attack') is not None or self._val.get('guard') is not None
         return self.opt['is_train'] and wanted and self.opt['train'].get('start') is not None
 
-    @property
-    def start_net(self) -> nn.Module:
-        """The network as it was before the training, without gradients; plain weights without the masks."""
-        if self._start_net is None:
-            start = self.opt['train'].get('start')
-            if start is None:
-                raise OptionsError('train.target: pretrained needs options that were checked; start by rsr train')
-            with random_streams_kept():  # the training must draw the same numbers as if it had been there already
-                net = build_network(self.opt['network_g']).to(self.device)
-            self.load_network(net, start['weights'], start['strict'], start['key'])
-            if not net.loaded_defense:
-                net.defense.gate = 'never'
-            self._start_net = net.eval().requires_grad_(False)
-        return self._start_net
-
-    def _print_different_keys_loading(self, crt_net, load_net, strict=True):
-        """A plain backbone lacks the whole defence: one line, not one for each tensor among BasicSR's warnings."""
-        net = self.get_bare_model(crt_net)
-        missing = {key: value for key, value in net.state_dict().items() if key.startswith('defense.')}
-        if not missing or any(key.startswith('defense.') for key in load_net):
-            super()._print_different_keys_loading(crt_net, load_net, strict)
-            return
-        load_net.update(missing)
-        super()._print_different_keys_loading(crt_net, load_net, strict)
-        for key in missing:
-            del load_net[key]
-
-    def _validate_start(self, dataloader, tb_logger):
+    def _validate_start(self, dataloader: Any, tb_logger: Any) -> None:
         trained = {name: getattr(self, name) for name in ('net_g', 'net_g_ema') if hasattr(self, name)}
         get_root_logger().info('Validation of the network before the training, as iteration 0:')
         try:
@@ -113,18 +94,19 @@ class RobustValidation(WholeCheckpoints):
         finally:
             for name, net in trained.items():
                 setattr(self, name, net)
-        self.start_net.eval()  # BasicSR puts the network it has tested into training mode
+        self.start_net.eval()  # BasicSR puts a tested network into training mode
         if self.opt['train'].get('target') != 'pretrained':
-            self._start_net = None  # it has done its work
+            self._start_net = None  # no longer needed
 
-    def _validate(self, dataloader, current_iter, tb_logger, save_img):
+    def _validate(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
+        """Validate on this process's share of the images, clean and then attacked."""
         dataset = dataloader.dataset
         name = dataset.opt['name']
         rank, world = self.opt['rank'], self.opt['world_size']
         mine = list(range(rank, len(dataset), world))
         self._validated = len(mine)
-        # A process without an image takes one that does not count: BasicSR's loop needs one.
-        share = Subset(dataset, mine or [0])
+        # A process without images takes one that does not count, since BasicSR's loop needs one.
+        share: Any = Subset(dataset, mine or [0])
         panel_freq = self._val.get('panel_freq')
         wanted = panel_freq and (not self.opt['is_train'] or current_iter % panel_freq == 0)
         self._panel = {} if wanted and rank == 0 else None
@@ -133,7 +115,7 @@ class RobustValidation(WholeCheckpoints):
             self._attack_of_validation = self._build_attack() if attacked else None
             self._measured = {}
             if hasattr(self, 'gt'):
-                del self.gt  # of the training, where these images have none
+                del self.gt  # of the training; the validation images may have none
             share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
             loader = DataLoader(share, batch_size=1, num_workers=0)
             seed = (self._val.get('attack') or {}).get('seed') or 0
@@ -144,62 +126,68 @@ class RobustValidation(WholeCheckpoints):
                 )
         self._attack_of_validation = None
         if self._panel:
-            self._write_panel(name, current_iter, tb_logger)
+            self._write_panel(name, self._panel, current_iter, tb_logger)
         self._panel = None
 
-    def _build_attack(self):
+    def _build_attack(self) -> Attack:
         return build_attack(dict(self._val['attack']), lambda source: load_network(source).to(self.device))
 
     @contextlib.contextmanager
-    def _quiet(self, rank):
-        """One process shows a progress bar."""
-        shown = self._val.get('pbar')
+    def _quiet(self, rank: int) -> Iterator[None]:
+        """Show a progress bar on rank 0 only."""
+        pbar = self._val.get('pbar')
         if rank:
             self.opt['val']['pbar'] = False
         try:
             yield
         finally:
             if rank:
-                self.opt['val']['pbar'] = shown
+                self.opt['val']['pbar'] = pbar
 
     @property
-    def _of_attacks(self):
-        """The metrics that compare a clean image with an attacked one; BasicSR hands neither on."""
+    def _attack_metrics(self) -> dict[str, Mapping[str, Any]]:
+        """Metrics that compare clean and attacked images, for which BasicSR passes no inputs."""
         metrics = {**(self._val.get('metrics') or {}), **self._hidden}
         return {name: metric for name, metric in metrics.items() if not set(needs(metric)) <= {'img', 'img2'}}
 
     @contextlib.contextmanager
-    def _metrics_of_basicsr(self):
-        """Within the block BasicSR sees the metrics that it can compute."""
-        all_of_them, others = self._val.get('metrics'), self._of_attacks
+    def _metrics_of_basicsr(self) -> Iterator[None]:
+        """Show BasicSR only the metrics that it can compute, within the block."""
+        metrics, others = self._val.get('metrics'), self._attack_metrics
         if others:
-            self.opt['val']['metrics'] = {name: m for name, m in all_of_them.items() if name not in others}
+            self.opt['val']['metrics'] = {name: m for name, m in (metrics or {}).items() if name not in others}
             self._hidden = others
         try:
             yield
         finally:
             self._hidden = {}
             if others:
-                self.opt['val']['metrics'] = all_of_them
+                self.opt['val']['metrics'] = metrics
 
-    def test(self):
-        """Upscale ``lq`` into ``output``, in tiles where ``val: tile`` is set; within an attacked validation, attack
-        ``lq`` first.
+    def test(self) -> None:
+        """Upscale ``lq`` into ``output``, in tiles if ``val: tile`` is set; in an attacked validation, attack it first.
 
-        Masks are drawn from the seed of the attack and the number of the image: drawn anew they would move the
-        figures by more than a few hundred iterations of training do. The attack does not know them.
+        Masks are seeded by the attack's seed and the number of the image: redrawing them adds more noise than hundreds
+        of iterations of training change. The attack does not know the masks.
         """
         seed = next(self._seeds, None)
         if seed is not None:
             torch.manual_seed(seed)
         self._upscale()
-        if self._attack_of_validation is None:
+        attack = self._attack_of_validation
+        if attack is None:
             self._remember('input', self.lq)
             self._remember('output', self.output)
             return
         clean, lq_clean = self.output, self.lq
-        self.lq = self._attacked(self.lq, clean)
+        self.lq = self._attacked(attack, self.lq, clean)
         self._upscale()
+        self._measure(clean, lq_clean)
+        self._remember('attacked input', self.lq)
+        self._remember('attacked output', self.output)
+
+    def _measure(self, clean: torch.Tensor, lq_clean: torch.Tensor) -> None:
+        """Compute the stability and the other metrics of the attacked image."""
         border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 0)
         images = {
             'img': tensor2img(self.output),
@@ -210,12 +198,10 @@ class RobustValidation(WholeCheckpoints):
         if hasattr(self, 'gt'):
             images['img2'] = tensor2img(self.gt)
         stability = {'type': 'calculate_stability', 'crop_border': border}
-        for name, metric in {'stability': stability, **self._of_attacks}.items():
+        for name, metric in {'stability': stability, **self._attack_metrics}.items():
             self._measured.setdefault(name, []).append(calculate(metric, images))
-        self._remember('attacked input', self.lq)
-        self._remember('attacked output', self.output)
 
-    def _upscale(self):
+    def _upscale(self) -> None:
         if not self._val.get('tile'):
             super().test()
             return
@@ -227,15 +213,16 @@ class RobustValidation(WholeCheckpoints):
         net.train(training and not hasattr(self, 'net_g_ema'))
 
     @property
-    def _tiles(self):
+    def _tiles(self) -> dict[str, int]:
         return {'tile': self._val['tile'], 'overlap': self._val.get('tile_overlap', OVERLAP)}
 
     @property
-    def _tested_net(self):
+    def _tested_net(self) -> nn.Module:
         return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
 
-    def _attacked(self, lq, clean):
-        attack, net = self._attack_of_validation, self._tested_net
+    def _attacked(self, attack: Attack, lq: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Attack images ``lq``; ``clean`` is the output for them."""
+        net = self._tested_net
         if attack.objective.needs_ground_truth and not hasattr(self, 'gt'):
             raise OptionsError(
                 f'val.attack.objective: {self._val["attack"]["objective"]} needs a ground truth, which '
@@ -251,29 +238,31 @@ class RobustValidation(WholeCheckpoints):
         finally:
             net.train(training)
 
-    def _for_any_size(self, net):
+    def _for_any_size(self, net: nn.Module) -> nn.Module:
         window = self.opt['network_g'].get('window_size')
         return net if window is None else Padded(net, window)
 
-    def _remember(self, what, images):
+    def _remember(self, what: str, images: torch.Tensor) -> None:
         """Keep the first image of a validation for the panel."""
         if self._panel is not None:
             self._panel.setdefault(what, images[:1].detach().float().cpu().clamp(0, 1))
 
-    def _write_panel(self, name, current_iter, tb_logger):
-        size = self._panel['output'].shape[-2:]
-        images = [F.interpolate(image, size=size, mode='nearest') for image in self._panel.values()]
+    def _write_panel(self, name: str, panel: Mapping[str, torch.Tensor], current_iter: Any, tb_logger: Any) -> None:
+        """Write the images of the panel as one."""
+        size = panel['output'].shape[-2:]
+        images = [F.interpolate(image, size=size, mode='nearest') for image in panel.values()]
         grid = make_grid(torch.cat(images), nrow=2, padding=4, pad_value=1)
         imwrite(tensor2img(grid), osp.join(self.opt['path']['visualization'], 'panel', f'{name}_{current_iter}.png'))
         if tb_logger:
             tb_logger.add_image(f'panel/{name}', grid, current_iter)
 
-    def _update_best_metric_result(self, dataset_name, metric, val, current_iter):
-        """Takes the mean over this process's images, which becomes that over all."""
+    def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
+        """As BasicSR does, after the mean over this process's images is replaced by that over all."""
         self.metric_results[metric] = val = self._mean_of_all(val)
         super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
-    def _mean_of_all(self, mean):
+    def _mean_of_all(self, mean: float) -> float:
+        """Mean over the images of all processes."""
         if not self.opt['dist']:
             return mean
         total = torch.tensor(
@@ -282,8 +271,9 @@ class RobustValidation(WholeCheckpoints):
         dist.all_reduce(total)
         return (total[0] / total[1]).item()
 
-    def _log_validation_metric_values(self, current_iter, dataset_name, tb_logger):
-        own = {}
+    def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
+        """As BasicSR does, with the metrics of attacked images."""
+        own: dict[str, float] = {}
         if self._attack_of_validation is not None:
             own = {name: sum(values) / len(values) for name, values in self._measured.items()}
             self.metric_results.update(own)
@@ -300,32 +290,34 @@ class RobustValidation(WholeCheckpoints):
         if self._attack_of_validation is None and self.opt['is_train']:
             self._guard(current_iter, dataset_name)
 
-    def _guard(self, current_iter, dataset_name):
-        """Warn where a training costs clean images more than it may."""
+    def _guard(self, current_iter: int, dataset_name: str) -> None:
+        """Warn if the clean PSNR has dropped by more than ``val: guard`` since the start of the training."""
         metrics, limit = self._val['metrics'], self._val.get('guard')
         metric = next((name for name, metric in metrics.items() if metric['type'] == 'calculate_psnr'), None)
-        psnr = None if metric is None else float(self.metric_results[metric])  # a state holds no types of numpy
+        psnr = None if metric is None else float(self.metric_results[metric])  # training states hold no NumPy types
         if current_iter == 0:
             self._clean_psnr_at_start[dataset_name] = psnr
         before = self._clean_psnr_at_start.get(dataset_name)
-        if limit is not None and before is not None and psnr < before - limit:
+        if limit is not None and before is not None and psnr is not None and psnr < before - limit:
             get_root_logger().warning(
                 f'Validation {dataset_name}: clean PSNR {psnr:.2f} dB is {before - psnr:.2f} dB below the '
-                f'{before:.2f} dB of the weights that the training began with (val.guard: {limit:g}); lower the '
+                f'{before:.2f} dB of the weights at the start of the training (val.guard: {limit:g}); lower the '
                 "learning rate, attack: share or eps, or train towards the weights' own output (train: target: "
                 'pretrained)'
             )
 
-    def more_state(self):
+    def more_state(self) -> dict[str, Any]:
+        """As in the base class; adds the PSNR at the start and the best metrics."""
         best = {
             dataset: {name: {**entry, 'val': float(entry['val'])} for name, entry in metrics.items()}
             for dataset, metrics in getattr(self, 'best_metric_results', {}).items()
         }
         return {**super().more_state(), 'psnr_at_start': dict(self._clean_psnr_at_start), 'best': best}
 
-    def restore_more_state(self, mine):
+    def restore_more_state(self, mine: Mapping[str, Any]) -> None:
+        """As in the base class."""
         super().restore_more_state(mine)
         self._clean_psnr_at_start.update(mine.get('psnr_at_start', {}))
-        # BasicSR does not begin a metric later than its data set.
-        metrics = set(self._val.get('metrics') or ()) - set(self._of_attacks)
+        # Only complete entries: BasicSR adds no metric to the entry of a data set later.
+        metrics = set(self._val.get('metrics') or ()) - set(self._attack_metrics)
         self.best_metric_results = {name: best for name, best in mine.get('best', {}).items() if metrics <= set(best)}

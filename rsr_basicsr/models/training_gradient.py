@@ -1,4 +1,4 @@
-"""The gradient of a trainer's own loss with respect to its low-resolution images, without an update."""
+"""The gradient of a model's own training loss with respect to its low-resolution images, without an update."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def gradient_of_step(
 ) -> torch.Tensor:
     """Run a training step up to its first update, and return the gradient of its loss with respect to its input.
 
-    Whatever losses the trainer adds up, the gradient is that of their sum. Weights, buffers and optimizers stay as they
-    are. Networks are used without their DistributedDataParallel wrapper, so processes exchange nothing.
+    The gradient is that of the sum of all losses of the step. Weights, buffers and optimizers are unchanged. Networks
+    run without their DistributedDataParallel wrapper, so processes do not communicate.
 
     Args:
-        model: the trainer; its step reads ``model.lq`` and calls ``optimizer.step()`` behind the backward pass.
+        model: the model; its step reads ``model.lq`` and calls ``optimizer.step()`` after the backward pass.
         step: the step, such as BasicSR's ``optimize_parameters``. It must train the generator first.
-        lq: low-resolution images, (B, C, H, W), which stand in for ``model.lq``.
-        precision: ``fp32`` or ``bf16``, of the generator's forward pass.
+        lq: low-resolution images, (B, C, H, W), in place of ``model.lq``.
+        precision: of the generator's forward pass, ``fp32`` or ``bf16``.
 
     Returns:
         The gradient, (B, C, H, W).
@@ -37,7 +37,7 @@ def gradient_of_step(
         OptionsError: the step has no loss that depends on ``model.lq``, or updates weights by other means.
     """
     leaf = lq.detach().requires_grad_()
-    # A copy: networks may begin with an in-place operation, which a leaf does not allow.
+    # A copy: leaves do not allow in-place operations, which some networks begin with.
     stand_ins: dict[str, Any] = {'lq': leaf.clone()}
     for name, value in vars(model).items():
         if isinstance(value, torch.optim.Optimizer):
@@ -68,25 +68,29 @@ def gradient_of_step(
 
 
 def iteration_of_generator(train: Mapping[str, Any]) -> int:
-    """An iteration in which a GAN trains its generator, by ``net_d_iters`` and ``net_d_init_iters`` of ``train``."""
+    """An iteration in which a GAN trains its generator.
+
+    Args:
+        train: block ``train`` of the options, for ``net_d_iters`` and ``net_d_init_iters``.
+    """
     return train.get('net_d_iters', 1) * (train.get('net_d_init_iters', 0) + 1)
 
 
 class _UpdateReached(Exception):
-    """A training step has come to its first update."""
+    """A training step has reached its first update."""
 
 
 class _NoUpdate:
-    """Stands in for an optimizer and ends the step where the weights would change."""
+    """Replaces an optimizer and ends the step where the weights would change."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer):
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._optimizer, name)
 
     def zero_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Keep what is there: the classifier collects its gradient over the steps of a batch."""
+        """Keep the gradients: the classifier accumulates them over the steps of a batch."""
 
     def step(self, *args: Any, **kwargs: Any) -> None:
         raise _UpdateReached
@@ -94,7 +98,7 @@ class _NoUpdate:
 
 @contextlib.contextmanager
 def _replaced(model: SRModel, stand_ins: dict[str, Any]) -> Iterator[None]:
-    """Within the block, attributes of a model are others."""
+    """Replace attributes of a model within the block."""
     kept = {name: getattr(model, name) for name in stand_ins}
     vars(model).update(stand_ins)
     try:
@@ -105,7 +109,7 @@ def _replaced(model: SRModel, stand_ins: dict[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _forward_in(precision: str, net: nn.Module) -> Iterator[None]:
-    """Within the block, a network computes its forward pass in a precision; its outputs are float32."""
+    """Run the forward pass of a network in a precision within the block; its outputs are float32."""
     if precision == 'fp32':
         yield
         return

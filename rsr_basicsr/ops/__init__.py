@@ -1,1 +1,1 @@
-"""Operations on tensors of images: frequency, tiles, perceptual distance; pure functions and thin modules."""
+"""Operations on batches of images: frequency, tiles, perceptual distance; pure functions and thin modules."""

@@ -1,24 +1,27 @@
-"""Tensors that are made once and used again, and the way without them."""
+"""Cached constant tensors, and a mode without them, for exports that hold for any image size."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 import torch
 
-_any_size = False  # no context variable: compilers have to understand it
+_any_size = False  # not a context variable: compilers must understand it
+
+TensorFunction = Callable[..., torch.Tensor]
 
 
 @contextlib.contextmanager
-def for_any_size():
-    """Within the block, outside of autocast, a pass uses no constant of a size, and branches on none.
+def for_any_size() -> Iterator[None]:
+    """Within the block, a pass uses no constants that depend on a size and does not branch on sizes.
 
-    All is computed from the sizes by operations of the pass itself, and what is drawn is drawn by ``torch.rand``: so
-    that a graph that is recorded of it holds for images of any size. It takes longer; but for rounding, and for the
-    random numbers, the result is the same.
+    Everything is computed from the sizes by tensor operations, and random numbers come from ``torch.rand``, so that a
+    graph recorded from the pass holds for images of any size. Slower; the result is the same up to rounding and the
+    random numbers drawn. To be used outside of autocast.
     """
     global _any_size
     previous, _any_size = _any_size, True
@@ -29,34 +32,33 @@ def for_any_size():
 
 
 def any_size() -> bool:
-    """Whether we are within :func:`for_any_size`."""
+    """Whether :func:`for_any_size` is active."""
     return _any_size
 
 
-def constant_tensor(maxsize: int, always: bool = False) -> Callable:
-    """Decorator: caches the tensors that a function makes, and tells compilers that they are constants.
+def constant_tensor(maxsize: int, always: bool = False) -> Callable[[TensorFunction], TensorFunction]:
+    """Decorator: caches the tensors that a function returns, and marks them as constants for compilers.
 
-
-    The cached tensors must not be written to. The arguments of the function must be hashable.
+    Callers must not write to the cached tensors. The arguments of the function must be hashable.
 
     Args:
-        maxsize: how many tensors are kept.
-        always: do so within :func:`for_any_size`, too.
+        maxsize: number of tensors kept.
+        always: cache within :func:`for_any_size`, too.
     """
 
-    def decorate(function):
+    def decorate(function: TensorFunction) -> TensorFunction:
         @functools.lru_cache(maxsize)
-        def cached(*args):
-            # Inference mode and the fake tensors of an export belong to a thread. A new one makes an ordinary tensor;
-            # a cache that held one of the others would break what uses it next.
+        def cached(*args: Any) -> torch.Tensor:
+            # Inference mode and the fake tensors of an export are per thread. A new thread makes an ordinary tensor;
+            # any other in the cache would break later users.
             with ThreadPoolExecutor(max_workers=1) as thread:
                 return thread.submit(function, *args).result()
 
         @torch.compiler.assume_constant_result
         @functools.wraps(function)
-        def constant(*args):
+        def constant(*args: Any) -> torch.Tensor:
             return function(*args) if _any_size and not always else cached(*args)
 
-        return constant
+        return cast(TensorFunction, constant)
 
     return decorate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,33 +13,37 @@ from rsr_basicsr.weights.state_dict import load_state
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual distance (Zhang et al. 2018), by the package of its authors; see :func:`lpips_distance`."""
+    """LPIPS, the learned perceptual distance of Zhang et al. 2018, by its authors' package; see :func:`lpips_distance`.
 
-    def __init__(self, metric: nn.Module):
+    Args:
+        metric: ``lpips.LPIPS``; is frozen.
+    """
+
+    def __init__(self, metric: nn.Module) -> None:
         super().__init__()
         self.metric = metric.eval().requires_grad_(False)
 
     def forward(self, output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        """Distance of each sample, (B,), of images (B, 3, H, W) in [0, 1]."""
+        """Distance per sample, (B,), between images (B, 3, H, W) in [0, 1]."""
         return self.metric.to(output.device)(output, reference, normalize=True).flatten()
 
 
 @functools.cache
-def lpips_distance(backbone: None | str | Path = None) -> LPIPS:
-    """LPIPS on AlexNet, built once in a process.
+def lpips_distance(backbone: str | Path | None = None) -> LPIPS:
+    """LPIPS on AlexNet, built once per process.
 
     Args:
-        backbone: file with the weights of torchvision's AlexNet, of which the ``features.*`` count; None takes
-            torchvision's own from torch's cache, and downloads them if they are not there.
+        backbone: file with the weights of torchvision's AlexNet (only ``features.*`` are used); None takes
+            torchvision's from torch's cache, and downloads them if missing.
 
     Raises:
-        ValueError: the package ``lpips`` is missing, or the weights cannot be had.
+        ValueError: the package ``lpips`` is missing, or the weights cannot be loaded.
     """
     try:
         import lpips
     except ImportError:
         raise ValueError('LPIPS needs the package lpips; pip install lpips, or give a distance of your own') from None
-    # AlexNet begins with random weights: a training must draw the same numbers as without LPIPS.
+    # AlexNet is initialized at random: a training must draw the same random numbers as without LPIPS.
     with torch.random.fork_rng(devices=[]):
         metric = lpips.LPIPS(net='alex', pnet_rand=True, verbose=False)
     state = _alexnet() if backbone is None else load_state(backbone)
@@ -50,7 +55,7 @@ def lpips_distance(backbone: None | str | Path = None) -> LPIPS:
     return LPIPS(metric)
 
 
-def _alexnet():
+def _alexnet() -> Mapping[str, torch.Tensor]:
     from torchvision.models import AlexNet_Weights
 
     try:

@@ -1,29 +1,34 @@
-"""Tiles of an image, and masks of whole feature maps for a network that sees the image tile by tile.
+"""Tiles of an image, and masks of whole feature maps for a network that sees the image in tiles.
 
-A mask erases frequencies of a whole tensor. Drawn for each tile it would make seams, so a network with masks goes over
-the image in stages: in the first, every tile runs as far as the first mask, whose tensor is put together from all
-tiles and masked as a whole; in the next, every tile takes its window of that and runs as far as the second mask; and so
-on, until a stage runs through. What one mask sees is thus what it would see without tiles.
+A mask erases frequencies of a whole tensor; masks per tile would cause seams. So a network with masks processes the
+image in stages. In the first, every tile runs up to the first mask; the tensors of all tiles are assembled and masked
+as a whole. In the next, every tile takes its window of the result and runs up to the second mask, and so on until a
+stage reaches the output. Each mask thus sees what it would see without tiles.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
 
-_CHANNELS = 8  # of a feature map that are masked at a time
+if TYPE_CHECKING:
+    from rsr_basicsr.archs.defense import Decision, Defense
+
+TensorMap = Callable[[torch.Tensor], torch.Tensor]
+Run = Callable[[TensorMap, torch.Tensor], torch.Tensor]
+
+_CHANNELS = 8  # of a feature map, masked at a time
 
 
 class Span(NamedTuple):
     """One axis of a tile.
 
     Args:
-        start, length: of the window that the network sees, in pixels.
-        before: how much of it lies before the tile.
+        start, length: window that the network sees, in pixels.
+        before: pixels of the window before the tile.
         kept: length of the tile.
     """
 
@@ -34,7 +39,7 @@ class Span(NamedTuple):
 
 
 def spans(size: int, tile: int, overlap: int) -> list[Span]:
-    """The tiles along an axis of ``size`` pixels; each window reaches ``overlap`` pixels beyond its tile."""
+    """Tiles along an axis of ``size`` pixels; each window extends ``overlap`` pixels beyond its tile."""
     found = []
     for first in range(0, size, tile):
         begin = max(first - overlap, 0)
@@ -43,44 +48,45 @@ def spans(size: int, tile: int, overlap: int) -> list[Span]:
 
 
 class _Reached(Exception):
-    """A network has come to a tensor that must be masked as a whole."""
+    """The pass of a tile has reached a tensor that must be masked as a whole."""
 
-    def __init__(self, tensor: torch.Tensor, mask: Callable[[torch.Tensor], torch.Tensor]):
+    def __init__(self, tensor: torch.Tensor, mask: TensorMap) -> None:
         super().__init__()
         self.tensor, self.mask = tensor, mask
 
 
 class WholeMasks:
-    """One image on its way through a network, tile by tile, with masks of the whole.
+    """Passes one image through a network in tiles, with masks of whole feature maps.
 
     Args:
         net: the network.
         decision: how much the image is masked, as ``Defense.decide`` returns it.
         rows, columns: the tiles, see :func:`spans`.
-        multiple: the network continues windows to multiples of this number by itself.
+        multiple: the network itself pads windows to multiples of this number.
     """
 
     def __init__(
         self,
-        net: Callable[[torch.Tensor], torch.Tensor],
-        decision: bool | torch.Tensor,
+        net: TensorMap,
+        decision: Decision,
         rows: list[Span],
         columns: list[Span],
         multiple: int = 1,
-    ):
+    ) -> None:
         self.net, self.decision = net, decision
         self.rows, self.columns, self.multiple = rows, columns, multiple
         self._maps: list[torch.Tensor] = []
         self._window: tuple[Span, Span] = rows[0], columns[0]
-        self._stage = 0  # number of masks whose tensors are known in it
-        self._met = 0  # masks, since the window entered the network
-        self._mask: Callable[[torch.Tensor], torch.Tensor] | None = None  # of the tensor that tiles have come to
+        self._stage = 0  # number of masks whose tensors are known
+        self._met = 0  # masks met since the window entered the network
+        self._mask: TensorMap | None = None  # of the tensor that the tiles have reached
 
-    def upscale(self, lq: torch.Tensor, run: Callable) -> torch.Tensor:
-        """The output for ``lq``, (1, 3, H, W).
+    def upscale(self, lq: torch.Tensor, run: Run) -> torch.Tensor:
+        """The output for ``lq``.
 
         Args:
-            run: calls a function with a window.
+            lq: one image, (1, 3, H, W).
+            run: calls a function with a window of it.
         """
         while True:
             self._mask = None
@@ -89,8 +95,8 @@ class WholeMasks:
                 return whole
             self._maps.append(self._mask(whole))
 
-    def __call__(self, defense: nn.Module, x: torch.Tensor, place: int) -> torch.Tensor:
-        """What stands in the place of ``x``, a tensor that ``defense`` masks, in the window that is seen now."""
+    def __call__(self, defense: Defense, x: torch.Tensor, place: int) -> torch.Tensor:
+        """The masked tensor that replaces ``x`` in the current window; ends the pass if it is not known yet."""
         index, self._met = self._met, self._met + 1
         if index == self._stage:
             raise _Reached(x, functools.partial(self._mask_whole, defense, place, x.device))
@@ -100,20 +106,20 @@ class WholeMasks:
         )
         return self._maps[index][..., row[0] : sum(row), column[0] : sum(column)].to(x)
 
-    def _whole(self, run, lq):
-        """All tiles of a stage, put together."""
+    def _whole(self, run: Run, lq: torch.Tensor) -> torch.Tensor:
+        """The tensors of all tiles of a stage, assembled."""
         if torch.is_grad_enabled() and lq.requires_grad:
             return torch.cat(
                 [torch.cat([self._part(run, lq, row, column) for column in self.columns], dim=-1) for row in self.rows],
                 dim=-2,
             )
-        whole, top = None, 0  # written into, since to have all parts beside the whole would take twice its memory
+        whole, top = torch.empty(0), 0  # filled part by part: concatenating all parts would take twice its memory
         for row in self.rows:
             left = 0
             for column in self.columns:
                 part = self._part(run, lq, row, column)
                 height, width = part.shape[-2:]
-                if whole is None:
+                if top == left == 0:
                     size = (
                         self._largest(all_spans, length)
                         for all_spans, length in ((self.rows, height), (self.columns, width))
@@ -124,21 +130,21 @@ class WholeMasks:
             top += height
         return whole[..., :top, :left]
 
-    def _largest(self, all_spans, length):
-        """What an axis can become, of whose first tile ``length`` has become."""
+    def _largest(self, all_spans: list[Span], length: int) -> int:
+        """Largest length that an axis can have whose first tile has ``length``."""
         size = sum(span.kept for span in all_spans)
         return length if len(all_spans) == 1 else _rounded(size, self.multiple) * length // all_spans[0].kept
 
-    def _part(self, run, lq, row, column):
-        """What one tile adds to the whole: to the output, or to the tensor at the next mask."""
+    def _part(self, run: Run, lq: torch.Tensor, row: Span, column: Span) -> torch.Tensor:
+        """The part of one tile: of the output, or of the tensor at the next mask."""
         stage = len(self._maps)
 
-        def through(window):  # sets all it needs, since the way back may come here once more
+        def through(window: torch.Tensor) -> torch.Tensor:  # sets all state, since the backward pass may run it again
             self._window, self._stage, self._met = (row, column), stage, 0
             try:
                 return self.net(window)
             except _Reached as stop:
-                self._mask = stop.mask  # and not the exception, which holds all that the network was working on
+                self._mask = stop.mask  # not the exception, which keeps all activations of the network alive
                 return stop.tensor
 
         output = run(through, cut(lq, row, column))
@@ -147,7 +153,7 @@ class WholeMasks:
         part = crop(output, row, column, 1 if self._mask is None else self.multiple)
         return part.to(lq.device)
 
-    def _mask_whole(self, defense, place, device, whole):
+    def _mask_whole(self, defense: Defense, place: int, device: torch.device, whole: torch.Tensor) -> torch.Tensor:
         with defense.obeying(self.decision):
             mask = defense.draw(torch.empty(1, 1, *whole.shape[-2:], device=device), place)
             parts = (part.to(device) for part in whole.split(_CHANNELS, dim=1))
@@ -160,48 +166,48 @@ def cut(lq: torch.Tensor, row: Span, column: Span) -> torch.Tensor:
 
 
 def crop(output: torch.Tensor, row: Span, column: Span, multiple: int = 1) -> torch.Tensor:
-    """The part of what a network made of a window that belongs to its tile.
+    """Crop the output for a window to its tile.
 
     Args:
         output: (..., h, w), in proportion to the window.
         row, column: the tile.
-        multiple: the network may have continued the window to multiples of this number before.
+        multiple: the network may have padded the window to multiples of this number.
 
     Raises:
-        ValueError: it is not in proportion.
+        ValueError: the output is not in proportion to the window.
     """
     for dim, span in ((-2, row), (-1, column)):
         size = output.shape[dim]
         seen = _seen(span, size, multiple)
         first = _scaled(span.before, size, seen)
-        at_the_end = span.before + span.kept == span.length  # of the image; there it keeps what was added, too
+        at_the_end = span.before + span.kept == span.length  # of the image; there the padding stays
         output = output.narrow(dim, first, size - first if at_the_end else _scaled(span.kept, size, seen))
     return output
 
 
-def _check_scale(output, row, column):
+def _check_scale(output: torch.Tensor, row: Span, column: Span) -> None:
     scale = output.shape[-1] // column.length if isinstance(output, torch.Tensor) else 0
     if scale == 0 or output.shape[-2:] != (scale * row.length, scale * column.length):
         raise ValueError(
             f'{tuple(getattr(output, "shape", ()))} of a window of {row.length}x{column.length}: only '
-            'networks that upscale by a whole number can work in tiles'
+            'networks that upscale by an integer can work in tiles'
         )
 
 
-def _seen(span, size, multiple):
-    """Length of the window that became ``size``: with what the network continued it by, unless it did not yet."""
+def _seen(span: Span, size: int, multiple: int) -> int:
+    """Length of the window that became ``size``, with the network's padding unless that comes later."""
     return span.length if size == span.length else _rounded(span.length, multiple)
 
 
-def _rounded(number, multiple):
+def _rounded(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _scaled(number, size, length):
-    """A number of pixels of a window of ``length``, in the pixels of something of ``size``."""
+def _scaled(number: int, size: int, length: int) -> int:
+    """A number of pixels of a window of ``length``, in pixels of a tensor of ``size``."""
     if number * size % length:
         raise ValueError(
-            f'{size} values for {length} pixels: masks inside such a network cannot be put together from '
-            'tiles; take defense: decision: tile'
+            f'{size} values for {length} pixels: masks inside such a network cannot be assembled from '
+            'tiles; write defense: decision: tile'
         )
     return number * size // length

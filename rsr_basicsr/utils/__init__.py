@@ -1,1 +1,1 @@
-"""What every room needs and what knows of none: errors, files, progress, random streams."""
+"""Helpers without any knowledge of the rest of the package: errors, files, names, progress, random streams."""

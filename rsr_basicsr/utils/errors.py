@@ -1,12 +1,12 @@
-"""The errors a user can cause and mend, one class a reason.
+"""Errors that a user can cause and correct, one class per reason.
 
-The command line prints their text as one sentence and exits with ``exit_code``; it shows no traceback, since the
-sentence names the value and the remedy.
+The command line prints the message, which names the value and the remedy, without a traceback, and exits with
+``exit_code``.
 """
 
 
 class RSRError(Exception):
-    """Something the user gave cannot be used. Raised by its subclasses only."""
+    """Base class: input of the user cannot be used. Only subclasses are raised."""
 
     exit_code = 1
 
@@ -18,21 +18,21 @@ class OptionsError(RSRError):
 
 
 class WeightsError(RSRError):
-    """A weight file cannot be fetched, does not match its checksum, or does not hold what it should."""
+    """A weight file cannot be fetched, does not match its checksum, or has unexpected content."""
 
 
 class WorkerError(RSRError):
-    """A process that works for this one has ended."""
+    """A worker process has ended."""
 
 
 class ExportError(RSRError):
-    """A network cannot be written in another form, or the form computes something else; nothing is written then."""
+    """A network cannot be exported, or the exported form computes something else; no file is written."""
 
 
 class ImageError(RSRError):
-    """An image cannot be read, or is not one."""
+    """A file cannot be read or written as an image."""
 
 
 def in_one_line(error: BaseException) -> str:
-    """What an error of somebody else's code says, on one line; its type where it says nothing."""
+    """The message of a third-party error on one line; the name of its type if the message is empty."""
     return ' '.join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, whatever ends the process; folders with one writer; options files."""
+"""Atomic writes of files, and folders with a single writer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from filelock import FileLock, Timeout
 
 from rsr_basicsr.utils.errors import OptionsError
 
-_PATIENCE = 10  # seconds
+_LOCK_TIMEOUT = 10  # seconds
 
 
 def check_new(path: Path | None, overwrite: bool = False, made: Path | None = None) -> None:
-    """Check, before any work, that a file can be written; None is none.
+    """Check, before any work, that a file can be written.
 
     Args:
-        made: a folder that need not be there yet.
+        path: the file; None is accepted.
+        overwrite: whether an existing file may be replaced.
+        made: a folder that need not exist yet.
 
     Raises:
-        OptionsError: it is there already and may not be replaced, or there is no such folder.
+        OptionsError: the file exists and may not be replaced, or its folder does not exist.
     """
     if path is None:
         return
@@ -34,12 +36,12 @@ def check_new(path: Path | None, overwrite: bool = False, made: Path | None = No
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds what was there before, or all of ``content``.
+    """Write a file atomically: a reader sees the old content or all of ``content``.
 
     Raises:
-        OSError: it cannot be written; what was there before is untouched.
+        OSError: the file cannot be written; the old content is untouched.
     """
-    # Beside the file, since one can be moved in a single step only within a file system.
+    # In the same folder: a rename is atomic only within a file system.
     aside = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         aside.write_bytes(content)
@@ -51,38 +53,38 @@ def write_whole(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Within the block nobody else who asks is the writer of a folder, which need not be there yet.
+    """Hold the write lock of a folder, which need not exist yet, within the block.
 
-    The file that says so stays beside the folder; what it says ends with the process, however that ends.
+    The lock file stays beside the folder; the lock itself ends with the process.
 
     Raises:
-        OptionsError: somebody else is, or the place of the folder cannot be written.
+        OptionsError: another process holds the lock, or the parent folder cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # The workers of a run that was killed need some seconds to see it.
-        claim = FileLock(_claim_of(folder), timeout=_PATIENCE).acquire()
+        # The workers of a killed run need some seconds to end.
+        lock = FileLock(_lock_file(folder), timeout=_LOCK_TIMEOUT).acquire()
     except Timeout:
         raise OptionsError(
             f'{folder} belongs to a run that still goes on; wait for its end, or give this one another name'
         ) from None
     except OSError as error:
         raise OptionsError(f'{folder} cannot be written: {error.strerror}') from error
-    with claim:
+    with lock:
         yield
 
 
 def has_writer(folder: Path) -> bool:
-    """Whether somebody is within :func:`sole_writer` of a folder; nothing is written to find out."""
-    claim = _claim_of(folder)
+    """Whether a process holds the lock of :func:`sole_writer` on a folder; writes nothing."""
+    path = _lock_file(folder)
     try:
-        with FileLock(claim, timeout=0) if claim.exists() else contextlib.nullcontext():
+        with FileLock(path, timeout=0) if path.exists() else contextlib.nullcontext():
             return False
     except Timeout:
         return True
-    except OSError:  # it belongs to another user, as the folder will: whoever writes there is told so
+    except OSError:  # the lock file belongs to another user, and so will the folder: writing there fails with a message
         return False
 
 
-def _claim_of(folder):
+def _lock_file(folder: Path) -> Path:
     return folder.with_name(f'.{folder.name}.lock')

@@ -1,4 +1,4 @@
-"""The random streams of a process: their states, kept and put back."""
+"""States of the random number generators of a process: saved and restored."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 
 
 def random_state() -> dict[str, Any]:
-    """States of all random number generators of this process, as plain values and tensors."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    """States of all random number generators of this process (Python, NumPy, torch, CUDA if in use)."""
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state = {
         'python': random.getstate(),
-        'numpy': [name, keys.tolist(), position, has_gauss, cached],
+        'numpy': [name, np.asarray(keys).tolist(), position, has_gauss, cached],
         'torch': torch.get_rng_state(),
     }
     if torch.cuda.is_initialized():
@@ -25,7 +25,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put back what :func:`random_state` returned."""
+    """Restore the states that :func:`random_state` returned."""
     random.setstate(state['python'])
     name, keys, *rest = state['numpy']
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
@@ -36,7 +36,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def random_streams_kept() -> Iterator[None]:
-    """At the end of the block all random streams go on as if it had not been there."""
+    """Restore all random number generators at the end of the block."""
     before = random_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""How the models of BasicSR take weight files; :mod:`rsr_basicsr.compat` puts it into their base class."""
+"""``BaseModel.load_network`` for any weight file; :mod:`rsr_basicsr.compat` puts it into BasicSR's class."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rsr_basicsr.weights.state_dict import entry_taken, read_file, tensors_in, u
 def load_network(
     self: BaseModel, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
 ) -> None:
-    """What BasicSR's method of this name does; a state dict needs no entry around it, and may have published names.
+    """Load a network as BasicSR does; also takes a bare state dict, and one under published names.
 
     Args:
         self: the model.
-        net: the network, may be wrapped for several devices.
+        net: the network, possibly wrapped for several devices.
         load_path: the file.
-        strict: whether all keys must fit.
-        param_key: as of :func:`rsr_basicsr.weights.entry_taken`.
+        strict: whether all keys must match.
+        param_key: as of :func:`rsr_basicsr.weights.state_dict.entry_taken`.
 
     Raises:
-        WeightsError: the file cannot be read, holds no state dict, or one of an earlier version of the network.
+        WeightsError: the file cannot be read, holds no state dict, or is for an earlier version of the network.
     """
     logger = get_root_logger()
     net = self.get_bare_model(net)

@@ -1,7 +1,7 @@
-"""Reads weights in the form of the ncnn runtime: layers as text (``.param``), their numbers as one stream (``.bin``).
+"""Reads weights of the ncnn runtime: layers as text (``.param``), their numbers as one stream (``.bin``).
 
-Only the layers that super-resolution networks are converted to are known. Any other one is refused, since a layer with
-weights that is passed over would shift everything behind it.
+Only the layers of converted super-resolution networks are known. Any other layer is refused: skipping one with weights
+would shift all later ones.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _DTYPES = {0: '<f4', 0x01306B47: '<f2'}  # the tag in front of a convolution's w
 
 
 def read_state(param: str, stream: bytes, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights as a state dict, float32.
+    """Read weights as a state dict, float32.
 
     Args:
         param: text of the ``.param`` file.
         stream: content of the ``.bin`` file.
-        like: a state dict of the network, of which the keys, their order and the shapes are used.
+        like: a state dict of the network, for the keys, their order and the shapes.
 
     Raises:
         WeightsError: the stream does not fit the layers, or the layers do not fit ``like``.
@@ -92,7 +92,7 @@ def _convolution(options: Mapping[str, int], cursor: _Cursor) -> list[torch.Tens
 class _Cursor:
     """Takes numbers off the front of a stream."""
 
-    def __init__(self, stream: bytes):
+    def __init__(self, stream: bytes) -> None:
         self._stream = stream
         self._at = 0
 
@@ -102,7 +102,7 @@ class _Cursor:
         return len(self._stream) - self._at
 
     def raw(self, size: int) -> bytes:
-        """The next ``size`` bytes, and past the padding to a multiple of 4."""
+        """The next ``size`` bytes; skips the padding to a multiple of 4."""
         padded = size + -size % 4
         if padded > self.left:
             raise WeightsError(f'the ncnn file ends {padded - self.left} bytes early')

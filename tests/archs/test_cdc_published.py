@@ -1,4 +1,4 @@
-"""Weight files of the published CDC load, whatever command they are given to, and compute what they did there."""
+"""Published weight files of CDC load in every command and give the published outputs."""
 
 import logging
 import re
@@ -51,7 +51,7 @@ def parallel(state):
 
 @pytest.fixture
 def log():
-    """Lines that the logger of BasicSR is given."""
+    """Lines logged by BasicSR's logger."""
     lines = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(f'{record.levelname}: {record.getMessage()}')
@@ -113,7 +113,7 @@ def test_scales_with_one_upsampling(scale, kernel):
 
 
 @pytest.mark.parametrize('scale', [2, 3, 4])
-def test_recognised_under_our_names(scale, tmp_path):
+def test_recognized_under_our_names(scale, tmp_path):
     net = small_cdc(scale=scale)
     torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
     found, x = open_network(str(tmp_path / 'net.pth')), torch.rand(1, 3, 17, 20)
@@ -154,7 +154,7 @@ def test_upscale_gives_the_reference(published_file, tmp_path):
 
 
 def published_logits(state, x):
-    """Of 48x48 images: log of the spectrum of the channels' mean, 3x3 means, and three layers, without any scaling."""
+    """Logits of 48x48 images: log spectrum of the channel mean, 3x3 means, three layers, no scaling of features."""
     spectrum = scipy.fft.dctn(x.double().mean(dim=1).numpy(), axes=(1, 2), norm='ortho')
     features = torch.from_numpy(np.log(np.abs(spectrum))).view(-1, 16, 3, 16, 3).mean(dim=(2, 4)).flatten(1)
     for layer in (0, 2, 4):
@@ -166,7 +166,7 @@ def published_logits(state, x):
 
 @pytest.mark.parametrize('classifier', [False, True])
 @pytest.mark.parametrize('how', WRAPPED)
-def test_recognised_however_it_was_saved(how, classifier, tmp_path, log):
+def test_recognized_in_any_file_format(how, classifier, tmp_path, log):
     net = small_cdc()
     state = with_classifier(net) if classifier else published_state(net)
     path = save(state, tmp_path / 'net.pth', how)
@@ -181,7 +181,7 @@ def test_recognised_however_it_was_saved(how, classifier, tmp_path, log):
 
 
 @pytest.mark.parametrize('kind', ['CDC', 'DefendedCDC'])
-def test_a_classifier_without_a_place_is_left_out(kind, tmp_path, log):
+def test_classifier_without_a_place_is_left_out(kind, tmp_path, log):
     net = small_cdc()
     target = small_cdc(kind)  # whose classifier is the ensemble
     path = save(with_classifier(net), tmp_path / 'net.pth')
@@ -228,7 +228,7 @@ def options_for(model, pairs, photos, file, **defense):
 
 @pytest.mark.parametrize('how', WRAPPED)
 @pytest.mark.parametrize('model', ['DefendedSRModel', 'SRModel'])
-def test_train_begins_with_a_published_file(model, how, pairs, photos, tmp_path, monkeypatch):
+def test_train_starts_from_a_published_file(model, how, pairs, photos, tmp_path, monkeypatch):
     net = small_cdc()
     opt = options_for(model, pairs, photos, save(with_classifier(net), tmp_path / 'published.pth', how))
     if how == 'in params_ema':
@@ -289,7 +289,7 @@ def test_check_and_test(pairs, photos, tmp_path, monkeypatch, capsys):
     assert 'is a plain backbone without a trained classifier' in capsys.readouterr().out
 
 
-def test_all_of_a_published_file_fits_where_not_all_has_to(pairs, photos, tmp_path, capsys):
+def test_published_file_loads_completely_without_strict(pairs, photos, tmp_path, capsys):
     opt = options_for('SRModel', pairs, photos, save(with_classifier(small_cdc()), tmp_path / 'published.pth'))
     opt['path']['strict_load_g'] = False
     assert main(['check', '-opt', str(write(opt, tmp_path / 'o.yml')), '--no-memory', '--decode', '0']) == 0

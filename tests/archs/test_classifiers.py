@@ -1,4 +1,4 @@
-"""The classifiers that go beyond the paper's, and the calibration that travels with all of them."""
+"""The classifiers beyond the paper, and the calibration stored with the weights."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_histograms_are_those_of_the_dct_of_blocks(size, stride):
 
 
 def _in_flat_parts(image):
-    """Residuals of the planes of an image (3, 44, 36) in grey levels, with a margin of four, and where it is flat."""
+    """Residuals of an image (3, 44, 36) in grey levels, with a margin of four, and its flat parts."""
     red, green, blue = image
     planes = [image.mean(axis=0), (red - green) / 2, (blue - green) / 2, red, green, blue]
     filters = [
@@ -66,7 +66,7 @@ def _in_flat_parts(image):
         [[0, 1, 0], [1, -4, 1], [0, 1, 0]],
     ]
     filters = [np.array(each) / max(1, np.abs(each).max()) for each in filters]
-    # A difference to the next pixel is divided by nothing, the two second differences by four.
+    # First differences are not scaled, the two second differences are divided by four.
     residuals = np.stack(
         [[scipy.ndimage.correlate(np.pad(plane, 4, mode='reflect'), each) for each in filters] for plane in planes]
     )
@@ -118,7 +118,7 @@ def test_residual_statistics_are_those_of_the_flat_parts():
 
 
 @pytest.mark.parametrize('cls', LOCAL)
-def test_bands_of_a_large_image_give_the_same(cls):
+def test_bands_of_a_large_image_are_equivalent(cls):
     net, x = cls().eval(), torch.rand(2, 3, 301, 210)
     with torch.no_grad():
         whole = net(x)
@@ -140,8 +140,8 @@ def test_gradient_is_a_finite_difference(cls):
 
 
 @pytest.mark.parametrize('cls', LOCAL)
-def test_a_image_beside_its_mirror_image_is_much_like_it(cls):
-    # What a classifier at native resolution says must not depend on how much of the same there is.
+def test_mirrored_copy_hardly_changes_the_logits(cls):
+    # Logits of a classifier at native resolution must not depend on the amount of the same content.
     net = cls().eval()
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -149,7 +149,7 @@ def test_a_image_beside_its_mirror_image_is_much_like_it(cls):
     assert once == pytest.approx(twice, abs=0.1)
 
 
-def test_an_ensemble_says_the_mean_and_its_members_learn_apart():
+def test_ensemble_is_the_mean_and_members_train_separately():
     net, x = EnsembleClassifier(), torch.rand(6, 3, 32, 32)
     net.eval()
     statistics, residual = net.members
@@ -162,7 +162,7 @@ def test_an_ensemble_says_the_mean_and_its_members_learn_apart():
     torch.testing.assert_close(logits[1::2], residual(x[1::2]))
 
 
-def test_a_moving_average_keeps_the_statistics_of_batch_normalisation():
+def test_moving_average_copies_batch_norm_statistics():
     net = ResidualClassifier().train()
     before = {name: value.clone() for name, value in net.named_parameters() if 'running' in name}
     assert len(before) == 6 and not any('running' in name for name, _ in net.named_buffers())
@@ -187,7 +187,7 @@ def test_half_precision_on_a_large_image(cls, dtype):
         assert (log_odds(net.to(dtype)(x.to(dtype).float())) - expected).abs() < 0.15
 
 
-def test_temperature_and_threshold_travel_with_the_weights(tmp_path):
+def test_temperature_and_threshold_are_saved_with_the_weights(tmp_path):
     net, x = ResidualClassifier().eval(), torch.rand(3, 3, 32, 32)
     before = log_odds(net(x))
     net.temperature.fill_(2.5)
@@ -198,7 +198,7 @@ def test_temperature_and_threshold_travel_with_the_weights(tmp_path):
     assert again.threshold.item() == pytest.approx(0.37) and torch.equal(again(x), net(x))
 
 
-def test_a_frozen_classifier_decides_without_dropout():
+def test_frozen_classifier_has_no_dropout():
     net, x = StatisticsClassifier(), torch.rand(2, 3, 32, 32)
     assert not torch.equal(net(x), net(x))
     net.requires_grad_(False)
@@ -222,7 +222,7 @@ def test_weights_of_another_classifier_are_refused(tmp_path):
         build_classifier({'type': 'cnn'})
 
 
-def test_what_comes_with_the_package_is_small_and_the_default(photo):
+def test_builtin_weights_are_small_and_the_default(photo):
     files = [cls.builtin_weights() for cls in CLASSIFIERS.values() if cls.builtin_weights().is_file()]
     assert files and sum(file.stat().st_size for file in files) <= 2_000_000
     net, named = build_classifier({}), build_classifier({'type': 'ensemble', 'weights': 'builtin'})

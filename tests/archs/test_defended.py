@@ -1,4 +1,4 @@
-"""Defended architectures: what they compute, what they load, how the gate rules them."""
+"""Defended architectures: outputs, weights, and the gate."""
 
 import copy
 
@@ -63,7 +63,7 @@ def test_plain_weights_load_strictly(backbone):
     assert all(torch.equal(net.defense.classifier.state_dict()[k], v) for k, v in classifier.items())
 
 
-def test_a_damaged_file_does_not_load(backbone):
+def test_damaged_file_is_refused(backbone):
     net = build(backbone)
     without_one = dict(net.state_dict())
     del without_one['defense.classifier.members.1.head.2.bias']
@@ -91,14 +91,14 @@ def test_gate_is_per_sample(backbone):
     assert (mixed[1] - clean[1]).abs().max() > 1e-4
 
 
-def test_classifier_rules_the_gate():
+def test_classifier_controls_the_gate():
     net, x = build(SRVGGNetCompact, classifier={'threshold': 1.0}), torch.rand(2, 3, 12, 12)
     assert net.defense.attacked(x).tolist() == [True, True] and not torch.equal(net(x), net(x))
     net.defense.threshold = 0.0
     assert net.defense.attacked(x).tolist() == [False, False] and torch.equal(net(x), net(x))
 
 
-def test_rrdbnet_masks_where_the_paper_does():
+def test_rrdbnet_has_the_papers_masks():
     net, x = build(RRDBNet, gate='always', seed=3), torch.rand(2, 3, 12, 10)
     output = net(x)
 
@@ -129,17 +129,17 @@ def test_points_can_be_chosen(backbone):
         build(backbone, points=['tail'])
 
 
-def test_a_copy_masks_with_its_own_defence(backbone):
+def test_copy_uses_its_own_defence(backbone):
     net = build(backbone)
-    twin, x = copy.deepcopy(net), torch.rand(1, 3, 12, 12)
+    copied, x = copy.deepcopy(net), torch.rand(1, 3, 12, 12)
     with net.defense.forced(True):
         assert not torch.equal(net(x), net(x))
-        twin.defense.gate = 'never'
-        assert torch.equal(twin(x), twin(x))
+        copied.defense.gate = 'never'
+        assert torch.equal(copied(x), copied(x))
 
 
 def test_only_parameters_no_buffers(backbone):
-    # The moving average of BasicSR copies parameters only.
+    # BasicSR's moving average copies parameters only.
     assert not list(build(backbone).defense.buffers())
 
 
@@ -171,7 +171,7 @@ def test_defending_twice_is_refused():
 
 
 class Identity(nn.Module):
-    """A backbone that changes nothing, so that what the defence does can be written out."""
+    """Identity backbone, so that the output of the defence can be written out."""
 
     def forward(self, x):
         return x
@@ -182,13 +182,13 @@ def masked_identity(x, place=0, seed=0):
 
 
 def threshold_between(net, x):
-    """A threshold that takes some of the images for attacked and others not."""
+    """A threshold that flags some of the images and not others."""
     return net.defense.classifier.clean_probability(x).sort().values[1:3].mean().item()
 
 
 @pytest.mark.parametrize('gate', ['classifier', 'soft', 'always', 'never'])
 @pytest.mark.parametrize('cls', [*BACKBONES, CDC], ids=lambda cls: cls.__name__)
-def test_with_a_seed_a_image_is_the_same_in_any_batch(cls, gate):
+def test_seeded_output_is_independent_of_the_batch(cls, gate):
     net = build(cls, gate=gate, seed=7, mask_samples=2)
     x = torch.rand(4, 3, 16, 24)
     with torch.no_grad():
@@ -203,7 +203,7 @@ def test_with_a_seed_a_image_is_the_same_in_any_batch(cls, gate):
             assert torch.equal(net.defense.attacked(x[:1]), attacked[:1])
 
 
-def test_real_weights_are_the_same_in_any_batch(real_network):
+def test_seeded_real_network_is_independent_of_the_batch(real_network):
     net = build_network(
         {**WEIGHTS['realesr-animevideov3'].network, 'type': 'DefendedSRVGGNetCompact', 'defense': {'seed': 0}}
     ).eval()
@@ -215,7 +215,7 @@ def test_real_weights_are_the_same_in_any_batch(real_network):
         assert all(torch.equal(net(x[i : i + 1]), together[i : i + 1]) for i in range(3))
 
 
-def test_another_seed_gives_other_masks_and_none_gives_new_ones():
+def test_masks_depend_on_the_seed():
     net, x = build(RRDBNet, gate='always', seed=1), torch.rand(1, 3, 16, 16)
     first = net(x)
     assert torch.equal(net(x), first)
@@ -225,7 +225,7 @@ def test_another_seed_gives_other_masks_and_none_gives_new_ones():
     assert not torch.equal(net(x), net(x))
 
 
-def test_decision_of_a_batch_is_that_of_its_mean():
+def test_batch_decides_by_its_mean():
     net, x = build(SRVGGNetCompact, decision='batch'), torch.rand(4, 3, 16, 16)
     clean = net.defense.classifier.clean_probability(x).detach().double().numpy()
     net.defense.threshold = ((clean.mean() + clean.max()) / 2).item()
@@ -241,7 +241,7 @@ def test_soft_gate_blends_by_the_probability():
     torch.testing.assert_close(net(x), (1 - share) * x + share * masked_identity(x))
 
 
-def test_draws_are_averaged():
+def test_mask_samples_are_averaged():
     net, x = defend(Identity)(defense={'gate': 'always', 'seed': 0, 'mask_samples': 3}).eval(), torch.rand(1, 3, 16, 20)
     expected = sum(masked_identity(x, place) for place in range(3)) / 3
     torch.testing.assert_close(net(x), expected)
@@ -249,7 +249,7 @@ def test_draws_are_averaged():
     assert (net(x) - x).square().mean() < (defend(Identity)(defense={'gate': 'always'})(x) - x).square().mean()
 
 
-def test_unmasked_images_keep_their_bits_whatever_is_averaged():
+def test_unmasked_images_are_bitwise_unchanged_by_averaging():
     net, x = defend(Identity)(defense={'mask_samples': 3}).eval(), torch.rand(4, 3, 16, 20)
     with net.defense.forced(torch.tensor([True, False, True, False])):
         output = net(x)
@@ -266,7 +266,7 @@ def test_decisions_of_another_number_of_images_are_refused(seed):
 
 
 @pytest.mark.parametrize('decision', ['image', 'batch'])
-def test_a_image_that_is_not_a_number_counts_as_attacked(decision):
+def test_nan_image_counts_as_attacked(decision):
     net = defend(Identity)(defense={'decision': decision, 'classifier': {'threshold': 0.0}}).eval()
     x = torch.rand(2, 3, 16, 16)
     assert not net.defense.attacked(x).any()
@@ -317,7 +317,7 @@ def test_gradient_straight_through_the_gate(threshold):
     torch.testing.assert_close((gradient * direction).sum(), expected.squeeze(), rtol=1e-4, atol=1e-6)
 
 
-def test_no_gradient_passes_a_gate_that_is_not_asked():
+def test_no_gradient_through_a_gate_that_is_not_used():
     net = defend(Identity)(defense={'seed': 0, 'classifier': {'threshold': 1.0}}).eval()
     x, v = torch.rand(1, 3, 12, 12, requires_grad=True), torch.randn(1, 3, 12, 12)
     (gradient,) = torch.autograd.grad((net(x) * v).sum(), x)
@@ -326,7 +326,7 @@ def test_no_gradient_passes_a_gate_that_is_not_asked():
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('gate', ['classifier', 'always'])
-def test_half_precision_stays_near_float32(backbone, gate, dtype):
+def test_half_precision_is_close_to_float32(backbone, gate, dtype):
     net, x = build(backbone, gate=gate, seed=0, classifier={'threshold': 1.0}), torch.rand(2, 3, 16, 16)
     with torch.no_grad():
         expected = net(x)
@@ -336,7 +336,7 @@ def test_half_precision_stays_near_float32(backbone, gate, dtype):
     torch.testing.assert_close(output.float(), expected, rtol=0, atol=1e-2)
 
 
-def test_half_precision_of_real_weights_stays_near_float32(real_network):
+def test_half_precision_of_real_weights_is_close(real_network):
     net = build_network(
         {
             **WEIGHTS['realesr-animevideov3'].network,
@@ -390,7 +390,7 @@ PLACES = {
 def test_places_of_the_masks(cls):
     net, seen = build(cls, gate='always'), []
     assert net.mask_places(20, 24) == [MaskPlace(*place) for place in PLACES[cls]]
-    # They are the tensors that the masks see, in the same order.
+    # They must be the tensors that are masked, in the same order.
     net.defense.mask.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape[1:])))
     net(torch.rand(1, 3, 20, 24))
     assert seen == [place[2] for place in PLACES[cls]]

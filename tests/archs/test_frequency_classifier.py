@@ -49,7 +49,7 @@ def test_logits_written_out():
     np.testing.assert_allclose(net(x).detach().numpy(), values, atol=1e-5)
 
 
-def test_weights_of_the_former_slope_are_refused(tmp_path):
+def test_weights_of_the_earlier_slope_are_refused(tmp_path):
     state = FrequencyClassifier().state_dict()
     torch.save(state, tmp_path / 'now.pth')
     state._metadata['']['version'] = 1
@@ -61,7 +61,7 @@ def test_weights_of_the_former_slope_are_refused(tmp_path):
     ]
     for each in load:
         each(tmp_path / 'now.pth')
-        with pytest.raises(WeightsError, match='slope 0.2 where it has 0.01 now'):
+        with pytest.raises(WeightsError, match='slope 0.2, now 0.01'):
             each(tmp_path / 'before.pth')
 
 
@@ -72,7 +72,7 @@ def test_probability_is_the_softmax_of_class_0():
     np.testing.assert_allclose(net.clean_probability(x).detach(), expected, rtol=1e-5)
 
 
-def test_pooling_by_height_leaves_no_answer_for_48xW():
+def test_pooling_by_height_refuses_48xW():
     by_height, by_size = FrequencyClassifier(pool_by='height'), FrequencyClassifier()
     for size in ((48, 48), (40, 48), (96, 60)):
         assert torch.equal(by_height.features(torch.ones(1, 3, *size)), by_size.features(torch.ones(1, 3, *size)))
@@ -92,7 +92,7 @@ def test_float32_under_autocast():
     torch.testing.assert_close(under_autocast, net(x))
 
 
-def test_learns_to_tell_noise_from_smooth_images():
+def test_learns_to_distinguish_noise_from_smooth_images():
     net = FrequencyClassifier()
     optimizer = torch.optim.Adam(net.parameters(), 1e-3)
     smooth = torch.nn.functional.interpolate(torch.rand(32, 3, 6, 6), size=48, mode='bicubic').clamp(0, 1)

@@ -37,14 +37,14 @@ def test_energy_removed_from_white_noise():
     assert removed.item() == pytest.approx(0.432, abs=0.01)
 
 
-def test_low_frequencies_pass_untouched():
+def test_low_frequencies_are_unchanged():
     spectrum = torch.randn(8, 3, 40, 56)
     distance = torch.from_numpy(np.hypot(*np.mgrid[:40, :56]))
     x = idct2(spectrum * (distance <= 0.43 * math.hypot(40, 56)))
     torch.testing.assert_close(RandomFrequencyMask()(x), x, atol=1e-5, rtol=0)
 
 
-def test_samples_have_their_own_masks_and_channels_share_them():
+def test_mask_per_sample_shared_by_channels():
     noise = torch.randn(1, 1, 32, 32).expand(2, 3, 32, 32)
     masked = RandomFrequencyMask()(noise)
     assert not torch.equal(masked[0], masked[1])
@@ -60,12 +60,12 @@ def test_redrawn_at_every_call_and_repeatable_with_a_generator():
     assert torch.equal(first, second)
 
 
-def test_one_generator_a_sample_makes_results_independent_of_the_batch():
+def test_generator_per_sample_is_independent_of_the_batch():
     mask, x = RandomFrequencyMask(), torch.randn(3, 3, 24, 24)
     together = mask(x, [torch.Generator().manual_seed(seed) for seed in (1, 2, 3)])
     alone = mask(x[1:2], [torch.Generator().manual_seed(2)])
     torch.testing.assert_close(together[1:2], alone, atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match='one generator a sample, got 1 for 3'):
+    with pytest.raises(ValueError, match='one generator per sample, got 1 for 3'):
         mask(x, [torch.Generator()])
 
 

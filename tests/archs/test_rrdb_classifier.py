@@ -22,13 +22,13 @@ def build(**defense):
 
 
 def says(defense, clean):
-    """Let the classifier of a defence say these P(clean), a number an image."""
+    """Make the classifier of a defence return these P(clean), one per image."""
     clean = torch.as_tensor(clean)
     defense.classifier.raw_logits = lambda x: torch.stack([clean.log(), (1 - clean).log()], dim=1)[: len(x)]
 
 
 def places(x, crops):
-    """Top and left of crops in an image whose values say where they are."""
+    """Top and left of crops from an image whose values encode positions."""
     found = set()
     for crop in crops:
         top, left = divmod(int(crop[0, 0, 0, 0]), x.shape[-1])
@@ -78,7 +78,7 @@ def test_logits_are_those_of_the_paper_on_the_crop():
     torch.testing.assert_close(net(small), plain(small), rtol=0, atol=0)
 
 
-def test_a_seed_repeats_the_crop():
+def test_seed_determines_the_crop():
     x = torch.rand(3, 3, 64, 80)
     outputs = {}
     for seed in (0, 1, None):
@@ -96,7 +96,7 @@ def test_a_seed_repeats_the_crop():
     torch.testing.assert_close(odds, torch.log((1 - clean) / clean), rtol=1e-3, atol=1e-4)
 
 
-def test_a_seeded_network_repeats_its_output_whole_and_in_tiles():
+def test_seeded_network_is_repeatable_whole_and_in_tiles():
     net, x = build(seed=3, gate='soft'), torch.rand(2, 3, 70, 90)
     with torch.no_grad():
         torch.testing.assert_close(net(x), net(x), rtol=0, atol=0)
@@ -109,7 +109,7 @@ def test_parameters_learn_but_no_gradient_reaches_the_image():
     assert x.grad is None and all(net.get_parameter(f'body.{i}.weight').grad.abs().sum() > 0 for i in (0, 2, 4))
 
 
-def test_straight_through_and_soft_gates_pass_the_gradient_of_the_masked_network_only():
+def test_soft_gates_pass_only_the_masked_networks_gradient():
     x = torch.rand(1, 3, 48, 48, requires_grad=True)
     for gate in ('classifier', 'soft'):
         net = build(gate=gate, seed=0)
@@ -123,7 +123,7 @@ def test_straight_through_and_soft_gates_pass_the_gradient_of_the_masked_network
         assert found.abs().sum() > 0
 
 
-def test_attacks_follow_the_network_and_say_that_the_detector_has_no_gradient():
+def test_attacks_warn_of_a_detector_without_gradient():
     net, x = build(seed=0), torch.rand(1, 3, 48, 48)
     for attack in (IFGSM(eps=4, steps=2, gate='straight_through'), Square(eps=4, queries=4)):
         assert (attack(net, x) - x).abs().max() > 1 / 255
@@ -160,7 +160,7 @@ def test_the_majority_of_a_batch_decides(clean, masked):
     assert (net(x) != plain).flatten(1).any(1).tolist() == [masked] * len(clean)
 
 
-def test_the_majority_votes_as_counted():
+def test_majority_is_the_counted_one():
     defense, rng = Defense(classifier=UNTRAINED, decision='majority').eval(), np.random.default_rng(0)
     for _ in range(200):
         clean = rng.random(rng.integers(1, 9)).astype(np.float32)
@@ -169,7 +169,7 @@ def test_the_majority_votes_as_counted():
         assert bool(defense.attacked(torch.rand(len(clean), 3, 4, 4))[0]) is (votes > len(clean) / 2)
 
 
-def test_the_soft_gate_blends_by_the_vote():
+def test_soft_gate_blends_by_the_majority():
     net = build(decision='majority', gate='soft')
     says(net.defense, [0.9, 0.2, 0.3])
     torch.testing.assert_close(net.defense.decide(torch.rand(3, 3, 48, 48)), torch.full((3,), 0.7))
@@ -184,7 +184,7 @@ class Vote(torch.nn.Module):
         return self.defense.clean_probability(x)
 
 
-def test_a_graph_votes_on_whole_images():
+def test_graph_decides_on_whole_images():
     net, sizes = Vote().eval().requires_grad_(False), [torch.export.Dim(name, min=16, max=999) for name in 'hw']
     shapes = ({0: torch.export.Dim('batch', max=99), 2: sizes[0], 3: sizes[1]},)
     with torch.no_grad(), for_any_size():

@@ -1,4 +1,4 @@
-"""Weights of an earlier version of a network are refused, wherever they are given."""
+"""Weights of an earlier version of a network are refused everywhere."""
 
 import copy
 import logging
@@ -41,7 +41,7 @@ def options(pairs, photos, **path):
 
 @pytest.fixture(scope='module')
 def run(pairs, photos, tmp_path_factory):
-    """Folder in which a training was run and saved by the trainer when CDC was of version 1."""
+    """Folder of a training that was run when CDC had version 1."""
     folder = tmp_path_factory.mktemp('old')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CDC, '_version', 1)
@@ -56,7 +56,7 @@ def old(run):
 
 @pytest.fixture
 def warnings():
-    """Warnings that the logger of BasicSR is given."""
+    """Warnings logged by BasicSR's logger."""
     lines = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())
@@ -65,7 +65,7 @@ def warnings():
     get_root_logger().removeHandler(handler)
 
 
-def test_the_trainer_keeps_the_version(run, old):
+def test_trainer_saves_the_version(run, old):
     for file in (old, old.with_name('net_g_1.pth')):
         content = torch.load(file, weights_only=True)
         assert 'network_g' in content  # the file was written a second time, with this entry
@@ -73,7 +73,7 @@ def test_the_trainer_keeps_the_version(run, old):
             assert content[key]._metadata['']['version'] == load_state(file, key)._metadata['']['version'] == 1
 
 
-def test_refused_by_whatever_loads(old, tmp_path):
+def test_every_loader_refuses(old, tmp_path):
     state = load_state(old)
     net = build_network({'type': 'DefendedCDC', **SMALL, 'defense': {'classifier': {'type': 'paper'}}})
     before = copy.deepcopy(net.state_dict())
@@ -126,7 +126,7 @@ def test_a_resumed_run(flag, run, pairs, photos, tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in folder.rglob('*')) == before
 
 
-def test_what_is_trained_now_goes_round(pairs, photos, tmp_path, monkeypatch, warnings):
+def test_current_version_is_saved_and_loaded(pairs, photos, tmp_path, monkeypatch, warnings):
     opt = options(pairs, photos)
     file = train(opt, tmp_path, monkeypatch) / 'models' / 'net_g_latest.pth'
     assert main(['export', str(file), '--backbone', str(tmp_path / 'plain.pth')]) == 0
@@ -142,12 +142,12 @@ def test_what_is_trained_now_goes_round(pairs, photos, tmp_path, monkeypatch, wa
     assert not [line for line in warnings if 'version' in line]
 
 
-def test_weights_that_do_not_note_a_version_load_with_a_warning(tmp_path, warnings):
+def test_weights_without_a_version_load_with_a_warning(tmp_path, warnings):
     net = small_cdc()
     torch.save({'params': dict(net.state_dict())}, tmp_path / 'net.pth')
     found = open_network(str(tmp_path / 'net.pth'))
     assert all(torch.equal(value, net.state_dict()[key]) for key, value in found.state_dict().items())
-    assert len(warnings) == 1 and 'do not note their version; if it is earlier than 2' in warnings[0]
+    assert len(warnings) == 1 and 'have no version; if it is earlier than 2' in warnings[0]
 
 
 class Layer(nn.Linear):
@@ -170,7 +170,7 @@ def test_parts_of_a_network(warnings):
     assert warnings == []
 
 
-def test_weights_of_another_network_are_called_that(tmp_path):
+def test_weights_of_another_network_are_named_as_such(tmp_path):
     torch.save({'params': SRVGGNetCompact(**SMALL_NETWORKS['SRVGGNetCompact']).state_dict()}, tmp_path / 'net.pth')
     with pytest.raises(WeightsError, match='holds weights of another network'):
         load_network({'type': 'CDC', **SMALL, 'weights': tmp_path / 'net.pth'})

@@ -225,7 +225,7 @@ def test_memory_is_that_of_the_gate_in_force():
 
 @pytest.mark.parametrize('net', [nn.Upsample(scale_factor=1.5), nn.AvgPool2d(2)], ids=['1.5', '0.5'])
 def test_tiles_refuse_networks_of_other_scales(net):
-    with pytest.raises(ValueError, match='only networks that upscale by a whole number can work in tiles'):
+    with pytest.raises(ValueError, match='only networks that upscale by an integer can work in tiles'):
         PGD(steps=1, tile=8)(net, torch.rand(1, 3, 24, 24))
     assert PGD(steps=1)(net, torch.rand(1, 3, 24, 24)).shape == (1, 3, 24, 24)
 

@@ -21,7 +21,7 @@ OPTIONS = 'train/train_frequency_classifier.yml'
 
 @pytest.fixture(scope='module')
 def sets(photos, tmp_path_factory):
-    """Folder with a set of pairs, attacked by much, and one of clean images."""
+    """Folder with a set of strongly attacked pairs, and one of clean images."""
     folder = tmp_path_factory.mktemp('sets')
     opt = read('adversarial_set/train.yml')
     network = {'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']}
@@ -67,7 +67,7 @@ def opt(sets):
     return opt
 
 
-def test_it_learns_is_calibrated_validated_and_resumed(opt, tmp_path, monkeypatch, capsys):
+def test_train_calibrate_validate_resume(opt, tmp_path, monkeypatch, capsys):
     folder = train(opt, tmp_path, monkeypatch)
     log = capsys.readouterr().out + next(folder.glob('*.log')).read_text()
     losses = [float(found) for found in re.findall(r'l_classifier: ([\d.e+-]+)', log)]
@@ -136,7 +136,7 @@ def test_builtin_weights_are_measured_on_folders_of_images(opt, photos, tmp_path
     assert set(record['rates']) == {'false_alarms'} and record['verdicts'][0]['facts'] == {'source': 'folder'}
 
 
-def test_training_goes_on_from_the_builtin_weights(opt):
+def test_training_starts_from_the_builtin_weights(opt):
     opt.update(is_train=True, dist=False, rank=0, world_size=1)
     opt['network_g'] = {'type': 'EnsembleClassifier', 'weights': 'builtin'}
     opt['path'] = {}
@@ -145,7 +145,7 @@ def test_training_goes_on_from_the_builtin_weights(opt):
     assert all(torch.equal(value, expected[key].to(value)) for key, value in model.net_g.state_dict().items())
 
 
-def test_pairs_made_on_the_fly_train_too(opt, sets, photos, tmp_path, monkeypatch):
+def test_training_with_pairs_made_on_the_fly(opt, sets, photos, tmp_path, monkeypatch):
     network = {'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact'], 'weights': str(sets / 'tiny.pth')}
     made = {
         **read('adversarial_set/train.yml'),
@@ -190,7 +190,7 @@ def test_wrong_options_are_named(path, value, sentence, opt, tmp_path, monkeypat
     assert not (tmp_path / 'experiments').exists()
 
 
-def test_a_set_that_is_not_finished_is_named(opt, tmp_path, monkeypatch, capsys):
+def test_unfinished_set_is_refused(opt, tmp_path, monkeypatch, capsys):
     (tmp_path / 'begun' / 'parts').mkdir(parents=True)
     opt['datasets']['train']['dataroot'] = str(tmp_path / 'begun')
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Several processes: gloo on the CPU, started by torchrun or slurm's variables, as a user starts them."""
+"""Several processes: gloo on the CPU, started by torchrun or by slurm's variables."""
 
 import json
 import os
@@ -13,7 +13,7 @@ import torch
 from helpers import PUBLISHED, paired_options, write
 
 #: Imported by the processes of a test by ``--import``: the same random numbers in every process and at every step,
-#: and a record of losses and of what goes over the wire.
+#: and a record of losses and of the communication.
 WITNESS = """
 import json, os, random
 import torch
@@ -63,10 +63,10 @@ show, MessageLogger.__call__ = MessageLogger.__call__, note
 
 
 def options(pairs, photos, batch, iterations=10, **changes):
-    """Pairs without random crops or flips: the same global batch, however it is shared among the processes."""
+    """Pairs without random crops or flips: the same global batch for any number of processes."""
     opt = paired_options(pairs, photos=photos, iterations=iterations)
     opt['datasets']['train'].update(batch_size_per_gpu=batch, dataset_enlarge_ratio=40)
-    # A seeded attack depends on the image alone, and so do masks that are drawn once a batch on the step.
+    # A seeded attack depends on the image alone, and masks drawn once per batch depend on the step alone.
     opt['attack'] = {'type': 'IFGSM', 'eps': 8, 'steps': 2, 'mode': 'paired', 'seed': 0}
     opt['network_g']['defense'] = {
         'mask': {'per_sample': False},
@@ -125,7 +125,7 @@ def test_two_processes_train_as_one_with_the_same_global_batch(both):
     assert two[-1]['weights'] == witness(both / 'two', rank=1)[-1]['weights']
 
 
-def test_the_attack_adds_nothing_to_what_goes_over_the_wire(both, pairs, photos, tmp_path):
+def test_attack_adds_no_communication(both, pairs, photos, tmp_path):
     clean = options(pairs, photos, batch=2, iterations=3)
     clean['attack']['every'] = 100
     run = torchrun(clean, tmp_path)
@@ -134,7 +134,7 @@ def test_the_attack_adds_nothing_to_what_goes_over_the_wire(both, pairs, photos,
     without = [(step['buckets'], step['all_reduce']) for step in witness(tmp_path)]
     assert 'l_attacked' not in witness(tmp_path)[-1]
     assert attacked[1:] == 9 * without[1:2] and without[1][0] > 0  # the first step finds out how to fill the buckets
-    # Nor does the plain network send less than the defended one, but for the bucket of the classifier.
+    # The plain network does not send less than the defended one, except for the bucket of the classifier.
     plain = options(pairs, photos, batch=2, iterations=3, model_type='SRModel')
     plain['network_g'] = {key: value for key, value in plain['network_g'].items() if key != 'defense'}
     plain['network_g']['type'] = 'SRVGGNetCompact'
@@ -154,7 +154,7 @@ def test_the_attack_adds_nothing_to_what_goes_over_the_wire(both, pairs, photos,
     ],
     ids=['mixed', 'alternating', 'gan', 'published'],
 )
-def test_every_way_of_training_is_distributed(model_type, train_classifier, attack, pairs, photos, tmp_path):
+def test_every_mode_trains_distributed(model_type, train_classifier, attack, pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2, iterations=4, model_type=model_type)
     opt['train']['train_classifier'] = train_classifier
     opt['attack'].update(attack)
@@ -171,20 +171,20 @@ def test_every_way_of_training_is_distributed(model_type, train_classifier, atta
     assert witness(tmp_path)[-1]['weights'] == witness(tmp_path, rank=1)[-1]['weights']
     if attack.get('mode') != 'mixed':
         return
-    # The random streams of both processes are in the state, they differ, and they are taken back.
+    # The random streams of both processes are in the state, differ, and are restored.
     state = torch.load(tmp_path / 'experiments/paired/training_states/4.state', weights_only=True)
     first, second = state['rsr_basicsr']['random']
     assert first['python'] != second['python']
     opt['train']['total_iter'] = 6
     run = torchrun(opt, tmp_path, flags=('--launcher', 'pytorch', '--auto_resume'))
     assert run.returncode == 0 and 'Resuming training from epoch: 0, iter: 4' in run.stdout, run.stdout
-    # And by one process, for which an epoch has twice the iterations.
+    # The same with one process, for which an epoch has twice the iterations.
     opt['train']['total_iter'] = 7
     run = start(opt, tmp_path, sys.executable, flags=('--auto_resume',))
     assert run.returncode == 0 and re.search('iter: +7,', run.stdout), run.stdout
 
 
-def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
+def test_validation_and_test_are_distributed(pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2, iterations=2)
     opt['network_g']['defense']['seed'] = 0
     images = dict(
@@ -210,7 +210,7 @@ def test_validation_and_test_are_shared_and_the_same(pairs, photos, tmp_path):
     assert [name for name, _ in trained] == ['psnr', 'ssim', 'psnr', 'ssim', 'stability']
     assert len({path.parent.name for path in tmp_path.rglob('visualization/*/*.png')}) == 5
 
-    # What two processes found of five images while they trained, one finds; and three, of two images as well.
+    # One process gets the results of two for five images; and so do three processes for two images.
     few = tmp_path / 'few'
     for file in sorted((pairs / 'gt').iterdir())[:2]:
         for kind in ('gt', 'lq'):
@@ -253,8 +253,8 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def test_slurm_starts_it_too(pairs, photos, tmp_path):
-    # What srun gives its tasks, and what BasicSR asks scontrol for.
+def test_slurm_launcher(pairs, photos, tmp_path):
+    # Variables that srun sets for its tasks, and the output of scontrol that BasicSR reads.
     (tmp_path / 'scontrol').write_text('#!/bin/sh\necho 127.0.0.1\n')
     (tmp_path / 'scontrol').chmod(0o755)
     opt = options(pairs, photos, batch=2, iterations=2)
@@ -295,7 +295,7 @@ def test_slurm_starts_it_too(pairs, photos, tmp_path):
     assert witness(tmp_path, 0)[-1]['weights'] == witness(tmp_path, 1)[-1]['weights']
 
 
-def test_wrong_options_are_said_once(pairs, photos, tmp_path):
+def test_wrong_options_are_reported_once(pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2)
     opt['attack']['stepz'] = 1
     run = torchrun(opt, tmp_path)

@@ -17,14 +17,14 @@ EPS = 8 / 255
 
 
 def built(opt, lq, gt):
-    """The model that the trainer builds of options, with masks that keep every coefficient, and a batch in it."""
+    """The model built from options, with masks that keep every coefficient and with a batch."""
     opt = copy.deepcopy(opt)
     opt['network_g']['defense'].update(mask={'keep_radius': [1, 1]}, gate='classifier')
     opt['train']['ema_decay'] = 0
     opt.update(is_train=True, dist=False, rank=0, world_size=1)
     opt['path'].update(models='', training_states='')
     model = build_model(opt)
-    # Steps of Adam depend on signs alone at first, which rounding can turn.
+    # The first steps of Adam depend on signs only, which rounding can flip.
     model.optimizer_g = torch.optim.SGD(model.optimizer_g.param_groups[0]['params'], 0.1)
     model.feed_data({'lq': lq, 'gt': gt})
     return model
@@ -39,7 +39,7 @@ def cases(pairs, photos):
 
 
 @pytest.mark.parametrize('kind', ['SRVGGNetCompact', 'CDC'])
-def test_a_batch_is_the_published_one_written_out(kind, pairs, photos):
+def test_batch_is_the_published_one_written_out(kind, pairs, photos):
     opt, loss = cases(pairs, photos)[kind]
     lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 64, 64)
     model = built(opt, lq, gt)
@@ -68,7 +68,7 @@ def test_a_batch_is_the_published_one_written_out(kind, pairs, photos):
     assert torch.equal(passes[0], lq) and torch.equal(passes[2], model.lq)
     torch.testing.assert_close((model.lq - lq).abs() * 255, torch.full_like(lq, 8.0), atol=1e-3, rtol=0)
     assert model.lq.min() < 0 and model.lq.max() > 1  # nothing is clamped
-    # Where a gradient is zero up to rounding its sign is open.
+    # The sign of a gradient that is zero up to rounding is undefined.
     for ours, written_out in ((passes[1], x), (model.lq, attacked)):
         assert ((ours - written_out).abs() < 1e-5).float().mean() > 0.99
     x = model.lq
@@ -179,7 +179,7 @@ def test_the_training_loss_is_for_trainings(build, reason):
         build()
 
 
-def test_a_trainer_that_updates_by_other_means_is_refused(pairs, photos):
+def test_trainer_without_optimizer_g_is_refused(pairs, photos):
     opt = cases(pairs, photos)['SRVGGNetCompact'][0]
     model = built(opt, torch.rand(2, 3, 16, 16), torch.rand(2, 3, 64, 64))
     model.optimizer_g = type('Mine', (), {'zero_grad': lambda self: None, 'step': lambda self: None})()

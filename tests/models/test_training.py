@@ -1,4 +1,4 @@
-"""BasicSR's own trainer with every defended model class, on the CPU, from the options files that users get."""
+"""BasicSR's trainer with every defended model class, on the CPU, from the shipped options files."""
 
 import copy
 import re
@@ -70,7 +70,7 @@ def test_every_options_file_trains_and_resumes(file, photos, tmp_path, monkeypat
     assert moved >= {key for key in first if key.endswith('weight')}
 
 
-def test_what_is_no_trouble_is_no_warning(photos, tmp_path, monkeypatch):
+def test_valid_options_cause_no_warning(photos, tmp_path, monkeypatch):
     opt = shrink(read('finetune/finetune_defended_general_x4v3.yml'), photos, iterations=1)
     opt['network_g']['defense'].pop('classifier')
     for key in ('optim_classifier', 'classifier_opt', 'train_classifier'):
@@ -115,7 +115,7 @@ def test_log_and_optimizers(photos, tmp_path):
 
 
 def test_without_attack_and_masks_it_is_basicsrs_own_training(pairs, photos, tmp_path, monkeypatch):
-    # An attack of eps 0 behind masks that keep everything doubles the batch and changes nothing else.
+    # An attack of eps 0 with masks that keep everything doubles the batch and changes nothing else.
     opt = paired_options(pairs, photos=photos)
     opt['attack'].update(eps=0, mode='paired', random_start=0, quantize='none')
     opt['network_g']['defense'] = {'mask': {'keep_radius': [1, 1]}}
@@ -152,7 +152,7 @@ def test_every_attack_trains(attack, pairs, tmp_path, monkeypatch, photos, real_
     assert not any('source' in key or 'attack' in key for key in state)
 
 
-def test_paired_appends_attacked_twins(model):
+def test_paired_appends_the_attacked_images(model):
     model.attack_mode = 'paired'
     lq, gt = model.lq.clone(), model.gt.clone()
     labels, decision = next(model.attacked_batches(1))
@@ -171,7 +171,7 @@ def test_mixed_replaces_a_share(model):
     assert [not torch.equal(a, b) for a, b in zip(lq, model.lq)] == labels.tolist()
 
 
-def test_alternating_attacks_the_network_that_the_clean_step_left(model, monkeypatch):
+def test_alternating_attacks_after_the_clean_step(model, monkeypatch):
     model.attack_mode = 'alternating'
     lq, weights = model.lq.clone(), model.net_g.body[0].weight.detach().clone()
     seen = []
@@ -203,7 +203,7 @@ def test_classifier_learns_which_images_were_attacked(model):
     labels = torch.arange(8) >= 4
     for _ in range(40):
         model.optimizer_classifier.zero_grad()
-        with model._lesson(labels, 1):
+        with model._joint_loss(labels, 1):
             model.net_g(lq).mean().backward()
         model.optimizer_classifier.step()
     assert (model.classifier.clean_probability(lq) < 0.5).tolist() == labels.tolist()
@@ -211,7 +211,7 @@ def test_classifier_learns_which_images_were_attacked(model):
     assert log['classifier_acc'] > 0.5 and log['l_classifier'] > 0
 
 
-def test_the_lesson_is_the_classifiers_own_loss_and_leaves_the_network_its_gradient(model):
+def test_joint_loss_is_the_classifiers_own_and_keeps_the_networks_gradient(model):
     lq, labels = torch.rand(4, 3, 16, 16), torch.arange(4) >= 2
     with model.net_g.defense.forced(False):
         model.net_g(lq).square().mean().backward()
@@ -221,7 +221,7 @@ def test_the_lesson_is_the_classifiers_own_loss_and_leaves_the_network_its_gradi
         learned = [p for p in model.classifier.parameters() if p.requires_grad]
         expected = torch.autograd.grad(loss, learned)
         model.net_g.zero_grad()
-        with model._lesson(labels, 0.5):
+        with model._joint_loss(labels, 0.5):
             model.net_g(lq).square().mean().backward()
     for name, gradient in alone.items():
         torch.testing.assert_close(dict(model.net_g.named_parameters())[name].grad, gradient)
@@ -231,7 +231,7 @@ def test_the_lesson_is_the_classifiers_own_loss_and_leaves_the_network_its_gradi
 
 @pytest.mark.parametrize('mode', ['paired', 'mixed', 'alternating'])
 def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
-    # Tensors of the device meta have no values: whatever the host would have to wait for is an error there.
+    # Tensors of the device meta have no values: anything that the host would wait for is an error.
     model.attack_mode = mode
     for name in ('net_g', 'net_g_ema'):
         setattr(model, name, getattr(model, name).to('meta'))
@@ -240,7 +240,7 @@ def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
         model.opt['train'][name]['type'] = 'Adam'  # which BasicSR takes out when it reads it
     model.setup_optimizers()
     model.lq, model.gt = model.lq.to('meta'), model.gt.to('meta')
-    # BasicSR's own step asks for its losses at its end, once.
+    # BasicSR's step reads its losses once, at its end.
     monkeypatch.setattr(model, 'reduce_loss_dict', lambda losses: losses)
     model.optimize_parameters(1)
     assert 'l_pix' in model.log_dict
@@ -248,7 +248,7 @@ def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
         model.get_current_log()
 
 
-def test_a_model_that_asks_the_network_twice_still_teaches(pairs, photos):
+def test_classifier_learns_if_the_network_runs_twice(pairs, photos):
     class Asks(SRModel):
         def optimize_parameters(self, current_iter):
             with torch.no_grad():
@@ -275,7 +275,7 @@ def test_not_every_trainer_can_be_defended(cls, reason):
         defend_model(cls)
 
 
-def test_a_classifier_can_be_left_as_it_is(pairs, photos, tmp_path, monkeypatch, capsys):
+def test_classifier_can_be_frozen(pairs, photos, tmp_path, monkeypatch, capsys):
     opt = paired_options(pairs, photos=photos, iterations=2)
     opt['train']['train_classifier'] = False
     run = run_command(tmp_path, 'rsr_basicsr.train', '-opt', str(write(opt, tmp_path / 'first.yml')))
@@ -297,7 +297,7 @@ def test_moving_average_starts_from_the_trained_classifier(model, pairs, photos,
     ema = model.net_g_ema.defense.classifier.state_dict()
     assert all(torch.equal(ema[key], value) for key, value in model.classifier.state_dict().items())
 
-    # Where the file brings both, each network takes its own.
+    # If the file has both, each network loads its own.
     torch.manual_seed(5)
     other = {key: torch.randn_like(value) for key, value in model.net_g.state_dict().items()}
     torch.save({'params': model.net_g.state_dict(), 'params_ema': other}, tmp_path / 'both.pth')
@@ -308,7 +308,7 @@ def test_moving_average_starts_from_the_trained_classifier(model, pairs, photos,
     assert all(torch.equal(ema[key], value) for key, value in other.items())
 
 
-def test_mixed_keeps_its_share_in_the_smallest_batch(model):
+def test_mixed_keeps_its_share_in_small_batches(model):
     model.attack_mode, model.attack_share = 'mixed', 0.5
     lq, gt = model.lq[:1], model.gt[:1]
     seen = []
@@ -349,14 +349,14 @@ def test_warmup_and_every(model):
             assert eps * 0.99 < change < eps * 1.01
 
 
-def test_a_share_of_the_attacked_images_passes_the_masks(model):
+def test_share_of_the_attacked_images_is_masked(model):
     model.attack_mode, model.attack_masked = 'paired', 0.5
     seen = []
     decide = model.net_g.defense.decide
     model.net_g.defense.decide = lambda x: [seen.append(decide(x)), seen[-1]][1]
     labels, decision = next(model.attacked_batches(1))
     assert labels.sum() == 4 and decision.sum() == 2 and not (decision & ~labels).any()
-    # The attack saw what the training step will see of each image.
+    # The attack used the gate decision that the training step uses.
     assert seen and all(torch.equal(each, decision[4:]) for each in seen)
     model.attack_masked = 0
     model.lq, model.gt = model.lq[:4], model.gt[:4]
@@ -364,7 +364,7 @@ def test_a_share_of_the_attacked_images_passes_the_masks(model):
     assert labels.sum() == 4 and not decision.any()
 
 
-def test_an_attack_can_begin_where_the_last_one_ended(model, monkeypatch):
+def test_warm_start(model, monkeypatch):
     model.attack_mode, model.warm_start, batch = 'paired', True, (model.lq, model.gt)
     starts = []
     perturb = model.attack.perturb
@@ -409,7 +409,7 @@ def test_real_esrgans_gan_step_with_a_local_vgg_file(photos, tmp_path, monkeypat
         net.classifier = torch.nn.Identity()
         return net
 
-    # The layers that the loss reads are the real ones; the classifier of ImageNet would be 500 MB more.
+    # Only the layers that the loss reads are real; the ImageNet classifier would take 500 MB more.
     features = torchvision.models.vgg19().features
     monkeypatch.setattr(torchvision.models, 'vgg19', lambda: type('Net', (), {'features': features}))
     monkeypatch.setattr(vgg_arch.vgg, 'vgg19', vgg19)
@@ -442,7 +442,7 @@ def test_real_esrgans_gan_step_with_a_local_vgg_file(photos, tmp_path, monkeypat
     assert seen == [True, True]
 
 
-def test_the_average_has_the_same_gate_and_masks_and_follows_the_classifier(model):
+def test_moving_average_uses_the_same_gate_and_classifier(model):
     model.ema_decay = 0.5
     ema = model.net_g_ema
     assert ema.points == model.net_g.points and ema.defense.gate == model.net_g.defense.gate
@@ -459,7 +459,7 @@ def test_the_average_has_the_same_gate_and_masks_and_follows_the_classifier(mode
         assert not torch.equal(ema(model.lq), ema(model.lq))  # masks are drawn
 
 
-def test_attack_raises_the_loss_and_leaves_gradients_alone(model):
+def test_attack_raises_the_loss_and_keeps_gradients(model):
     model.attack_mode = 'paired'
     ((labels, _),) = model.attacked_batches(1)
     assert all(p.grad is None for p in model.net_g.parameters())

@@ -1,4 +1,4 @@
-"""Validation clean and under an attack: what it measures, what it shows, when it warns."""
+"""Validation, clean and under attack: metrics, panels, warnings."""
 
 import re
 
@@ -16,7 +16,7 @@ from rsr_basicsr.weights.state_dict import load_network
 
 @pytest.fixture
 def opt(pairs, photos, tmp_path):
-    """A training that validates before it begins, at its second iteration and at its end."""
+    """Options of a training that validates before the start, at the second iteration and at the end."""
     torch.manual_seed(3)
     plain = build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']})
     torch.save({'params': plain.state_dict()}, tmp_path / 'start.pth')
@@ -80,7 +80,7 @@ def by_hand(net, pairs):
     return {name: sum(values) / len(values) for name, values in psnr.items()}
 
 
-def test_curves_begin_with_the_weights_and_are_what_they_say(opt, pairs, tmp_path, monkeypatch):
+def test_curves_start_with_the_pretrained_network(opt, pairs, tmp_path, monkeypatch):
     folder = train(opt, tmp_path, monkeypatch)
     network = {**opt['network_g'], 'weights': tmp_path / 'start.pth'}
     start = load_network({**network, 'defense': {'gate': 'never'}})  # as released
@@ -115,7 +115,7 @@ def test_curves_begin_with_the_weights_and_are_what_they_say(opt, pairs, tmp_pat
         for file in (pairs / 'lq').iterdir()
     ]  # the first one of them that the folder gives
     assert min(changes) <= 1 and 4 < abs(attacked - clean).max() <= 9
-    # The outputs that are saved are those of the clean images.
+    # The saved outputs are those of the clean images.
     assert len(list(folder.glob('visualization/*/*_2.png'))) == 6  # and the panel
 
 
@@ -127,7 +127,7 @@ def test_the_last_validation_is_that_of_the_last_iteration(opt, tmp_path, monkey
     assert sorted(scalars(tb, 'metrics/pairs/psnr')[0]) == [0, 2, 3]
 
 
-def test_the_same_network_has_the_same_figures(opt, tmp_path, monkeypatch):
+def test_validation_is_repeatable(opt, tmp_path, monkeypatch):
     opt['network_g']['defense'].pop('seed')  # masks are drawn
     log = next(train(opt, tmp_path, monkeypatch).glob('train_*.log')).read_text()
     found = re.findall(r'# (psnr|stability|gain): ([\d.]+)', log)
@@ -135,7 +135,7 @@ def test_the_same_network_has_the_same_figures(opt, tmp_path, monkeypatch):
     assert len(found) == 12 and second == last and second != found[:4]
 
 
-def test_what_was_best_is_known_to_a_resumed_training(opt, tmp_path, monkeypatch):
+def test_best_metrics_are_resumed(opt, tmp_path, monkeypatch):
     def best():  # clean and attacked
         log = ''.join(file.read_text() for file in sorted(tmp_path.glob('experiments/*/train_*.log')))
         return re.findall(r'# psnr: .*Best: ([\d.]+ @ \d+) iter', log)[-2:]
@@ -149,7 +149,7 @@ def test_what_was_best_is_known_to_a_resumed_training(opt, tmp_path, monkeypatch
     assert best() == before and all(value.endswith('@ 0') for value in before)
 
 
-def test_a_loss_of_clean_psnr_is_warned_of_in_a_resumed_training_too(opt, tmp_path, monkeypatch):
+def test_guard_warns_in_a_resumed_training(opt, tmp_path, monkeypatch):
     opt['val'].update(guard=0.5, panel_freq=None, val_freq=1)
     opt['train']['optim_g']['lr'] = 0.1  # which ruins it
     warning = re.compile(r'Validation pairs: clean PSNR ([\d.-]+) dB is [\d.]+ dB below the ([\d.]+) dB of the weights')
@@ -166,7 +166,7 @@ def test_a_loss_of_clean_psnr_is_warned_of_in_a_resumed_training_too(opt, tmp_pa
     write(opt, tmp_path / 'options.yml')
     assert main(['train', '-opt', 'options.yml', '--auto_resume']) == 2
 
-    # One that costs nothing is not warned of.
+    # No warning without a loss of PSNR.
     torch.save(
         {'params': build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']}).state_dict()},
         tmp_path / 'start.pth',
@@ -238,7 +238,7 @@ def test_metrics_of_attacks_need_one(opt, tmp_path, monkeypatch, capsys):
     assert 'gain: calculate_gain is for attacked images; add a block val.attack' in capsys.readouterr().err
 
 
-def test_plain_models_do_not_ignore_it(opt, tmp_path, monkeypatch, capsys):
+def test_plain_models_refuse_val_attack(opt, tmp_path, monkeypatch, capsys):
     opt.update(model_type='SRModel')
     opt['network_g']['type'] = 'SRVGGNetCompact'
     del opt['network_g']['defense'], opt['attack']
@@ -249,7 +249,7 @@ def test_plain_models_do_not_ignore_it(opt, tmp_path, monkeypatch, capsys):
     )
 
 
-def test_what_needs_pretrained_weights_says_so(opt, tmp_path, monkeypatch, capsys):
+def test_missing_pretrained_weights_are_named(opt, tmp_path, monkeypatch, capsys):
     opt['path'] = {}
     monkeypatch.chdir(tmp_path)
     assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2

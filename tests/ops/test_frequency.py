@@ -40,7 +40,7 @@ def test_filter_is_scipys(shape):
     spectrum = scipy.fft.dctn(x.numpy(), axes=(-2, -1), norm='ortho')
     expected = scipy.fft.idctn(spectrum * weight.numpy(), axes=(-2, -1), norm='ortho')
     np.testing.assert_allclose(filter_dct(x, weight).numpy(), expected, atol=1e-11)
-    # Images may come as views: neither contiguous nor writable in place.
+    # Inputs may be views: neither contiguous nor writable in place.
     flipped = x.transpose(-1, -2).contiguous().transpose(-1, -2)
     np.testing.assert_allclose(filter_dct(flipped, weight).numpy(), expected, atol=1e-11)
 
@@ -61,7 +61,7 @@ def test_half_precision_and_autocast_compute_in_float32():
     assert dct2(x.half()).dtype == torch.float32
 
 
-def test_matrices_first_met_without_gradients_can_train_later():
+def test_matrices_cached_without_gradients_can_train_later():
     with torch.inference_mode():
         dct2(torch.rand(1, 1, 29, 31))
     x = torch.rand(1, 1, 29, 31, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Tiles: the same image as in one pass, one decision for all of them."""
+"""Tiles: the same output as in one pass, under one decision."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from rsr_basicsr.ops.tiled import Padded, upscale
 
 
 @pytest.mark.parametrize('size', [(40, 40), (37, 91), (17, 64), (16, 16)])
-def test_tiles_make_the_same_image(size):
+def test_tiles_give_the_same_output(size):
     x = torch.rand(2, 3, *size)
     torch.testing.assert_close(upscale(Reach(), x, tile=16, overlap=2), Reach()(x))
     if max(size) > 16:
@@ -20,7 +20,7 @@ def test_tiles_make_the_same_image(size):
 
 
 @pytest.mark.parametrize('decision, asked', [('image', [(1, 3, 40, 48)]), ('tile', [(1, 3, 18, 18)])])
-def test_one_decision_for_a_image_or_one_for_each_tile(decision, asked):
+def test_decision_per_image_or_per_tile(decision, asked):
     net = defend(Reach)(defense={'decision': decision, 'seed': 0}).eval()
     seen = []
     net.defense.classifier.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
@@ -28,7 +28,7 @@ def test_one_decision_for_a_image_or_one_for_each_tile(decision, asked):
     assert seen[:1] == asked and len(seen) == (9 if decision == 'tile' else 1)
 
 
-def test_one_decision_for_a_image_behind_a_wrapper():
+def test_decision_per_image_behind_a_wrapper():
     net = defend(Reach)(defense={'seed': 0}).eval()
     seen = []
     net.defense.classifier.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
@@ -38,7 +38,7 @@ def test_one_decision_for_a_image_behind_a_wrapper():
         assert seen == [(1, 3, 40, 48)]
 
 
-def test_all_tiles_obey_the_decision_on_the_image():
+def test_tiles_follow_the_decision_of_the_image():
     net, x = defend(Reach)(defense={'classifier': {'threshold': 1.0}}).eval(), torch.rand(1, 3, 40, 48)
     assert not torch.allclose(upscale(net, x, tile=16, overlap=2), Reach()(x), atol=1e-3)
     net.defense.threshold = 0.0

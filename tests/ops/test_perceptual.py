@@ -67,7 +67,7 @@ ATTACKS_WITH_A_BLOCK = [
 
 
 @pytest.mark.parametrize('attack', ATTACKS_WITH_A_BLOCK, ids=str)
-def test_a_block_may_stand_where_a_word_may(attack, photo, monkeypatch):
+def test_block_in_place_of_a_name(attack, photo, monkeypatch):
     def edges(output, reference):
         return (output.diff(dim=-1) - reference.diff(dim=-1)).abs().flatten(1).sum(1)
 
@@ -129,7 +129,7 @@ def inside(objective):
         (inside, 'attack.attacks, number 1.objective'),
     ],
 )
-def test_options_take_a_word_or_a_block(place, where, tmp_path, monkeypatch):
+def test_options_accept_a_name_or_a_block(place, where, tmp_path, monkeypatch):
     (tmp_path / 'alexnet.pth').touch()
     monkeypatch.setenv('HOME', str(tmp_path))
     assert place('perceptual')['objective'] == place({'type': 'perceptual'})['objective'] == 'perceptual'

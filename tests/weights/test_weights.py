@@ -1,4 +1,4 @@
-"""Weights: fetched only when whole and right, read without running their code, converted from ncnn to the last byte."""
+"""Weights: fetched and verified, read without running code, converted from ncnn to the last byte."""
 
 import dataclasses
 import hashlib
@@ -183,7 +183,7 @@ def test_digest():
     assert digest({**state, 'a': state['a'].reshape(3, 2)}) != digest(state)
 
 
-def test_fetch_keeps_a_file_that_does_not_verify_until_it_has_the_right_one(server, entry, tmp_path, caplog):
+def test_fetch_keeps_a_wrong_file_until_it_is_replaced(server, entry, tmp_path, caplog):
     entry(url=server.url)
     path = tmp_path / f'{NAME}.pth'
     path.write_bytes(b'mine')
@@ -229,7 +229,7 @@ def test_fetch_survives_a_kill(server, entry, tmp_path):
     assert official.fetch(NAME, tmp_path).read_bytes() == OFFICIAL
 
 
-def test_fetch_into_a_place_that_is_no_folder(entry, tmp_path):
+def test_fetch_into_a_file_is_refused(entry, tmp_path):
     (tmp_path / 'file').write_bytes(b'')
     with pytest.raises(WeightsError, match='choose another folder'):
         official.fetch(NAME, tmp_path / 'file')
@@ -515,7 +515,7 @@ def test_command_ends_in_one_sentence(entry, closed_url, tmp_path, capfd):
 @pytest.mark.parametrize(
     'argv, hint',
     [
-        (['RealESRGAN_x4plus', 'realesr-general'], 'did you mean realesr-general-x4v3?'),
+        (['RealESRGAN_x4plus', 'realesr-general'], "did you mean 'realesr-general-x4v3'?"),
         ([], 'RealESRGAN_x4plus'),
     ],
 )
