@@ -10,9 +10,8 @@ from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.attacks.constraints import NORMS
-from rsr_basicsr.attacks.gradient import SCHEDULES
-from rsr_basicsr.attacks.problem import GATES as ATTACK_GATES
-from rsr_basicsr.attacks.problem import PRECISIONS
+from rsr_basicsr.attacks.gradient_base import SCHEDULES
+from rsr_basicsr.attacks.problem import ATTACK_GATES, PRECISIONS
 from rsr_basicsr.attacks.restrictions import ZERO_MEANS
 from rsr_basicsr.ops.tiled import OVERLAP
 from rsr_basicsr.options.types import (

@@ -155,7 +155,7 @@ def test_a_falling_step_is_stronger_on_real_weights(attack, gain, real_network, 
 
 def test_apgd_looks_where_the_paper_does():
     # p = 0, 0.22, then gaps of 0.19, 0.16, 0.13, 0.10, 0.07, 0.06, 0.06: Croce and Hein 2020, section 3.1.
-    assert sorted(APGD.looks(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert sorted(APGD.reviews(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
 @pytest.mark.parametrize('schedule', ['constant', 'linear'])
