@@ -97,7 +97,7 @@ class Transfer(Attack):
 class WorstOf(Attack):
     """Runs several attacks and keeps, per image, the result with the highest loss.
 
-    The loss is that of the network with its own decisions, whatever ``gate`` the attacks set.
+    The loss is that of the network with its own decisions, regardless of the ``gate`` of the attacks.
 
     Args:
         attacks: the attacks; each keeps its own settings.
