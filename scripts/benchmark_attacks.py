@@ -44,7 +44,7 @@ from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.weights.official import WEIGHTS, fetch
 from rsr_basicsr.weights.state_dict import load_network
 
-Problem = tuple[torch.nn.Module, torch.Tensor, torch.Tensor]
+StepInputs = tuple[torch.nn.Module, torch.Tensor, torch.Tensor]
 
 NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     'RRDBNet, 23 blocks': lambda: RRDBNet(3, 3, num_feat=64, num_block=23, num_grow_ch=32),
@@ -83,7 +83,7 @@ def our_step(net: torch.nn.Module, lq: torch.Tensor, target: torch.Tensor) -> to
 SIDES = {'plain': plain_step, 'ours': our_step}
 
 
-def build_problem(name: str, device: torch.device, batch: int = 1, size: int = 64) -> Problem:
+def build_problem(name: str, device: torch.device, batch: int = 1, size: int = 64) -> StepInputs:
     """A network, images (B, 3, size, size), and targets four times as large."""
     torch.manual_seed(0)
     net = NETWORKS[name]().to(device)

@@ -83,7 +83,7 @@ class DetectorAware(PGD):
         target: torch.Tensor | None = None,
         *,
         eps: torch.Tensor | None = None,
-        generator: Generators = None,
+        generator: Generators | None = None,
     ) -> Evasion:
         """Attack images, and return the undetected and the overall worst; arguments as in the attack's call."""
         check_images(lq, target)

@@ -13,7 +13,7 @@ from torch import nn
 from rsr_basicsr.attacks.checks import check_clamp, check_images, check_radius, expect, expect_one_of
 from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
-from rsr_basicsr.attacks.problem import ATTACK_GATES, PRECISIONS, Generators, Problem, worse
+from rsr_basicsr.attacks.problem import ATTACK_GATES, ATTACK_PRECISIONS, Generators, Problem, worse
 from rsr_basicsr.attacks.restrictions import Shares, restrict
 from rsr_basicsr.ops.tiled import OVERLAP
 from rsr_basicsr.utils.registry import check_known, parameters_of
@@ -95,7 +95,7 @@ class Attack:
             ('norm', norm, self.norms),
             ('quantize', quantize, QUANTIZE),
             ('gate', gate, (*ATTACK_GATES, None)),
-            ('precision', precision, PRECISIONS),
+            ('precision', precision, ATTACK_PRECISIONS),
         )
         for name, value, known in choices:
             expect_one_of(name, value, known)
@@ -139,7 +139,7 @@ class Attack:
         target: torch.Tensor | None = None,
         *,
         eps: torch.Tensor | None = None,
-        generator: Generators = None,
+        generator: Generators | None = None,
     ) -> torch.Tensor:
         """Attack images.
 
@@ -174,7 +174,7 @@ class Attack:
         target: torch.Tensor | None = None,
         *,
         eps: torch.Tensor | None = None,
-        generator: Generators = None,
+        generator: Generators | None = None,
         start: torch.Tensor | None = None,
         first_gradient: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -197,7 +197,7 @@ class Attack:
         target: torch.Tensor | None = None,
         *,
         eps: torch.Tensor | None = None,
-        generator: Generators = None,
+        generator: Generators | None = None,
         start: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """The result of :meth:`search`: the attacked images first, then what else it reports per sample."""
@@ -230,7 +230,7 @@ class Attack:
         lq: torch.Tensor,
         target: torch.Tensor | None,
         eps: torch.Tensor | None,
-        generator: Generators,
+        generator: Generators | None,
         start: torch.Tensor | None = None,
         first_gradient: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:

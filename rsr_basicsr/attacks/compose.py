@@ -67,7 +67,7 @@ class Transfer(Attack):
         target: torch.Tensor | None = None,
         *,
         eps: torch.Tensor | None = None,
-        generator: Generators = None,
+        generator: Generators | None = None,
         start: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:
         """Attack the source instead of the model. A target that is the model's own output is not passed on."""
@@ -143,7 +143,7 @@ class WorstOf(Attack):
         lq: torch.Tensor,
         target: torch.Tensor | None,
         eps: torch.Tensor | None,
-        generator: Generators,
+        generator: Generators | None,
         start: torch.Tensor | None = None,
         first_gradient: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, ...]:

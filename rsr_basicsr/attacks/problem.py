@@ -16,10 +16,10 @@ from rsr_basicsr.ops.tiled import defenses, tile_within, upscale
 if TYPE_CHECKING:
     from rsr_basicsr.attacks.base import Attack
 
-Generators = None | torch.Generator | Sequence[torch.Generator]
+Generators = torch.Generator | Sequence[torch.Generator]
 #: What an attack does with the gate of a defended network; see :func:`gate_set`
 ATTACK_GATES = ('straight_through', 'always', 'never')
-PRECISIONS = ('fp32', 'bf16')
+ATTACK_PRECISIONS = ('fp32', 'bf16')
 
 
 class Problem:
@@ -39,7 +39,7 @@ class Problem:
         model: nn.Module,
         lq: torch.Tensor,
         radius: torch.Tensor,
-        generators: Generators = None,
+        generators: Generators | None = None,
     ) -> None:
         self.model, self.network, self.lq, self.radius = model, MemorySaving(model), lq, radius
         self.objective, self.constraint = attack.objective, attack.constraint
@@ -63,7 +63,7 @@ class Problem:
         lq: torch.Tensor,
         target: torch.Tensor | None,
         radius: torch.Tensor,
-        generators: Generators = None,
+        generators: Generators | None = None,
     ) -> Iterator[Problem]:
         """A problem with its reference; within the block, the network is frozen and its gate set.
 

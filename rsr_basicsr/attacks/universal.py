@@ -52,7 +52,7 @@ class Universal(Scheduled):
         batches: Iterable[torch.Tensor],
         targets: Iterable[torch.Tensor] | None = None,
         *,
-        generator: Generators = None,
+        generator: Generators | None = None,
     ) -> Universal:
         """Find the perturbation for a set of images.
 

@@ -57,7 +57,7 @@ def best_temperature(clean: Sequence[float], attacked: Sequence[float]) -> float
     """The temperature that maximises the likelihood of log odds divided by it (Guo et al. 2017).
 
     Clean and attacked images have half the weight each, regardless of their numbers. Labels are smoothed as if one
-    image of each kind were mislabelled (Platt 1999); otherwise scores that separate all images would become certainties.
+    image of each kind were mislabelled (Platt 1999): otherwise, scores that separate all images become certainties.
 
     Args:
         clean: log odds of attacked against clean, of at least one clean image.

@@ -14,7 +14,7 @@ from rsr_basicsr.metrics.stability_metric import cropped
 from rsr_basicsr.ops.perceptual import lpips_distance
 
 #: Smallest side in pixels, below which AlexNet's strided layers leave nothing
-SMALLEST = 31
+SMALLEST_FOR_LPIPS = 31
 
 
 @METRIC_REGISTRY.register()
@@ -49,9 +49,10 @@ def calculate_lpips(
     height, width, channels = images[0].shape
     if channels != 3:
         raise ValueError(f'LPIPS compares images of three channels, got {channels}')
-    if min(height, width) < SMALLEST:
+    if min(height, width) < SMALLEST_FOR_LPIPS:
         raise ValueError(
-            f'LPIPS needs at least {SMALLEST}x{SMALLEST} pixels, got {height}x{width} within crop_border: {crop_border}'
+            f'LPIPS needs at least {SMALLEST_FOR_LPIPS}x{SMALLEST_FOR_LPIPS} pixels, '
+            f'got {height}x{width} within crop_border: {crop_border}'
         )
     with torch.no_grad():
         distance = lpips_distance(None if backbone is None else osp.expanduser(backbone))

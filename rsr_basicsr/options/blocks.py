@@ -11,7 +11,7 @@ from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.attacks.constraints import NORMS
 from rsr_basicsr.attacks.gradient_base import SCHEDULES
-from rsr_basicsr.attacks.problem import ATTACK_GATES, PRECISIONS
+from rsr_basicsr.attacks.problem import ATTACK_GATES, ATTACK_PRECISIONS
 from rsr_basicsr.attacks.restrictions import ZERO_MEANS
 from rsr_basicsr.ops.tiled import OVERLAP
 from rsr_basicsr.options.types import (
@@ -75,7 +75,7 @@ _ANY_ATTACK = {
     'tile': Key(integer(1)),  # pixels of the input
     'memory': Key(number(0, above=True)),  # GiB
     'overlap': Key(integer(0)),  # pixels of the input
-    'precision': Key(one_of(PRECISIONS)),
+    'precision': Key(one_of(ATTACK_PRECISIONS)),
     'seed': Key(integer(0)),
     'decay': Key(number(0)),
     'momentum': Key(number(0, 1)),

@@ -144,7 +144,7 @@ def test_a_network_without_a_gradient_is_named():
     assert not torch.equal(Square(queries=3)(Opaque(), lq), lq)
 
 
-@pytest.mark.parametrize('objective, what', [('ground_truth', 'the high-resolution'), ('target', 'shall become')])
+@pytest.mark.parametrize('objective, what', [('ground_truth', 'the high-resolution'), ('target', 'is to become')])
 def test_targets_must_be_given(objective, what, photo):
     with pytest.raises(ValueError, match=f'needs target: .*{what}'):
         IFGSM(objective=objective)(nn.Identity(), photo)
