@@ -1,10 +1,10 @@
-"""What an attack step costs (against a plain loop, in bf16, in batches), and what each reaches.
+"""The cost of an attack step (against a plain loop, in bf16, in batches), and the strength of each attack.
 
     python scripts/benchmark_attacks.py [--device cpu|cuda] [--only step precision batch strength schedules]
 
-Both sides of a ratio are measured in turn in one run, and the fastest run of each counts: other work on the machine
-makes runs slower, never faster. Peak memory on a CPU is that of a process of its own for each side, which Linux alone
-tells. The targets stand in brackets. Takes about 7 minutes on two CPU cores.
+Both sides of a ratio alternate in one run, and the fastest run of each counts: other work on the machine makes runs
+slower, never faster. Peak memory on a CPU is measured in one process per side, on Linux only. Targets are in brackets.
+Takes about 7 minutes on two CPU cores.
 """
 
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
@@ -16,27 +16,44 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import cv2
+import numpy as np
 import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from timing import describe, fastest, peak_mib
 
-from rsr_basicsr.attacks import APGD, FGSM, IFGSM, MIFGSM, PGD, BandLimited, RandomNoise, Square, Transfer, Universal
+from rsr_basicsr.attacks import (
+    APGD,
+    FGSM,
+    IFGSM,
+    MIFGSM,
+    PGD,
+    Attack,
+    BandLimited,
+    RandomNoise,
+    Square,
+    Transfer,
+    Universal,
+)
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.weights.official import WEIGHTS, fetch
 from rsr_basicsr.weights.state_dict import load_network
 
-NETWORKS = {
+StepInputs = tuple[torch.nn.Module, torch.Tensor, torch.Tensor]
+
+NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     'RRDBNet, 23 blocks': lambda: RRDBNet(3, 3, num_feat=64, num_block=23, num_grow_ch=32),
     'SRVGGNetCompact, 32 conv.': lambda: SRVGGNetCompact(num_conv=32, upscale=4),
 }
-STEP_TIME, STEP_MEMORY = 0.75, 0.8  # at most, of the plain loop's
+STEP_TIME, STEP_MEMORY = 0.75, 0.8  # targets: at most this share of the plain loop's
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--device', type=torch.device, default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='by default all')
@@ -50,33 +67,34 @@ def main():
         SECTIONS[section](args.device)
 
 
-def plain_step(net, lq, target):
-    """What a first version of an attack does: the gradient of everything, by ``backward``."""
+def plain_step(net: torch.nn.Module, lq: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The straightforward implementation: ``backward`` computes the gradients of the parameters too."""
     lq = lq.clone().requires_grad_()
     net.zero_grad()
     (net(lq) - target).square().sum().backward()
+    assert lq.grad is not None
     return (lq + lq.grad.sign() / 255).clamp(0, 1).detach()
 
 
-def our_step(net, lq, target):
+def our_step(net: torch.nn.Module, lq: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return IFGSM(eps=1, steps=1, objective='ground_truth')(net, lq, target)
 
 
 SIDES = {'plain': plain_step, 'ours': our_step}
 
 
-def made(name, device, batch=1, size=64):
-    """A network, images and targets."""
+def build_problem(name: str, device: torch.device, batch: int = 1, size: int = 64) -> StepInputs:
+    """A network, images (B, 3, size, size), and targets four times as large."""
     torch.manual_seed(0)
     net = NETWORKS[name]().to(device)
     return net, torch.rand(batch, 3, size, size, device=device), torch.rand(batch, 3, 4 * size, 4 * size, device=device)
 
 
-def time_step(device):
-    """One attack step of ours and one of the plain loop, on one image of 64x64."""
+def time_step(device: torch.device) -> None:
+    """Compare our attack step with that of the plain loop, on one image of 64x64."""
     print('\none step, 64x64                plain time       ours            plain memory       ours')
     for name in NETWORKS:
-        problem = made(name, device)
+        problem = build_problem(name, device)
         plain, ours = fastest([lambda side=side: side(*problem) for side in SIDES.values()], 5, device)
         memory, our_memory = (peak_memory(name, side, device) for side in SIDES)
         print(
@@ -86,15 +104,15 @@ def time_step(device):
         )
 
 
-def peak_memory(name, side, device):
-    """MiB that a step takes at its peak, beside the network and the images."""
+def peak_memory(name: str, side: str, device: torch.device) -> float:
+    """Peak memory of a step in MiB, without the network and the images."""
     if device.type == 'cuda':
-        problem = made(name, device)
+        problem = build_problem(name, device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         SIDES[side](*problem)
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    # Freed memory goes back at once: otherwise the peak is that of the allocator's habits.
+    # The threshold returns freed memory at once; otherwise the allocator's caching adds to the peak.
     run = subprocess.run(
         [sys.executable, __file__, '--peak', name, side],
         capture_output=True,
@@ -105,50 +123,50 @@ def peak_memory(name, side, device):
     return float(run.stdout.split()[-1])
 
 
-def peak_of_this_process(name, side):
-    problem = made(name, torch.device('cpu'))
-    SIDES[side](*made('SRVGGNetCompact, 32 conv.', torch.device('cpu'), size=8))  # loads what is loaded once
+def peak_of_this_process(name: str, side: str) -> float:
+    problem = build_problem(name, torch.device('cpu'))
+    SIDES[side](*build_problem('SRVGGNetCompact, 32 conv.', torch.device('cpu'), size=8))  # loads the libraries
     return peak_mib(lambda: SIDES[side](*problem))
 
 
-def time_precision(device):
-    """A step in bf16 on channels-last tensors, and one in fp32."""
+def time_precision(device: torch.device) -> None:
+    """Compare a step in bf16 on channels-last tensors with one in fp32."""
     if not has_bf16(device):
         print('\nbf16 + channels_last: this hardware has no bf16 arithmetic')
         return
     batch = 16 if device.type == 'cuda' else 1
     print(f'\none step, {batch}x64x64                    fp32       bf16')
     for name in NETWORKS:
-        net, lq, target = made(name, device, batch)
+        net, lq, target = build_problem(name, device, batch)
         attacks = [IFGSM(eps=1, steps=1, objective='ground_truth', precision=p) for p in ('fp32', 'bf16')]
-        nets = [net, made(name, device)[0].to(memory_format=torch.channels_last)]
+        nets = [net, build_problem(name, device)[0].to(memory_format=torch.channels_last)]
         full, half = fastest([lambda pair=pair: pair[0](pair[1], lq, target) for pair in zip(attacks, nets)], 5, device)
         print(f'{name:<27}{full * 1e3:11.1f} ms{half * 1e3:8.1f} ms {half / full:6.2f}x')
 
 
-def has_bf16(device):
-    """Whether bf16 is computed, not imitated."""
+def has_bf16(device: torch.device) -> bool:
+    """Whether the hardware computes in bf16 instead of emulating it."""
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return any(getattr(torch.cpu, name, bool)() for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
 
 
-def time_batch(device):
-    """A step on eight images at once, and on one after the other."""
+def time_batch(device: torch.device) -> None:
+    """Compare a step on eight images at once with steps on one after the other."""
     print('\none step, 8 images of 64x64  one by one    batched')
     for name in NETWORKS:
-        net, lq, target = made(name, device, batch=8)
+        net, lq, target = build_problem(name, device, batch=8)
 
-        def one_by_one():
-            for image, its_target in zip(lq.split(1), target.split(1)):
-                our_step(net, image, its_target)
+        def one_by_one() -> None:
+            for image, image_target in zip(lq.split(1), target.split(1)):
+                our_step(net, image, image_target)
 
         single, batched = fastest([one_by_one, lambda: our_step(net, lq, target)], 2, device)
         print(f'{name:<27}{single * 1e3:11.0f} ms{batched * 1e3:8.0f} ms {batched / single:6.2f}x')
 
 
-def compare_strength(device):
-    """How far each attack moves the output of realesr-animevideov3 for five photos that come with scikit-image."""
+def compare_strength(device: torch.device) -> None:
+    """Compare how far attacks move the output of realesr-animevideov3 for five photos of scikit-image."""
     net, lq = real_network_and_photos(device)
     source = torch.nn.Upsample(scale_factor=4, mode='bicubic')
     compare(
@@ -171,8 +189,8 @@ def compare_strength(device):
     )
 
 
-def compare_schedules(device):
-    """The same with the steps of PGD and APGD falling, and as they were published."""
+def compare_schedules(device: torch.device) -> None:
+    """Compare PGD and APGD with falling steps and as published, on the same photos."""
     net, lq = real_network_and_photos(device)
     compare(
         net,
@@ -187,16 +205,17 @@ def compare_schedules(device):
     )
 
 
-def real_network_and_photos(device):
+def real_network_and_photos(device: torch.device) -> tuple[torch.nn.Module, torch.Tensor]:
     """realesr-animevideov3, and five photos of scikit-image reduced to 32x32, (5, 3, 32, 32)."""
     net = load_network({**WEIGHTS['realesr-animevideov3'].network, 'weights': fetch('realesr-animevideov3')}).to(device)
     with tempfile.TemporaryDirectory() as folder:
         names = write_evaluation_pairs(Path(folder, 'gt'), Path(folder, 'lq'), gt_size=128)
-        images = [cv2.imread(str(Path(folder, 'lq', f'{name}.png')))[..., ::-1] / 255 for name in names]
+        paths = [str(Path(folder, 'lq', f'{name}.png')) for name in names]
+        images = [cast(np.ndarray, cv2.imread(path))[..., ::-1] / 255 for path in paths]
     return net, torch.stack([torch.from_numpy(image).permute(2, 0, 1).float() for image in images]).to(device)
 
 
-def compare(net, lq, eps, attacks):
+def compare(net: torch.nn.Module, lq: torch.Tensor, eps: Sequence[float], attacks: Sequence[Attack]) -> None:
     """Print the mean stability under each attack, at each eps."""
     print(
         f'\nstability in dB, {len(lq)} images of 32x32, 8 bit' + ''.join(f'{f"eps {e}":>8}' for e in eps) + '  seconds'
@@ -214,7 +233,7 @@ def compare(net, lq, eps, attacks):
         print(f'{name:<49}' + ''.join(f'{figure:8.1f}' for figure in figures) + f'{time.perf_counter() - started:9.0f}')
 
 
-SECTIONS = {
+SECTIONS: dict[str, Callable[[torch.device], None]] = {
     'step': time_step,
     'precision': time_precision,
     'batch': time_batch,

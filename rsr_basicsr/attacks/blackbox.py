@@ -1,20 +1,24 @@
-"""Attacks that ask for no gradient: Square sees the outputs of the network, random noise nothing."""
+"""Attacks without gradients: Square uses the outputs of the network, random noise nothing."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 
 from rsr_basicsr.attacks.base import Attack
 from rsr_basicsr.attacks.checks import expect
-from rsr_basicsr.attacks.problem import worse
+from rsr_basicsr.attacks.problem import Problem, worse
+from rsr_basicsr.attacks.registry import ATTACKS
 from rsr_basicsr.attacks.restrictions import extent
 
 
+@ATTACKS.register()
 class Square(Attack):
     """Square attack (Andriushchenko et al. 2020): random search by the outputs alone.
 
-    It starts from vertical stripes on the border of the L-inf ball; each query sets a square of one sign a channel,
-    at a random place, and keeps it where the loss grew. The squares shrink on the way.
+    It starts from vertical stripes on the border of the L-inf ball. Each query sets a square at a random place to one
+    sign per channel, and keeps it if the loss grew. The squares shrink over time.
 
     Args:
         queries: passes of the network.
@@ -23,18 +27,18 @@ class Square(Attack):
 
     uses = 'queries'
     norms = ('Linf',)
-    # Where the area is halved, of the 10,000 queries of the paper.
+    # The queries after which the area is halved, out of the paper's 10,000.
     halvings = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
-    def __init__(self, *, queries: int = 1000, area: float = 0.3, **common):
+    def __init__(self, *, queries: int = 1000, area: float = 0.3, **common: Any) -> None:
         super().__init__(**common)
         self.queries, self.area = expect('queries', queries, 2, whole=True), expect('area', area, 0, 1, above=True)
 
-    def run(self, problem):
+    def run(self, problem: Problem) -> tuple[torch.Tensor, ...]:
         channels, _, width = problem.lq.shape[1:]
         rows, columns = extent(problem.constraint, problem.lq)
         attacked = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, width))
-        best = (problem.loss(attacked), attacked)
+        best: tuple[torch.Tensor, ...] = (problem.loss(attacked), attacked)
         for query in range(1, self.queries):
             side = self.side(query, len(rows), len(columns))
             inside = self._window(problem.rand(1), rows, side, problem.lq).unsqueeze(2) & self._window(
@@ -42,42 +46,42 @@ class Square(Attack):
             ).unsqueeze(1)
             moved = problem.project(problem.lq + problem.radius * problem.signs(channels, 1, 1))
             candidate = torch.where(inside.unsqueeze(1), moved, best[1])
-            if self.zero_mean is not None:  # of two images of mean zero, the parts are not
+            if self.zero_mean is not None:  # parts of two perturbations of mean zero need not have it
                 candidate = problem.project(candidate)
             best = worse(best, (problem.loss(candidate), candidate))
         return best
 
     def side(self, query: int, height: int, width: int) -> int:
-        """Side of the square of one query, in pixels."""
+        """Side of a query's square, in pixels."""
         done = query / self.queries * 10000
         area = self.area / 2 ** sum(done > halving for halving in self.halvings)
         return min(max(round((area * height * width) ** 0.5), 1), height, width)
 
     @staticmethod
     def _window(place: torch.Tensor, within: range, side: int, x: torch.Tensor, axis: int = -2) -> torch.Tensor:
-        """Where on an axis of ``x`` the square lies, bool (B, size of the axis), for a place in [0, 1), (B, 1)."""
+        """Where the square lies on an axis of ``x``, bool (B, length of the axis), for a place in [0, 1), (B, 1)."""
         begin = within.start + (place * (len(within) - side + 1)).floor()
         indices = torch.arange(x.shape[axis], device=x.device)
         return (indices >= begin) & (indices < begin + side)
 
 
+@ATTACKS.register()
 class RandomNoise(Attack):
-    """The control: noise of the size that the attacks have, on the border of the ball, blind to the network.
+    """The control: noise on the border of the ball, independent of the network.
 
-    L-inf: a random sign of eps for each value. L2: uniform noise scaled to the radius. ``restarts`` keeps the worst
-    of so many.
+    L-inf: eps with a random sign for each value. L2: uniform noise scaled to the radius. With ``restarts``, the worst
+    of as many.
     """
 
     uses = 'nothing'
 
     @property
-    def asks_for_loss(self):
+    def asks_for_loss(self) -> bool:
         return self.restarts > 1
 
-    def run(self, problem):
-        noise = (
-            problem.signs(*problem.lq.shape[1:]) if self.norm == 'Linf' else problem.rand(*problem.lq.shape[1:]) * 2 - 1
-        )
+    def run(self, problem: Problem) -> tuple[torch.Tensor, ...]:
+        shape = problem.lq.shape[1:]
+        noise = problem.signs(*shape) if self.norm == 'Linf' else problem.rand(*shape) * 2 - 1
         attacked = problem.project(problem.lq + problem.constraint.random(noise, problem.radius))
         loss = problem.loss(attacked) if self.asks_for_loss else problem.lq.new_zeros(len(attacked))
         return loss, attacked

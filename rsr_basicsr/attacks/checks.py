@@ -1,23 +1,25 @@
-"""What attacks refuse, in one sentence each."""
+"""Checks of arguments and images; each refusal is one sentence."""
 
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 
 def expect(
     name: str,
-    value,
+    value: Any,
     low: float,
     high: float = float('inf'),
     *,
     whole: bool = False,
     above: bool = False,
     optional: bool = False,
-):
-    """The value, if it is a number in [low, high] ((low, high] with ``above``), or None with ``optional``.
+) -> Any:
+    """Return the value if it is a number in [low, high] ((low, high] with ``above``), or None with ``optional``.
 
     Raises:
         ValueError: it is not.
@@ -25,7 +27,7 @@ def expect(
     if value is None and optional:
         return value
     kind = numbers.Integral if whole else numbers.Real
-    if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high or above and value == low:
+    if not isinstance(value, kind) or isinstance(value, bool) or not _inside(value, low, high, above):
         upper = f' and <= {high:g}' if high < float('inf') else ''
         raise ValueError(
             f'expected {name} {">" if above else ">="} {low:g}{upper}'
@@ -34,49 +36,47 @@ def expect(
     return value
 
 
-def expect_one_of(name: str, value, known) -> None:
+def _inside(value: Any, low: float, high: float, above: bool) -> bool:
+    return low <= value <= high and not (above and value == low)
+
+
+def expect_one_of(name: str, value: Any, known: Iterable[str | None]) -> None:
     """Raise a ValueError if ``value`` is none of the words ``known``."""
+    known = list(known)
     if not isinstance(value, (str, type(None))) or value not in known:
         raise ValueError(f'{name} must be one of {", ".join(filter(None, known))}, got {value!r}')
 
 
-def expect_bool(name: str, value) -> bool:
-    """The value, if it is true or false.
+def expect_bool(name: str, value: Any) -> bool:
+    """Return the value if it is true or false.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is neither.
     """
     if not isinstance(value, bool):
         raise ValueError(f'expected {name} to be true or false, got {value!r}')
     return value
 
 
-def check_clamp(value) -> None:
+def check_clamp(value: Any) -> None:
     """Raise a ValueError if ``value`` is neither true, false nor ``end``."""
     if not isinstance(value, bool) and value != 'end':
         raise ValueError(f'expected clamp to be true, false or end, got {value!r}')
 
 
-def check_images(lq: torch.Tensor, target: torch.Tensor | None) -> None:
-    """Refuse what is not a batch of images in [0, 1].
+def check_images(lq: Any, target: Any) -> None:
+    """Check that ``lq`` is a batch of images in [0, 1], and ``target`` None or a batch of the same length.
 
     Raises:
-        ValueError: one sentence with what was given.
+        ValueError: one sentence with the value.
     """
     if torch.is_inference_mode_enabled():
         raise ValueError('attacks need gradients: call them outside torch.inference_mode()')
-    for name, images in (('lq', lq), ('target', target)):
-        if images is None and name == 'target':
-            continue
-        if not isinstance(images, torch.Tensor) or images.dim() != 4 or not images.is_floating_point():
-            given = f'{images.dtype} {tuple(images.shape)}' if hasattr(images, 'shape') else repr(images)
-            raise ValueError(f'expected {name} as a tensor of floats (B, C, H, W) in [0, 1], got {given}')
-        if images.numel() == 0:
-            raise ValueError(f'{name} is empty: {tuple(images.shape)}')
-        if not images.isfinite().all():
-            raise ValueError(f'{name} holds values that are not numbers')
-    if target is not None and len(target) != len(lq):
-        raise ValueError(f'expected as many targets as images, got {len(target)} for {len(lq)}')
+    _check_batch('lq', lq)
+    if target is not None:
+        _check_batch('target', target)
+        if len(target) != len(lq):
+            raise ValueError(f'expected as many targets as images, got {len(target)} for {len(lq)}')
     if lq.min() < 0 or lq.max() > 1:
         raise ValueError(
             f'expected lq in [0, 1], got values from {lq.min():.9g} to {lq.max():.9g}; clamp them, or '
@@ -84,11 +84,21 @@ def check_images(lq: torch.Tensor, target: torch.Tensor | None) -> None:
         )
 
 
-def check_radius(eps: torch.Tensor | None, lq: torch.Tensor) -> None:
-    """Refuse radii that are not one for each image, in 1/255 units.
+def _check_batch(name: str, images: Any) -> None:
+    if not isinstance(images, torch.Tensor) or images.dim() != 4 or not images.is_floating_point():
+        given = f'{images.dtype} {tuple(images.shape)}' if hasattr(images, 'shape') else repr(images)
+        raise ValueError(f'expected {name} as a tensor of floats (B, C, H, W) in [0, 1], got {given}')
+    if images.numel() == 0:
+        raise ValueError(f'{name} is empty: {tuple(images.shape)}')
+    if not images.isfinite().all():
+        raise ValueError(f'{name} holds values that are not numbers')
+
+
+def check_radius(eps: Any, lq: torch.Tensor) -> None:
+    """Check that ``eps`` is None or one radius per image, in 1/255.
 
     Raises:
-        ValueError: one sentence with what was given.
+        ValueError: one sentence with the value.
     """
     if eps is None:
         return

@@ -1,30 +1,37 @@
-"""Attacks made of other attacks: the samples of another network, and for each image the worst of several."""
+"""Attacks made of other attacks: the samples of another network, and the worst of several per image."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from rsr_basicsr.attacks.base import MEASURED, Attack
 from rsr_basicsr.attacks.gradient import PGD
-from rsr_basicsr.attacks.problem import Problem, worse
+from rsr_basicsr.attacks.problem import Generators, Problem, worse
+from rsr_basicsr.attacks.registry import ATTACKS, build_attack
+from rsr_basicsr.utils.registry import nearest
+
+LoadNetwork = Callable[[Mapping[str, Any]], nn.Module]
+Block = Mapping[str, Any] | Attack
 
 
+@ATTACKS.register()
 class Transfer(Attack):
     """Adversarial samples of another network.
 
     Args:
-        source: the network that is attacked in the place of the one under attack; of the same scale where the
-            objective needs a target. It is attacked in evaluation mode.
-        attack: how it is attacked; None is PGD with the arguments given.
+        source: the network that is attacked instead of the one under attack, in evaluation mode. It has the same scale
+            if the objective needs a target.
+        attack: the attack on the source; None is PGD with the arguments given.
     """
 
     uses = 'nothing'
 
-    def __init__(self, *, source: nn.Module, attack: Attack | None = None, **common):
+    def __init__(self, *, source: nn.Module, attack: Attack | None = None, **common: Any) -> None:
         if not isinstance(source, nn.Module):
             raise ValueError(f'Transfer needs source, a network, got {source!r}')
         if attack is not None and common:
@@ -32,18 +39,18 @@ class Transfer(Attack):
         self.source, self.attack = source, PGD(**common) if attack is None else attack
         if not self.attack.objective.per_sample:
             raise ValueError(f'Transfer: {self.attack.objective} is that of the network in training, not of the source')
-        # What others ask an attack for.
+        # The attributes that callers read from any attack.
         self.eps, self.norm, self.seed = self.attack.eps, self.attack.norm, self.attack.seed
         for name in MEASURED:
             setattr(self, name, getattr(self.attack, name))
 
     @classmethod
-    def parameters(cls):
+    def parameters(cls) -> dict[str, inspect.Parameter]:
         own = super().parameters()
         return {'source': own['source'], 'attack': own['attack'], **PGD.parameters()}
 
     @classmethod
-    def from_options(cls, options, load_network=None):
+    def from_options(cls, options: Mapping[str, Any], load_network: LoadNetwork | None = None) -> Attack:
         """``source``: a network, or a block for ``load_network``; ``attack``: a block; the rest is for the attack."""
         shared = dict(options)
         source, attack = shared.pop('source', None), shared.pop('attack', None)
@@ -53,8 +60,17 @@ class Transfer(Attack):
         _refuse_unknown(cls, shared, [attack])
         return cls(source=source, attack=_inner(attack, shared, load_network))
 
-    def results(self, model, lq, target=None, *, eps=None, generator=None, start=None):
-        """Attack the source, whatever the model. A target that is the model's own output is not handed on."""
+    def results(
+        self,
+        model: nn.Module,
+        lq: torch.Tensor,
+        target: torch.Tensor | None = None,
+        *,
+        eps: torch.Tensor | None = None,
+        generator: Generators | None = None,
+        start: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Attack the source instead of the model. A target that is the model's own output is not passed on."""
         target = target if self.objective.needs_target else None
         modes = {module: module.training for module in self.source.modules()}
         self.source.eval()
@@ -64,33 +80,30 @@ class Transfer(Attack):
             for module, training in modes.items():
                 module.training = training
 
-    def but(self, **changes):
+    def but(self, **changes: Any) -> Attack:
         source, attack = changes.pop('source', self.source), changes.pop('attack', self.attack)
-        return Transfer(
-            source=source,
-            attack=attack.but(
-                **{
-                    name: value
-                    for name, value in changes.items()
-                    if _concerns(attack, name) or name == 'seed' and name in attack.parameters()
-                }
-            ),
-        )
+        concerned = {
+            name: value
+            for name, value in changes.items()
+            if _concerns(attack, name) or name == 'seed' and name in attack.parameters()
+        }
+        return Transfer(source=source, attack=attack.but(**concerned))
 
     def __repr__(self) -> str:
         return f'Transfer(source={type(self.source).__name__}, attack={self.attack})'
 
 
+@ATTACKS.register()
 class WorstOf(Attack):
-    """Runs several attacks and keeps, image by image, the result that harms the deployed network most.
+    """Runs several attacks and keeps, per image, the result with the highest loss.
 
-    The loss is that of the network as it decides by itself, whatever ``gate`` the attacks look through.
+    The loss is that of the network with its own decisions, regardless of the ``gate`` of the attacks.
 
     Args:
-        attacks: what is tried; each keeps its own settings.
-        seed: of all that the network and the attacks draw, but for attacks that have a seed of their own.
+        attacks: the attacks; each keeps its own settings.
+        seed: seeds the network's and the attacks' random numbers, except in attacks with a seed of their own.
         measured: ``objective``, ``eot_samples``, ``tile``, ``memory``, ``overlap`` and ``precision`` of the loss; by
-            default what the first attack has.
+            default those of the first attack.
 
     Raises:
         ValueError: there is no attack, or the target would mean different things to them.
@@ -98,7 +111,7 @@ class WorstOf(Attack):
 
     fixed = ('eps', 'norm', 'restarts', 'quantize', 'clamp', 'region', 'zero_mean', 'gate')
 
-    def __init__(self, *, attacks: Sequence[Attack], seed: int | None = None, **measured):
+    def __init__(self, *, attacks: Sequence[Attack], seed: int | None = None, **measured: Any) -> None:
         if not attacks:
             raise ValueError('worst_of needs at least one attack')
         settings = {name: getattr(attacks[0], name) for name in MEASURED}
@@ -116,16 +129,25 @@ class WorstOf(Attack):
         self.uses = min((attack.uses for attack in attacks), key=('gradients', 'queries', 'nothing').index)
 
     @classmethod
-    def from_options(cls, options, load_network=None):
-        """``attacks``: a list of blocks, which take of the others what they know and do not say themselves."""
+    def from_options(cls, options: Mapping[str, Any], load_network: LoadNetwork | None = None) -> Attack:
+        """``attacks``: a list of blocks, each completed by those other arguments that its attack takes."""
         own = {key: value for key, value in options.items() if key in cls.parameters()}
         blocks = own.pop('attacks', None) or ()
         shared = {key: value for key, value in options.items() if key not in ('attacks', 'seed')}
         _refuse_unknown(cls, [key for key in shared if key not in own], blocks)
         return cls(attacks=[_inner(block, shared, load_network) for block in blocks], **own)
 
-    def _results(self, model, lq, target, eps, generator, start=None):
-        worst = None
+    def _results(
+        self,
+        model: nn.Module,
+        lq: torch.Tensor,
+        target: torch.Tensor | None,
+        eps: torch.Tensor | None,
+        generator: Generators | None,
+        start: torch.Tensor | None = None,
+        first_gradient: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        worst: tuple[torch.Tensor, ...] | None = None
         with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
             for index, attack in enumerate(self.attacks):
                 attacked = attack.results(
@@ -133,10 +155,10 @@ class WorstOf(Attack):
                 )[0]
                 loss = problem.loss(attacked.to(problem.lq))
                 worst = worse(worst, (loss, attacked, torch.full_like(loss, index, dtype=torch.long)))
-            loss, attacked, which = worst
+            loss, attacked, which = cast(tuple[torch.Tensor, ...], worst)
             return problem.finished(attacked), loss, which
 
-    def but(self, **changes):
+    def but(self, **changes: Any) -> Attack:
         own = {
             **{name: getattr(self, name) for name in (*MEASURED, 'seed')},
             **{name: value for name, value in changes.items() if name in self.parameters()},
@@ -152,28 +174,26 @@ class WorstOf(Attack):
         return f'worst_of([{", ".join(map(repr, self.attacks))}])'
 
 
-def worst_of(attacks: Sequence[Attack], **options) -> WorstOf:
-    """The attack that tries all of ``attacks`` and keeps the worst for each image; see :class:`WorstOf`."""
+def worst_of(attacks: Sequence[Attack], **options: Any) -> WorstOf:
+    """Build an attack that tries all of ``attacks`` and keeps the worst per image; see :class:`WorstOf`."""
     return WorstOf(attacks=list(attacks), **options)
 
 
-def _concerns(attack, name):
-    """Whether a change of all attacks concerns one of them."""
+def _concerns(attack: Attack, name: str) -> bool:
+    """Whether a change to all attacks of a composition applies to this one."""
     if name in ('attacks', 'seed') or name == 'gate' and attack.uses == 'nothing':
-        return False  # a gate is that of the network under attack, not of the source of a transfer
+        return False  # the gate is that of the network under attack, not of the source of a transfer
     return isinstance(attack, WorstOf) or name in attack.parameters()
 
 
-def _accepted(block):
-    """The arguments that an attack block takes, with those of the blocks inside."""
-    from rsr_basicsr.attacks import ATTACKS  # which knows the classes of this file
-
+def _accepted(block: Any) -> set[str]:
+    """The arguments that an attack block takes, including those of the blocks inside."""
     if isinstance(block, Attack):
         return set()
     if not isinstance(block, Mapping):
-        raise ValueError(f'expected an attack block, with type and arguments, got {block!r}')
+        raise ValueError(f'expected attack as a block with type and arguments, got {block!r}')
     kind = block.get('type', 'PGD')
-    cls = ATTACKS.get(kind) if isinstance(kind, str) else None
+    cls = ATTACKS[kind] if isinstance(kind, str) and kind in ATTACKS else None
     if cls is Transfer:
         return _accepted(block.get('attack') or {})
     if cls is WorstOf:
@@ -181,10 +201,8 @@ def _accepted(block):
     return set(cls.parameters()) if cls else set()
 
 
-def _inner(block, shared, load_network):
-    """The attack of a block inside a block, which takes of the outer one what it knows and does not say itself."""
-    from rsr_basicsr.attacks import build_attack
-
+def _inner(block: Block, shared: Mapping[str, Any], load_network: LoadNetwork | None) -> Attack:
+    """Build the attack of an inner block, completed by those arguments of the outer block that it takes."""
     if isinstance(block, Attack):
         return block
     taken = _accepted(block)
@@ -193,11 +211,11 @@ def _inner(block, shared, load_network):
     )
 
 
-def _refuse_unknown(cls, names, blocks):
-    known = set().union(*map(_accepted, blocks))
+def _refuse_unknown(cls: type[Attack], names: Iterable[str], blocks: Sequence[Block]) -> None:
+    known = sorted(set[str]().union(*map(_accepted, blocks)))
     for name in names:
         if name not in known and blocks:
-            close = difflib.get_close_matches(str(name), sorted(known), n=1)
+            close = nearest(name, known)
             raise ValueError(
-                f'{cls.__name__}: no attack inside has {name!r}' + (f'; did you mean {close[0]!r}?' if close else '')
+                f'{cls.__name__}: no attack inside has {name!r}' + (f'; did you mean {close!r}?' if close else '')
             )

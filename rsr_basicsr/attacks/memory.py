@@ -1,32 +1,49 @@
-"""Convolutions that keep nothing of their input for the way back."""
+"""Convolutions that do not keep their input for the backward pass."""
 
 from __future__ import annotations
 
 import contextlib
-import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+Sizes = int | Sequence[int]
+
 
 class InputGradientOnly(TorchFunctionMode):
-    """Within the block 2-D convolutions by weights that ask for no gradient forget their input.
+    """Within the block, 2-D convolutions with frozen weights do not keep their input for the backward pass.
 
-    The gradient of the input needs the weights alone, but autograd keeps the input all the same, in case the weights
-    asked for theirs (Bhatia and Dangel 2024). In RRDBNet, which concatenates what it has before each convolution,
+    The gradient with respect to the input needs the weights only, but autograd keeps the input anyway, in case the
+    weights need theirs (Bhatia and Dangel 2024). In RRDBNet, which concatenates features before each convolution,
     these inputs are three quarters of what is kept. The results are the same.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
-        if func in (torch.conv2d, F.conv2d) and _forgets(*args, **kwargs):
+        if func in (torch.conv2d, F.conv2d) and _needs_no_input(*args, **kwargs):
             return _conv2d(*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _forgets(input, weight, bias=None, stride=1, padding=0, *args, **kwargs):
+def _needs_no_input(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sizes = 1,
+    padding: str | Sizes = 0,
+    *args: Any,
+    **kwargs: Any,
+) -> bool:
     return (
         torch.is_grad_enabled()
         and input.requires_grad
@@ -38,26 +55,44 @@ def _forgets(input, weight, bias=None, stride=1, padding=0, *args, **kwargs):
     )
 
 
-def _conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def _conv2d(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> torch.Tensor:
     return _Convolution.apply(input, weight, bias, *map(_pair, (stride, padding, dilation)), groups)
 
 
 class _Convolution(torch.autograd.Function):
-    """The convolution, with a gradient of the input only."""
+    """The convolution, with a gradient with respect to the input only."""
 
     @staticmethod
-    def forward(ctx, input, weight, bias, stride, padding, dilation, groups):
+    def forward(
+        ctx: Any,
+        input: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int,
+    ) -> torch.Tensor:
         output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
-        # One number in the shape of the input: checkpointing, which may run the convolution a second time outside of
-        # the block, then meets tensors of the same number and shape.
+        # One number, expanded to the shape of the input: checkpointing may run the convolution a second time outside
+        # the block, and then expects saved tensors of the same number and shape.
         ctx.save_for_backward(input.new_zeros(1).expand(input.shape), weight)
         ctx.settings, ctx.layout, ctx.groups = (stride, padding, dilation), _memory_format(input), groups
         return output
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
         input, weight = ctx.saved_tensors
-        # Of the input only size and layout are looked at. Under autocast the convolution ran in a lower precision.
+        # Only size and layout of the input count here. Under autocast the convolution ran in a lower precision.
         stand_in = torch.empty(input.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
         result = torch.ops.aten.convolution_backward(
             gradient,
@@ -73,27 +108,29 @@ class _Convolution(torch.autograd.Function):
         return result.to(input.dtype), None, None, None, None, None, None
 
 
-def _pair(value):
-    return (int(value),) * 2 if isinstance(value, numbers.Integral) else tuple(value) * (2 if len(value) == 1 else 1)
+def _pair(value: Sizes) -> tuple[int, ...]:
+    if isinstance(value, Sequence):
+        return tuple(value) * (2 if len(value) == 1 else 1)
+    return (int(value),) * 2
 
 
-def _memory_format(x):
+def _memory_format(x: torch.Tensor) -> torch.memory_format:
     channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
 
 
-class Sparing(nn.Module):
-    """A network whose passes are :class:`InputGradientOnly`.
+class MemorySaving(nn.Module):
+    """A network whose passes run inside :class:`InputGradientOnly`.
 
-    The block is around each pass, not around the whole attack: tiles pass once more on the way back, which may be
+    The block encloses each pass, not the whole attack: tiles are computed again in the backward pass, possibly in
     another thread.
     """
 
-    def __init__(self, module):
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
         modules = module.modules() if isinstance(module, nn.Module) else ()
-        # What torch.compile makes plans its memory itself.
+        # torch.compile plans the memory of its networks itself.
         self.compiled = any(hasattr(part, '_orig_mod') for part in modules)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,60 +1,73 @@
-"""One call of an attack: the network as the attack sees it, the images, and where they may go."""
+"""One call of an attack: the network as the attack sees it, the images, and their constraint."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from rsr_basicsr.attacks import constraints, restrictions
-from rsr_basicsr.attacks.memory import Sparing
+from rsr_basicsr.attacks.memory import MemorySaving
 from rsr_basicsr.ops.tiled import defenses, tile_within, upscale
 
-Generators = None | torch.Generator | Sequence[torch.Generator]
-GATES = ('straight_through', 'always', 'never')
-PRECISIONS = ('fp32', 'bf16')
+if TYPE_CHECKING:
+    from rsr_basicsr.attacks.base import Attack
+
+Generators = torch.Generator | Sequence[torch.Generator]
+#: What an attack does with the gate of a defended network; see :func:`gate_set`
+ATTACK_GATES = ('straight_through', 'always', 'never')
+ATTACK_PRECISIONS = ('fp32', 'bf16')
 
 
 class Problem:
-    """What an attack works on: it asks for the loss or the gradient of images, and puts them back in the ball.
+    """What an attack works on: gives the loss and the gradient of images, and projects them to the constraint.
 
     Args:
-        attack: whose settings count (see :class:`rsr_basicsr.attacks.Attack`).
+        attack: the attack, whose settings apply.
         model: maps (B, C, H, W) to (B, C, sH, sW) in [0, 1].
         lq: clean images, (B, C, H, W) in [0, 1].
         radius: of the ball around each, (B, 1, 1, 1) or a scalar tensor, in [0, 1] units.
-        generators: one for the batch or one a sample; None takes torch's own.
+        generators: one for the batch or one per sample; None takes torch's own.
     """
 
-    def __init__(self, attack, model: nn.Module, lq: torch.Tensor, radius: torch.Tensor, generators: Generators = None):
-        self.model, self.network, self.lq, self.radius = model, Sparing(model), lq, radius
+    def __init__(
+        self,
+        attack: Attack,
+        model: nn.Module,
+        lq: torch.Tensor,
+        radius: torch.Tensor,
+        generators: Generators | None = None,
+    ) -> None:
+        self.model, self.network, self.lq, self.radius = model, MemorySaving(model), lq, radius
         self.objective, self.constraint = attack.objective, attack.constraint
         self.clamp, self.quantize, self.kind = attack.clamp, attack.quantize, lq.dtype
         self.eot_samples, self.overlap, self.half = attack.eot_samples, attack.overlap, attack.precision == 'bf16'
         if isinstance(generators, (list, tuple)) and len(generators) != len(lq):
-            raise ValueError(f'expected one generator an image, got {len(generators)} for {len(lq)}')
+            raise ValueError(f'expected one generator per image, got {len(generators)} for {len(lq)}')
         self.generators = generators
-        self.tile, self.reference = attack.tile, None
-        self.start: torch.Tensor | None = None  # a perturbation (B, C, H, W) that the caller wants to begin at
+        self.tile = attack.tile
+        self.reference: torch.Tensor | None = None
+        self.start: torch.Tensor | None = None  # perturbation (B, C, H, W) to begin at, if the caller gives one
         self.first_gradient: torch.Tensor | None = None  # of the first step, (B, C, H, W), if it is known
-        self.sound = torch.ones(len(lq), dtype=torch.bool, device=lq.device)  # no value was not a number so far
+        self.sound = torch.ones(len(lq), dtype=torch.bool, device=lq.device)  # False after a NaN or infinite value
 
     @classmethod
     @contextlib.contextmanager
     def of(
         cls,
-        attack,
+        attack: Attack,
         model: nn.Module,
         lq: torch.Tensor,
         target: torch.Tensor | None,
         radius: torch.Tensor,
-        generators: Generators = None,
+        generators: Generators | None = None,
     ) -> Iterator[Problem]:
-        """A problem with its reference, and in the block the network as the attack may use it.
+        """A problem with its reference; within the block, the network is frozen and its gate set.
 
-        Computes in float32 for images of less, which cannot tell all 256 levels apart.
+        Images in half precision, which cannot tell all 256 levels apart, are computed in float32.
         """
         kind = lq.dtype
         lq, radius = (x if kind == torch.float64 else x.float() for x in (lq, radius))
@@ -71,14 +84,14 @@ class Problem:
                 yield problem
 
     def refer_to(self, target: torch.Tensor | None) -> None:
-        """Take what outputs are compared with: from the target, or from the network's output for the clean image."""
+        """Set the reference that outputs are compared with: the target, or the network's clean output."""
         if target is not None:
             target = target.to(self.lq)
         self.reference = self.objective.reference(self.output, self.lq, target).detach()
 
     def output(self, x: torch.Tensor) -> torch.Tensor:
-        """What the network makes of ``x``."""
-        # A copy: networks that begin with an in-place module write to what they are given.
+        """The network's output for ``x``, (B, C, sH, sW)."""
+        # A copy: networks that begin with an in-place module write to their input.
         x = x.to(self.kind, copy=True, memory_format=torch.channels_last if self.half else torch.preserve_format)
         with torch.autocast(x.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
             output = upscale(self.network, x, tile=self.tile, overlap=self.overlap)
@@ -90,36 +103,37 @@ class Problem:
         return output.to(self.lq.dtype)
 
     def loss(self, x: torch.Tensor) -> torch.Tensor:
-        """Loss of each sample, (B,), the mean over the draws."""
+        """Loss per sample, (B,): the mean over the EOT samples."""
         with torch.no_grad():
-            loss = sum(self._score(x) for _ in range(self.eot_samples)) / self.eot_samples
+            loss = cast(torch.Tensor, sum(self._loss(x) for _ in range(self.eot_samples))) / self.eot_samples
         self.sound = self.sound & loss.isfinite()
         return loss
 
     def gradient(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Gradient of the loss with respect to ``x``, and the loss of each sample, (B,): means over the draws."""
+        """Gradient of the loss with respect to ``x``, and the loss per sample, (B,): means over the EOT samples."""
         x = x.detach().requires_grad_()
         if self.objective.gradient is not None:
-            gradient = sum(self.objective.gradient(x) for _ in range(self.eot_samples)) / self.eot_samples
+            of_batch = self.objective.gradient
+            gradient = cast(torch.Tensor, sum(of_batch(x) for _ in range(self.eot_samples))) / self.eot_samples
             self.sound = self.sound & gradient.isfinite().flatten(1).all(1)
             return gradient, gradient.new_zeros(len(x))
-        gradient, loss = 0, 0
+        gradient, loss = torch.zeros_like(x), x.new_zeros(len(x))
         for _ in range(self.eot_samples):
-            score = self._score(x)
-            if not score.requires_grad:
+            sample = self._loss(x)
+            if not sample.requires_grad:
                 raise ValueError(
                     f'the output of {type(self.model).__name__} has no gradient with respect to the '
                     'image; attack it by Square or Transfer, or wrap what has none in BPDA'
                 )
-            gradient = gradient + torch.autograd.grad(score.sum(), x)[0] / self.eot_samples
-            loss = loss + score.detach() / self.eot_samples
+            gradient = gradient + torch.autograd.grad(sample.sum(), x)[0] / self.eot_samples
+            loss = loss + sample.detach() / self.eot_samples
         self.sound = self.sound & gradient.isfinite().flatten(1).all(1) & loss.isfinite()
         return gradient, loss
 
     def uphill(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """:meth:`gradient`, but random where that of a sample is zero throughout.
+        """As :meth:`gradient`, but random for samples whose gradient is zero everywhere.
 
-        It is on a plateau, such as the one around a clean image whose change gets lost in the rounding of a codec.
+        Such a sample is on a plateau, such as the one around a clean image whose change a codec rounds away.
         """
         if self.first_gradient is not None:
             gradient, self.first_gradient = self.first_gradient.to(x), None
@@ -129,20 +143,20 @@ class Problem:
         return self.off_plateaus(gradient), loss
 
     def off_plateaus(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Random signs in the place of each gradient that is zero throughout."""
+        """Replace each gradient that is zero everywhere by random signs."""
         flat = (gradient == 0).flatten(1).all(1).view(-1, 1, 1, 1)
         return torch.where(flat, self.signs(*gradient.shape[1:])[: len(gradient)], gradient)
 
-    def _score(self, x):
-        output = self.output(x)
-        if output.shape != self.reference.shape:
+    def _loss(self, x: torch.Tensor) -> torch.Tensor:
+        output, reference = self.output(x), cast(torch.Tensor, self.reference)  # set by refer_to
+        if output.shape != reference.shape:
             raise ValueError(
-                f'the network makes {_shape(output)} of {_shape(x)}, but the target is {_shape(self.reference)}'
+                f'the network makes {_shape(output)} of {_shape(x)}, but the target is {_shape(reference)}'
             )
-        return self.objective(output, self.reference)
+        return self.objective(output, reference)
 
     def project(self, x: torch.Tensor) -> torch.Tensor:
-        """The image inside the ball and, with ``clamp`` that is not ``end``, inside [0, 1]."""
+        """Project images to the ball and, with ``clamp: true``, to [0, 1]."""
         return self._inside(x, self.clamp is True)
 
     def _inside(self, x: torch.Tensor, clamp: bool) -> torch.Tensor:
@@ -151,13 +165,13 @@ class Problem:
         return constraints.project(self.constraint, x, self.lq, self.radius, clamp)
 
     def finished(self, x: torch.Tensor) -> torch.Tensor:
-        """Attacked images as they are handed out: kept to the band, ``quantize`` done, not a number if unsound."""
+        """The final images: inside the band, quantized, and NaN for samples that are not ``sound``."""
         if isinstance(self.constraint, constraints.Band):
             x = constraints.settle(self.constraint, x, self.lq, self.radius, bool(self.clamp))
         return torch.where(self.sound.view(-1, 1, 1, 1), self.quantized(x), torch.nan).to(self.kind)
 
     def quantized(self, x: torch.Tensor) -> torch.Tensor:
-        """The images as ``clamp: end`` and ``quantize`` want them, within the restrictions of the constraint."""
+        """Apply ``clamp: end`` and ``quantize``, within the restrictions of the constraint."""
         x = self._inside(x, True) if self.clamp == 'end' else x
         if self.quantize == 'none':
             return x
@@ -172,9 +186,8 @@ class Problem:
 
     def rand(self, *shape: int) -> torch.Tensor:
         """Uniform numbers in [0, 1), (B, *shape)."""
-        kind = {'dtype': torch.float32, 'device': self.lq.device}
         if self.generators is None:
-            return torch.rand(len(self.lq), *shape, **kind).to(self.lq.dtype)
+            return torch.rand(len(self.lq), *shape, dtype=torch.float32, device=self.lq.device).to(self.lq.dtype)
         if isinstance(self.generators, torch.Generator):
             return _rand((len(self.lq), *shape), self.generators).to(self.lq)
         return torch.cat([_rand((1, *shape), own) for own in self.generators]).to(self.lq)
@@ -183,24 +196,24 @@ class Problem:
         """Random signs, (B, *shape)."""
         return (self.rand(*shape) < 0.5).to(self.lq.dtype) * 2 - 1
 
-    def near(self, size) -> torch.Tensor:
-        """A random image inside the ball of radius ``size``, in [0, 1] units, and inside the problem's own."""
+    def near(self, size: float | torch.Tensor) -> torch.Tensor:
+        """A random image inside the ball of radius ``size``, in [0, 1] units, and inside the attack's own."""
         if isinstance(size, float) and size == 0:
             return self.lq
         size = torch.as_tensor(size, dtype=self.lq.dtype, device=self.lq.device)
         return self.project(self.lq + self.constraint.random(2 * self.rand(*self.lq.shape[1:]) - 1, size))
 
 
-def _rand(shape, generator):
+def _rand(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
     return torch.rand(shape, generator=generator, device=generator.device)
 
 
-def _shape(x):
+def _shape(x: torch.Tensor) -> str:
     return 'x'.join(map(str, x.shape))
 
 
-def worse(best, candidate: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Sample by sample the stronger of two results: the loss, (B,), and whatever belongs to it, (B, ...)."""
+def worse(best: Sequence[torch.Tensor] | None, candidate: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """The stronger of two results per sample: the loss, (B,), first, and tensors that belong to it, (B, ...)."""
     if best is None:
         return tuple(candidate)
     better = (candidate[0] > best[0]) | best[0].isnan()
@@ -208,11 +221,11 @@ def worse(best, candidate: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
 
 
 @contextlib.contextmanager
-def untouched(model):
-    """Within the block no parameter asks for a gradient, and at its end every buffer is as it was.
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Within the block no parameter requires a gradient; at its end every buffer has its old value.
 
-    Autograd keeps less for the way back of a network whose parameters need none. Buffers are what
-    a pass writes to, such as the running statistics of a batch norm.
+    Autograd keeps less for the backward pass when parameters need no gradient. A pass can write to buffers, such as
+    the running statistics of a batch norm.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
@@ -231,21 +244,22 @@ def untouched(model):
         with torch.no_grad():
             for module, name, buffer, before in buffers:
                 buffer.copy_(before)
-                setattr(module, name, buffer)  # some networks replace theirs
+                setattr(module, name, buffer)  # some networks replace their buffers
 
 
 @contextlib.contextmanager
-def gate_set(model, gate: str | None):
-    """Within the block the gates of a defended network are as an attack wants to see them.
+def gate_set(model: nn.Module, gate: str | None) -> Iterator[None]:
+    """Within the block, the gate of a defended network is set as the attack asks.
 
     Args:
-        gate: ``always`` or ``never`` masks whatever the classifier says; ``straight_through`` leaves the decision to
-            it and gives it a gradient; None leaves everything as it is.
+        model: the network.
+        gate: ``always`` or ``never`` overrules the classifier; ``straight_through`` keeps its decision and gives it a
+            gradient; None changes nothing.
 
     Raises:
         ValueError: the network has no defence.
     """
-    found: list[nn.Module] = defenses(model) if gate is not None else []
+    found: list[Any] = defenses(model) if gate is not None else []
     if gate is not None and not found:
         raise ValueError(f'gate: {gate} is for defended networks, {type(model).__name__} has no gate; leave it out')
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a perturbation may be inside its ball: within a region of the image, of mean zero.
+"""Restrictions of a perturbation inside its ball: to a region of the image, and to mean zero.
 
 Like the balls of :mod:`rsr_basicsr.attacks.constraints`, restrictions work on tensors of (B, C, H, W) and a radius per
 sample, (B, 1, 1, 1), in [0, 1] units. They wrap a ball: ``ZeroMean(Region(Linf(), ...), ...)``.
@@ -7,24 +7,23 @@ sample, (B, 1, 1, 1), in [0, 1] units. They wrap a ball: ``ZeroMean(Region(Linf(
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from rsr_basicsr.attacks.checks import expect, expect_one_of
-from rsr_basicsr.attacks.constraints import Linf
+from rsr_basicsr.attacks.constraints import Band, Constraint, Linf
 
 ZERO_MEANS = ('channel', 'image')
-_HALVINGS = 40  # of an interval of values: float32 does not tell its ends apart then
-_ROUNDS = 256  # at most: a value can go back by so many levels
+_HALVINGS = 40  # bisection steps, after which float32 cannot tell the ends of the interval apart
+_ROUNDS = 256  # the most levels that a value can go back by
 
 Shares = Sequence[float] | torch.Tensor
 
 
 class Restriction:
-    """A ball whose perturbations are restricted; :meth:`within` says to what."""
+    """A ball whose perturbations are restricted by :meth:`within`."""
 
-    def __init__(self, ball: Any):
+    def __init__(self, ball: Constraint) -> None:
         self.ball = ball
 
     def within(self, delta: torch.Tensor) -> torch.Tensor:
@@ -45,9 +44,9 @@ class Restriction:
 
 
 class Region(Restriction):
-    """The perturbation is zero outside a region, the same one in every image of a batch.
+    """The perturbation is zero outside a region, which is the same in every image of a batch.
 
-    The ball stays that of the whole image: for ``L2``, eps is the root mean square over all pixels, so that a small
+    The ball remains that of the whole image: for ``L2``, eps is the root mean square over all pixels, so a small
     region may change by more.
 
     Args:
@@ -59,7 +58,7 @@ class Region(Restriction):
         ValueError: it is neither, reaches beyond the image, or is empty.
     """
 
-    def __init__(self, ball: Any, region: Shares):
+    def __init__(self, ball: Constraint, region: Shares) -> None:
         super().__init__(ball)
         self.region = _checked_mask(region) if isinstance(region, torch.Tensor) else _checked_shares(region)
 
@@ -67,7 +66,7 @@ class Region(Restriction):
         """True inside the region, bool (1, 1, H, W) for images (B, C, H, W).
 
         Raises:
-            ValueError: the mask has another size than the images, or no pixel of them lies inside the shares.
+            ValueError: the mask and the images differ in size, or the shares hold no pixel of the images.
         """
         height, width = x.shape[-2:]
         if isinstance(self.region, torch.Tensor):
@@ -93,10 +92,10 @@ class Region(Restriction):
 
 
 class ZeroMean(Restriction):
-    """The perturbation has mean zero, so that no shift of colour or brightness counts as an effect of the attack.
+    """The perturbation has mean zero, so a shift of colour or brightness is no effect of the attack.
 
-    The mean is zero to within :attr:`tolerance` before ``quantize``. After it the values of a group sum to less than
-    a level, exactly zero where the clean image is 8 bit.
+    The mean is zero to within :attr:`tolerance` before ``quantize``. After it, the values of a group sum to less than
+    a level, and to exactly zero where the clean image is 8 bit.
 
     Args:
         ball: the norm of the ball, or a :class:`Region` of one, in which the mean is then taken.
@@ -105,7 +104,7 @@ class ZeroMean(Restriction):
 
     tolerance = 1e-6  # in [0, 1] units
 
-    def __init__(self, ball: Any, over: str):
+    def __init__(self, ball: Constraint, over: str) -> None:
         super().__init__(ball)
         expect_one_of('zero_mean', over, ZERO_MEANS)
         self.dims = (2, 3) if over == 'channel' else (1, 2, 3)
@@ -116,7 +115,7 @@ class ZeroMean(Restriction):
         return (delta - mean) * mask
 
     def steepest(self, gradient: torch.Tensor) -> torch.Tensor:
-        # With L-inf half of the values go up and half go down: what counts is on which side of the median they are.
+        # With L-inf, half of the values rise and half fall, depending on their side of the median.
         if not isinstance(innermost(self), Linf):
             return super().steepest(gradient)
         mask = self._mask(gradient)
@@ -127,8 +126,8 @@ class ZeroMean(Restriction):
     def fit(self, image: torch.Tensor, lq: torch.Tensor, radius: torch.Tensor, clamp: bool = True) -> torch.Tensor:
         """An image near ``image`` whose perturbation has mean zero, inside the ball and, with ``clamp``, [0, 1].
 
-        Of all that lie between the bounds of each value, the nearest one of mean zero is the perturbation minus a
-        constant, clipped. The L2 ball then scales it, which keeps both.
+        Between given bounds, the nearest perturbation of mean zero is the original minus a constant, clipped. The L2
+        ball then scales it, which keeps both the bounds and the mean.
         """
         mask, delta = self._mask(lq), image - lq
         bound = radius if isinstance(innermost(self), Linf) else torch.full_like(radius, 2.0)
@@ -145,22 +144,22 @@ class ZeroMean(Restriction):
         return image.clamp(0, 1) if clamp else image
 
     def rebalanced(self, rounded: torch.Tensor, wanted: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-        """8-bit images with a mean perturbation of zero, from those that rounding made of ``wanted``.
+        """Restore the mean of zero that rounding ``wanted`` to 8 bit has lost.
 
-        Values go back by a level towards the clean image, which leaves no ball, those first that rounding moved most.
+        Values go back by a level towards the clean image, which leaves no ball: first those that rounding moved most.
         """
         begin = self.dims[0]
         for _ in range(_ROUNDS):
             levels = (rounded - lq) * 255
             excess = levels.sum(self.dims, keepdim=True).round()
-            way = excess.sign()
-            movable = levels * way >= 0.5
-            worth = torch.where(movable, (rounded - wanted) * way, -torch.inf).flatten(begin)
-            rank = worth.argsort(dim=-1, descending=True).argsort(dim=-1).view_as(levels)
+            sign = excess.sign()
+            movable = levels * sign >= 0.5
+            moved = torch.where(movable, (rounded - wanted) * sign, -torch.inf).flatten(begin)
+            rank = moved.argsort(dim=-1, descending=True).argsort(dim=-1).view_as(levels)
             moves = movable & (rank < excess.abs())
             if not moves.any():
                 break
-            rounded = torch.where(moves, ((rounded * 255).round() - way) / 255, rounded)
+            rounded = torch.where(moves, ((rounded * 255).round() - sign) / 255, rounded)
         return rounded
 
     def _mask(self, x: torch.Tensor) -> torch.Tensor:
@@ -169,8 +168,8 @@ class ZeroMean(Restriction):
         return torch.ones(1, 1, *x.shape[-2:], dtype=torch.bool, device=x.device)
 
 
-def restrict(ball: Any, region: Shares | None, zero_mean: str | None) -> Any:
-    """The ball with the restrictions that are asked for.
+def restrict(ball: Constraint, region: Shares | None, zero_mean: str | None) -> Constraint:
+    """Apply restrictions to a ball.
 
     Args:
         ball: one of :data:`rsr_basicsr.attacks.constraints.NORMS`.
@@ -178,35 +177,35 @@ def restrict(ball: Any, region: Shares | None, zero_mean: str | None) -> Any:
         zero_mean: see :class:`ZeroMean`; None leaves the mean free.
 
     Raises:
-        ValueError: a value is none of these.
+        ValueError: a value is invalid.
     """
-    constraint = ball if region is None else Region(ball, region)
+    constraint: Constraint = ball if region is None else Region(ball, region)
     return constraint if zero_mean is None else ZeroMean(constraint, zero_mean)
 
 
-def innermost(constraint: Any) -> Any:
+def innermost(constraint: Constraint) -> Constraint:
     """The ball inside restrictions and bands."""
-    while hasattr(constraint, 'ball'):
+    while isinstance(constraint, (Band, Restriction)):
         constraint = constraint.ball
     return constraint
 
 
-def allowed(constraint: Any, gradient: torch.Tensor) -> torch.Tensor:
-    """The part of a gradient that restrictions leave, (B, C, H, W)."""
+def allowed(constraint: Constraint, gradient: torch.Tensor) -> torch.Tensor:
+    """The part of a gradient that the restrictions allow, (B, C, H, W)."""
     return constraint.within(gradient) if isinstance(constraint, Restriction) else gradient
 
 
-def region_of(constraint: Any) -> Region | None:
+def region_of(constraint: Constraint) -> Region | None:
     """The region that a constraint keeps to, if any."""
     while not isinstance(constraint, Region):
-        if not hasattr(constraint, 'ball'):
+        if not isinstance(constraint, (Band, Restriction)):
             return None
         constraint = constraint.ball
     return constraint
 
 
-def extent(constraint: Any, x: torch.Tensor) -> tuple[range, range]:
-    """The rows and the columns of images (B, C, H, W) that the constraint lets change."""
+def extent(constraint: Constraint, x: torch.Tensor) -> tuple[range, range]:
+    """The rows and columns of images (B, C, H, W) that may change."""
     region = region_of(constraint)
     if region is None:
         return range(x.shape[-2]), range(x.shape[-1])
@@ -215,15 +214,15 @@ def extent(constraint: Any, x: torch.Tensor) -> tuple[range, range]:
     return range(rows[0], rows[-1] + 1), range(columns[0], columns[-1] + 1)
 
 
-def restored(constraint: Any, rounded: torch.Tensor, wanted: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
-    """Images after rounding, with the restrictions of ``constraint`` in force again; ``wanted`` is before it."""
+def restored(constraint: Constraint, rounded: torch.Tensor, wanted: torch.Tensor, lq: torch.Tensor) -> torch.Tensor:
+    """Reapply the restrictions of ``constraint`` to ``rounded``, the 8-bit version of the images ``wanted``."""
     region = region_of(constraint)
     if region is not None:
         rounded = torch.where(region.mask(lq), rounded, lq)
     return constraint.rebalanced(rounded, wanted, lq) if isinstance(constraint, ZeroMean) else rounded
 
 
-def _checked_shares(region: Any) -> tuple:
+def _checked_shares(region: object) -> tuple[float, ...]:
     if not isinstance(region, (list, tuple)) or len(region) != 4:
         raise ValueError(
             'expected region as [top, left, height, width], shares of the image in [0, 1], or as a mask '

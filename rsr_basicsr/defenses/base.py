@@ -1,4 +1,4 @@
-"""What the baseline defences share: the registry, the wrapper around a network, and what they refuse."""
+"""The base of the baseline defences: the registry, the wrapper around a network, and a check of bounds."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import inspect
 from collections.abc import Sequence
 
 import torch
-from basicsr.utils.registry import Registry
 from torch import nn
 
 from rsr_basicsr.attacks.checks import expect
 from rsr_basicsr.ops.frequency import without_autocast
+from rsr_basicsr.utils.registry import TypeRegistry
 
-#: By the name of ``type`` in a defence block; any callable that takes the network first, and keywords
-DEFENSE_REGISTRY = Registry('defense')
+#: By the name of ``type`` in a defence block; any callable that takes the network first, then keyword arguments
+DEFENSE_REGISTRY = TypeRegistry('defense')
 
 
 class NetworkWrapper(nn.Module):
-    """A network inside a defence. The network is the submodule ``net``; the defence itself has nothing to load.
+    """A network inside a defence: the submodule ``net``. The defence itself has no weights.
 
-    Subclasses fill in ``forward``, and keep their keyword arguments as attributes of the same name.
+    Subclasses implement ``forward``, and keep their keyword arguments as attributes of the same name.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].
@@ -28,7 +28,7 @@ class NetworkWrapper(nn.Module):
         As of ``net``.
     """
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
@@ -38,19 +38,19 @@ class NetworkWrapper(nn.Module):
 
 
 class InputTransform(NetworkWrapper):
-    """A network behind a transform of its input. Subclasses fill in :meth:`transform`."""
+    """A network behind a transform of its input. Subclasses implement :meth:`transform`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        # Half precision cannot tell all 256 levels apart, and what gets lost here no network brings back.
+        # Half precision cannot tell all 256 levels apart.
         with without_autocast(x.device):
             transformed = self.transform(in_full_precision(x)).to(x.dtype)
         return self.net(transformed)
 
     def transform(self, x: torch.Tensor) -> torch.Tensor:
-        """What the network is given in the place of ``x``.
+        """Transform the images before the network sees them.
 
         Args:
-            x: images, (B, 3, H, W) in [0, 1], float32 or float64; not to be written to.
+            x: images, (B, 3, H, W) in [0, 1], float32 or float64; must not be modified.
 
         Returns:
             (B, 3, H, W), with a gradient with respect to ``x``.
@@ -59,14 +59,14 @@ class InputTransform(NetworkWrapper):
 
 
 def in_full_precision(x: torch.Tensor) -> torch.Tensor:
-    """``x`` in float32, but float64 as it is."""
+    """Convert ``x`` to float32, unless it is float64."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def expect_bounds(
     name: str, bounds: Sequence[float], low: float, high: float = float('inf'), *, above: bool = False
 ) -> tuple[float, float]:
-    """The two numbers ``bounds``, in order and both in [low, high] ((low, high] with ``above``).
+    """Return ``bounds`` if they are two ordered numbers in [low, high] ((low, high] with ``above``).
 
     Raises:
         ValueError: they are not.

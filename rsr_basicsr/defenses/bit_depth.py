@@ -14,7 +14,7 @@ from rsr_basicsr.defenses.base import DEFENSE_REGISTRY, InputTransform
 
 @DEFENSE_REGISTRY.register()
 class BitDepth(InputTransform):
-    """Rounds each value to the nearest of ``2**bits`` levels, 0 and 1 among them (Xu et al., NDSS 2018).
+    """Rounds each value to the nearest of ``2**bits`` levels, from 0 to 1 (Xu et al., NDSS 2018).
 
     The gradient is that of the identity.
 
@@ -29,15 +29,15 @@ class BitDepth(InputTransform):
         ValueError: ``bits`` is out of range.
     """
 
-    def __init__(self, net: nn.Module, *, bits: int = 5):
+    def __init__(self, net: nn.Module, *, bits: int = 5) -> None:
         super().__init__(net)
         self.bits = int(expect('bits', bits, 1, 8, whole=True))
         self.rounding = BPDA(functools.partial(to_levels, levels=2**self.bits))
 
-    def transform(self, x):
+    def transform(self, x: torch.Tensor) -> torch.Tensor:
         return self.rounding(x)
 
 
 def to_levels(x: torch.Tensor, levels: int) -> torch.Tensor:
-    """The nearest of as many levels, evenly spread from 0 to 1."""
+    """Round (B, C, H, W) to the nearest of ``levels`` values, evenly spaced from 0 to 1."""
     return (x.clamp(0, 1) * (levels - 1)).round() / (levels - 1)

@@ -1,4 +1,4 @@
-"""A fixed low-pass as a defence: what the frequency mask is without its randomness."""
+"""A fixed low-pass filter as a defence: the frequency mask without its randomness."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rsr_basicsr.ops.frequency import filter_dct, radial_distance
 class LowPass(InputTransform):
     """Keeps the lowest DCT coefficients of each image, as many as the random mask keeps on average.
 
-    The mask is :class:`rsr_basicsr.archs.RandomFrequencyMask` (Yue et al. 2021) of the same ``keep_radius``. Both
-    let the same share of white noise through, for any size of image; they differ in which coefficients stay.
-    The result may overshoot [0, 1], as that of the mask may.
+    The mask is :class:`rsr_basicsr.archs.RandomFrequencyMask` (Yue et al. 2021) with the same ``keep_radius``. Both
+    pass the same share of white noise at any image size; they differ in the coefficients they keep. The result may
+    overshoot [0, 1], as with the mask.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].
-        keep_radius: of the random mask, the bounds of its uniform distribution, within [0, 1].
+        keep_radius: bounds of the uniform distribution of the random mask's radius, within [0, 1].
 
     Shape:
         (B, 3, H, W) in [0, 1] -> as of ``net``.
@@ -31,19 +31,19 @@ class LowPass(InputTransform):
         ValueError: ``keep_radius`` is out of range.
     """
 
-    def __init__(self, net: nn.Module, *, keep_radius: tuple[float, float] = (0.43, 0.50)):
+    def __init__(self, net: nn.Module, *, keep_radius: tuple[float, float] = (0.43, 0.50)) -> None:
         super().__init__(net)
         self.keep_radius = expect_bounds('keep_radius', keep_radius, 0, 1)
 
-    def transform(self, x):
+    def transform(self, x: torch.Tensor) -> torch.Tensor:
         return filter_dct(x, lowest(self.keep_radius, *x.shape[-2:], x.device))
 
 
 @constant_tensor(maxsize=16)
 def lowest(keep_radius: tuple[float, float], height: int, width: int, device: torch.device) -> torch.Tensor:
-    """Which coefficients stay: bool (1, 1, H, W), those nearest to DC, the upper of two at the same distance.
+    """The coefficients to keep, bool (1, 1, H, W): those nearest to DC, at equal distance the upper ones.
 
-    It is cached: do not write to it.
+    The result is cached: do not modify it.
     """
     distance = radial_distance(height, width).flatten()
     kept = torch.zeros(height * width, dtype=torch.bool)
@@ -52,7 +52,7 @@ def lowest(keep_radius: tuple[float, float], height: int, width: int, device: to
 
 
 def mean_kept(keep_radius: tuple[float, float], height: int, width: int) -> float:
-    """How many coefficients the random mask keeps on average."""
+    """The mean number of coefficients that the random mask keeps."""
     distance = radial_distance(height, width).double()
     low, high = keep_radius
     radius = distance / math.hypot(height, width)

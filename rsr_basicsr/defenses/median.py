@@ -12,13 +12,13 @@ from rsr_basicsr.defenses.padding import reflect_pad
 
 @DEFENSE_REGISTRY.register()
 class Median(InputTransform):
-    """Replaces each value by the median of a square around it, channel by channel (Xu et al., NDSS 2018).
+    """Replaces each value by the median of a square around it, per channel (Xu et al., NDSS 2018).
 
-    The gradient goes to the value that the median is.
+    The gradient goes to the pixel that holds the median.
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].
-        size: side of the square in pixels, odd. Memory grows with its square.
+        size: side of the square in pixels, odd. Memory grows with ``size**2``.
 
     Shape:
         (B, 3, H, W) in [0, 1] -> as of ``net``.
@@ -27,18 +27,18 @@ class Median(InputTransform):
         ValueError: ``size`` is even or too small.
     """
 
-    def __init__(self, net: nn.Module, *, size: int = 3):
+    def __init__(self, net: nn.Module, *, size: int = 3) -> None:
         super().__init__(net)
         self.size = int(expect('size', size, 3, whole=True))
         if self.size % 2 == 0:
             raise ValueError(f'expected size to be odd, got {size!r}; take {self.size - 1} or {self.size + 1}')
 
-    def transform(self, x):
+    def transform(self, x: torch.Tensor) -> torch.Tensor:
         return median_filter(x, self.size)
 
 
 def median_filter(x: torch.Tensor, size: int) -> torch.Tensor:
-    """Medians over squares of an odd size, (B, C, H, W) -> (B, C, H, W); the border is mirrored."""
+    """Median filter over squares of an odd size, (B, C, H, W) -> (B, C, H, W); the border is mirrored."""
     padded = reflect_pad(x, *[size // 2] * 4)
     squares = padded.unfold(-2, size, 1).unfold(-2, size, 1)  # (B, C, H, W, size, size)
     return squares.flatten(-2).median(dim=-1).values

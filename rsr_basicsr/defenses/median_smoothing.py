@@ -11,16 +11,16 @@ from rsr_basicsr.defenses.base import DEFENSE_REGISTRY, NetworkWrapper, in_full_
 
 @DEFENSE_REGISTRY.register()
 class MedianSmoothing(NetworkWrapper):
-    """The median over what the network makes of noisy copies, value by value (Chiang et al., NeurIPS 2020).
+    """The median of the network's outputs for noisy copies of the image, per value (Chiang et al., NeurIPS 2020).
 
-    The noise is Gaussian and drawn anew for each sample and at every call, in evaluation too, from torch's generator
-    on the device of the images. The noisy copies are clamped to [0, 1].
+    The noise is Gaussian. Every call draws it per sample, in evaluation too, from torch's generator on the device of
+    the images. The noisy copies are clamped to [0, 1].
 
     Args:
         net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].
         sigma: standard deviation of the noise in 1/255, at least 0.
-        copies: number of noisy copies, each at the price of a pass. For an even number the median is the mean of the
-            two middle values.
+        copies: number of noisy copies; each costs a pass. For an even number the median is the mean of the two middle
+            values.
 
     Shape:
         (B, 3, H, W) in [0, 1] -> as of ``net``.
@@ -29,7 +29,7 @@ class MedianSmoothing(NetworkWrapper):
         ValueError: an argument is out of range.
     """
 
-    def __init__(self, net: nn.Module, *, sigma: float = 4.0, copies: int = 8):
+    def __init__(self, net: nn.Module, *, sigma: float = 4.0, copies: int = 8) -> None:
         super().__init__(net)
         self.sigma = float(expect('sigma in 1/255 units', sigma, 0, 255))
         self.copies = int(expect('copies', copies, 1, whole=True))
@@ -39,7 +39,7 @@ class MedianSmoothing(NetworkWrapper):
         ordered = outputs.sort(dim=0).values
         return (ordered[(self.copies - 1) // 2] + ordered[self.copies // 2]) / 2
 
-    def _noisy(self, x):
+    def _noisy(self, x: torch.Tensor) -> torch.Tensor:
         full = in_full_precision(x)
         noise = torch.randn(x.shape, dtype=full.dtype, device=x.device)  # randn_like depends on the memory layout
         return (full + self.sigma / 255 * noise).clamp(0, 1).to(x.dtype)

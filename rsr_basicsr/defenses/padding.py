@@ -1,4 +1,4 @@
-"""Padding by reflection, by any number of pixels."""
+"""Reflection padding by any number of pixels."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import torch
 
 
 def reflect_pad(x: torch.Tensor, left: int, right: int, top: int, bottom: int) -> torch.Tensor:
-    """Mirror an image at its border pixels, to and fro where it is smaller than the padding.
+    """Mirror an image at its border pixels, repeatedly if it is smaller than the padding.
 
-    ``torch.nn.functional.pad`` refuses a padding as large as the image, which a small one meets soon.
+    ``torch.nn.functional.pad`` refuses a padding as large as the image.
 
     Args:
         x: (B, C, H, W).
         left, right, top, bottom: number of pixels.
 
     Returns:
-        (B, C, top + H + bottom, left + W + right), a new tensor or ``x`` itself where there is nothing to pad.
+        (B, C, top + H + bottom, left + W + right), a new tensor, or ``x`` itself if there is nothing to pad.
     """
     for dim, before, after in ((-2, top, bottom), (-1, left, right)):
         if before or after:
@@ -23,8 +23,8 @@ def reflect_pad(x: torch.Tensor, left: int, right: int, top: int, bottom: int) -
     return x
 
 
-def _mirrored(before, length, after, device):
-    """Which of ``length`` pixels stands at each place from ``-before`` to ``length + after``."""
-    period = max(2 * (length - 1), 1)  # of a single pixel every mirror image is itself
+def _mirrored(before: int, length: int, after: int, device: torch.device) -> torch.Tensor:
+    """Indices of the ``length`` pixels at the positions ``-before`` to ``length + after - 1``."""
+    period = max(2 * (length - 1), 1)  # a single pixel is its own mirror image
     places = torch.arange(-before, length + after, device=device).remainder(period)
     return torch.minimum(places, period - places) if length > 1 else places

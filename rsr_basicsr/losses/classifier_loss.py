@@ -12,10 +12,10 @@ class ClassifierLoss(nn.Module):
 
     Args:
         loss_weight: factor of the loss.
-        label_smoothing: in [0, 1), see ``torch.nn.functional.cross_entropy``.
+        label_smoothing: in [0, 1); see ``torch.nn.functional.cross_entropy``.
     """
 
-    def __init__(self, loss_weight: float = 1.0, label_smoothing: float = 0.0):
+    def __init__(self, loss_weight: float = 1.0, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
         self.label_smoothing = label_smoothing

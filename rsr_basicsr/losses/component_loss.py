@@ -16,21 +16,21 @@ _BLOCK, _APERTURE, _K = 3, 3, 0.04  # of the Harris response
 _CORNER, _EDGE = 0.01, -0.001  # thresholds, as shares of the largest response
 _PUBLISHED = (0.257, 0.564, 0.098)  # of R, G and B; BT.601 has 0.504 for G
 
-#: Whose luma the Harris response is of
+#: Definitions of luma for the Harris response
 LUMA = ('bt601', 'published')
 
 
 def region_maps(hr: torch.Tensor, luma: str = 'bt601') -> torch.Tensor:
-    """Flat, edge and corner regions of images, by the Harris response of their luma.
+    """Find the flat, edge and corner regions of images, by the Harris response of their luma.
 
     Args:
         hr: (B, 3, H, W) RGB in [0, 1].
-        luma: ``bt601``, or ``published`` for the weights 0.257, 0.564 and 0.098 of the published code; regions of
-            photographs differ in about 0.1 % of the pixels.
+        luma: ``bt601``, or ``published`` for the weights 0.257, 0.564 and 0.098 of the published code, which change
+            the region of about 0.1 % of the pixels of photographs.
 
     Returns:
-        (B, 3, H, W) float on the device of ``hr``: one channel for flat, edge and corner each, 1 inside the region;
-        the three add up to 1 everywhere. An image without any structure is flat.
+        (B, 3, H, W) float on the device of ``hr``: channels for flat, edge and corner, 1 inside the region; they add
+        up to 1 everywhere. An image without structure is flat.
 
     Raises:
         ValueError: there is no such luma.
@@ -46,13 +46,13 @@ def _check_luma(luma: str) -> None:
 
 
 def _luma(rgb: torch.Tensor, luma: str) -> torch.Tensor:
-    """Luma of (B, 3, H, W) in [0, 1], (B, H, W) in [16, 235] or beyond. The offset of 16 does not change a region."""
+    """Luma (B, H, W) of (B, 3, H, W) in [0, 1], about [16, 235]. The offset of 16 does not affect the regions."""
     if luma == 'published':
         return torch.einsum('bchw,c->bhw', rgb * 255, rgb.new_tensor(_PUBLISHED)) + 16
     return rgb2ycbcr_pt(rgb, y_only=True)[:, 0] * 255
 
 
-def _regions(luma):
+def _regions(luma: np.ndarray) -> np.ndarray:
     response = cv2.cornerHarris(luma, _BLOCK, _APERTURE, _K)
     largest = response.max()
     corner, edge = response > _CORNER * largest, response < _EDGE * largest
@@ -62,7 +62,7 @@ def _regions(luma):
 
 
 def gradient_weighted_l1(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
-    """``mean((1 + 4 dx)(1 + 4 dy) |sr - hr|)``, dx and dy the absolute differences of the Sobel responses.
+    """``mean((1 + 4 dx)(1 + 4 dy) |sr - hr|)``; dx and dy are the absolute differences of the Sobel responses.
 
     Args:
         sr, hr: (B, C, H, W) in [0, 1].
@@ -80,7 +80,7 @@ def gradient_weighted_l1(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
 class GradientWeightedLoss(nn.Module):
     """:func:`gradient_weighted_l1` times ``loss_weight``."""
 
-    def __init__(self, loss_weight: float = 1.0):
+    def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
         self.loss_weight = loss_weight
 
@@ -93,10 +93,10 @@ class ComponentLoss(nn.Module):
     """L1 of each component image inside its region, plus the gradient-weighted loss of the fused image.
 
     Args:
-        component_weights: of the flat, edge and corner image.
-        fused_weight: of the gradient-weighted loss.
-        loss_weight: of the sum.
-        luma: of the regions, see :func:`region_maps`.
+        component_weights: weights of the flat, edge and corner image.
+        fused_weight: weight of the gradient-weighted loss.
+        loss_weight: factor of the sum.
+        luma: for the regions; see :func:`region_maps`.
 
     Raises:
         ValueError: there is no such luma.
@@ -108,7 +108,7 @@ class ComponentLoss(nn.Module):
         fused_weight: float = 1.0,
         loss_weight: float = 1.0,
         luma: str = 'bt601',
-    ):
+    ) -> None:
         super().__init__()
         _check_luma(luma)
         self.luma = luma
@@ -117,7 +117,12 @@ class ComponentLoss(nn.Module):
         self.loss_weight = loss_weight
 
     def forward(self, pred: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-        """``pred`` are the four images of :class:`rsr_basicsr.archs.cdc_arch.CDCOutput`, ``target`` (B, 3, H, W)."""
+        """The loss, a scalar.
+
+        Args:
+            pred: the four images of :class:`rsr_basicsr.archs.cdc_arch.CDCOutput`, each (B, 3, H, W).
+            target: the ground truth, (B, 3, H, W) in [0, 1].
+        """
         *images, fused = pred
         regions = region_maps(target, self.luma).unbind(dim=1)
         loss = self.fused_weight * gradient_weighted_l1(fused, target)

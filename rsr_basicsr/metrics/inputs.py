@@ -1,4 +1,4 @@
-"""What a metric is given: the images that its signature names."""
+"""The inputs of a metric: the images that its signature names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 
-#: Argument of a metric -> the image that it stands for; BGR uint8, (H, W, 3), as in BasicSR's validation
+#: Argument of a metric -> its image, BGR uint8, (H, W, 3), as in BasicSR's validation
 INPUTS = {
     'img': 'the output',
     'img2': 'the high-resolution original',
@@ -17,30 +17,30 @@ INPUTS = {
     'lq': 'the input',
     'lq_clean': 'the clean input',
 }
-#: Metrics of which less is better; an options block may say ``better: lower`` of any other
-_LOWER = ('calculate_lpips', 'calculate_niqe', 'calculate_gain')
+#: Metrics for which lower is better; others need ``better: lower`` in their options block
+_LOWER_IS_BETTER = ('calculate_lpips', 'calculate_niqe', 'calculate_gain')
 
 
 def is_higher_better(options: Mapping[str, Any]) -> bool:
-    """Whether more of a metric is better; options as in BasicSR's ``val: metrics:``."""
-    return options.get('better', 'lower' if options['type'] in _LOWER else 'higher') == 'higher'
+    """Whether higher values of a metric are better; ``options`` as in BasicSR's ``val: metrics:``."""
+    return options.get('better', 'lower' if options['type'] in _LOWER_IS_BETTER else 'higher') == 'higher'
 
 
-def needs(options: Mapping[str, Any]) -> tuple:
-    """The inputs of a metric that have no default."""
+def needs(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The inputs that a metric requires: those without a default."""
     parameters = inspect.signature(METRIC_REGISTRY.get(options['type'])).parameters
     return tuple(name for name in INPUTS if name in parameters and parameters[name].default is inspect.Parameter.empty)
 
 
 def calculate(options: Mapping[str, Any], images: Mapping[str, np.ndarray]) -> float | None:
-    """A metric of the images that its signature names.
+    """Compute a metric.
 
     Args:
-        options: ``type``, the name of a metric that is registered with BasicSR, and its arguments.
-        images: of :data:`INPUTS` what there is.
+        options: ``type``, the name of a metric registered with BasicSR, and its arguments.
+        images: the available images, by their names in :data:`INPUTS`.
 
     Returns:
-        The number, or None where it needs an image that is not there.
+        The value, or None if a required image is not available.
     """
     function = METRIC_REGISTRY.get(options['type'])
     if any(name not in images for name in needs(options)):

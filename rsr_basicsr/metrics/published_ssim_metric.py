@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 from basicsr.metrics.metric_util import to_y_channel
@@ -15,14 +17,14 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 @METRIC_REGISTRY.register()
 def calculate_ssim_zero_padded(
-    img: np.ndarray, img2: np.ndarray, crop_border: int = 0, input_order: str = 'HWC', **kwargs
+    img: np.ndarray, img2: np.ndarray, crop_border: int = 0, input_order: str = 'HWC', **kwargs: Any
 ) -> float:
-    """SSIM (Wang et al. 2004) on the Y channel, the window padded with zeros where it sticks out of the image.
+    """SSIM (Wang et al. 2004) on the Y channel, with zero padding outside the image.
 
-    The published code of Yue et al. 2021 reports this one: a Gaussian window of 11x11 with sigma 1.5, Y of YCbCr
-    (BT.601, 16 to 235) that is not rounded, no border left out, C1 = (0.01 * 255)^2 and C2 = (0.03 * 255)^2.
-    BasicSR's leaves out the border instead, and differs by up to 0.03 on photographs; do not compare one with the
-    other. At most 1, for equal images. Higher is better.
+    The published code of Yue et al. 2021 reports this variant: a Gaussian window of 11x11 with sigma 1.5, Y of YCbCr
+    (BT.601, 16 to 235) without rounding, no border left out, C1 = (0.01 * 255)^2 and C2 = (0.03 * 255)^2. BasicSR's
+    leaves out the border instead; values of the two differ by up to 0.03 on photographs and are not comparable. At
+    most 1, for equal images. Higher is better.
 
     Args:
         img: an image in BGR, (H, W, 3) or (3, H, W) as ``input_order`` says, or grey, (H, W), range [0, 255].
@@ -47,6 +49,6 @@ def calculate_ssim_zero_padded(
 
 
 def _local_mean(values: np.ndarray) -> np.ndarray:
-    """Weighted mean around each pixel, (H, W), of values that are zero outside of the image."""
+    """Gaussian-weighted mean around each pixel, (H, W); values outside the image are zero."""
     window = cv2.getGaussianKernel(_SIDE, _SIGMA)
     return cv2.sepFilter2D(values, -1, window, window, borderType=cv2.BORDER_CONSTANT)

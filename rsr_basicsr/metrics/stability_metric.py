@@ -1,4 +1,6 @@
-"""Stability: how far an attack moves the output of a network, whatever the ground truth is."""
+"""Stability: how far an attack moves the output of a network, regardless of the ground truth."""
+
+from typing import Any
 
 import numpy as np
 from basicsr.metrics import calculate_psnr, calculate_ssim
@@ -13,19 +15,19 @@ def calculate_stability(
     crop_border: int,
     input_order: str = 'HWC',
     test_y_channel: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> float:
     """PSNR of the output for an attacked image against the output of the same network for the clean one, in dB.
 
-    PSNR to the ground truth alone calls a blurry network robust and does not notice that a GAN invented another
-    texture; stability does. Higher is better.
+    PSNR to the ground truth rates a blurry network as robust, and misses that a GAN invents another texture under
+    attack; stability does not. Higher is better.
 
     Args:
         img: output for the attacked image, (H, W, C) or (C, H, W) as ``input_order`` says, range [0, 255].
         img_clean: output for the clean image, likewise.
         crop_border: pixels left out at each edge.
         input_order: ``HWC`` or ``CHW``.
-        test_y_channel: compare the Y channel of YCbCr only; images are then BGR.
+        test_y_channel: compare the Y channel of YCbCr only; images must then be BGR.
     """
     return calculate_psnr(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel)
 
@@ -37,11 +39,11 @@ def calculate_stability_ssim(
     crop_border: int,
     input_order: str = 'HWC',
     test_y_channel: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> float:
     """SSIM (Wang et al. 2004) of the output for an attacked image against the output for the clean one.
 
-    At most 1, where the outputs are alike. Higher is better.
+    At most 1, for equal outputs. Higher is better.
 
     Args:
         img: output for the attacked image, (H, W, C) or (C, H, W) as ``input_order`` says, range [0, 255]; at
@@ -49,7 +51,7 @@ def calculate_stability_ssim(
         img_clean: output for the clean image, likewise.
         crop_border: pixels left out at each edge.
         input_order: ``HWC`` or ``CHW``.
-        test_y_channel: compare the Y channel of YCbCr only; images are then BGR.
+        test_y_channel: compare the Y channel of YCbCr only; images must then be BGR.
     """
     return float(calculate_ssim(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel))
 
@@ -62,26 +64,25 @@ def calculate_gain(
     lq_clean: np.ndarray,
     crop_border: int = 0,
     input_order: str = 'HWC',
-    **kwargs,
+    **kwargs: Any,
 ) -> float:
-    """How much larger the change of the output is than the change of the input that caused it.
+    """The change of the output relative to the change of the input that caused it.
 
-    The root mean square of the one over that of the other. Both are means over the values of their own image, so
-    that upscaling by repeated pixels has a gain of 1 at any scale. Lower is better: below 1 the network damps the
-    attack, above 1 it amplifies it.
+    The ratio of their root mean squares. Each is a mean over its own image, so nearest-neighbour upscaling has a gain
+    of 1 at any scale. Lower is better: below 1 the network damps the attack, above 1 it amplifies it.
 
     Args:
         img: output for the attacked image, (sH, sW, C) or (C, sH, sW) as ``input_order`` says, range [0, 255].
         img_clean: output for the clean image, likewise.
         lq: the attacked image, (H, W, C) or (C, H, W), range [0, 255].
         lq_clean: the clean image, likewise.
-        crop_border: pixels left out at each edge of the output; the whole input counts.
+        crop_border: pixels left out at each edge of the output; the full input counts.
         input_order: ``HWC`` or ``CHW``.
 
     Returns:
-        The ratio, of at least 0. Where the input did not change it is infinite if the output did all the same, as
-        that of a network that draws masks at random does, and not a number (NaN) if it did not either: an attack
-        that was rounded away says nothing of the network. A mean over images becomes NaN by one of them.
+        The ratio, at least 0. If the input did not change, it is infinite if the output did, as with a network that
+        draws random masks, and NaN if the output did not either: an attack that was rounded away tells nothing about
+        the network. A single NaN makes a mean over images NaN.
 
     Raises:
         ValueError: two images differ in size, or ``crop_border`` leaves nothing of the output.
@@ -106,9 +107,9 @@ def cropped(img: np.ndarray, crop_border: int, input_order: str = 'HWC') -> np.n
     return img[crop_border : height - crop_border, crop_border : width - crop_border]
 
 
-def _rms(a, b):
+def _rms(a: np.ndarray, b: np.ndarray) -> float:
     """Root mean square of the difference."""
     if a.shape != b.shape:
         raise ValueError(f'expected two images of one size, got {a.shape} and {b.shape}')
-    # Differences of 8-bit images do not fit into 8 bit.
+    # Differences of 8-bit images do not fit in 8 bit.
     return float(np.sqrt(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)))

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from rsr_basicsr.archs.classifier import SampleClassifier, log_odds
 from rsr_basicsr.checkpoints import WholeCheckpoints
-from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates
+from rsr_basicsr.metrics.detection import ScoredImage, best_temperature, error_table, rates
 from rsr_basicsr.models.running_means import RunningMeans
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.random_streams import random_streams_kept
@@ -140,7 +140,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         return OrderedDict(self.means.take(distributed=self.opt['dist']))
 
     @torch.no_grad()
-    def scores(self, loader: Iterable[dict[str, Any]]) -> list[Verdict]:
+    def scores(self, loader: Iterable[dict[str, Any]]) -> list[ScoredImage]:
         """Scores of the deployed network for each image of a data set.
 
         Args:
@@ -160,7 +160,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
                     facts = (
                         {} if part == 'extra' else {name: _entry(data[name], index) for name in _FACTS if name in data}
                     )
-                    verdicts.append(Verdict(*next(rows), facts))
+                    verdicts.append(ScoredImage(*next(rows), facts))
         net.train(training)
         return verdicts
 

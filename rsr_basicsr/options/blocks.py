@@ -15,9 +15,8 @@ from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
 from rsr_basicsr.attacks.constraints import NORMS
-from rsr_basicsr.attacks.gradient import SCHEDULES
-from rsr_basicsr.attacks.problem import GATES as ATTACK_GATES
-from rsr_basicsr.attacks.problem import PRECISIONS
+from rsr_basicsr.attacks.gradient_base import SCHEDULES
+from rsr_basicsr.attacks.problem import ATTACK_GATES, ATTACK_PRECISIONS
 from rsr_basicsr.attacks.restrictions import ZERO_MEANS
 from rsr_basicsr.ops.tiled import OVERLAP
 from rsr_basicsr.options.parsing import Block, OpenBlock, key, typed
@@ -222,7 +221,7 @@ class AnyAttackOptions(Block):
     tile: Count | None = key("tiles of the attack's passes", unit=_PIXELS, by_default='none')
     overlap: Natural | None = key('what the network sees around each tile', unit=_PIXELS, by_default='16')
     memory: Positive | None = key('the memory that chooses the tiles', unit='GiB', by_default='none')
-    precision: Annotated[str, OneOf(PRECISIONS)] | None = key("of the attack's passes", by_default='`fp32`')
+    precision: Annotated[str, OneOf(ATTACK_PRECISIONS)] | None = key("of the attack's passes", by_default='`fp32`')
     seed: Natural | None = key('repeatable attacks, image by image', by_default='none')
     decay: NonNegative | None = key('`MIFGSM`: of the momentum', by_default='1')
     momentum: Share | None = key('`APGD`: weight of the new step against the last one', by_default='0.75')

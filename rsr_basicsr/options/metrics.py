@@ -8,7 +8,7 @@ import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 
 from rsr_basicsr.metrics.inputs import INPUTS
-from rsr_basicsr.metrics.lpips_metric import SMALLEST, calculate_lpips
+from rsr_basicsr.metrics.lpips_metric import SMALLEST_FOR_LPIPS, calculate_lpips
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.parsing import OpenBlock, parse_open
 from rsr_basicsr.options.types import OneOf, Text
@@ -32,7 +32,7 @@ def check_metric(metric: dict[str, Any], where: str) -> None:
     function = registered(METRIC_REGISTRY, metric['type'], f'{where}.type')
     check_call(function, {**metric, **dict.fromkeys(INPUTS)}, where, own=(*INPUTS, 'better'))
     if function is calculate_lpips:
-        black = np.zeros((SMALLEST, SMALLEST, 3), np.uint8)
+        black = np.zeros((SMALLEST_FOR_LPIPS, SMALLEST_FOR_LPIPS, 3), np.uint8)
         try:
             calculate_lpips(black, black, 0, backbone=metric.get('backbone'))
         except (RSRError, ValueError) as error:

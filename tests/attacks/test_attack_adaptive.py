@@ -1,4 +1,4 @@
-"""Attacks that know the defence, and the alarms for networks that hide their gradients."""
+"""Attacks that know the defence, and alarms for masked gradients."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ DefendedReach = defend(Reach)
 
 
 class Noisy(nn.Module):
-    """A linear network whose weights carry fresh noise, larger than themselves, at every pass."""
+    """A linear network whose weights get new noise, larger than themselves, in every pass."""
 
     def __init__(self):
         super().__init__()
@@ -39,18 +39,18 @@ class Noisy(nn.Module):
         return (self.weight + 3 * torch.randn(len(x), *self.weight.shape[1:])) * x
 
 
-def test_expectation_over_draws_finds_the_direction_that_one_draw_does_not():
+def test_more_eot_samples_find_the_direction():
     net, lq, up = Noisy(), torch.full((1, 3, 8, 8), 0.5), torch.ones(1, 3, 8, 8)
     right = {}
-    for draws in (1, 64):
-        delta = FGSM(eps=4, objective=Along(), eot_samples=draws)(net, lq, up) - lq
-        right[draws] = (delta.sign() == net.weight.sign()).float().mean().item()
-    # P(sign is right) is Phi(sqrt(draws) / 3): 0.63 and 0.996.
+    for samples in (1, 64):
+        delta = FGSM(eps=4, objective=Along(), eot_samples=samples)(net, lq, up) - lq
+        right[samples] = (delta.sign() == net.weight.sign()).float().mean().item()
+    # P(sign is right) is Phi(sqrt(samples) / 3): 0.63 and 0.996.
     assert right[1] < 0.75 and right[64] > 0.97
 
 
 @pytest.mark.parametrize('gate, decision', [('always', True), ('never', False)])
-def test_forced_gates_are_those_of_a_network_that_does_so(gate, decision, photo):
+def test_forced_gates_equal_fixed_gates(gate, decision, photo):
     # With a seed the masks are the same in both networks.
     net, same = (DefendedReach(defense={'gate': g, 'seed': 1}).eval() for g in ('classifier', gate))
     clean = net(photo).detach()
@@ -61,7 +61,7 @@ def test_forced_gates_are_those_of_a_network_that_does_so(gate, decision, photo)
     assert torch.equal(first, second)
 
 
-def test_straight_through_changes_the_attack_and_nothing_else(photo):
+def test_straight_through_changes_only_the_attack(photo):
     net = DefendedReach(defense={'seed': 1, 'classifier': {'type': 'paper', 'weights': 'untrained'}}).eval()
     with torch.no_grad():  # an undecided classifier
         net.defense.classifier.body[-1].weight *= 30
@@ -74,7 +74,7 @@ def test_straight_through_changes_the_attack_and_nothing_else(photo):
     assert not net.defense.decide(photo).requires_grad
 
 
-def test_gates_are_found_behind_wrappers_and_in_rows(photo):
+def test_gates_are_found_inside_wrappers(photo):
     net = DefendedGain(defense={'gate': 'never'}).eval()
     for wrapped in (nn.DataParallel(net), nn.Sequential(BPDA(torch.round), net)):
         seen = []
@@ -86,7 +86,7 @@ def test_gates_are_found_behind_wrappers_and_in_rows(photo):
         IFGSM(steps=1, gate='always')(Gain(), photo)
 
 
-def test_tiles_obey_the_gate_on_the_way_back(photo):
+def test_tiles_obey_the_gate_in_the_backward_pass(photo):
     net = DefendedReach(defense={'seed': 1}).eval()
     x = photo.clone().requires_grad_()
     with net.defense.straight_through():
@@ -103,12 +103,12 @@ def upscale_tiles(net, x):
 
 
 def brightness(limit):
-    """A detector that takes brighter images for attacked: its logit is 0 at a mean of ``limit``."""
+    """A detector that flags bright images: its logit is 0 at a mean of ``limit``."""
     return lambda x: 1000 * (x.flatten(1).mean(1) - limit)
 
 
 class Brighter(nn.Module):
-    """A network whose loss, along the target of ones, is the brightness of the image's left half alone."""
+    """A network whose loss, along a target of ones, is the brightness of the image's left half."""
 
     def __init__(self):
         super().__init__()
@@ -118,11 +118,11 @@ class Brighter(nn.Module):
         return F.pad(x[..., :4], (0, 4)) * self.gain
 
 
-def test_detector_aware_reaches_what_can_be_reached_undetected():
+def test_detector_aware_finds_the_undetected_optimum():
     lq, ones = torch.full((2, 3, 8, 8), 0.5), torch.ones(2, 3, 8, 8)
     attack = DetectorAware(eps=8, steps=20, detector=brightness(0.5 + 0.5 / 255), objective=Along())
     found = attack.evade(Brighter(), lq, ones)
-    # The best of all is + eps on the left; it can go undetected if the right is dark enough.
+    # The optimum is + eps on the left; it is undetected if the right is dark enough.
     left, right = (found.undetected - lq)[..., :4] * 255, (found.undetected - lq)[..., 4:] * 255
     assert found.evaded.all() and (left.mean() > 7.5) and (left.mean() + right.mean()) / 2 <= 0.5
     torch.testing.assert_close((found.overall - lq)[..., :4], torch.full((2, 3, 8, 4), 8 / 255))
@@ -134,7 +134,7 @@ def test_detector_aware_reaches_what_can_be_reached_undetected():
     )
 
 
-def test_detector_aware_says_where_it_did_not_get_past():
+def test_detector_aware_reports_failed_evasion():
     lq, ones = torch.full((2, 3, 8, 8), 0.5), torch.ones(2, 3, 8, 8)
     lq[1] = 0.2
     attack = DetectorAware(eps=4, steps=5, detector=brightness(0.3), objective=Along())
@@ -154,13 +154,13 @@ def test_detection_is_that_of_the_8_bit_image():
     torch.testing.assert_close(found.undetected * 255, (found.undetected * 255).round())
 
 
-def test_detector_aware_against_the_classifier_of_a_network(photo):
+def test_detector_aware_against_a_network_classifier(photo):
     untrained = {'type': 'paper', 'weights': 'untrained', 'threshold': 0.5}
     net = DefendedGain(defense={'classifier': untrained}).eval()
     bias = net.defense.classifier.body[-1].bias
     clean, attacked = net.defense.classifier(photo)[0].detach()
     with torch.no_grad():
-        bias[0] += attacked - clean + 0.01  # the clean image is just on the clean side
+        bias[0] += attacked - clean + 0.01  # the clean image is just below the threshold
     assert net.defense.attacked(photo).item() is False
     assert net.defense.logit(photo).item() == pytest.approx(-0.01, abs=1e-4)
     found = DetectorAware(eps=4, steps=5).evade(net, photo)
@@ -179,7 +179,7 @@ def test_logit_is_above_zero_where_attacked(threshold, photo):
     assert torch.equal(defense.logit(images) > 0, defense.attacked(images))
 
 
-def test_bpda_takes_the_value_of_one_and_the_gradient_of_the_other():
+def test_bpda_value_and_gradient():
     x = torch.rand(2, 3, 4, 4, requires_grad=True)
     identity = BPDA(lambda images: (images * 8).round() / 8)
     assert torch.equal(identity(x), (x * 8).round() / 8)
@@ -191,7 +191,7 @@ def test_bpda_takes_the_value_of_one_and_the_gradient_of_the_other():
         BPDA(lambda images: images[..., 1:])(x)
 
 
-def test_an_attack_through_bpda_gets_past_a_codec(real_network, photo):
+def test_bpda_attacks_through_a_codec(real_network, photo):
     import cv2
     import numpy as np
 
@@ -214,7 +214,7 @@ def test_an_attack_through_bpda_gets_past_a_codec(real_network, photo):
 
 
 def honest(seed=3):
-    """A small network of random filters, to which attacks do several times the loss that noise does."""
+    """A small network of random filters, where attacks reach several times the loss of noise."""
     torch.manual_seed(seed)
     layers = nn.Conv2d(3, 16, 7, padding=3), nn.LeakyReLU(0.2), nn.Conv2d(16, 3, 7, padding=3), nn.Upsample(None, 2)
     return nn.Sequential(*layers)
@@ -241,10 +241,10 @@ def test_alarms_for_a_network_that_masks_its_gradients(photo):
     found = [measure(attack, net, photo, generator=torch.Generator().manual_seed(0)) for attack in ladder(net.net)]
     alarms = '\n'.join(masking_alarms(found))
     assert 'PGD(eps=2, steps=1, objective=Stability()): 100% of the gradient is exactly zero' in alarms
-    assert 'Square(eps=8, queries=30, objective=Stability()) asks for no gradient and does' in alarms
+    assert 'Square(eps=8, queries=30, objective=Stability()) uses no gradient, yet its loss is' in alarms
     assert 'Transfer(' in alarms
-    assert 'PGD(eps=8, steps=20, objective=Stability()) does not do more loss with steps 20 than with 1' in alarms
-    # The way around it:
+    assert 'PGD(eps=8, steps=20, objective=Stability()): the loss does not grow from steps 1 to 20' in alarms
+    # BPDA gets around the rounding:
     through = BPDA(lambda x: (x * net.levels).round() / net.levels)
     assert measure(PGD(eps=8, steps=20), nn.Sequential(through, net.net), photo).loss > max(m.loss for m in found)
 
@@ -262,24 +262,24 @@ MEASURED = [
     'index, changed, sentence',
     [
         (0, Measurement(PGD(eps=2, steps=10), 1.0, 0.6), '60% of the gradient is exactly zero'),
-        (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'does not do more loss with eps 4 than with 2'),
-        (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'does not do more loss with steps 50 than with 10'),
+        (1, Measurement(PGD(eps=4, steps=10), 1.01, 0.0), 'the loss does not grow from eps 2 to 4'),
+        (2, Measurement(PGD(eps=4, steps=50), 2.9, 0.0), 'the loss does not grow from steps 10 to 50'),
         (
             3,
             Measurement(Square(eps=4), 4.0),
-            'Square(eps=4, queries=1000, objective=Stability()) asks for no gradient and '
-            'does 14% more loss than the best attack that does, PGD(eps=4, steps=50',
+            'Square(eps=4, queries=1000, objective=Stability()) uses no gradient, yet '
+            'its loss is 14% above that of the best attack that does, PGD(eps=4, steps=50',
         ),
         (4, Measurement(Transfer(source=nn.Identity(), eps=4), 3.6), 'Transfer(source=Identity'),
     ],
 )
-def test_each_alarm_by_itself(index, changed, sentence):
+def test_each_alarm_alone(index, changed, sentence):
     assert masking_alarms(MEASURED) == []
     alarms = masking_alarms([*MEASURED[:index], changed, *MEASURED[index + 1 :]])
     assert len(alarms) == 1 and sentence in alarms[0]
 
 
-def test_what_cannot_be_compared_is_not():
+def test_incomparable_measurements_raise_no_alarm():
     assert (
         masking_alarms(
             [
@@ -293,7 +293,7 @@ def test_what_cannot_be_compared_is_not():
     )
 
 
-def test_no_growth_counts_only_where_there_was_more_to_find():
+def test_converged_attacks_raise_no_alarm():
     flat = [Measurement(PGD(eps=4, steps=10), 3.0, 0.0), Measurement(PGD(eps=4, steps=50), 3.0, 0.0)]
     assert masking_alarms(flat) == []
     stronger = Measurement(APGD(eps=4), 4.0, 0.0)
@@ -307,15 +307,15 @@ def test_universal_can_be_measured(photo):
 
 def test_detectors_are_checked(photo):
     ones = torch.ones_like(photo)
-    for detector, message in ((lambda x: x.mean(), 'one logit an image'), (lambda x: torch.zeros(len(x)), 'gradient')):
+    for detector, message in ((lambda x: x.mean(), 'one logit per image'), (lambda x: torch.zeros(len(x)), 'gradient')):
         with pytest.raises(ValueError, match=message):
             DetectorAware(steps=1, detector=detector, objective=Along())(
                 Brighter(), torch.cat([photo] * 2)[..., :8], torch.cat([ones] * 2)[..., :8]
             )
 
 
-def test_worst_of_measures_the_network_as_it_is_deployed(photo):
-    # Forced open, the gate shows an attack masks that the deployed network never draws.
+def test_worst_of_measures_the_deployed_network(photo):
+    # With a forced gate, an attack sees masks that the deployed network never draws.
     net = DefendedGain(defense={'gate': 'never'}).eval()
     always, never = IFGSM(eps=8, steps=3, gate='always'), IFGSM(eps=1, steps=3, gate='never')
     _, loss, which = worst_of([never, always]).results(net, photo)

@@ -12,7 +12,7 @@ from rsr_basicsr.utils.errors import OptionsError
 
 @pytest.fixture
 def near_white():
-    """A dense network, images near black and white on 8-bit levels, and what the output is to be far from."""
+    """A dense network, 8-bit images near black and white, and the target that outputs should leave."""
     torch.manual_seed(0)
     net, levels = Dense(), torch.randint(0, 6, (2, 3, 6, 5), dtype=torch.float64)
     lq = torch.where(torch.rand_like(levels) < 0.5, levels, 255 - levels) / 255
@@ -20,7 +20,7 @@ def near_white():
 
 
 def by_hand(net, lq, target, step, steps, inside):
-    """I-FGSM on the squared error to the target, without the clamp to [0, 1] at the end, and all images it met."""
+    """I-FGSM on the squared error to the target, without the final clamp to [0, 1], and all intermediate images."""
     matrix, x, met, eps = net.matrix.detach(), lq, [], 8 / 255
     for _ in range(steps):
         met.append(x)
@@ -31,7 +31,7 @@ def by_hand(net, lq, target, step, steps, inside):
     return x, met
 
 
-# A step of 1.3 levels keeps values away from the levels, where rounding decides what floor makes of them.
+# A step of 1.3 levels keeps values away from the levels, where rounding errors change the result of floor.
 @pytest.mark.parametrize('quantize, step, steps', [('none', 0.8, 10), ('nearest', 0.8, 10), ('floor', 1.3, 5)])
 def test_the_loop_written_out(near_white, quantize, step, steps):
     net, lq, target = near_white
@@ -46,7 +46,7 @@ def test_the_loop_written_out(near_white, quantize, step, steps):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     assert seen[-1].max() > 1 and seen[-1].min() < 0
     inside, _ = by_hand(net, lq, target, step / 255, steps, inside=True)
-    assert not torch.allclose(inside, expected.clamp(0, 1), atol=1 / 255)  # the way there was another
+    assert not torch.allclose(inside, expected.clamp(0, 1), atol=1 / 255)  # the two paths differ
     for one, other in ((found, expected.clamp(0, 1)), (IFGSM(**options)(net, lq, target), inside)):
         level = other * 255
         told = (level - level.round()).abs() > 1e-6 if quantize == 'floor' else torch.ones_like(level).bool()
@@ -67,13 +67,13 @@ def test_every_attack_ends_inside(near_white, name):
     assert not torch.equal(found, lq)
 
 
-def test_losses_are_measured_outside(near_white):
+def test_losses_are_measured_before_the_clamp(near_white):
     net, lq, target = near_white
     seen = []
     handle = net.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
     IFGSM(eps=8, steps=10, objective='ground_truth', clamp='end', keep_best=True)(net, lq, target)
     handle.remove()
-    # The pass that measures the last image sees it as the loop left it.
+    # The last image is measured as the loop left it.
     torch.testing.assert_close(seen[-1], by_hand(net, lq, target, 0.8 / 255, 10, inside=False)[0], rtol=0, atol=1e-12)
     assert seen[-1].max() > 1 and seen[-1].min() < 0
 
@@ -87,7 +87,7 @@ def test_a_band_is_kept_inside(near_white):
     assert (attack.constraint.outside(found - lq) < 1e-3).all()
 
 
-def test_a_detector_sees_what_is_handed_out(near_white):
+def test_the_detector_sees_the_final_image(near_white):
     net, lq, target = near_white
     seen = []
 
@@ -102,7 +102,7 @@ def test_a_detector_sees_what_is_handed_out(near_white):
     assert len(judged) == 3 and all(0 <= x.min() and x.max() <= 1 for x in judged)
 
 
-def test_what_is_refused():
+def test_exception():
     for value in ('no', 1, None):
         with pytest.raises(ValueError, match=f'expected clamp to be true, false or end, got {value!r}'):
             PGD(clamp=value)

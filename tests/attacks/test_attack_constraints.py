@@ -1,4 +1,4 @@
-"""Where perturbations stay: balls, bands, 8 bit; and large images, attacked in tiles as if in one."""
+"""Constraints of perturbations: balls, bands, 8 bit; and large images, attacked in tiles as in one pass."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def outside(delta, low, high):
 @pytest.mark.parametrize('norm', ['Linf', 'L2'])
 def test_band_limited(band, norm, real_network, photo):
     photo = photo.clone()
-    photo[..., :20, :20], photo[..., 40:, 40:] = 0, 1  # where the perturbation can go one way only
+    photo[..., :20, :20], photo[..., 40:, 40:] = 0, 1  # where the perturbation can have one sign only
     attack = BandLimited(eps=4, steps=4, band=band, norm=norm)
     attacked = attack(real_network, photo)
     delta = attacked - photo
@@ -67,7 +67,7 @@ def test_band_limited(band, norm, real_network, photo):
         assert loss > noise
 
 
-def test_a_image_without_room_for_the_band_stays_as_it_is():
+def test_an_image_without_room_for_the_band_is_unchanged():
     lq = torch.rand(1, 3, 32, 32).round()
     lq = torch.cat([lq, torch.full_like(lq, 0.5)])
     found = settle(Band(Linf(), 0, 0.1), (lq + 0.03 * torch.randn_like(lq)).clamp(0, 1), lq, RADIUS)
@@ -75,7 +75,7 @@ def test_a_image_without_room_for_the_band_stays_as_it_is():
 
 
 @pytest.mark.parametrize('settings', [dict(keep_best=True), dict(restarts=2)], ids=str)
-def test_the_best_image_met_is_kept_to_the_band_too(settings):
+def test_the_best_image_is_inside_the_band(settings):
     lq = 0.2 + 0.6 * torch.rand(1, 3, 32, 32)
     lq[..., :8, :8] = 0
     attack = BandLimited(eps=8, steps=4, step_size=8, band=(0.1, 0.2), objective=Valley(), **settings)
@@ -95,7 +95,7 @@ def test_a_band_without_a_coefficient_is_refused():
         BandLimited(steps=1, band=(0.9, 0.91))(nn.Identity(), torch.rand(1, 3, 4, 4))
 
 
-def test_rounding_down_darkens_by_half_a_level_and_to_the_nearest_does_not():
+def test_only_rounding_down_darkens():
     lq = torch.randint(20, 230, (1, 3, 64, 64)).float() / 255
     attacked = lq + (torch.rand_like(lq) * 8 - 4) / 255
     radius = torch.tensor(4.5 / 255)
@@ -137,7 +137,7 @@ class Gather(nn.Module):
 
 @pytest.mark.parametrize('attack', [IFGSM, PGD, APGD])
 def test_tiles_attack_as_the_whole_image_does(attack):
-    # In float64, where sums in another order round alike enough for no sign to flip.
+    # In float64, where sums in another order flip no sign.
     lq, target = torch.rand(2, 3, 40, 27, dtype=torch.float64), torch.rand(2, 3, 80, 54, dtype=torch.float64)
     whole, tiled = (
         attack(eps=8, steps=5, objective='ground_truth', **tile)(
@@ -197,7 +197,7 @@ def test_memory_stays_within_the_bound():
         pytest.skip('needs to reset the peak of a process, which only Linux lets it')
 
     def peak(setting):
-        # Freed memory goes back at once: otherwise the peak is that of the allocator's habits.
+        # The threshold returns freed memory at once; otherwise the allocator's caching adds to the peak.
         run = subprocess.run(
             [sys.executable, '-c', PEAK, setting],
             capture_output=True,
@@ -207,7 +207,7 @@ def test_memory_stays_within_the_bound():
         assert run.returncode == 0, run.stderr
         return float(run.stdout.split()[-1])
 
-    # The whole images, their target, output and gradients are beside the bound: 12 MiB each of the large ones.
+    # Images, target, output and gradients come on top of the bound: the large ones take 12 MiB each.
     assert peak('0.1') < 0.1 + 0.06
     assert peak('whole') > 0.25
 

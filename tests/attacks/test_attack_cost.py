@@ -1,4 +1,4 @@
-"""What attacks cost: passes as the documents say, memory, precision."""
+"""Cost of attacks: passes as documented, memory, precision."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ COST = {
     cells[0].strip(' `'): cells[1:]
     for cells in (
         line.strip('|').split('|')
-        for line in DOCS.split('## What they cost')[1].split('\n## ')[0].splitlines()
+        for line in DOCS.split('## Cost')[1].split('\n## ')[0].splitlines()
         if line.startswith('| `')
     )
 }
@@ -54,7 +54,7 @@ class Counting(nn.Module):
 
 @pytest.mark.parametrize('name', [name for name in ATTACKS if name not in ('Transfer', 'WorstOf')])
 @pytest.mark.parametrize('settings', [{}, dict(restarts=2), dict(eot_samples=3), dict(keep_best=True)], ids=str)
-def test_cost_is_what_the_table_says(name, settings):
+def test_cost_is_as_documented(name, settings):
     parameters = ATTACKS[name].parameters()
     if any(key not in parameters for key in settings):
         pytest.skip(f'{name} does not take {settings}')
@@ -90,7 +90,7 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize('options', CONVOLUTIONS, ids=str)
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-def test_convolutions_that_forget_their_input_have_its_gradient(options, layout):
+def test_convolutions_without_their_input_have_its_gradient(options, layout):
     layer = nn.Conv2d(3, 6, 3, **options).requires_grad_(False)
     x = torch.rand(2, 3, 9, 10).contiguous(memory_format=layout).requires_grad_()
     (expected,) = torch.autograd.grad(layer(x).square().sum(), x)
@@ -105,7 +105,7 @@ def test_convolutions_that_forget_their_input_have_its_gradient(options, layout)
     assert torch.equal(torch.autograd.grad(output.square().sum(), x)[0], expected)
     if 'padding_mode' not in options and options.get('padding') != 'same':
         assert sum(tensor.untyped_storage().nbytes() for tensor in kept) == (layer.weight.numel() + 1) * 4
-    with InputGradientOnly():  # where the weights learn, nothing changes
+    with InputGradientOnly():  # trainable weights get their gradient
         layer.requires_grad_(True)(x).sum().backward()
     assert layer.weight.grad.abs().max() > 0
 
@@ -123,7 +123,7 @@ def test_bf16_is_near_fp32(real_network, photo):
     assert F.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.9
 
 
-def test_compiled_networks_are_attacked_alike(photo):
+def test_compiled_networks(photo):
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Tanh())
     compiled = torch.compile(net, backend='eager')
     first, second = (PGD(eps=4, steps=2, seed=1)(n, photo[..., :8, :8]) for n in (net, compiled))

@@ -1,4 +1,4 @@
-"""What attacks are asked for: arguments, options blocks, images and networks that are not what they should be."""
+"""Arguments, options blocks, images and networks: what is accepted, and the messages for what is not."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ from rsr_basicsr.attacks import APGD, FGSM, IFGSM, PGD, DetectorAware, Square, U
 from rsr_basicsr.attacks.objectives import build_objective
 
 WRONG = [
-    (dict(type='FGSMM'), 'FGSM, IFGSM'),
+    (dict(type='FGSMM'), "there is no attack of type 'FGSMM'; did you mean 'FGSM'"),
     (dict(type='PGD', eps=300), '1/255'),
     (dict(type='PGD', steps=0), 'steps'),
-    (dict(type='PGD', objective='chaos'), 'ground_truth'),
+    (dict(type='PGD', objective='chaos'), "no objective of type 'chaos'; known are ground_truth, "),
     (dict(type='PGD', quantize='up'), "got 'up'"),
     (dict(type='PGD', quantize='floor', clamp=False), 'quantize: floor needs clamp'),
-    (dict(type='FGSM', steps=3), "FGSM has no 'steps'"),
+    (dict(type='FGSM', steps=3), "FGSM has no argument 'steps'"),
     (dict(type='PGD', stepz=3), "did you mean 'steps'"),
     (dict(type='PGD', norm='L1'), "norm must be one of Linf, L2, got 'L1'"),
     (dict(type='Square', norm='L2'), "norm must be one of Linf, got 'L2'"),
@@ -33,7 +33,7 @@ WRONG = [
     (dict(type='Square', queries=1), 'queries >= 2'),
     (dict(type='Square', area=0), 'area > 0 and <= 1, got 0'),
     (dict(type='PGD', schedule='cosine'), "schedule must be one of linear, constant, got 'cosine'"),
-    (dict(type='IFGSM', schedule='linear'), "IFGSM has no 'schedule'"),  # its step is that of the paper
+    (dict(type='IFGSM', schedule='linear'), "IFGSM has no argument 'schedule'"),  # its step is that of the paper
     (dict(type='MIFGSM', decay=-1), 'decay >= 0'),
     (dict(type='Universal', size=0), 'size >= 1'),
     (dict(type='DetectorAware', weights=[]), 'expected weights'),
@@ -41,18 +41,19 @@ WRONG = [
     (dict(type='PGD', steps=2.5), 'a whole number, got 2.5'),
     (dict(type='PGD', clamp='no'), 'false or end, got .no'),
     (dict(type='APGD', rho=-3), 'rho >= 0 and <= 1, got -3'),
-    (dict(type='PGD', objective=['a']), 'objective must be'),
+    (dict(type='PGD', objective=['a']), r"no objective of type \['a'\]"),
     (dict(type='BandLimited', band=0.4), r'band as \[low, high\], got 0.4'),
-    (dict(type=['PGD']), "got \\['PGD'\\]"),
-    (dict(type='APGD', step_size=3), "APGD has no 'step_size'"),
+    (dict(type=['PGD']), r"no attack of type \['PGD'\]"),
+    (dict(eps=8), 'the attack block .* has no type; known are IFGSM, FGSM'),
+    (dict(type='APGD', step_size=3), "APGD has no argument 'step_size'"),
     (dict(type='WorstOf', attacks=['PGD']), "got 'PGD'"),
     (dict(type='WorstOf', stepz=3, attacks=[{'type': 'PGD'}]), "no attack inside has 'stepz'; did you mean 'steps'"),
     (dict(type='WorstOf', momentum=0.5, attacks=[{'type': 'PGD'}]), "no attack inside has 'momentum'"),
     (dict(type='Transfer', epz=2, source=nn.Identity()), "did you mean 'eps'"),
-    ('PGD', "an attack block, .* got 'PGD'"),
+    ('PGD', "attack as a block with type and arguments, got 'PGD'"),
     (dict(type='Transfer'), 'Transfer needs source'),
     (dict(type='WorstOf'), 'at least one attack'),
-    (dict(type='WorstOf', attacks=[{'type': 'PG'}]), "got 'PG'"),
+    (dict(type='WorstOf', attacks=[{'type': 'PG'}]), "no attack of type 'PG'; did you mean 'PGD'"),
     (dict(type='WorstOf', attacks=[{'objective': name} for name in ('stability', 'ground_truth')]), 'mean different'),
 ]
 
@@ -86,7 +87,7 @@ def test_wrong_images_are_refused(lq, target, message):
 
 
 class RootOfZero(nn.Module):
-    """Of finite output, and a gradient that is not."""
+    """A network with a finite output and an infinite gradient."""
 
     def forward(self, x):
         return x + (0 * x).sqrt()
@@ -108,11 +109,11 @@ def test_wrong_radii_are_refused(eps):
 
 
 def test_wrong_number_of_generators_is_refused():
-    with pytest.raises(ValueError, match='one generator an image, got 1 for 2'):
+    with pytest.raises(ValueError, match='one generator per image, got 1 for 2'):
         PGD(steps=1)(nn.Identity(), torch.rand(2, 3, 8, 8), generator=[torch.Generator()])
 
 
-def test_constructors_refuse_what_the_attack_does_not_have():
+def test_constructors_refuse_unknown_arguments():
     for wrong in (lambda: FGSM(steps=3), lambda: Universal(seed=1), lambda: PGD(decay=1)):
         with pytest.raises(ValueError, match='has no'):
             wrong()
@@ -143,25 +144,25 @@ def test_a_network_without_a_gradient_is_named():
     assert not torch.equal(Square(queries=3)(Opaque(), lq), lq)
 
 
-@pytest.mark.parametrize('objective, what', [('ground_truth', 'the high-resolution'), ('target', 'shall become')])
+@pytest.mark.parametrize('objective, what', [('ground_truth', 'the high-resolution'), ('target', 'is to become')])
 def test_targets_must_be_given(objective, what, photo):
     with pytest.raises(ValueError, match=f'needs target: .*{what}'):
         IFGSM(objective=objective)(nn.Identity(), photo)
 
 
-def test_repr_says_what_differs():
+def test_repr_names_what_differs_from_the_defaults():
     assert repr(PGD(eps=4)) == 'PGD(eps=4, steps=10, objective=Stability())'
     assert repr(Square(eps=2, queries=50, seed=1)) == 'Square(eps=2, queries=50, objective=Stability(), seed=1)'
     assert 'attacks' not in repr(worst_of([FGSM(eps=1)])) and 'FGSM(eps=1' in repr(worst_of([FGSM(eps=1)]))
 
 
 @pytest.mark.parametrize('attack', [*QUICK, DetectorAware(eps=3, steps=2)], ids=repr)
-def test_but_changes_what_it_is_told_and_keeps_the_rest(attack):
+def test_but_changes_only_its_arguments(attack):
     assert repr(attack.but()) == repr(attack)
     assert attack.but(eps=1).eps == 1
 
 
-def test_blocks_inside_blocks_take_what_they_do_not_say():
+def test_inner_blocks_inherit_missing_arguments():
     built = build_attack(
         {
             'type': 'WorstOf',

@@ -1,4 +1,4 @@
-"""What attacks reach: closed forms on linear networks, an order among them and published-size figures on real ones."""
+"""Strength of attacks: closed forms on linear networks, their order and reference figures on real ones."""
 
 import cv2
 import pytest
@@ -49,7 +49,7 @@ def test_l2_optimum_of_a_linear_network(attack, linear):
     attacked = attack(eps=8, norm='L2', objective=Along())(net, lq, direction)
     length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     optimum = lq + 8 / 255 * (3 * 6 * 5) ** 0.5 * gradient / length
-    # From a random start the direction comes ever nearer, but is never reached in a finite number of steps.
+    # From a random start, the direction converges, but is not reached in a finite number of steps.
     torch.testing.assert_close(attacked, optimum, atol=1e-9 if attack in (FGSM, IFGSM, MIFGSM) else 2e-3, rtol=0)
     gain, best = ((gradient * (x - lq)).flatten(1).sum(1) for x in (attacked, optimum))
     assert (gain > 0.999 * best).all()
@@ -74,7 +74,7 @@ def test_universal_optimum_of_a_linear_network(linear):
     torch.testing.assert_close(attack(Affine(torch.ones(1)), new), new + 8 / 255 * tiled.to(new), atol=1e-9, rtol=0)
 
 
-def test_a_flat_image_does_not_drown_the_others_in_a_universal_perturbation():
+def test_universal_ignores_flat_images():
     class OnlyBright(torch.nn.Module):
         def forward(self, x):
             return 1e-4 * x * (x.mean(dim=(1, 2, 3), keepdim=True) > 0.4).detach()
@@ -93,7 +93,7 @@ def test_square_comes_near_the_optimum_of_a_linear_network(linear):
     assert ((gradient * delta).flatten(1).sum(1) > 0.8 * 8 / 255 * gradient.abs().flatten(1).sum(1)).all()
 
 
-def test_momentum_against_the_recursion_written_out():
+def test_momentum_against_reference():
     weight, target = torch.randn(1, 3, 4, 4).double(), torch.rand(1, 3, 4, 4).double() - 5
     net, lq = Affine(weight), 0.3 + 0.4 * torch.rand(1, 3, 4, 4).double()
     x, velocity = lq.clone(), torch.zeros_like(lq)
@@ -116,7 +116,7 @@ def test_momentum_against_the_recursion_written_out():
     ],
     ids=str,
 )
-def test_steps_of_a_schedule_sum_to_what_is_computed_by_hand(arguments, levels):
+def test_sum_of_scheduled_steps_against_reference(arguments, levels):
     class Unbounded(PGD):
         def run(self, problem):
             problem.project = lambda x: x
@@ -128,7 +128,7 @@ def test_steps_of_a_schedule_sum_to_what_is_computed_by_hand(arguments, levels):
     torch.testing.assert_close(attacked, lq + levels / 255)
 
 
-def test_a_falling_step_reaches_what_a_fixed_one_steps_over():
+def test_a_falling_step_reaches_a_narrow_optimum():
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
     falling, constant = (
         ((PGD(eps=8, steps=20, step_size=16, schedule=schedule, objective=Valley())(net, lq, lq) - lq) * 255 - 3)
@@ -153,13 +153,13 @@ def test_a_falling_step_is_stronger_on_real_weights(attack, gain, real_network, 
     assert loss[None] > gain * loss['constant'] and loss[None] == loss['linear']
 
 
-def test_apgd_looks_where_the_paper_does():
+def test_apgd_reviews_its_step_as_in_the_paper():
     # p = 0, 0.22, then gaps of 0.19, 0.16, 0.13, 0.10, 0.07, 0.06, 0.06: Croce and Hein 2020, section 3.1.
-    assert sorted(APGD.looks(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert sorted(APGD.reviews(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
 @pytest.mark.parametrize('schedule', ['constant', 'linear'])
-def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over(schedule):
+def test_apgd_halves_its_step(schedule):
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
     error = {
         attack: ((attack(net, lq, lq) - lq) * 255 - 3).abs().mean()
@@ -174,7 +174,7 @@ def test_apgd_halves_its_step_to_reach_what_a_fixed_one_steps_over(schedule):
 
 @pytest.fixture(scope='module')
 def strong_network(shared, real_network):
-    """realesr-general-x4v3 where its file is at hand, realesr-animevideov3 otherwise."""
+    """realesr-general-x4v3 if its file is available, else realesr-animevideov3."""
     path = shared / 'weights' / 'realesr-general-x4v3.pth'
     return general(path) if path.is_file() else real_network
 
@@ -215,7 +215,7 @@ def test_transfer_is_the_attack_on_the_source(real_network, photo):
     assert source.training
 
 
-def test_worst_of_takes_the_worst_for_each_image(linear):
+def test_worst_of_takes_the_worst_per_image(linear):
     net, lq, direction, gradient = linear
     up = FGSM(eps=4, objective=Along())
 

@@ -1,4 +1,4 @@
-"""What all attacks share: invariants, repeatability, batches, objectives."""
+"""All attacks: invariants, determinism, batches, objectives."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_invariants(attack, quantize, real_network, photo):
     real_network.eval()
 
 
-def test_statistics_of_a_network_in_training_stay():
+def test_batch_norm_statistics_do_not_change():
     net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Dropout(0.5)).train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     PGD(steps=2)(net, torch.rand(2, 3, 8, 8))
@@ -55,7 +55,7 @@ def test_frozen_parameters_stay_frozen(photo):
     assert not net.weight.requires_grad
 
 
-def test_gradient_against_finite_differences():
+def test_gradcheck():
     net = nn.Conv2d(3, 3, 3, padding=1).double()
     x, reference = torch.rand(1, 3, 5, 5).double(), torch.rand(1, 3, 5, 5).double()
     problem = Problem(IFGSM(objective='ground_truth'), net, x, torch.tensor(1 / 255))
@@ -67,7 +67,7 @@ def test_gradient_against_finite_differences():
     assert gradient[0, 1, 2, 3].item() == pytest.approx(difference.item() / 2e-6, rel=1e-6)
 
 
-def test_without_the_clamp_images_leave_the_value_range_but_not_the_ball():
+def test_without_clamp_only_the_ball_counts():
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.ones(1, 3, 4, 4)
     options = dict(eps=8, steps=2, objective='ground_truth')
     torch.testing.assert_close(IFGSM(**options, clamp=False)(net, lq, lq - 1), lq + 8 / 255)
@@ -78,7 +78,7 @@ SEEDED = [attack for attack in QUICK if not isinstance(attack, (Universal, Trans
 
 
 @pytest.mark.parametrize('attack', SEEDED, ids=repr)
-def test_with_a_seed_a_image_has_one_result_in_any_batch(attack, real_network, photo):
+def test_a_seeded_result_does_not_depend_on_the_batch(attack, real_network, photo):
     attack, small = attack.but(seed=3), photo[..., :24, :24]
     batch = torch.cat([small, small.flip(-1), photo[..., 8:32, 8:32]])
     together = attack(real_network, batch)
@@ -89,7 +89,7 @@ def test_with_a_seed_a_image_has_one_result_in_any_batch(attack, real_network, p
         assert not torch.equal(attack.but(seed=4)(real_network, batch[2:])[0], together[2])
 
 
-def test_a_seed_leaves_the_random_numbers_of_the_program_alone(photo):
+def test_a_seed_keeps_the_global_random_state(photo):
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
@@ -105,8 +105,8 @@ def test_a_seed_covers_the_masks(photo):
 
 
 @pytest.mark.parametrize('attack', [attack for attack in SEEDED if not attack.restarts > 1], ids=repr)
-def test_with_a_generator_for_each_sample_the_batch_does_not_matter(attack):
-    # In float64, where products of one and of two rows round alike enough for no sign to flip.
+def test_per_sample_generators_are_independent_of_the_batch(attack):
+    # In float64, where products of one and of two rows flip no sign.
     net, lq = Dense(height=8, width=8), torch.rand(3, 3, 8, 8, dtype=torch.float64)
     generators = [torch.Generator().manual_seed(seed) for seed in range(3)]
     together = attack(net, lq, generator=generators)
@@ -153,7 +153,7 @@ def loss(net, attacked, lq):
 
 
 @pytest.mark.parametrize('keep_best, expected', [(True, 0), (False, 8)])
-def test_keep_best_returns_the_worst_image_met(keep_best, expected):
+def test_keep_best_returns_the_strongest_image(keep_best, expected):
     net, lq = Affine(torch.ones(1, 3, 4, 4)), torch.full((1, 3, 4, 4), 0.5)
     attack = PGD(eps=8, steps=3, step_size=8, random_start=0, keep_best=keep_best, objective=Valley())
     torch.testing.assert_close(attack(net, lq, lq), lq + expected / 255)
@@ -165,7 +165,7 @@ def test_works_inside_no_grad(real_network, photo):
     assert loss(real_network, attacked, photo) > 0
 
 
-def test_the_targeted_attack_comes_nearer_to_the_image(real_network, photo):
+def test_the_targeted_attack_approaches_its_target(real_network, photo):
     target = torch.zeros(1, 3, 256, 256)
     inputs = (
         photo,
@@ -187,7 +187,7 @@ def test_any_distance_can_be_the_objective(real_network, photo):
     noise = RandomNoise(eps=4)(real_network, photo)
     with torch.no_grad():
         assert edges(real_network(attacked), clean) > 1.5 * edges(real_network(noise), clean)
-    with pytest.raises(ValueError, match=r'needs one distance a sample, got \(\) for 2'):
+    with pytest.raises(ValueError, match=r'needs one distance per sample, got \(\) for 2'):
         PGD(steps=1, objective=suite.Perceptual(lambda a, b: (a - b).mean()))(nn.Identity(), photo.repeat(2, 1, 1, 1))
 
 
@@ -200,7 +200,7 @@ def test_networks_that_write_to_their_input(attack):
 
 
 class Counter(nn.Module):
-    """Counts its passes in buffers, one replaced and one written to."""
+    """Counts its passes in two buffers: one is replaced, one modified in place."""
 
     def __init__(self):
         super().__init__()
@@ -214,7 +214,7 @@ class Counter(nn.Module):
 
 
 @pytest.mark.parametrize('training', [True, False])
-def test_buffers_stay(training):
+def test_buffers_are_restored(training):
     net = Counter().train(training)
     PGD(steps=2)(net, torch.rand(1, 3, 8, 8))
     assert net.replaced == net.written == 0 and 'replaced' in net.state_dict()
@@ -229,7 +229,7 @@ def test_half_precision_images_stay_in_the_ball(attack):
     assert attacked.dtype == torch.float16 and size * 255 <= 4 + 0.07  # half of the step between two such numbers
 
 
-def test_a_broken_image_breaks_no_other():
+def test_a_broken_image_does_not_affect_others():
     lq = torch.rand(2, 3, 8, 8)
     lq[1, 0, 0, 0] = torch.nan
     attacked = PGD(eps=4, steps=2).perturb(Affine(torch.ones(1, 3, 1, 1)), lq)
@@ -245,7 +245,7 @@ def test_seeded_worst_of_is_repeatable(photo):
     assert torch.equal(attack(net, batch[1:])[0], attack(net, batch)[1])
 
 
-def test_along_and_dense_are_what_they_say():
+def test_gradient_of_along_and_dense():
     net, direction = Dense(), torch.randn(2, 3, 12, 10, dtype=torch.float64)
     x = torch.rand(2, 3, 6, 5, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(Along()(net(x), direction).sum(), x)

@@ -1,4 +1,4 @@
-"""The baseline defences against other people's implementations of the same, and against attacks."""
+"""The baseline defences against independent implementations, and against attacks."""
 
 import functools
 import io
@@ -43,7 +43,7 @@ AS_IT_IS = nn.Identity()
 
 
 def honest():
-    """A small network of random filters, twice as large, to which attacks do several times the loss of noise."""
+    """A small network of random filters that upscales by 2, where attacks reach several times the loss of noise."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 5, padding=2), nn.LeakyReLU(0.2), nn.Conv2d(8, 3, 5, padding=2), nn.Upsample(None, 2)
     )
@@ -65,7 +65,7 @@ def pixels(x):
 
 @EVERY
 @SIZES
-def test_shape_gradient_and_nothing_to_load(cls, size):
+def test_shape_gradient_and_empty_state_dict(cls, size):
     inner = honest()
     net, x = cls(inner), torch.rand(2, 3, *size)
     before = x.clone()
@@ -78,7 +78,7 @@ def test_shape_gradient_and_nothing_to_load(cls, size):
 
 
 @EVERY
-def test_samples_do_not_touch_each_other(cls):
+def test_samples_are_independent(cls):
     net, x = cls(honest()), torch.rand(3, 3, 17, 14)
     other = torch.cat([x[:1], torch.rand(2, 3, 17, 14)])
     assert torch.equal(seeded(5, net, x)[0], seeded(5, net, other)[0])
@@ -99,7 +99,7 @@ def test_keeps_the_precision(cls, dtype):
 
 
 @EVERY
-def test_a_defence_inside_is_found_and_decides(cls, photo):
+def test_an_inner_defence_is_found_and_decides(cls, photo):
     inner = DefendedGain(defense={'gate': 'classifier', 'seed': 1}).eval()
     net, x = cls(inner), photo[..., :24, :24]
     assert defenses(net) == [inner.defense]
@@ -112,7 +112,7 @@ def test_attacks_go_through(cls, photo):
     torch.manual_seed(2)
     net, lq = cls(honest()).eval(), photo[..., :24, :24]
 
-    def loss(attack):  # the same draws for both images: what is left is the work of the attack
+    def loss(attack):  # the same random numbers for both images: the rest is the effect of the attack
         attacked = attack(net, lq)
         with torch.no_grad():
             return sum((seeded(s, net, attacked) - seeded(s, net, lq)).square().mean().item() for s in range(4))
@@ -122,7 +122,7 @@ def test_attacks_go_through(cls, photo):
 
 @EVERY
 @pytest.mark.parametrize('value', [0.0, 1.0, 0.4])
-def test_a_image_of_one_colour_stays(cls, value):
+def test_an_image_of_one_colour_is_unchanged(cls, value):
     x = torch.full((1, 3, 12, 15), value)
     tolerance = 8 / 255 if cls is MedianSmoothing else 1 / 62 if cls is BitDepth else 1 / 510 + 1e-5
     torch.testing.assert_close(seeded(1, cls(AS_IT_IS), x), x, atol=tolerance, rtol=0)
@@ -130,7 +130,7 @@ def test_a_image_of_one_colour_stays(cls, value):
 
 @SIZES
 @pytest.mark.parametrize('quality', [10, 75, 100])
-def test_jpeg_is_that_of_another_library(photo, size, quality):
+def test_jpeg_against_reference(photo, size, quality):
     x = photo[..., : size[0], : size[1]]
     file = io.BytesIO()
     Image.fromarray(pixels(x)).save(file, 'JPEG', quality=quality)
@@ -139,10 +139,10 @@ def test_jpeg_is_that_of_another_library(photo, size, quality):
     levels = found * 255
     torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
     difference = np.abs(pixels(found).astype(int) - expected)
-    assert difference.mean() < 0.5 and difference.max() <= 8  # decoders may round in their own ways
+    assert difference.mean() < 0.5 and difference.max() <= 8  # decoders may round differently
 
 
-def test_jpeg_codes_each_image_as_opencv_does(photo):
+def test_jpeg_of_a_batch_against_opencv(photo):
     x = torch.cat([photo, photo.flip(-1), photo.roll(5, 1)])[..., :40, :48]
     found = JPEG(AS_IT_IS, quality=30)(x)
     for one, coded in zip(x.split(1), found.split(1)):
@@ -161,7 +161,7 @@ def test_the_gradient_through_jpeg_is_that_of_the_surrogate(photo, quality):
     torch.testing.assert_close(found, expected)
 
 
-def test_the_surrogate_of_jpeg_leaves_other_simulators_alone():
+def test_the_surrogate_of_jpeg_does_not_affect_other_instances():
     x = torch.rand(1, 3, 16, 16, requires_grad=True)
     other = DiffJPEG(differentiable=False)
     tables = [(p, p.device, p.requires_grad) for p in other.parameters()]
@@ -238,7 +238,7 @@ def scipy_idct(X):
     return torch.from_numpy(scipy.fft.idctn(X.numpy(), norm='ortho', axes=(-2, -1)))
 
 
-def test_low_pass_leaves_what_it_keeps_untouched(photo):
+def test_low_pass_does_not_change_what_it_keeps(photo):
     x = photo[..., :37, :50]
     before, after = (scipy.fft.dctn(y.numpy(), norm='ortho', axes=(-2, -1)) for y in (x, LowPass(AS_IT_IS)(x)))
     distance = np.hypot(*np.mgrid[:37, :50])
@@ -247,7 +247,7 @@ def test_low_pass_leaves_what_it_keeps_untouched(photo):
     np.testing.assert_allclose(after[..., high], 0, atol=1e-4)
 
 
-def test_self_ensemble_turns_with_the_image():
+def test_self_ensemble_is_equivariant():
     net, x = SelfEnsemble(honest()), torch.rand(2, 3, 9, 14)
     for turn in (lambda y: y.flip(-1), lambda y: y.flip(-2), lambda y: y.mT, lambda y: y.rot90(1, (-2, -1))):
         torch.testing.assert_close(net(turn(x)), turn(net(x)))
@@ -279,7 +279,7 @@ def test_median_smoothing_is_the_median_over_copies(copies):
     np.testing.assert_allclose(found.detach().numpy(), expected, atol=1e-6)
 
 
-def test_noise_has_the_deviation_asked_for():
+def test_noise_has_the_given_deviation():
     noise = MedianSmoothing(AS_IT_IS, sigma=4, copies=1)(torch.full((1, 3, 100, 100), 0.5)) - 0.5
     assert noise.std().item() * 255 == pytest.approx(4, rel=0.02)
 
@@ -295,7 +295,7 @@ def test_padding_alone_changes_nothing_away_from_the_border(photo, mode, scale, 
 @pytest.mark.parametrize('scale', [(1.0, 1.1), (1.4, 1.4), (0.6, 0.8)])
 @pytest.mark.parametrize('times', [1, 2, 3])
 def test_resizing_does_not_shift(scale, times):
-    # A slope that is shifted is higher or lower: by 0.5 / times or more for half a pixel of the output.
+    # A shift by half an output pixel raises or lowers a slope by at least 0.5 / times.
     height, width = 40, 51
     slope = (torch.arange(height)[:, None] + 2.0 * torch.arange(width)).expand(4, 3, height, width) / 200
     found, expected = (
@@ -321,7 +321,7 @@ def test_the_padded_size_is_fixed_and_even_if_the_image_is():
     assert set(seen) == {(3, 3, 80, 96)}
 
 
-def test_only_whole_upscalings_can_be_cut():
+def test_fractional_scales_are_refused():
     with pytest.raises(ValueError, match='whole number'):
         RandomResizePad(nn.Upsample(scale_factor=1.5))(torch.rand(1, 3, 9, 9))
 
@@ -338,13 +338,13 @@ def test_build_defense():
 @pytest.mark.parametrize(
     'options, sentence',
     [
-        ('JPEG', "expected a defence block, with type and arguments, got 'JPEG'"),
-        ({}, 'no defence of type None; take one of BitDepth, Gaussian, JPEG'),
+        ('JPEG', "expected defence as a block with type and arguments, got 'JPEG'"),
+        ({}, 'the defence block {} has no type; known are BitDepth, Gaussian, JPEG'),
         ({'type': 'jpeg'}, "no defence of type 'jpeg'; did you mean 'JPEG'?"),
         ({'type': ['JPEG']}, 'no defence of type'),
         ({'type': 'JPEG', 'qualty': 3}, "JPEG has no argument 'qualty'; did you mean 'quality'?"),
-        ({'type': 'JPEG', 'net': 3}, "JPEG has no argument 'net'; take one of quality"),
-        ({'type': 'SelfEnsemble', 'copies': 3}, "SelfEnsemble has no argument 'copies'; it has none"),
+        ({'type': 'JPEG', 'net': 3}, "JPEG has no argument 'net'; it takes quality"),
+        ({'type': 'SelfEnsemble', 'copies': 3}, "SelfEnsemble has no argument 'copies'; it takes none"),
         ({'type': 'JPEG', 'quality': 0}, 'expected quality >= 1 and <= 100, a whole number, got 0'),
         ({'type': 'JPEG', 'quality': 50.5}, 'got 50.5'),
         ({'type': 'BitDepth', 'bits': 9}, 'expected bits >= 1 and <= 8'),
@@ -363,7 +363,7 @@ def test_build_defense():
         ({'type': 'MedianSmoothing', 'copies': 0}, 'expected copies >= 1'),
     ],
 )
-def test_build_defense_refuses_in_a_sentence(options, sentence):
+def test_build_defense_exception(options, sentence):
     with pytest.raises(ValueError) as error:
         build_defense(options, honest())
     assert sentence in str(error.value) and '\n' not in str(error.value)
@@ -371,7 +371,7 @@ def test_build_defense_refuses_in_a_sentence(options, sentence):
 
 @pytest.fixture
 def registered():
-    """The registry, without what a test adds to it at the end."""
+    """The registry; what a test adds is removed afterwards."""
     before = set(DEFENSE_REGISTRY.keys())
     yield DEFENSE_REGISTRY
     for name in set(DEFENSE_REGISTRY.keys()) - before:

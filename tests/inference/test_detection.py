@@ -11,7 +11,7 @@ import scipy.stats
 
 from rsr_basicsr.attacks import PGD
 from rsr_basicsr.cli import main
-from rsr_basicsr.metrics.detection import Verdict, best_temperature, error_table, rates, roc_auc, roc_curve
+from rsr_basicsr.metrics.detection import ScoredImage, best_temperature, error_table, rates, roc_auc, roc_curve
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def test_temperature_of_scores_that_tell_all_apart_stays_finite():
 
 def test_rates_and_their_table():
     clean = [
-        Verdict(score, score > 0, False, {'source': source})
+        ScoredImage(score, score > 0, False, {'source': source})
         for score, source in ((-2, 'a'), (-1, 'a'), (1, 'b'), (-3, 'b'))
     ]
     attacked = [
-        Verdict(score, score > 0, True, {'eps': eps, 'network': 'n', 'attack': 'PGD', 'source': 'a'})
+        ScoredImage(score, score > 0, True, {'eps': eps, 'network': 'n', 'attack': 'PGD', 'source': 'a'})
         for score, eps in ((2, 8), (-0.5, 1.1), (3, 7.5))
     ]
     found = rates(clean + attacked)

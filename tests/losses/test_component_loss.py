@@ -1,4 +1,4 @@
-"""The losses of CDC against scipy and written-out sums."""
+"""The losses of CDC against scipy and explicit sums."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def harris_regions(luma):
     return np.stack([~corner & ~edge, edge, corner])
 
 
-def test_regions_are_scipys():
+def test_regions_against_scipy():
     photo = data.astronaut()[:128, 100:228] / 255
     luma = photo @ np.array([65.481, 128.553, 24.966]) + 16
     ours = region_maps(torch.from_numpy(photo).permute(2, 0, 1)[None].float())[0].numpy().astype(bool)
@@ -66,7 +66,7 @@ def test_regions_of_a_square():
     assert corner[1, 8, 8] and corner[1, 23, 23] and edge[1, 16, 8] and edge[1, 8, 16] and flat[1, 16, 16]
 
 
-def test_gradient_weighted_l1_written_out():
+def test_gradient_weighted_l1_against_reference():
     sr, hr = torch.rand(2, 1, 3, 9, 11, dtype=torch.float64).unbind()
     total = []
     for channel in range(3):
@@ -81,7 +81,7 @@ def test_gradient_weighted_l1_written_out():
     assert gradient_weighted_l1(sr, hr).item() == pytest.approx(np.mean(total))
 
 
-def test_component_loss_written_out():
+def test_component_loss_against_reference():
     hr = torch.zeros(1, 3, 32, 32)
     hr[..., 8:24, 8:24] = 1
     images = [hr + offset for offset in (0.1, 0.2, -0.3)]

@@ -1,4 +1,4 @@
-"""Metrics against scikit-image, closed forms and definitions, asked for as BasicSR's validation asks for them."""
+"""Metrics against scikit-image, closed forms and definitions, called as in BasicSR's validation."""
 
 import shutil
 import sys
@@ -51,7 +51,7 @@ def test_psnr_and_ssim_of_the_host(img, img2):
     assert calculate_metric(images, {'type': 'calculate_psnr', **options}) == pytest.approx(
         peak_signal_noise_ratio(y, y2, data_range=255), abs=1e-4
     )
-    # Both leave out the 5 pixels at each edge where the window sticks out.
+    # Both leave out the 5 pixels at each edge where the window reaches outside.
     assert calculate_metric(images, {'type': 'calculate_ssim', **options}) == pytest.approx(
         structural_similarity(y, y2, **SSIM), abs=1e-6
     )
@@ -116,7 +116,7 @@ def test_gain_of_a_linear_network(gain):
 def test_gain_of_single_values():
     lq_clean, img_clean = np.full((4, 4, 3), 250, np.uint8), np.zeros((8, 8, 3), np.uint8)
     lq, img, edge = lq_clean.copy(), img_clean.copy(), img_clean.copy()
-    lq[0, 0, 0], img[4, 4, 1], edge[0, 0, 0] = 5, 200, 200  # a difference of 8 bit would wrap around
+    lq[0, 0, 0], img[4, 4, 1], edge[0, 0, 0] = 5, 200, 200  # an 8-bit difference would wrap around
     expected = (200 / np.sqrt(8 * 8)) / (245 / np.sqrt(4 * 4))
     assert calculate_gain(img, img_clean, lq, lq_clean) == pytest.approx(expected)
     # Of the 8x8 pixels, the inner 4x4 count.
@@ -126,7 +126,7 @@ def test_gain_of_single_values():
     assert np.isnan(calculate_gain(img, img, lq, lq))
 
 
-def test_gain_refuses_images_that_do_not_fit():
+def test_gain_exception():
     small, large = np.zeros((4, 4, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match=r'of one size, got \(8, 8, 3\) and \(4, 4, 3\)'):
         calculate_gain(large, small, small, small)
@@ -136,7 +136,7 @@ def test_gain_refuses_images_that_do_not_fit():
 
 @pytest.fixture(scope='module', params=['random', 'trained'])
 def alexnet(request, shared, tmp_path_factory):
-    """The definition of LPIPS with weights of AlexNet, and the file of these weights."""
+    """LPIPS by its definition with weights of AlexNet, and the file of these weights."""
     from lpips_by_hand import alexnet_features, by_definition  # which is skipped without the package lpips
 
     features = alexnet_features()
@@ -167,12 +167,12 @@ def test_lpips_against_the_definition(img, img2, alexnet):
     assert calculate_metric({'img': img, 'img2': img}, options) == 0
 
 
-def test_lpips_takes_the_smallest_image_it_says(alexnet):
+def test_lpips_takes_the_smallest_image(alexnet):
     image = PHOTOS[0][:39, :39]
     assert calculate_lpips(image, image[::-1], crop_border=4, backbone=alexnet[1]) > 0
 
 
-def test_lpips_reads_its_file_once_and_draws_no_number_of_a_training(alexnet, tmp_path, monkeypatch):
+def test_lpips_reads_its_file_once_and_draws_nothing(alexnet, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     shutil.copy(alexnet[1], tmp_path / 'alexnet.pth')
     before = torch.get_rng_state()
@@ -191,7 +191,7 @@ def test_lpips_reads_its_file_once_and_draws_no_number_of_a_training(alexnet, tm
         ((8, 48, 3), (8, 48, 3), 'leaves nothing of an image of 8x48'),
     ],
 )
-def test_lpips_refuses_images_that_do_not_fit(shape, shape2, message):
+def test_lpips_exception(shape, shape2, message):
     with pytest.raises(ValueError, match=message):
         calculate_lpips(np.zeros(shape, np.uint8), np.zeros(shape2, np.uint8), crop_border=4)
 

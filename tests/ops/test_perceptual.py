@@ -86,10 +86,10 @@ def test_block_in_place_of_a_name(attack, photo, monkeypatch):
     [
         (
             {'type': 'perceptual', 'bakbone': 'a'},
-            "the objective perceptual has no 'bakbone'; it has distance, backbone",
+            "the objective perceptual has no argument 'bakbone'; did you mean 'backbone'",
         ),
-        ({'type': 'stability', 'backbone': 'a'}, "the objective stability has no 'backbone'; it has no arguments"),
-        ({'backbone': 'a'}, "objective must be one of .*, got {'backbone"),
+        ({'type': 'stability', 'backbone': 'a'}, "the objective stability has no argument 'backbone'; it takes none"),
+        ({'backbone': 'a'}, "the objective block {'backbone.* has no type; known are ground_truth"),
         ({'type': 'perceptual', 'backbone': 'none.pth'}, 'Perceptual: none.pth does not exist'),
         (
             {'type': 'perceptual', 'backbone': 'a', 'distance': F.mse_loss},

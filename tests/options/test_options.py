@@ -246,12 +246,12 @@ def test_values_of_a_source_are_coerced(opt, real_weights, monkeypatch):
     [
         (dict(type='WorstOf', steps=2, decay=1, attacks=[{'type': 'PGD'}]), "WorstOf: no attack inside has 'decay'"),
         (dict(type='WorstOf', attacks=[{'type': 'PGD', 'eps': 2}]), "attack.attacks, number 1: unknown key 'eps'"),
-        (dict(type='FGSM', steps=2), "attack: FGSM has no 'steps'"),
+        (dict(type='FGSM', steps=2), "attack: FGSM has no argument 'steps'"),
         (dict(type='APGD'), "attack: the key 'steps' is missing"),
         (dict(type='Transfer', attack={'type': 'MIFGSM'}), "attack: the key 'steps' is missing"),
         (dict(type='WorstOf', attacks=[{'type': 'FGSM'}, {'restarts': 2}]), "attack: the key 'steps' is missing"),
         (dict(type='PGD', steps=2, objective='target'), 'attack.objective: expected one of'),
-        (dict(type='PGD', steps=2, decay=1), "attack: PGD has no 'decay'"),
+        (dict(type='PGD', steps=2, decay=1), "attack: PGD has no argument 'decay'"),
         (dict(type='BandLimited', steps=2, band=[0.5, 0.2]), 'attack.band: expected [low, high] with low <= high'),
         (dict(type='WorstOf', attacks=[]), 'attack.attacks: expected a list in brackets, got []'),
         (
