@@ -9,7 +9,8 @@ from rsr_basicsr.benchmark.merging import merge_runs
 from rsr_basicsr.benchmark.options import check_benchmark
 from rsr_basicsr.benchmark.report.output import write_results
 from rsr_basicsr.benchmark.report.tables import as_text
-from rsr_basicsr.benchmark.report.verdict import verdict, warnings
+from rsr_basicsr.benchmark.report.verdict import verdict
+from rsr_basicsr.benchmark.report.warnings import warnings
 from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
 from rsr_basicsr.options.loading import load_options, override
 from rsr_basicsr.pipeline import import_plugins

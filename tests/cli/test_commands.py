@@ -27,11 +27,11 @@ ELSEWHERE = {
     'pip install': ('tests/test_packaging.py', 'pip'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/models/test_distributed.py', 'torch.distributed.run'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.cli benchmark': (
-        'tests/benchmark/test_benchmark.py',
+        'tests/benchmark/test_benchmark_resuming.py',
         'torch.distributed.run',
     ),
     'rsr benchmark -opt options/benchmark/paper.yml --force_yml networks:cdc:weights=untrained': (
-        'tests/benchmark/test_benchmark.py',
+        'tests/benchmark/test_benchmark_protocols.py',
         "'untrained' if network['type'] == 'DefendedCDC'",
     ),
     'srun python': ('tests/models/test_distributed.py', 'slurm'),
