@@ -146,8 +146,9 @@ def _program(net: _OneInput, size: tuple[int, int] | None, multiple: int) -> Exp
     what, remedy = 'any size', 'give --size HEIGHT WIDTH for one size'
     if size:
         what, remedy = f'{height}x{width}', 'try another size or --backbone'
+    reason = in_one_line(failures[-1])[:200]
     raise ExportError(
-        f'{type(net.net).__name__} cannot be recorded for images of {what}; {remedy} ({in_one_line(failures[-1])[:200]})'
+        f'{type(net.net).__name__} cannot be recorded for images of {what}; {remedy} ({reason})'
     ) from failures[-1]
 
 
