@@ -200,7 +200,7 @@ def _fetch(records: dict[str, Record], folder: Path, recorder: Recorder) -> None
     for sent in _all_gathered(mine):
         for parcel in sent if dist.get_rank() == 0 else ():
             record = parcel['record']
-            if record.key not in records or records[record.key].error and not record.error:
+            if record.key not in records or (records[record.key].error and not record.error):
                 for path, content in parcel['files'].items():
                     (folder / path).write_bytes(content)
                 records[record.key] = record

@@ -215,10 +215,10 @@ class Results:
 
     def _in_order(self, section: str, names: Iterable[str]) -> list[str]:
         """The unique names in the order of the options, unknown ones last."""
-        there = dict.fromkeys(names)
+        found = dict.fromkeys(names)
         return [
-            *(name for name in self.options.get(section, ()) if name in there),
-            *(name for name in there if name not in self.options.get(section, ())),
+            *(name for name in self.options.get(section, ()) if name in found),
+            *(name for name in found if name not in self.options.get(section, ())),
         ]
 
 

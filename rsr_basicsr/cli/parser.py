@@ -44,4 +44,4 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(action, f'unknown value {value!r}; {did_you_mean(value, action.choices)}')
+            raise argparse.ArgumentError(action, f'{value!r} is not a choice; {did_you_mean(value, action.choices)}')

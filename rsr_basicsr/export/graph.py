@@ -102,7 +102,7 @@ class _OneInput(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 (name of the graph's input)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         output = self.net(input)
         if not isinstance(output, torch.Tensor):
             raise TypeError(f'it returns a {type(output).__name__}, not one image')

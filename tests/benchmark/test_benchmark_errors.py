@@ -38,7 +38,7 @@ def test_all_errors_are_reported_at_once(options, tmp_path, capsys, pairs):
         'odd': {'type': 'calculate_odd'},
         'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'better': 'Higher'},
     }
-    options['datasets']['photos']['num_picturs'] = 2
+    options['datasets']['photos']['num_imags'] = 2
     options['networks']['random'] = {
         'type': 'DefendedSRVGGNetCompact',
         **SMALL,

@@ -45,7 +45,7 @@ def test_wrong_arguments_end_in_one_sentence(words, message, capsys):
 
 
 def test_an_option_and_its_value_may_be_one_word(capsys):
-    assert main('upscale nowhere.png -nx.pth -s2 --tile=32'.split()) == 2
+    assert main(['upscale', 'nowhere.png', '-nx.pth', '-s2', '--tile=32']) == 2
     assert 'nowhere.png: no such file' in capsys.readouterr().err
 
 

@@ -99,7 +99,7 @@ def _exhibit(results: Results, shots: Mapping[Subject, Mapping[float, Shot]]) ->
         'cards': [
             {
                 'label': subject.label,
-                'clean': 0.0 in found and embedded(found[0.0].sr, 'jpeg') or None,
+                'clean': (0.0 in found and embedded(found[0.0].sr, 'jpeg')) or None,
                 'numbers': _numbers_of(results, found.get(0.0), None),
                 'attacks': [_attacked(results, found.get(0.0), eps, shot, scale) for eps, shot in found.items() if eps],
             }
