@@ -1,6 +1,6 @@
-"""The whole way in a few minutes on a CPU: weights, fine-tuning, attack, table, report.
+"""Quick start, a few minutes on a CPU: download weights, fine-tune, attack, and report.
 
-``python -m rsr_basicsr.quickstart`` is what ``scripts/quickstart.sh`` runs once the environment is there.
+``scripts/quickstart.sh`` sets up the environment and runs ``python -m rsr_basicsr.quickstart``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from rsr_basicsr.options.shipped import options_folder
 from rsr_basicsr.utils.errors import OptionsError, RSRError
 from rsr_basicsr.weights.official import WEIGHTS, fetch
 
-OPTIONS = options_folder() / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
+TRAINING_OPTIONS = options_folder() / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
 WEIGHTS_NAME = 'realesr-animevideov3'
 EPS = (2, 4, 8)
 UNDEFENDED, DEFENDED = 'undefended', 'defended'
@@ -35,9 +36,12 @@ _PROGRESS = re.compile(r'iter:\s*([\d,]+), .*l_clean: (\S+) l_attacked: (\S+)')
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog='quickstart', description=__doc__.splitlines()[0])
-    parser.add_argument('-o', '--output', type=Path, default=Path('quickstart'), help='folder for everything made')
-    parser.add_argument('--iterations', type=int, metavar='N', help='length of the fine-tuning')
+    """Run the quick start, and return its exit code."""
+    parser = argparse.ArgumentParser(prog='quickstart', description=(__doc__ or '').splitlines()[0])
+    parser.add_argument(
+        '-o', '--output', type=Path, default=Path('quickstart'), help='output folder (default: quickstart)'
+    )
+    parser.add_argument('--iterations', type=int, metavar='N', help='number of fine-tuning iterations')
     args = parser.parse_args()
     try:
         run(args.output.resolve(), args.iterations)
@@ -45,15 +49,15 @@ def main() -> int:
         print(f'quickstart: {error}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print('quickstart: interrupted; the next run starts the training anew', file=sys.stderr)
+        print('quickstart: interrupted; the next run restarts the training', file=sys.stderr)
         return 130
     return 0
 
 
 def run(folder: Path, iterations: int | None = None) -> Path:
-    """Do all the steps in ``folder``, and return the path of the report."""
+    """Run all steps in ``folder``, and return the path of the report."""
     started = time.time()
-    options = yaml.safe_load(OPTIONS.read_text(encoding='utf-8'))
+    options = yaml.safe_load(TRAINING_OPTIONS.read_text(encoding='utf-8'))
     if iterations is None:
         iterations = options['train']['total_iter']
     if iterations < 1:
@@ -63,52 +67,53 @@ def run(folder: Path, iterations: int | None = None) -> Path:
     except OSError as error:
         raise OptionsError(f'--output {folder} cannot be made: {error.strerror}; name another folder') from error
 
-    _say(1, f'weights {WEIGHTS_NAME}')
+    _announce(1, f'weights {WEIGHTS_NAME}')
     weights = Path(shutil.copy(fetch(WEIGHTS_NAME), folder))
-    _say(2, 'photos of scikit-image, one set to train on, another to attack')
+    _announce(2, 'photos of scikit-image: one set for training, another for the attacks')
     write_training_photos(folder / 'train')
     write_evaluation_pairs(folder / 'gt', folder / 'lq')
 
-    _say(3, f'fine-tuning a defended network, {iterations} iterations (log: {folder / "train.log"})')
+    _announce(3, f'fine-tuning a defended network, {iterations} iterations (log: {folder / "train.log"})')
     _train(folder, iterations)
 
-    _say(4, f'attacking {UNDEFENDED} and {DEFENDED} network, eps {", ".join(map(str, EPS))} of 255')
+    _announce(4, f'attacking the {UNDEFENDED} and the {DEFENDED} network, eps {", ".join(map(str, EPS))} (1/255)')
     benchmark, found = check_benchmark(_benchmark(folder, options, weights))
     records = run_benchmark(benchmark, found, folder)
     if any(record.error for record in records):
         raise RSRError(f'an attack failed: {next(record.error for record in records if record.error)}')
 
-    _say(5, 'report')
+    _announce(5, 'report')
     results = write_results(folder, records, benchmark)
     print(f'\n{as_text(results)}\n\n' + '\n'.join(verdict(results)))
-    print('A few minutes of training on eleven photos show the way, not what a full training reaches.')
+    print('A few minutes of training on eleven photos show the workflow, not the results of a full training.')
     report = folder / 'report.html'
     print(f'\nReport: {report}\nDone in {(time.time() - started) / 60:.1f} minutes.')
     return report
 
 
-def _say(step, text):
+def _announce(step: int, text: str) -> None:
     print(f'[{step}/5] {text}', flush=True)
 
 
-def _train(folder, iterations):
-    """Run BasicSR's trainer in ``folder``; its log goes to a file, its progress to the terminal."""
+def _train(folder: Path, iterations: int) -> None:
+    """Run BasicSR's trainer in ``folder``, with its log in a file and its progress on the terminal."""
     command = [
         sys.executable,
         '-u',
         '-m',
         'rsr_basicsr.train',
         '-opt',
-        str(OPTIONS),
+        str(TRAINING_OPTIONS),
         '--force_yml',
         f'train:total_iter={iterations}',
     ]
-    started, last = time.time(), deque(maxlen=15)
+    started = time.time()
+    last: deque[str] = deque(maxlen=15)
     with (
         open(folder / 'train.log', 'w', encoding='utf-8') as log,
         subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
     ):
-        for line in process.stdout:
+        for line in process.stdout or ():
             log.write(line)
             last.append(line)
             progress = _PROGRESS.search(line)
@@ -122,19 +127,18 @@ def _train(folder, iterations):
                 )
     if process.returncode:
         raise RSRError(
-            f'the training ended with exit code {process.returncode}; the end of {folder / "train.log"}:\n'
+            f'the training ended with exit code {process.returncode}; last lines of {folder / "train.log"}:\n'
             + ''.join(last)
         )
 
 
-def _benchmark(folder, options, weights) -> dict[str, Any]:
-    """The options of the benchmark: both networks, one attack."""
+def _benchmark(folder: Path, options: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+    """Options of a benchmark of both networks under one attack."""
     trained = folder / 'experiments' / options['name'] / 'models' / 'net_g_latest.pth'
     return {
         'name': f'{WEIGHTS_NAME} quick start',
-        'description': f'{WEIGHTS_NAME} as released, and fine-tuned with {OPTIONS.name}; the images are crops of '
-        'photos that come with scikit-image, 256x256, reduced by 4 with antialiased bicubic, none of '
-        'which was trained on',
+        'description': f'{WEIGHTS_NAME} as released, and fine-tuned with {TRAINING_OPTIONS.name}; images: 256x256 '
+        'crops of photos of scikit-image, downscaled by 4 with antialiased bicubic interpolation, not used in training',
         'num_gpu': 0,
         'gallery': 5,
         'mask_seeds': [0],

@@ -1,4 +1,4 @@
-"""What docs/method.md says is where it says, its options are options, and code in the documents runs."""
+"""docs/method.md points to existing code and options, and the code in the documents runs."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ EQUATIONS = [row for row in rows('Every equation')[1:] if row[1]]
 
 
 @pytest.mark.parametrize('what, files, names', EQUATIONS, ids=[row[0] for row in EQUATIONS])
-def test_every_equation_is_where_the_table_says(what, files, names):
+def test_equations_are_in_the_named_files(what, files, names):
     paths = [ROOT / 'rsr_basicsr' / file for file in re.findall(r'`([^`]+\.(?:py|yml))`', files)]
     assert paths and all(path.is_file() for path in paths)
     source = '\n'.join(path.read_text(encoding='utf-8') for path in paths)
@@ -43,7 +43,7 @@ def test_every_equation_is_where_the_table_says(what, files, names):
             assert re.search(rf'(def|class) {part}\b|^@?{part}\b', source, flags=re.MULTILINE), f'{name} in {files}'
 
 
-def test_published_ways_are_options():
+def test_published_variants_are_options():
     options = [
         yaml.safe_load(code)
         for row in rows('The paper, the published code') + rows('Beyond the paper')

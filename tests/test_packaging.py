@@ -81,7 +81,7 @@ assert main(['options', '-o', 'options']) == 0
 assert main(['masks', '-opt', 'options/finetune/finetune_defended_general_x4v3.yml']) == 0
 assert main(['detect', 'photo.png']) in (0, 3)
 from rsr_basicsr import quickstart
-assert quickstart.OPTIONS.is_file()
+assert quickstart.TRAINING_OPTIONS.is_file()
 """
     run = subprocess.run(
         [sys.executable, '-c', code],

@@ -40,9 +40,9 @@ def test_the_whole_way(real_weights, tmp_path):
     assert UNDEFENDED in page and DEFENDED in page
 
 
-def test_failure_of_the_training_is_told(tmp_path, monkeypatch, capsys):
+def test_failure_of_the_training_is_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['quickstart', '-o', str(tmp_path), '--iterations', '1'])
-    monkeypatch.setattr(quickstart, 'OPTIONS', tmp_path / 'options.yml')
+    monkeypatch.setattr(quickstart, 'TRAINING_OPTIONS', tmp_path / 'options.yml')
     (tmp_path / 'options.yml').write_text('train: {total_iter: 1}\nname: x\n')
     assert quickstart.main() == 1
     error = capsys.readouterr().err

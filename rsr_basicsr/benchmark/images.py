@@ -1,4 +1,4 @@
-"""The images of a benchmark: data sets of BasicSR, every image of which is read before anything is measured."""
+"""The images of a benchmark: BasicSR data sets; every image is read once before anything is measured."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import copy
 import hashlib
 import os.path as osp
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from basicsr.data import build_dataset
 from basicsr.utils.registry import DATASET_REGISTRY
-from torch.utils.data import Dataset
 
 from rsr_basicsr.options import host
 from rsr_basicsr.options.calls import registered
@@ -20,7 +19,7 @@ from rsr_basicsr.options.types import Count, Keys
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 from rsr_basicsr.utils.registry import did_you_mean
 
-_OF_IMAGES = (
+_IMAGE_KEYS = (
     'type',
     'name',
     'num_images',
@@ -39,34 +38,41 @@ class BenchmarkImage(NamedTuple):
 
     Args:
         dataset: name of the data set.
-        index: its place there.
-        name: what it is called.
-        has_gt: whether there is a high-resolution one.
-        size: (H, W) of the low-resolution one in pixels.
-        digest: of the pixels of both.
+        position: index of the image in the data set.
+        name: name of the image in records and reports.
+        has_gt: whether there is a high-resolution image.
+        size: (H, W) of the low-resolution image in pixels.
+        digest: SHA-256 of the pixels of the low- and high-resolution image.
     """
 
     dataset: str
-    index: int
+    position: int
     name: str
     has_gt: bool
     size: tuple[int, int]
     digest: str
 
 
-def open_dataset(options: Mapping[str, Any], name: str) -> Dataset:
-    """The data set of that name; BasicSR takes its blocks apart when it reads from them, so that this gets a copy."""
+class ImageDataset(Protocol):
+    """The interface that BasicSR's data sets share."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def open_dataset(options: Mapping[str, Any], name: str) -> ImageDataset:
+    """Build the data set of that name from a copy of its block, which BasicSR changes while reading."""
     dataset = copy.deepcopy(options['datasets'][name])
     dataset.pop('num_images', None)
-    # BasicSR logs a line for each data set, and opens its log for that.
     return build_dataset({**dataset, 'name': name, 'phase': 'val', 'scale': options['scale']})
 
 
 def check_datasets(options: dict[str, Any], problems: Problems) -> list[BenchmarkImage]:
     """Check the block ``datasets``, in place, and read every image once."""
-    found = []
+    found: list[BenchmarkImage] = []
     if not options['datasets']:
-        problems.append('datasets: there is none')
+        problems.append('datasets: expected at least one data set')
     for name, dataset in options['datasets'].items():
         where = f'datasets.{name}'
         with problems.noted():
@@ -88,34 +94,38 @@ def check_datasets(options: dict[str, Any], problems: Problems) -> list[Benchmar
     return found
 
 
-def _check_known(dataset, where):
-    """A misspelt key would be ignored in silence by the data sets that all users know."""
-    own = {'ReducedImageDataset': {'crop'}, 'PairedImageDataset': {'filename_tmpl'}, 'SingleImageDataset': set()}
+def _check_known(dataset: Mapping[str, Any], where: str) -> None:
+    """Reject unknown keys, which BasicSR's data sets would ignore silently."""
+    own: dict[str, set[str]] = {
+        'ReducedImageDataset': {'crop'},
+        'PairedImageDataset': {'filename_tmpl'},
+        'SingleImageDataset': set(),
+    }
     kind = dataset.get('type')
-    known = {*_OF_IMAGES, *own.get(kind if isinstance(kind, str) else None, dataset)}
+    known = {*_IMAGE_KEYS, *(own[kind] if isinstance(kind, str) and kind in own else dataset)}
     for key in dataset:
         if key not in known:
             raise OptionsError(f'{where}: unknown key {key!r}; {did_you_mean(key, sorted(known))}')
 
 
-def _read_all(options, name, where, problems) -> list[BenchmarkImage]:
+def _read_all(options: Mapping[str, Any], name: str, where: str, problems: Problems) -> list[BenchmarkImage]:
     try:
         dataset = open_dataset(options, name)
-    except Exception as error:  # whatever a data set makes of its block
+    except Exception as error:  # data sets raise errors of any type
         raise OptionsError(f'{where}: the data set cannot be opened: {in_one_line(error)}') from error
     wanted = options['datasets'][name].get('num_images', len(dataset))
     if not len(dataset):
-        raise OptionsError(f'{where}: there is no image')
+        raise OptionsError(f'{where}: the data set has no image')
     if wanted > len(dataset):
-        raise OptionsError(f'{where}.num_images: {wanted}, but there are {len(dataset)}')
-    found = []
-    # By name: BasicSR lists some folders as the file system does.
+        raise OptionsError(f'{where}.num_images: {wanted}, but the data set has {len(dataset)} images')
+    found: list[BenchmarkImage] = []
+    # Sorted by path: BasicSR lists some folders in the order of the file system.
     for path, index in sorted((_path(dataset, index), index) for index in range(len(dataset)))[:wanted]:
         try:
             item = dataset[index]
-        except Exception as error:  # BasicSR hands on what OpenCV makes of it
+        except Exception as error:  # OpenCV raises errors of several types
             problems.append(
-                f'{where}: {path} cannot be read as an image ({in_one_line(error)}); take it out, or save it again'
+                f'{where}: {path} cannot be read as an image ({in_one_line(error)}); remove it or save it again'
             )
             continue
         with problems.noted(f'{where}: {path}: '):
@@ -124,7 +134,7 @@ def _read_all(options, name, where, problems) -> list[BenchmarkImage]:
     return found
 
 
-def _size(item, scale):
+def _size(item: Mapping[str, Any], scale: int) -> tuple[int, int]:
     height, width = item['lq'].shape[-2:]
     if 'gt' in item and tuple(item['gt'].shape[-2:]) != (scale * height, scale * width):
         raise ValueError(
@@ -132,11 +142,11 @@ def _size(item, scale):
             f'low-resolution one is {width}x{height} and scale is {scale}'
         )
     if not item['lq'].isfinite().all():
-        raise ValueError('it holds values that are not numbers')
+        raise ValueError('it contains values that are not finite')
     return height, width
 
 
-def _digest(item):
+def _digest(item: Mapping[str, Any]) -> str:
     content = hashlib.sha256()
     for name in ('lq', 'gt'):
         if name in item:
@@ -144,12 +154,12 @@ def _digest(item):
     return content.hexdigest()
 
 
-def _path(dataset, index):
+def _path(dataset: ImageDataset, index: int) -> str:
     path = getattr(dataset, 'paths', {index: f'number {index}'})[index]
     return path['lq_path'] if isinstance(path, Mapping) else path
 
 
-def _name(path, found):
-    """The file's name without its ending, or the whole path where another image has the same."""
+def _name(path: str, found: list[BenchmarkImage]) -> str:
+    """The file name without its suffix, or the whole path if another image has that name."""
     short = osp.splitext(osp.basename(path))[0]
     return path if short in {image.name for image in found} else short

@@ -1,4 +1,4 @@
-"""What a benchmark measures: every network behind every defence under every attack, image by image."""
+"""The cells of a benchmark: every network behind every defence under every attack on every image."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import Padded, defenses
 from rsr_basicsr.weights.state_dict import build_quietly, digest, file_sha256, load_network
 
-# Of what a key is made of, and of what the options in it mean: since 3 the step of PGD falls.
+# Version of the keys and of the meaning of the options in them; since 3 the step size of PGD decreases.
 _FORMAT = 3
-_TRIALS = 8  # of a network, to see whether it draws at random: some do not always
-_WITH_OWN_WAYS = (DetectorAware, Universal, WorstOf)  # through the gate
-GATES = ('as it decides', 'always', 'never')
+_TRIALS = 8  # forward passes to find out whether a network is random: some are not in every pass
+_OWN_GATE_SETTINGS = (DetectorAware, Universal, WorstOf)
+#: Gate settings under which an attack with gradients is made on a network with a detector
+GATE_SETTINGS = ('as it decides', 'always', 'never')
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Cell:
     """One measurement: names as in the options, and the image.
 
     Args:
-        key: digest of all that the result depends on.
-        cost: roughly how long it takes, beside the others.
-        shown: whether the report may show it.
+        key: digest of everything the result depends on.
+        cost: estimated relative duration.
+        in_gallery: whether its images are kept for the gallery of the report.
     """
 
     network: str
@@ -49,35 +50,35 @@ class Cell:
     image: BenchmarkImage
     key: str
     cost: float
-    shown: bool
+    in_gallery: bool
 
 
 class Matrix:
-    """The cells of a benchmark, and what is needed to measure them, loaded when it is asked for.
+    """The cells of a benchmark and the networks, attacks and images to measure them, loaded on demand.
 
     Args:
-        options: as :func:`rsr_basicsr.benchmark.options.check_benchmark` returns them.
+        options: as returned by :func:`rsr_basicsr.benchmark.options.check_benchmark`.
         images: likewise.
-        device: where the networks compute.
+        device: device of the networks.
 
     Attributes:
-        cells: what is to be measured, in the order of the options.
-        facts: of each network, for those who read the results.
+        cells: all cells, in the order of the options.
+        facts: network name -> facts for reports, such as its fingerprint and number of parameters.
     """
 
-    def __init__(self, options: Mapping[str, Any], images: list[BenchmarkImage], device: torch.device):
+    def __init__(self, options: Mapping[str, Any], images: list[BenchmarkImage], device: torch.device) -> None:
         self.options, self.images, self.device = options, images, device
         self._datasets = {name: open_dataset(options, name) for name in options['datasets']}
-        self._deployed: dict[tuple, nn.Module] = {}
+        self._deployed: dict[tuple[str, str], nn.Module] = {}
         self._sources: dict[str, nn.Module] = {}
         self._random: tuple[nn.Module | None, bool] = (None, False)
         self.facts = {name: self._network_facts(name) for name in options['networks']}
         self.cells = list(self._cells())
 
     def network(self, name: str, defense: str = NO_DEFENSE) -> nn.Module:
-        """A network behind a defence, on the device, in evaluation mode."""
+        """The network behind a defence, on the device, in evaluation mode."""
         if (name, defense) not in self._deployed:
-            self._deployed.clear()  # the cells come network by network
+            self._deployed.clear()  # cells are ordered by network: keep only one in memory
             options = _without(self.options['networks'][name], 'defenses', 'card')
             net = _built(options, self.options['seed']).requires_grad_(False)
             if options.get('window_size'):
@@ -88,61 +89,63 @@ class Matrix:
         return self._deployed[name, defense]
 
     def read(self, image: BenchmarkImage) -> dict[str, torch.Tensor]:
-        """``lq`` and, where there is one, ``gt``, (1, 3, H, W) in [0, 1], on the device."""
-        item = self._datasets[image.dataset][image.index]
+        """``lq`` and, if available, ``gt``, each (1, 3, H, W) in [0, 1], on the device."""
+        item = self._datasets[image.dataset][image.position]
         return {name: item[name][None].to(self.device) for name in ('lq', 'gt') if name in item}
 
     def attack(self, name: str, eps: float, net: nn.Module) -> Attack:
-        """The attack of a cell, seeded; one with gradients on a network that decides by itself looks at every gate."""
+        """The seeded attack of a cell; on a network with a detector, gradient attacks try every gate setting."""
         attack = build_attack({**_without(self.options['attacks'][name], 'eps'), 'eps': eps}, self._source)
         changes = {'seed': self.options['seed']} if _takes(attack, 'seed') and attack.seed is None else {}
         if self.options.get('tile') and _takes(attack, 'tile') and attack.tile is None and attack.memory is None:
             changes.update(tile=self.options['tile'], overlap=self.options['tile_overlap'])
         if _takes(attack, 'eot_samples') and attack.uses != 'nothing' and not self.draws_at_random(net):
-            changes['eot_samples'] = 1  # the mean over equal passes
+            changes['eot_samples'] = 1  # the passes would all be equal
         attack = attack.but(**changes) if changes else attack
         if (
             not decides(net)
-            or isinstance(attack, _WITH_OWN_WAYS)
+            or isinstance(attack, _OWN_GATE_SETTINGS)
             or attack.uses != 'gradients'
             or attack.gate is not None
         ):
             return attack
-        ways = [attack, attack.but(gate='always'), attack.but(gate='never')]
+        variants = [attack, attack.but(gate='always'), attack.but(gate='never')]  # in the order of GATE_SETTINGS
         if isinstance(net, DefenseMixin):
-            ways[-1] = ways[-1].but(eot_samples=1)  # without masks nothing is left to chance
-        return worst_of([way.but(seed=None) if _takes(way, 'seed') else way for way in ways], seed=attack.seed)
+            variants[-1] = variants[-1].but(eot_samples=1)  # without masks the network is deterministic
+        unseeded = [variant.but(seed=None) if _takes(variant, 'seed') else variant for variant in variants]
+        return worst_of(unseeded, seed=attack.seed)
 
     def draws_at_random(self, net: nn.Module) -> bool:
-        """Whether a network gives the same image different outputs; the last answer is kept."""
+        """Whether a network gives different outputs for the same image; the answer for the last network is cached."""
         if self._random[0] is not net:
             try:
-                self._random = net, self._differs(net)
-            except Exception:  # a network that does not take the image says so in each of its cells
+                self._random = net, self._is_random(net)
+            except Exception:  # a network that rejects this image reports the error in its cells
                 self._random = net, True
         return self._random[1]
 
-    def _differs(self, net):
+    def _is_random(self, net: nn.Module) -> bool:
         x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(self.device)
         with contextlib.ExitStack() as stack, torch.no_grad():
-            for defense in defenses(net) if decides(net) else ():
+            gates: list[Any] = defenses(net) if decides(net) else []
+            for defense in gates:
                 stack.enter_context(defense.forced(True))
             first, *others = (self._output(net, x, seed) for seed in range(_TRIALS))
         return not all(torch.equal(first, other) for other in others)
 
-    def _output(self, net, x, seed):
-        with drawing(seed, 0, self.device):
+    def _output(self, net: nn.Module, x: torch.Tensor, seed: int) -> torch.Tensor:
+        with seeded(seed, 0, self.device):
             return net(x)
 
-    def _source(self, options):
+    def _source(self, options: Mapping[str, Any]) -> nn.Module:
         identity = json.dumps(options, sort_keys=True)
         if identity not in self._sources:
             self._sources[identity] = load_network(options).requires_grad_(False).to(self.device)
         return self._sources[identity]
 
     def _cells(self) -> Iterator[Cell]:
-        """Network by network, so that one is in memory at a time, and image by image."""
-        shown = {
+        """Ordered by network, so that one is in memory at a time, then by image."""
+        in_gallery = {
             image
             for name in self.options['datasets']
             for image in [p for p in self.images if p.dataset == name][: self.options['gallery']]
@@ -150,28 +153,42 @@ class Matrix:
         for network, options in self.options['networks'].items():
             for defense in options['defenses']:
                 net = self.network(network, defense)
-                attacks = [
-                    (name, eps, self.attack(name, eps, net))
-                    for name in self.options['attacks']
-                    for eps in self.strengths(name)
-                ]
-                attacks = [(CLEAN, 0.0, None), *(entry for entry in attacks if applicable(entry[2], net))]
+                attacks = list(self._attacks_on(net))
                 for image in self.images:
                     for name, eps, attack in attacks:
                         key = self._key(network, defense, name, eps, attack, image)
                         yield Cell(
-                            network, defense, name, eps, image, key, self._cost(network, attack, image), image in shown
+                            network,
+                            defense,
+                            name,
+                            eps,
+                            image,
+                            key,
+                            self._cost(network, attack, image),
+                            image in in_gallery,
                         )
 
+    def _attacks_on(self, net: nn.Module) -> Iterator[tuple[str, float, Attack | None]]:
+        """Name, eps and attack of each cell of a network and image, the clean one first."""
+        yield CLEAN, 0.0, None
+        for name in self.options['attacks']:
+            for eps in self.strengths(name):
+                attack = self.attack(name, eps, net)
+                if applicable(attack, net):
+                    yield name, eps, attack
+
     def strengths(self, name: str) -> list[float]:
-        """Every eps of an attack, in 1/255, ascending."""
+        """Every eps of an attack in 1/255, ascending."""
         return sorted(set(self.options['attacks'][name].get('eps', self.options['eps'])))
 
-    def _key(self, network, defense, name, eps, attack, image):
+    def _key(
+        self, network: str, defense: str, name: str, eps: float, attack: Attack | None, image: BenchmarkImage
+    ) -> str:
+        """Digest of everything the result of a cell depends on."""
         options = _without(self.options['attacks'][name], 'eps') if eps else {}
         if getattr(attack, 'eot_samples', None) == 1:
-            options.pop('eot_samples', None)  # however many the options ask for
-        with_all = options.get('type') == 'Universal'
+            options.pop('eot_samples', None)  # the number in the options has no effect
+        fits_all_images = options.get('type') == 'Universal'
         parts = [
             _FORMAT,
             self.facts[network]['fingerprint'],
@@ -186,16 +203,16 @@ class Matrix:
             self.options['tile_overlap'],
             self.options['threads'],
             self.device.type,
-            sorted(p.digest for p in self.images if p.dataset == image.dataset) if with_all else None,
+            sorted(p.digest for p in self.images if p.dataset == image.dataset) if fits_all_images else None,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _network_facts(self, name):
+    def _network_facts(self, name: str) -> dict[str, Any]:
         options = self.options['networks'][name]
         net = self.network(name)
         built = by_content(_without(options, 'defenses', 'card', 'weights'))
         state = net.cpu().state_dict()
-        if not decides(net):  # a classifier that nobody asks may have any weights
+        if not decides(net):  # an unused classifier may have any weights
             state = {key: value for key, value in state.items() if 'defense.classifier.' not in key}
         identity = json.dumps([built, digest(state)], sort_keys=True)
         net.to(self.device)
@@ -212,31 +229,31 @@ class Matrix:
             'card': dict(options.get('card') or {}),
         }
 
-    def _cost(self, network, attack, image):
-        # Convolutional networks work in proportion to their parameters and the pixels of the input.
+    def _cost(self, network: str, attack: Attack | None, image: BenchmarkImage) -> float:
+        # The cost of a convolutional network is proportional to its parameters and the pixels of the input.
         work = (self.facts[network]['parameters'] + 1e4) * image.size[0] * image.size[1]
         return work * (passes(attack) + 2 * len(self.options['mask_seeds']))
 
 
 def _built(options: Mapping[str, Any], seed: int) -> nn.Module:
-    """The network of a block, on the CPU; of ``weights: untrained`` with the numbers that a seed gives it."""
+    """The network of a block, on the CPU; ``weights: untrained`` draws its weights from the seed."""
     if options.get('weights') != UNTRAINED:
         return load_network(options)
-    with drawing(seed, 0, torch.device('cpu')):
+    with seeded(seed, 0, torch.device('cpu')):
         return build_quietly(_without(options, 'weights')).eval()
 
 
 @contextlib.contextmanager
-def drawing(seed: int, extra: int, device: torch.device) -> Iterator[None]:
-    """Within the block torch draws the numbers of a seed; afterwards it goes on as if nothing had been drawn."""
+def seeded(seed: int, extra: int, device: torch.device) -> Iterator[None]:
+    """Seed torch within the block, from two numbers, and restore its random state afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        # 32 bits, since torch's generator on the CPU looks at no more.
+        # 32 bits: torch's CPU generator uses no more.
         torch.manual_seed(int(np.random.SeedSequence([seed, extra]).generate_state(1)[0]))
         yield
 
 
 def passes(attack: Attack | None) -> float:
-    """Roughly how many forward passes an attack takes; a backward pass counts as one."""
+    """Estimated number of forward passes of an attack; a backward pass counts as one."""
     if attack is None:
         return 0
     if hasattr(attack, 'attacks'):
@@ -249,7 +266,7 @@ def passes(attack: Attack | None) -> float:
 
 
 def by_content(options: Any) -> Any:
-    """Options in which the files are named by what is in them."""
+    """The options with files of weights replaced by their SHA-256."""
     if isinstance(options, Mapping):
         return {
             key: _sha256(value)
@@ -262,12 +279,12 @@ def by_content(options: Any) -> Any:
     return options
 
 
-_sha256 = functools.lru_cache(maxsize=None)(file_sha256)  # once a file, not once a cell
+_sha256 = functools.lru_cache(maxsize=None)(file_sha256)  # once per file, not per cell
 
 
-def _takes(attack, name):
+def _takes(attack: Attack, name: str) -> bool:
     return name in attack.parameters()
 
 
-def _without(options, *keys):
+def _without(options: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in keys}

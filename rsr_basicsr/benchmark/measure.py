@@ -1,4 +1,4 @@
-"""One cell of a benchmark: network under a defence -> attack -> 8-bit image -> metrics -> record."""
+"""Measure one cell of a benchmark: defended network -> attack -> 8-bit image -> metrics -> record."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import math
 import platform
 import time
 import zlib
+from collections.abc import Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import basicsr
 import numpy as np
@@ -16,36 +18,37 @@ from torch import nn
 
 import rsr_basicsr
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf
+from rsr_basicsr.attacks import DetectorAware, Universal, WorstOf
 from rsr_basicsr.attacks.alarms import zero_gradient
-from rsr_basicsr.benchmark.matrix import GATES, Cell, Matrix, drawing
+from rsr_basicsr.attacks.objectives import Objective
+from rsr_basicsr.benchmark.matrix import GATE_SETTINGS, Cell, Matrix, seeded
 from rsr_basicsr.benchmark.names import CLEAN
 from rsr_basicsr.benchmark.record import Record, Recorder
 from rsr_basicsr.metrics.inputs import calculate
 from rsr_basicsr.ops.tiled import upscale
 from rsr_basicsr.utils.errors import in_one_line
 
-#: Pixels of the input, at the centre, that the gallery keeps
-SHOWN = 160
+#: Side of the central window of an input that the gallery keeps, in pixels
+GALLERY_SIDE = 160
 
 
 class Bench:
-    """Measures cells; keeps what the next cell of the same network and image needs again.
+    """Measures cells; caches what the next cell of the same network or image needs again.
 
     Args:
-        matrix: whose cells they are.
-        recorder: takes the images of the gallery.
+        matrix: the matrix of the cells.
+        recorder: stores the images of the gallery.
     """
 
-    def __init__(self, matrix: Matrix, recorder: Recorder):
+    def __init__(self, matrix: Matrix, recorder: Recorder) -> None:
         self.matrix, self.options, self.recorder = matrix, matrix.options, recorder
         self._clean: tuple[object, list[np.ndarray]] = (None, [])
-        self._universal: dict[tuple, Attack | Exception] = {}
+        self._universal: dict[tuple[str, str, str, float, str], Universal | Exception] = {}
 
     def measure(self, cell: Cell) -> Record:
-        """Measure a cell. A failure is a result too: its record has the reason."""
+        """Measure a cell; a failure becomes a record with its error."""
         started = time.time()
-        names = dict(
+        names: dict[str, Any] = dict(
             key=cell.key,
             network=cell.network,
             defense=cell.defense,
@@ -60,17 +63,18 @@ class Bench:
         )
         try:
             found = self._measured(cell)
-        except Exception as error:  # whatever a network, an attack or a metric makes of one image
+        except Exception as error:  # networks, attacks and metrics raise errors of any type
             return Record(
                 **names, error=f'{type(error).__name__}: {in_one_line(error)}', seconds=round(time.time() - started, 2)
             )
         return Record(**names, **found, seconds=round(time.time() - started, 2))
 
-    def _measured(self, cell):
+    def _measured(self, cell: Cell) -> dict[str, Any]:
         net = self.matrix.network(cell.network, cell.defense)
         item = self.matrix.read(cell.image)
         lq, gt = item['lq'], item.get('gt')
-        attacked, found = lq, {}
+        found: dict[str, Any] = {}
+        attacked, objective = lq, None
         if cell.attack != CLEAN:
             attacked, objective, found = self._attacked(cell, net, lq, gt)
         clean = self._clean_outputs(cell, net, lq)
@@ -79,81 +83,92 @@ class Bench:
         images = {'lq': tensor2img(attacked)}
         if gt is not None:
             images['img2'] = tensor2img(gt)
-        if cell.attack != CLEAN:
+        if objective is not None:
             images['lq_clean'] = tensor2img(lq)
-            found['loss'] = _loss_of_attack(objective, outputs, images.get('img2'), clean)
-        found['values'], found['trouble'] = self._metrics(images, outputs, clean if cell.attack != CLEAN else None)
+            found['loss'] = _attack_loss(objective, outputs, images.get('img2'), clean)
+        found['values'], found['metric_errors'] = self._metrics(
+            images, outputs, clean if cell.attack != CLEAN else None
+        )
         found['score'] = detector_score(net, attacked, self.options.get('tile') is not None)
-        if cell.shown:
+        if cell.in_gallery:
             kept = {'lq': images['lq'], 'sr': outputs[0], **({'gt': images['img2']} if gt is not None else {})}
-            found['shown'] = {
+            found['gallery'] = {
                 name: self.recorder.keep_image(f'{cell.key}.{name}', _centre(image, lq.shape[-2:]))
                 for name, image in kept.items()
                 if name != 'gt' or cell.attack == CLEAN
             }
         return found
 
-    def _attacked(self, cell, net, lq, gt):
+    def _attacked(
+        self, cell: Cell, net: nn.Module, lq: torch.Tensor, gt: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Objective, dict[str, Any]]:
+        """The attacked image, the objective of the attack, and fields of the record."""
         attack = self.matrix.attack(cell.attack, cell.eps, net)
         if isinstance(attack, Universal):
             attack = self._fitted(cell, attack, net)
         target = gt if attack.objective.needs_ground_truth else None
-        # The attack has its own seed; this one is for attacks that take none.
-        with drawing(self.options['seed'], zlib.crc32(cell.key.encode()), self.matrix.device):
+        # For attacks without a seed of their own.
+        with seeded(self.options['seed'], zlib.crc32(cell.key.encode()), self.matrix.device):
             attacked, *more = attack.results(net, lq, target)
             if not attacked.isfinite().all():
                 raise ValueError('the output or the gradient of the network is not a number')
             zeros = zero_gradient(
                 attack.attacks[0] if isinstance(attack, WorstOf) else attack, net, lq, target, attacked
             )
-        found = {'zero_gradient': zeros}
+        found: dict[str, Any] = {'zero_gradient': zeros}
         if isinstance(attack, WorstOf):
             chosen = int(more[1][0])
-            named = _types_inside(self.options['attacks'][cell.attack])
-            found['worst'] = GATES[chosen] if named is None else named[chosen]
+            types = _inner_types(self.options['attacks'][cell.attack])
+            found['worst'] = GATE_SETTINGS[chosen] if types is None else types[chosen]
         elif isinstance(attack, DetectorAware):
             found['worst'] = 'undetected' if bool(more[1][0]) else 'detected'
         return attacked, attack.objective, found
 
-    def _fitted(self, cell, attack, net):
-        """A universal perturbation is one for all images of a data set; one that cannot be found is tried once."""
-        subject, key = (cell.network, cell.defense), (cell.attack, cell.eps, cell.image.dataset)
-        if (*subject, *key) not in self._universal:
-            self._universal = {k: fitted for k, fitted in self._universal.items() if k[:2] == subject}
+    def _fitted(self, cell: Cell, attack: Universal, net: nn.Module) -> Universal:
+        """The attack with its perturbation for all images of the data set; a failed fit is not repeated."""
+        key = (cell.network, cell.defense, cell.attack, cell.eps, cell.image.dataset)
+        if key not in self._universal:
+            self._universal = {k: fitted for k, fitted in self._universal.items() if k[:2] == key[:2]}
             items = [self.matrix.read(p) for p in self.matrix.images if p.dataset == cell.image.dataset]
             targets = [item['gt'] for item in items] if attack.objective.needs_ground_truth else None
             generator = torch.Generator().manual_seed(self.options['seed'])
             try:
-                with drawing(self.options['seed'], 0, self.matrix.device):
-                    fitted = attack.fit(net, [item['lq'] for item in items], targets, generator=generator)
-            except Exception as error:  # the failure of this cell, and of all others that ask for the same
+                with seeded(self.options['seed'], 0, self.matrix.device):
+                    fitted: Universal | Exception = attack.fit(
+                        net, [item['lq'] for item in items], targets, generator=generator
+                    )
+            except Exception as error:  # every cell with this perturbation fails
                 fitted = error
-            self._universal[(*subject, *key)] = fitted
-        fitted = self._universal[(*subject, *key)]
-        if isinstance(fitted, Exception):
-            raise fitted
-        return fitted
+            self._universal[key] = fitted
+        known = self._universal[key]
+        if isinstance(known, Exception):
+            raise known
+        return known
 
-    def _clean_outputs(self, cell, net, lq):
+    def _clean_outputs(self, cell: Cell, net: nn.Module, lq: torch.Tensor) -> list[np.ndarray]:
         place = cell.network, cell.defense, cell.image
         if self._clean[0] != place:
             self._clean = place, self._outputs(net, lq)
         return self._clean[1]
 
-    def _outputs(self, net, lq) -> list[np.ndarray]:
-        """What the network makes of an image, BGR uint8, once for each mask seed."""
-        tiles = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
+    def _outputs(self, net: nn.Module, lq: torch.Tensor) -> list[np.ndarray]:
+        """Outputs for an image, BGR uint8, one per mask seed."""
+        tiles: dict[str, Any] = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
         outputs = []
         for seed in self.options['mask_seeds']:
-            with drawing(seed, 0, self.matrix.device), torch.no_grad():
+            with seeded(seed, 0, self.matrix.device), torch.no_grad():
                 output = upscale(net, lq, **tiles)
             if not output.isfinite().all():
                 raise ValueError('the output of the network is not a number')
             outputs.append(tensor2img(output))
         return outputs
 
-    def _metrics(self, images, outputs, clean):
-        values, trouble = {name: [] for name in self.options['metrics']}, {}
+    def _metrics(
+        self, images: Mapping[str, np.ndarray], outputs: Sequence[np.ndarray], clean: Sequence[np.ndarray] | None
+    ) -> tuple[dict[str, list[float | None]], dict[str, str]]:
+        """Values and errors of all metrics; equal outputs are measured once."""
+        values: dict[str, list[float | None]] = {name: [] for name in self.options['metrics']}
+        errors: dict[str, str] = {}
         for index, output in enumerate(outputs):
             same = next(
                 (
@@ -167,24 +182,24 @@ class Bench:
             for name, metric in self.options['metrics'].items():
                 try:
                     values[name].append(_finite(calculate(metric, given)) if same is None else values[name][same])
-                except Exception as error:  # the others, and the attack, are good all the same
+                except Exception as error:  # the other metrics and the attack are still valid
                     values[name].append(None)
-                    trouble[name] = f'{type(error).__name__}: {in_one_line(error)}'
-        return values, trouble
+                    errors[name] = f'{type(error).__name__}: {in_one_line(error)}'
+        return values, errors
 
 
 def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> float | None:
-    """How far the network's own detector takes an image for attacked, above 0 where it does; None without a gate.
+    """Log odds that an image is attacked by the network's own detector, above 0 if it flags it; None without one.
 
-    A detector behind another defence sees what that makes of the image, but in tiles the whole image as it is.
+    Behind another defence the detector sees the transformed image, but with tiles the whole image as it is.
     """
     defended = next((module for module in net.modules() if isinstance(module, DefenseMixin)), None)
     if defended is None or defended.defense.gate not in ('classifier', 'soft'):
         return None
-    seen = []
+    seen: list[torch.Tensor] = []
     handle = defended.register_forward_pre_hook(lambda module, args: seen.append(args[0][:1]))
     try:
-        with drawing(0, 0, lq.device), torch.no_grad():
+        with seeded(0, 0, lq.device), torch.no_grad():
             if defended is net or tiled:
                 seen.append(lq)
             else:
@@ -194,13 +209,13 @@ def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> flo
         handle.remove()
 
 
-def _types_inside(options) -> list[str] | None:
-    """The types of the attacks inside a WorstOf, None for another attack."""
+def _inner_types(options: Mapping[str, Any]) -> list[str] | None:
+    """The types of the attacks inside a WorstOf; None for other attacks."""
     return [inner.get('type', 'PGD') for inner in options['attacks']] if options['type'] == 'WorstOf' else None
 
 
 def environment(matrix: Matrix) -> dict[str, str]:
-    """What the last bits of a result depend on, beside the options."""
+    """Versions and device, which can change the last bits of a result."""
     device = torch.cuda.get_device_name(matrix.device) if matrix.device.type == 'cuda' else platform.machine()
     return {
         'rsr_basicsr': rsr_basicsr.__version__,
@@ -211,9 +226,16 @@ def environment(matrix: Matrix) -> dict[str, str]:
     }
 
 
-def _loss_of_attack(objective, outputs, original, clean):
-    """By an attack's objective: the mean over the mask seeds, the clean output drawn as the attacked one."""
-    references = [original] * len(outputs) if objective.needs_ground_truth else clean
+def _attack_loss(
+    objective: Objective,
+    outputs: Sequence[np.ndarray],
+    original: np.ndarray | None,
+    clean: Sequence[np.ndarray],
+) -> float:
+    """The attack's objective, averaged over the mask seeds; clean and attacked outputs use the same masks."""
+    references = clean
+    if objective.needs_ground_truth and original is not None:
+        references = [original] * len(outputs)
     pairs = [
         [torch.from_numpy(image / 255.0).permute(2, 0, 1)[None].float() for image in pair]
         for pair in zip(outputs, references)
@@ -222,10 +244,12 @@ def _loss_of_attack(objective, outputs, original, clean):
         return _number('loss', fmean(objective(*pair).item() for pair in pairs))
 
 
-def _centre(image, size):
-    """What the gallery keeps of a large image, (H, W, 3), of an input of ``size``: the same window of all of them."""
+def _centre(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """The central window that the gallery keeps of an image, (H, W, 3), whose input is of ``size``."""
     factor = image.shape[0] // size[0]
-    (top, height), (left, width) = ((max(side - SHOWN, 0) // 2 * factor, min(side, SHOWN) * factor) for side in size)
+    (top, height), (left, width) = (
+        (max(side - GALLERY_SIDE, 0) // 2 * factor, min(side, GALLERY_SIDE) * factor) for side in size
+    )
     return image[top : top + height, left : left + width]
 
 
@@ -235,8 +259,8 @@ def _number(name: str, value: float) -> float:
     return value
 
 
-def _finite(value):
-    """A number for the record: equal images have an infinite PSNR, which counts as 100 dB."""
+def _finite(value: float | None) -> float | None:
+    """The value for the record: the infinite PSNR of equal images counts as 100 dB."""
     if value is None or np.isnan(value):
         return None
     return round(min(max(value, -1e6), 100.0) if np.isinf(value) else value, 6)

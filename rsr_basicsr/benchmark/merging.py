@@ -1,4 +1,4 @@
-"""Several runs of a benchmark as one."""
+"""Merge several runs of a benchmark into one."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from typing import Any
 
 from rsr_basicsr.benchmark.names import SECTIONS, STABILITY
 from rsr_basicsr.benchmark.record import IMAGES, Record, Recorder, image_file, read_records
-from rsr_basicsr.benchmark.run import OPTIONS, keep_options
+from rsr_basicsr.benchmark.run import OPTIONS_FILE, keep_options
 from rsr_basicsr.utils.errors import OptionsError
 
 
 def merge_runs(folders: Sequence[Path], output: Path) -> tuple[list[Record], dict[str, Any]]:
-    """Put the records of several runs, finished or not, into one folder, which is then a run like any other.
+    """Merge the records of several runs, finished or not, into one folder, which is then a run like any other.
 
     Args:
-        folders: of the runs; a single one gives the report of what it has so far.
-        output: the folder for all of them, or the only one that is merged.
+        folders: folders of the runs; a single one gives the report of its results so far.
+        output: folder of the merged run; may be the folder itself if there is only one.
 
     Returns:
-        The records, and the options of all runs as those of one.
+        The records and the options of the merged run.
 
     Raises:
-        OptionsError: a folder holds no run, or the runs mean different things by one name.
+        OptionsError: a folder holds no run, or the runs use one name for different things.
     """
     if output.resolve() in [folder.resolve() for folder in folders] and len(folders) > 1:
-        raise OptionsError(f'-o {output}: it is one of those that are merged; name another folder')
+        raise OptionsError(f'-o {output}: it is one of the merged folders; name another folder')
     options = [_options_of(folder) for folder in folders]
     together = _together(options)
     merged = _merged(read_records(folder) for folder in folders)
@@ -40,15 +40,15 @@ def merge_runs(folders: Sequence[Path], output: Path) -> tuple[list[Record], dic
     return merged, together
 
 
-def _copy(records, folders, output):
-    """The records and the images of the gallery, so that the merged run is one like any other."""
+def _copy(records: Iterable[Record], folders: Sequence[Path], output: Path) -> None:
+    """Copy the records and the images of the gallery."""
     try:
         recorder = Recorder(output)
     except OSError as error:
         raise OptionsError(f'-o {output}: {error.strerror}; name another folder') from error
     known = {record.key for record in read_records(output) if not record.error}
     for record in records:
-        for path in record.shown.values():
+        for path in record.gallery.values():
             source = next(filter(None, (image_file(folder, path) for folder in folders)), None)
             if source is not None:
                 shutil.copyfile(source, output / IMAGES / Path(path).name)
@@ -57,20 +57,20 @@ def _copy(records, folders, output):
     recorder.close()
 
 
-def _options_of(folder) -> dict[str, Any]:
+def _options_of(folder: Path) -> dict[str, Any]:
     try:
-        options = json.loads((folder / OPTIONS).read_text(encoding='utf-8'))
+        options = json.loads((folder / OPTIONS_FILE).read_text(encoding='utf-8'))
         if not _are_sound(options):
-            raise ValueError(f'{OPTIONS} holds others than those of a benchmark')
+            raise ValueError(f'{OPTIONS_FILE} does not hold the options of a benchmark')
         return options
     except KeyError as error:
-        raise OptionsError(f'--merge {folder}: no folder of a benchmark ({OPTIONS} has no {error})') from None
+        raise OptionsError(f'--merge {folder}: no folder of a benchmark ({OPTIONS_FILE} has no {error})') from None
     except (OSError, ValueError, TypeError) as error:
         raise OptionsError(f'--merge {folder}: no folder of a benchmark ({error})') from None
 
 
-def _are_sound(options) -> bool:
-    """Whether options have the types that a report needs: they may be a stranger's."""
+def _are_sound(options: Any) -> bool:
+    """Whether untrusted options have the types that a report needs."""
     blocks = [block for section in SECTIONS for block in (options[section], *options[section].values())]
     return (
         isinstance(options['name'], str)
@@ -87,7 +87,7 @@ def _are_sound(options) -> bool:
 
 
 def _together(options: list[dict[str, Any]]) -> dict[str, Any]:
-    """The options of the first run, and what the others have that it has not."""
+    """The options of the first run, extended by blocks and eps of the others."""
     merged = dict(options[0])
     for later in options[1:]:
         for key in ('scale', 'seed', 'mask_seeds', 'tile', 'tile_overlap', 'threads', 'metrics'):
@@ -95,7 +95,7 @@ def _together(options: list[dict[str, Any]]) -> dict[str, Any]:
                 raise OptionsError(f'--merge: the runs have different {key}; merge runs of one protocol')
         for name, defense in later['defenses'].items():
             if merged['defenses'].get(name, defense) != defense:
-                raise OptionsError(f'--merge: the runs call different defences {name!r}; give one of them another name')
+                raise OptionsError(f'--merge: the runs have different defences named {name!r}; rename one of them')
         for section in SECTIONS:
             merged[section] = {**later[section], **merged[section]}
             merged[section] = {
@@ -106,12 +106,12 @@ def _together(options: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _merged(records: Iterable[Iterable[Record]]) -> list[Record]:
-    """The records of several runs as those of one.
+    """The records of several runs, one per key.
 
-    Where two runs give the same name to networks that differ, the later one's gets its fingerprint behind the name.
+    If two runs use one name for different networks, the fingerprint is appended to the name of the later one.
 
     Raises:
-        OptionsError: two runs give the same name to attacks or images that differ.
+        OptionsError: two runs use one name for different attacks or images.
     """
     attacks: dict[str, str] = {}
     contents: dict[tuple[str, str], str] = {}
@@ -122,15 +122,14 @@ def _merged(records: Iterable[Iterable[Record]]) -> list[Record]:
             block = json.dumps(_without_paths({k: v for k, v in record.attack_options.items() if k != 'eps'}))
             if record.eps and attacks.setdefault(record.attack, block) != block:
                 raise OptionsError(
-                    f'--merge: the runs call different attacks {record.attack!r}; give one of them '
-                    'another name in its options, and run it again: nothing is measured twice'
+                    f'--merge: the runs have different attacks {record.attack!r}; rename one of them in its '
+                    'options and run it again: nothing is measured twice'
                 )
             place = record.dataset, record.image
             if contents.setdefault(place, record.content) != record.content:
                 raise OptionsError(
-                    f'--merge: the image {record.image!r} of {record.dataset!r} is not the same in '
-                    'all runs; give one of the data sets another name in its options, and run it '
-                    'again: nothing is measured twice'
+                    f'--merge: the image {record.image!r} of {record.dataset!r} is not the same in all runs; rename '
+                    'one of the data sets in its options and run it again: nothing is measured twice'
                 )
             mine = str(record.facts.get('fingerprint', ''))
             if owners.setdefault(record.network, mine) != mine:
@@ -141,7 +140,7 @@ def _merged(records: Iterable[Iterable[Record]]) -> list[Record]:
 
 
 def _without_paths(options: Any) -> Any:
-    """Options in which files go by their names: folders differ from machine to machine."""
+    """The options with paths of weights reduced to file names, since folders differ between machines."""
     if isinstance(options, dict):
         return {
             key: osp.basename(value)

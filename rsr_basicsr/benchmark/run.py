@@ -1,4 +1,4 @@
-"""The run of a benchmark: which cells are missing, who measures them, and what every process has found in the end."""
+"""Run a benchmark: find the missing cells, share them among processes, and gather the records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +23,27 @@ from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import write_whole
 from rsr_basicsr.utils.progress import progress_bar
 
-OPTIONS = 'options.json'  # what was measured, for those who read the results
-_PATIENCE = datetime.timedelta(days=30)  # of a process for the others: a cell may take an hour
+OPTIONS_FILE = 'options.json'  # the options of the run, beside its records
+_TIMEOUT = datetime.timedelta(days=30)  # of a process that waits for others: a cell may take an hour
 
 
 def run_benchmark(
     options: Mapping[str, Any], images: Sequence[BenchmarkImage], folder: Path, progress: bool = True
 ) -> list[Record]:
-    """Measure what is missing of a matrix, and return the records of all its cells, in their order.
+    """Measure the missing cells of a matrix, and return the records of all cells in their order.
 
-    Every process of a launcher calls this; the cells are shared among them, and the first one returns all records. The
-    result of a cell does not depend on which process measures it.
+    Every process of a launcher calls this; the cells are shared among them, and the first process returns all
+    records. The result of a cell does not depend on the process that measures it.
 
     Args:
-        options, images: as :func:`rsr_basicsr.benchmark.options.check_benchmark` returns them.
-        folder: where the records are kept, and looked for.
-        progress: show a bar on stderr.
+        options, images: as returned by :func:`rsr_basicsr.benchmark.options.check_benchmark`.
+        folder: folder of the records; cells that are already there are not measured again.
+        progress: show a progress bar on stderr.
 
     Raises:
-        OptionsError: the folder cannot be made.
+        OptionsError: the folder cannot be created.
     """
-    rank, world = _place()
+    rank, world = _rank_and_world_size()
     device = _device(options)
     if device.type == 'cpu':
         torch.set_num_threads(options['threads'])
@@ -54,11 +54,11 @@ def run_benchmark(
         raise OptionsError(f'-o {folder}: {error.strerror}; name another folder') from error
     with contextlib.closing(recorder):
         if is_first():
-            keep_options(folder, options)  # at the start: what is left of a killed run can be read, too
+            keep_options(folder, options)  # at the start, so that a killed run can be merged too
         matrix = Matrix(options, list(images), device)
         missing = _missing(
             matrix.cells,
-            _of_all({record.key: bool(record.shown) for record in read_records(folder) if not record.error}),
+            _all_gathered({record.key: bool(record.gallery) for record in read_records(folder) if not record.error}),
         )
         bench = Bench(matrix, recorder)
         for cell in _with_bar(missing[rank::world], matrix.cells, world, progress and rank == 0):
@@ -68,12 +68,12 @@ def run_benchmark(
 
 @contextlib.contextmanager
 def launched(launcher: str) -> Iterator[None]:
-    """Within the block the processes of a launcher know of each other."""
+    """Initialise the process group of a launcher within the block."""
     if launcher == 'none':
         if os.environ.get('WORLD_SIZE', '1') != '1':
             raise OptionsError(
-                f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not know of each '
-                'other; add --launcher pytorch'
+                f'WORLD_SIZE is {os.environ["WORLD_SIZE"]}, but the processes would not share the work; '
+                'add --launcher pytorch'
             )
         yield
         return
@@ -82,11 +82,11 @@ def launched(launcher: str) -> Iterator[None]:
             '--launcher pytorch: RANK is not set; start with: torchrun --nproc_per_node=N -m '
             'rsr_basicsr.cli benchmark -opt FILE --launcher pytorch'
         )
-    dist.init_process_group('gloo', timeout=_PATIENCE)  # what is sent are records, not gradients
+    dist.init_process_group('gloo', timeout=_TIMEOUT)  # gloo: records are sent, not gradients
     try:
         yield
-        # A launcher ends all processes when one has trouble leaving, and the first one writes the report last. Should
-        # it fail, it says why: the others have nothing to add.
+        # The launcher kills all processes when one exits with an error, and the first process writes the report last.
+        # If the first one fails, it reports the reason; the others ignore the broken barrier.
         with contextlib.nullcontext() if is_first() else contextlib.suppress(RuntimeError):
             dist.barrier()
     finally:
@@ -94,48 +94,48 @@ def launched(launcher: str) -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that reports."""
-    return _place()[0] == 0
+    """Whether this process writes the report."""
+    return _rank_and_world_size()[0] == 0
 
 
-def _place():
+def _rank_and_world_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def _device(options):
+def _device(options: Mapping[str, Any]) -> torch.device:
     if options['num_gpu'] == 0 or not torch.cuda.is_available():
         return torch.device('cpu')
     device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
     torch.cuda.set_device(device)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # a cell gives one result
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # for repeatable results
     return device
 
 
-def _missing(cells, done) -> list[Cell]:
-    """What is still to be measured, in an order that gives every process a like share of each kind.
+def _missing(cells: Iterable[Cell], done: Iterable[Mapping[str, bool]]) -> list[Cell]:
+    """The cells that still have to be measured.
 
-    By the digest, which is as good as by lot, but the same everywhere.
+    Ordered by digest: effectively random, so that every process gets a similar mix, but identical on every rank.
 
     Args:
-        cells: of the matrix.
-        done: of each process the keys of what it has, and whether there are images of it.
+        cells: cells of the matrix.
+        done: for each process: key of a measured cell -> whether it has images for the gallery.
     """
-    there = {key for keys in done for key in keys}
-    drawn = {key for keys in done for key, has_images in keys.items() if has_images}
+    measured = {key for keys in done for key in keys}
+    with_images = {key for keys in done for key, has_images in keys.items() if has_images}
     return sorted(
-        {cell.key: cell for cell in cells if cell.key not in (drawn if cell.shown else there)}.values(),
+        {cell.key: cell for cell in cells if cell.key not in (with_images if cell.in_gallery else measured)}.values(),
         key=lambda cell: cell.key,
     )
 
 
-def _with_bar(mine, cells, world, shown):
-    """The cells of this process in the order of the matrix, with the time that is left."""
+def _with_bar(mine: Iterable[Cell], cells: Iterable[Cell], world: int, progress: bool) -> Iterator[Cell]:
+    """The cells of this process in the order of the matrix, with a progress bar."""
     place = {cell.key: index for index, cell in enumerate(cells)}
     mine = sorted(mine, key=lambda cell: place[cell.key])
     total = sum(cell.cost for cell in mine)
     with progress_bar(
         total=100,
-        disable=not (shown and mine),
+        disable=not (progress and mine),
         bar_format='{desc} {percentage:3.0f}%|{bar}| [{elapsed}<{remaining}]{postfix}',
     ) as bar:
         for number, cell in enumerate(mine):
@@ -152,25 +152,25 @@ def _with_bar(mine, cells, world, shown):
             bar.update(min(100 * cell.cost / total, 100 - bar.n))
 
 
-def _of_all(value) -> list[Any]:
-    """What each process has."""
+def _all_gathered(value: Any) -> list[Any]:
+    """The values of all processes, by rank."""
     if not dist.is_initialized():
         return [value]
-    found = [None] * dist.get_world_size()
+    found: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(found, value)
     return found
 
 
 def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> list[Record]:
-    """The records of all cells, with the names and facts of now; processes elsewhere send theirs to the first."""
+    """The records of all cells under their current names; processes on other machines send theirs to the first."""
     if dist.is_initialized():
-        dist.barrier()  # who is done first must not read before the others have written
+        dist.barrier()  # do not read before the other processes have written
     records = {record.key: record for record in read_records(folder)}
     if dist.is_initialized():
         _fetch(records, folder, recorder)
     named = []
     for cell in matrix.cells:
-        now = {
+        current = {
             'network': cell.network,
             'defense': cell.defense,
             'attack': cell.attack,
@@ -180,27 +180,27 @@ def _gathered(matrix: Matrix, folder: Path, recorder: Recorder) -> list[Record]:
             'facts': matrix.facts[cell.network],
             'attack_options': matrix.options['attacks'].get(cell.attack, {}),
         }
-        lost = Record(key=cell.key, **now, error='no process has measured it; give the same command again')
-        named.append(Record(**{**vars(records.get(cell.key, lost)), **now}))
+        lost = Record(key=cell.key, **current, error='no process has measured it; run the same command again')
+        named.append(Record(**{**vars(records.get(cell.key, lost)), **current}))
     return named
 
 
-def _fetch(records, folder, recorder):
-    """Bring home what machines have that do not share the folder."""
-    known = _of_all(sorted(key for key, record in records.items() if not record.error))
+def _fetch(records: dict[str, Record], folder: Path, recorder: Recorder) -> None:
+    """Copy records and gallery images from machines that do not share the folder to the first process."""
+    known = _all_gathered(sorted(key for key, record in records.items() if not record.error))
     mine = (
         [
-            {'record': record, 'files': {path: (folder / path).read_bytes() for path in record.shown.values()}}
+            {'record': record, 'files': {path: (folder / path).read_bytes() for path in record.gallery.values()}}
             for key, record in records.items()
             if key not in known[0]
         ]
         if dist.get_rank()
         else []
     )
-    for sent in _of_all(mine):
+    for sent in _all_gathered(mine):
         for parcel in sent if dist.get_rank() == 0 else ():
             record = parcel['record']
-            if record.key not in records or records[record.key].error and not record.error:
+            if record.key not in records or (records[record.key].error and not record.error):
                 for path, content in parcel['files'].items():
                     (folder / path).write_bytes(content)
                 records[record.key] = record
@@ -208,5 +208,5 @@ def _fetch(records, folder, recorder):
 
 
 def keep_options(folder: Path, options: Mapping[str, Any]) -> None:
-    """Write beside the records what they were made with."""
-    write_whole(folder / OPTIONS, json.dumps(dict(options), indent=1).encode())
+    """Write the options of a run beside its records."""
+    write_whole(folder / OPTIONS_FILE, json.dumps(dict(options), indent=1).encode())

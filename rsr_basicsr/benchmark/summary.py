@@ -1,4 +1,4 @@
-"""From records to figures: means over images with intervals, and for each image the worst of all attacks."""
+"""From records to figures: means over images with intervals, and the worst case over all attacks per image."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _CONFIDENCE = 95  # per cent
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A metric over the images of a data set.
+class MetricEstimate:
+    """A metric over the images of a data set; the value of an image is its mean over the mask seeds.
 
     Attributes:
-        mean: over the images, each the mean over the mask seeds.
-        low, high: 95 % interval of the mean, by bootstrap over the images; equal to it for one image.
-        worst: of all images and mask seeds.
-        spread: standard deviation over the images; 0 for one.
-        seed_spread: standard deviation over the mask seeds, the mean over the images.
+        mean: mean over the images.
+        low, high: 95 % interval of the mean, by bootstrap over the images; both equal the mean for a single image.
+        worst: worst value over images and mask seeds.
+        spread: standard deviation over the images; 0 for a single image.
+        seed_spread: standard deviation over the mask seeds, averaged over the images.
         count: number of images.
     """
 
@@ -42,33 +42,35 @@ class Estimate:
 
 
 class Subject(NamedTuple):
-    """What is put to the test: a network behind a defence."""
+    """A network behind a defence."""
 
     network: str
     defense: str
 
     @property
     def label(self) -> str:
+        """Name in tables and sentences."""
         return self.network if self.defense == 'none' else f'{self.network} + {self.defense}'
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One subject under one attack of one eps on one data set.
 
     Attributes:
-        estimates: by metric; those that could not be taken are missing.
-        images, failed: how many were measured, and how many not.
-        flagged: share of the images that the detector took for attacked; None without one.
-        auc: of the detector's scores, against those of the clean images; None without one, and of clean images.
-        chosen: of a worst case, how often which attack was the worst for stability.
+        estimates: metric name -> estimate; metrics that failed on all images are missing.
+        images, failed: number of images that were measured, and that failed.
+        flagged: share of the images that the detector flags; None without a detector.
+        auc: area under the ROC curve of the detector, attacked against clean images; None without a detector and for
+            clean images.
+        chosen: for a worst case: attack -> number of images on which it was the worst for stability.
     """
 
     dataset: str
     subject: Subject
     attack: str
     eps: float
-    estimates: dict[str, Estimate]
+    estimates: dict[str, MetricEstimate]
     images: int
     failed: int = 0
     flagged: float | None = None
@@ -77,27 +79,27 @@ class Row:
 
 
 class Results:
-    """The records of a benchmark, in groups.
+    """The records of a benchmark, grouped by data set, subject, attack and eps.
 
     Args:
-        records: of one run or of several.
-        options: of the run; of several, of the first, with all names in their order.
+        records: records of one run, or of several merged runs.
+        options: options of the run, or of the merged runs.
     """
 
-    def __init__(self, records: Iterable[Record], options: Mapping[str, Any]):
+    def __init__(self, records: Iterable[Record], options: Mapping[str, Any]) -> None:
         self.options, self.records = options, list(records)
         self.metrics: dict[str, Mapping[str, Any]] = dict(options['metrics'])
-        self._groups: dict[tuple, dict[str, Record]] = defaultdict(dict)
+        self._groups: dict[tuple[str, Subject, str, float], dict[str, Record]] = defaultdict(dict)
         for record in self.records:
             group = record.dataset, Subject(record.network, record.defense), record.attack, record.eps
             self._groups[group][record.image] = record
         self.datasets = self._in_order('datasets', (record.dataset for record in self.records))
         self.attacks = [name for name in self._in_order('attacks', (r.attack for r in self.records)) if name != CLEAN]
         self.strengths = sorted({record.eps for record in self.records if record.eps})
-        self._chosen: dict[tuple, dict[str, Record]] = {}
+        self._chosen: dict[tuple[str, Subject, float], dict[str, Record]] = {}
 
     def subjects(self, dataset: str) -> list[Subject]:
-        """The subjects measured on a data set, networks and defences in the order of the options."""
+        """The subjects measured on a data set, in the order of the options."""
         places = [
             self._in_order(key, (getattr(r, name) for r in self.records))
             for key, name in (('networks', 'network'), ('defenses', 'defense'))
@@ -106,9 +108,9 @@ class Results:
         return sorted(found, key=lambda subject: tuple(place.index(name) for place, name in zip(places, subject)))
 
     def images(self, dataset: str, subject: Subject, attack: str, eps: float) -> dict[str, Record]:
-        """The records of a group without those that failed, by image, in the order of their names.
+        """The successful records of a group: image name -> record, sorted by name.
 
-        ``attack`` may be the worst case: for each image the record of the attack with the least stability.
+        ``attack`` may be the worst case: the record of the attack with the lowest stability per image.
         """
         if attack == WORST_CASE:
             return self._worst_attacks(dataset, subject, eps)
@@ -116,13 +118,13 @@ class Results:
         return {name: found[name] for name in sorted(found) if not found[name].error}
 
     def measured(self, dataset: str, subject: Subject, attack: str, eps: float) -> int:
-        """How many images of a group were measured, or failed."""
+        """Number of images in a group, measured or failed."""
         return len(self._groups.get((dataset, subject, attack, eps), {}))
 
     def values(self, dataset: str, subject: Subject, attack: str, eps: float, metric: str) -> dict[str, list[float]]:
-        """A metric image by image, a number for each mask seed.
+        """A metric per image: image name -> one value per mask seed.
 
-        Of the worst case, of each image those of the attack that is the worst by this metric.
+        ``attack`` may be the worst case: the values of the attack that is the worst by this metric per image.
         """
         attacks = self.counted(dataset, subject, eps) if attack == WORST_CASE else [attack]
         worst = min if is_higher_better(self.metrics[metric]) else max
@@ -135,10 +137,10 @@ class Results:
         return {image: found[image] for image in sorted(found)}
 
     def counted(self, dataset: str, subject: Subject, eps: float) -> list[str]:
-        """The attacks of that strength that count for the worst case.
+        """The attacks of that eps that count for the worst case.
 
-        Those inside an L-inf ball that end in images which can be stored: others are measured and shown, but are no
-        part of the same threat.
+        They stay inside the L-inf ball and end in 8-bit images. Others are measured and shown, but belong to another
+        threat model.
         """
         return [
             name
@@ -147,8 +149,8 @@ class Results:
             and _counts(next(iter(self._groups[dataset, subject, name, eps].values())).attack_options)
         ]
 
-    def row(self, dataset: str, subject: Subject, attack: str, eps: float) -> Row:
-        """The figures of a group; ``attack`` may be the worst case."""
+    def row(self, dataset: str, subject: Subject, attack: str, eps: float) -> ResultRow:
+        """The results of a group; ``attack`` may be the worst case."""
         records = self.images(dataset, subject, attack, eps)
         estimates = {}
         for metric in self.metrics:
@@ -165,7 +167,7 @@ class Results:
         chosen: dict[str, int] = {}
         for record in records.values() if attack == WORST_CASE else ():
             chosen[record.attack] = chosen.get(record.attack, 0) + 1
-        return Row(
+        return ResultRow(
             dataset,
             subject,
             attack,
@@ -178,8 +180,8 @@ class Results:
             chosen,
         )
 
-    def rows(self) -> list[Row]:
-        """Every group and every worst case, data set by data set, clean first."""
+    def rows(self) -> list[ResultRow]:
+        """Rows of all groups and worst cases, per data set and subject, clean first."""
         found = []
         for dataset in self.datasets:
             for subject in self.subjects(dataset):
@@ -193,13 +195,13 @@ class Results:
 
     def difference(
         self, dataset: str, subject: Subject, other: Subject, attack: str, eps: float, metric: str
-    ) -> Estimate | None:
-        """What ``subject`` has more of than ``other``, image by image; None where no image has both."""
+    ) -> MetricEstimate | None:
+        """Paired difference ``subject - other`` over their common images; None if there is none."""
         mine, others = (self.values(dataset, one, attack, eps, metric) for one in (subject, other))
         pairs = [[fmean(mine[name]) - fmean(others[name])] for name in mine if name in others]
         return estimate(pairs) if pairs else None
 
-    def _worst_attacks(self, dataset, subject, eps):
+    def _worst_attacks(self, dataset: str, subject: Subject, eps: float) -> dict[str, Record]:
         key = dataset, subject, eps
         if key not in self._chosen:
             found: dict[str, tuple[float, Record]] = {}
@@ -211,26 +213,26 @@ class Results:
             self._chosen[key] = {name: found[name][1] for name in sorted(found)}
         return self._chosen[key]
 
-    def _in_order(self, section, names):
-        """The names that there are, in the order of the options, others behind."""
-        there = dict.fromkeys(names)
+    def _in_order(self, section: str, names: Iterable[str]) -> list[str]:
+        """The unique names in the order of the options, unknown ones last."""
+        found = dict.fromkeys(names)
         return [
-            *(name for name in self.options.get(section, ()) if name in there),
-            *(name for name in there if name not in self.options.get(section, ())),
+            *(name for name in self.options.get(section, ()) if name in found),
+            *(name for name in found if name not in self.options.get(section, ())),
         ]
 
 
-def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -> Estimate:
-    """The figures of a metric.
+def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -> MetricEstimate:
+    """Estimate a metric over images.
 
     Args:
-        values: of each image a number for each mask seed.
-        higher_is_better: which end is the worst one.
+        values: one sequence per image, with one value per mask seed.
+        higher_is_better: whether the lowest value is the worst.
     """
     means = np.array([fmean(numbers) for numbers in values])
     low, high = bootstrap(means)
     every = [number for numbers in values for number in numbers]
-    return Estimate(
+    return MetricEstimate(
         mean=float(means.mean()),
         low=low,
         high=high,
@@ -241,18 +243,20 @@ def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -
     )
 
 
-def bootstrap(values: np.ndarray, statistic: Callable = np.mean) -> tuple[float, float]:
-    """95 % interval of the mean of values, (N,), by the percentiles of samples drawn from them with replacement.
+def bootstrap(values: np.ndarray, statistic: Callable[..., Any] = np.mean) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a statistic; deterministic.
 
-    The same values give the same interval.
+    Args:
+        values: shape (N,).
+        statistic: function of an array and ``axis``, the mean by default.
     """
-    draws = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    indices = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
     tail = (100 - _CONFIDENCE) / 2
-    low, high = np.percentile(statistic(values[draws], axis=1), [tail, 100 - tail])
+    low, high = np.percentile(statistic(values[indices], axis=1), [tail, 100 - tail])
     return float(low), float(high)
 
 
-def _counts(options):
-    """Whether an attack, by its options, stays in the L-inf ball and ends in an 8-bit image."""
+def _counts(options: Mapping[str, Any]) -> bool:
+    """Whether an attack with these options stays in the L-inf ball and ends in an 8-bit image."""
     inner = [*options.get('attacks', ()), *([options['attack']] if options.get('attack') else [])]
     return options.get('norm', 'Linf') == 'Linf' and options.get('quantize') != 'none' and all(map(_counts, inner))

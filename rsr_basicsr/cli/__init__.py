@@ -1,10 +1,11 @@
-"""The command line ``rsr``: one module a command, with ``add_arguments(parser)`` and ``run(args) -> exit code``."""
+"""The command line ``rsr``: one module per command, with ``add_arguments(parser)`` and ``run(args) -> exit code``."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 import basicsr
 import torch
@@ -28,7 +29,7 @@ from rsr_basicsr.cli import (
 from rsr_basicsr.cli.parser import Parser
 from rsr_basicsr.utils.errors import RSRError
 
-_COMMANDS = {
+_COMMANDS: dict[str, ModuleType] = {
     'weights': weights,
     'options': options,
     'defend': defend,
@@ -44,12 +45,12 @@ _COMMANDS = {
     'adversarial-set': adversarial_set,
 }
 _INTERRUPTED = 130
-_NO_READER = 141  # of a program that a closed pipe ends
+_BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
-    parser = Parser(prog='rsr', description='Super-resolution that holds under adversarial attack.')
+    parser = Parser(prog='rsr', description='Super-resolution that is robust to adversarial attacks.')
     parser.add_argument(
         '--version',
         action='version',
@@ -57,34 +58,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, module in _COMMANDS.items():
-        summary = module.__doc__.strip().splitlines()[0]
+        summary = (module.__doc__ or '').strip().splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=summary))
     args, left = parser.parse_known_args(argv)
     if left:
         commands.choices[args.command].refuse(left)
     try:
         code = _COMMANDS[args.command].run(args)
-        sys.stdout.flush()  # here, where a reader that has gone is understood
+        sys.stdout.flush()  # so that a closed pipe is handled below
         return code
     except RSRError as error:
-        # Once a machine: the other processes of a launcher have read the same options.
+        # Once per machine: the other processes of a launcher have read the same options.
         launched = getattr(args, 'launcher', 'none') != 'none'
         if launched and os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) != '0':
             return error.exit_code
         print(f'rsr {args.command}: {error}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        remedy = '; go on with --auto_resume' if args.command == 'train' else ''
+        remedy = '; continue with --auto_resume' if args.command == 'train' else ''
         print(f'rsr {args.command}: interrupted{remedy}', file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        if not _nobody_reads():
+        if not _stdout_is_closed():
             raise
-        return _NO_READER
+        return _BROKEN_PIPE
 
 
-def _nobody_reads():
-    """Whether standard output is a pipe whose reader has seen enough; then what is left in its buffer goes nowhere."""
+def _stdout_is_closed() -> bool:
+    """Whether the reader of standard output has closed the pipe; if so, discards what is left in the buffer."""
     try:
         print(flush=True)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""Write a data set of clean and attacked images, to train or measure a detector on."""
+"""Write a data set of clean and attacked images to train or evaluate a detector."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rsr_basicsr.utils.errors import OptionsError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr adversarial-set``."""
     parser.add_argument('-opt', required=True, metavar='FILE', help='options file, see docs/detector.md')
-    parser.add_argument('-o', '--output', metavar='FOLDER', help='where the set goes, instead of dataroot')
-    parser.add_argument('--photos', nargs='+', metavar='FOLDER', help='photos, instead of those of the options')
+    parser.add_argument('-o', '--output', metavar='FOLDER', help='folder of the data set, instead of dataroot')
+    parser.add_argument('--photos', nargs='+', metavar='FOLDER', help='photos, instead of those in the options')
     parser.add_argument(
         '--workers',
         type=int,
         default=os.cpu_count(),
         metavar='N',
-        help='number of processes, by default one a core, 0 for none but this one; the set does not depend on it',
+        help='number of worker processes (default: one per core; 0: this process only); does not change the data set',
     )
     parser.add_argument(
         '--import',
@@ -31,12 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='MODULE',
-        help='a module that registers architectures of your own',
+        help='module that registers your own architectures',
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the set, or what is missing of it, and say where it is."""
+    """Write the missing part of the data set and print its folder."""
     if args.workers < 0:
         raise OptionsError(f'--workers {args.workers}: expected 0 or more')
     import_plugins(args.imports)
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.output or options.pop('dataroot', None)
     options.pop('dataroot', None)
     if folder is None:
-        raise OptionsError(f"-opt {args.opt}: the key 'dataroot' is missing; write it, or give -o FOLDER")
+        raise OptionsError(f"-opt {args.opt}: the key 'dataroot' is missing; add it or give -o FOLDER")
     made = write_adversarial_set(options, Path(folder).expanduser(), args.workers, imports=args.imports)
     kind = 'pairs' if options['networks'] else 'clean images'
     print(f'{folder}: {options["count"]} {kind}, {made} of them made now')

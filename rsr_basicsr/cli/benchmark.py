@@ -1,22 +1,26 @@
-"""Attack networks behind defences, and report how they hold."""
+"""Attack networks and defences, and report their robustness."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rsr_basicsr.benchmark.merging import merge_runs
 from rsr_basicsr.benchmark.options import check_benchmark
+from rsr_basicsr.benchmark.record import Record
 from rsr_basicsr.benchmark.report.output import write_results
 from rsr_basicsr.benchmark.report.tables import as_text
-from rsr_basicsr.benchmark.report.verdict import verdict, warnings
+from rsr_basicsr.benchmark.report.verdict import verdict
+from rsr_basicsr.benchmark.report.warnings import warnings
 from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
 from rsr_basicsr.options.loading import load_options, override
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 
-#: Exit code when cells failed; the others are measured and reported
-FAILED = 3
+#: Exit code if some cells failed; the others are reported
+EXIT_FAILED_CELLS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='FOLDER',
         type=Path,
-        help='folders of finished or unfinished runs, reported as one',
+        help='folders of finished or unfinished runs, reported as one run',
     )
     parser.add_argument(
         '-o',
         '--output',
         metavar='FOLDER',
         type=Path,
-        help='where the results go, and where a killed run goes on; default benchmark/NAME',
+        help='folder of the results, where a killed run continues (default: benchmark/NAME)',
     )
     parser.add_argument(
         '--import',
@@ -43,26 +47,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='MODULE',
-        help='a module that registers networks, defences, attacks or metrics of your own',
+        help='module that registers your own networks, defences, attacks or metrics',
     )
     parser.add_argument(
         '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example datasets:BSD100:num_images=3'
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='job launcher')
-    parser.epilog = f'Exit code: 0 all cells were measured, {FAILED} some failed.'
+    parser.epilog = f'Exit code: 0 if all cells were measured, {EXIT_FAILED_CELLS} if some failed.'
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run or merge, print the table, and say where the report is."""
+    """Run or merge, print the table, the verdict and the path of the report."""
     import_plugins(args.imports)
     if args.merge:
         if args.output is None:
-            raise OptionsError('--merge: name the folder for the report with -o FOLDER')
+            raise OptionsError('--merge: give the folder of the report by -o FOLDER')
         return _report(args.output, *merge_runs(args.merge, args.output))
     options = load_options(args.opt)
     override(options, args.force_yml)
     options, images = check_benchmark(options)
-    if args.force_yml:  # what the file says of itself may not be true any more
+    if args.force_yml:  # the description in the file may no longer be accurate
         options['description'] = f'{options["description"]} Changed: {"; ".join(args.force_yml)}.'.strip()
     folder = args.output or Path('benchmark') / options['name']
     with launched(args.launcher):
@@ -72,9 +76,9 @@ def run(args: argparse.Namespace) -> int:
         return _report(folder, records, options)
 
 
-def _report(folder, records, options):
+def _report(folder: Path, records: Sequence[Record], options: Mapping[str, Any]) -> int:
     if not records:
-        raise OptionsError(f'{folder} holds no result yet')
+        raise OptionsError(f'{folder} has no results yet')
     results = write_results(folder, records, options)
     print(f'\n{as_text(results)}\n')
     for sentence in verdict(results):
@@ -82,4 +86,4 @@ def _report(folder, records, options):
     for sentence in warnings(results):
         print(f'Warning: {sentence}')
     print(f'\nReport: {folder / "report.html"}')
-    return FAILED if any(record.error or record.trouble for record in records) else 0
+    return EXIT_FAILED_CELLS if any(record.error or record.metric_errors for record in records) else 0

@@ -1,4 +1,4 @@
-"""Check an options file: everything that would go wrong later, at once."""
+"""Check an options file and report all problems at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rsr_basicsr.check.survey import survey
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 
-_LONGEST = 1000  # characters of a sentence
+_LONGEST = 1000  # characters per sentence
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,14 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'file', nargs='?', metavar='FILE', help='options file of a training, a test, a benchmark or an adversarial set'
     )
-    parser.add_argument('-opt', metavar='FILE', help='the same, as the other commands have it')
+    parser.add_argument('-opt', metavar='FILE', help='the same, as an option like in other commands')
     parser.add_argument(
         '--import',
         dest='imports',
         action='append',
         default=[],
         metavar='MODULE',
-        help='a module that registers architectures, data sets, losses or metrics of your own',
+        help='module that registers your own architectures, data sets, losses or metrics',
     )
     parser.add_argument(
         '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example train:total_iter=1000'
@@ -34,23 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=16,
         metavar='N',
-        help='images of each data set that are decoded, by default 16; the headers of all are read; '
-        '0 leaves the images alone',
+        help='number of images to decode per data set (default: 16; 0: skip all checks of images); '
+        'the headers of all images are read',
     )
     parser.add_argument(
-        '--no-memory', dest='memory', action='store_false', help='do not count the memory of a training step'
+        '--no-memory', dest='memory', action='store_false', help='do not measure the memory of a training step'
     )
-    parser.epilog = 'Nothing is written. Exit code: 0 without errors, 2 with.'
+    parser.epilog = 'Writes no files. Exit code: 0 without errors, 2 with errors.'
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print errors, warnings and facts, and how many there are."""
+    """Print errors, warnings and facts, and the number of errors and warnings."""
     file = args.opt or args.file
     if file is None or (args.opt and args.file):
-        raise OptionsError('name one options file: rsr check FILE')
+        raise OptionsError('give one options file: rsr check FILE')
     if args.decode < 0:
         raise OptionsError(f'--decode {args.decode}: expected 0 or more')
-    sys.dont_write_bytecode = True  # of the modules that are imported now
+    sys.dont_write_bytecode = True  # for the modules imported below
     import_plugins(args.imports)
     found = survey(file, args.force_yml, args.decode, args.memory)
     for title, sentences in (('Errors', found), ('Warnings', found.warnings), ('Facts', found.facts)):
@@ -60,11 +60,11 @@ def run(args: argparse.Namespace) -> int:
     return OptionsError.exit_code if found else 0
 
 
-def _line(sentence):
-    """A sentence on one line, whatever the file has put into it."""
-    words = ' '.join(sentence.split())
-    return words if len(words) <= _LONGEST else f'{words[:_LONGEST]} ...'
+def _line(sentence: str) -> str:
+    """The sentence on one line, shortened if it is too long."""
+    line = ' '.join(sentence.split())
+    return line if len(line) <= _LONGEST else f'{line[:_LONGEST]} ...'
 
 
-def _count(number, what):
+def _count(number: int, what: str) -> str:
     return f'{number} {what}{"" if number == 1 else "s"}'

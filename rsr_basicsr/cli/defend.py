@@ -1,4 +1,4 @@
-"""Turn a BasicSR or Real-ESRGAN options file into that of a defended network."""
+"""Convert a BasicSR or Real-ESRGAN options file to a defended network."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr defend``."""
     parser.add_argument('file', type=Path, metavar='IN.yml', help='options file of a training or a test')
     parser.add_argument(
-        '-o', '--output', type=Path, metavar='OUT.yml', help='the defended file; without it, the changes are only shown'
+        '-o', '--output', type=Path, metavar='OUT.yml', help='file to write; without it, the changes are only shown'
     )
     parser.add_argument(
         '--preset',
         choices=tuple(PRESETS),
         default=DEFAULT_PRESET,
-        help=f'strength and cost of the training, see docs/options.md; by default {DEFAULT_PRESET}',
+        help=f'strength and cost of the training, see docs/options.md (default: {DEFAULT_PRESET})',
     )
-    parser.add_argument('--overwrite', action='store_true', help='replace OUT.yml if it is there')
+    parser.add_argument('--overwrite', action='store_true', help='replace OUT.yml if it exists')
     parser.add_argument(
         '--import',
         dest='imports',
         action='append',
         default=[],
         metavar='MODULE',
-        help='a module that registers defended twins of your own',
+        help='module that registers your own defended architectures',
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show the changes as a diff on stdout, and what is left to do on stderr."""
+    """Print the changes as a diff on stdout, and remaining steps on stderr."""
     if args.overwrite and args.output is None:
-        raise OptionsError('--overwrite: there is nothing to write; give -o OUT.yml')
+        raise OptionsError('--overwrite: no file to write; give -o OUT.yml')
     import_plugins(args.imports)
     defended = defend_file(args.file, args.preset)
     if args.output is not None:
@@ -50,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
     for note in defended.notes:
         print(f'rsr defend: {note}', file=sys.stderr)
     if args.output is not None:
-        print(f'rsr defend: {args.output} is written; next: rsr check {args.output}', file=sys.stderr)
+        print(f'rsr defend: {args.output} written; next: rsr check {args.output}', file=sys.stderr)
     return 0

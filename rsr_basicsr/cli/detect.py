@@ -1,4 +1,4 @@
-"""Tell which images were attacked."""
+"""Detect attacked images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rsr_basicsr.archs.defense import CLASSIFIERS, DEFAULT_CLASSIFIER, build_cla
 from rsr_basicsr.inference.detector import Detection, detect
 from rsr_basicsr.utils.errors import OptionsError
 
-#: Exit code when an image was attacked; 1 is for files that cannot be read where none was
-ATTACKED = 3
+#: Exit code if an image is flagged as attacked; 1 if none is but some files cannot be read
+EXIT_ATTACKED = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,31 +23,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--type',
         choices=tuple(CLASSIFIERS),
         default=DEFAULT_CLASSIFIER,
-        help=f'classifier, by default {DEFAULT_CLASSIFIER}',
+        help=f'classifier (default: {DEFAULT_CLASSIFIER})',
     )
     parser.add_argument(
-        '--weights', default=BUILTIN, metavar='FILE', help='its weights, by default those that come with the package'
+        '--weights', default=BUILTIN, metavar='FILE', help='weights of the classifier (default: those of the package)'
     )
     parser.add_argument(
         '--threshold',
         type=float,
         metavar='P',
-        help='an image counts as attacked when P(clean) is below it, by default that of the weights',
+        help='flag an image as attacked if P(clean) is below this (default: threshold in the weights)',
     )
     parser.epilog = (
-        f'Exit code: 0 all images are clean, {ATTACKED} at least one was attacked, 1 none was, but a '
+        f'Exit code: 0 if all images are clean, {EXIT_ATTACKED} if at least one is attacked, 1 if none is but a '
         'file could not be read.'
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a verdict for each image."""
+    """Print one verdict per image."""
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise OptionsError(f'--threshold {args.threshold}: a probability is between 0 and 1')
     if args.weights == BUILTIN and not CLASSIFIERS[args.type].builtin_weights().is_file():
-        raise OptionsError(f'--type {args.type}: no weights of it come with the package; name a file by --weights')
+        raise OptionsError(f'--type {args.type}: the package has no weights for it; give a file by --weights')
     classifier = build_classifier({'type': args.type, 'weights': args.weights}).eval()
-    found, broken = [], 0
+    found: list[Detection] = []
+    broken = 0
     for verdict in detect(args.files, classifier, args.threshold):
         if not isinstance(verdict, Detection):
             print(f'rsr detect: {verdict}', file=sys.stderr)
@@ -67,6 +68,6 @@ def run(args: argparse.Namespace) -> int:
             )
     if args.json:
         print(json.dumps([verdict._asdict() for verdict in found], indent=2))
-    if any(verdict.attacked for verdict in found):  # which a broken file beside them must not hide
-        return ATTACKED
+    if any(verdict.attacked for verdict in found):  # takes precedence over unreadable files
+        return EXIT_ATTACKED
     return 1 if broken else 0

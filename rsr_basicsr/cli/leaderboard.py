@@ -1,4 +1,4 @@
-"""Make one table of the results of many benchmarks."""
+"""Combine the results of several benchmarks into one table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rsr_basicsr.utils.errors import OptionsError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr leaderboard``."""
-    parser.add_argument('files', nargs='+', metavar='FILE', type=Path, help='cards.jsonl of rsr benchmark')
-    parser.add_argument('-o', '--output', metavar='FILE', type=Path, help='where the table goes; default: the terminal')
+    parser.add_argument('files', nargs='+', metavar='FILE', type=Path, help='cards.jsonl files of rsr benchmark')
+    parser.add_argument('-o', '--output', metavar='FILE', type=Path, help='file of the table (default: print it)')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print or write the table, in Markdown."""
+    """Print or write the table as Markdown."""
     text = as_leaderboard(read_cards(args.files))
     if args.output is None:
         print(text, end='')

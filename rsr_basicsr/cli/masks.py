@@ -1,4 +1,4 @@
-"""List the masks of a defended network, with the tensor that each of them sees."""
+"""List the masks of a defended network and the shape of the tensor at each."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(64, 64),
         metavar=('HEIGHT', 'WIDTH'),
-        help='size of the image, by default 64 64',
+        help='size of the image in pixels (default: 64 64)',
     )
     parser.add_argument(
         '--import',
@@ -27,12 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='append',
         default=[],
         metavar='MODULE',
-        help='a module that registers architectures of your own',
+        help='module that registers your own architectures',
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print one line a mask, in the order that an image meets them."""
+    """Print one line per mask, in the order of the forward pass."""
     if min(args.size) < 1:
         raise OptionsError(f'--size {args.size[0]} {args.size[1]}: an image has at least one pixel')
     import_plugins(args.imports)
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         )
     try:
         places = net.mask_places(*args.size)
-    except Exception as error:  # whatever a network makes of a size that it does not take
+    except Exception as error:  # networks raise errors of any type for unsupported sizes
         raise OptionsError(
             f'--size {args.size[0]} {args.size[1]}: {type(net).__name__} does not take it: {in_one_line(error)}'
         ) from error

@@ -1,12 +1,14 @@
 """Train a network with BasicSR's trainer, in the working directory."""
 
+from __future__ import annotations
+
 import argparse
 
 from rsr_basicsr.pipeline import run_pipeline
 
 
-def add_arguments(parser):
-    """BasicSR's own flags, and ``--import``."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``rsr train``: BasicSR's, and ``--import``."""
     parser.add_argument('-opt', required=True, metavar='FILE', help='options file')
     parser.add_argument(
         '--import',
@@ -14,18 +16,19 @@ def add_arguments(parser):
         action='append',
         default=[],
         metavar='MODULE',
-        help='a module that registers architectures, losses or metrics of your own',
+        help='module that registers your own architectures, losses or metrics',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none', help='job launcher')
-    # What torch.distributed.launch adds; the environment says the same.
+    # Added by torch.distributed.launch; also in the environment.
     parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument('--auto_resume', action='store_true', help='go on from the newest training state')
+    parser.add_argument('--auto_resume', action='store_true', help='resume from the newest training state')
     parser.add_argument('--debug', action='store_true', help='validate and save after a few iterations')
     parser.add_argument(
         '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example train:total_iter=1000'
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> int:
+    """Train, and return 0."""
     run_pipeline('train', args)
     return 0

@@ -1,4 +1,4 @@
-"""Fetch official Real-ESRGAN weights and print where they are."""
+"""Download official Real-ESRGAN weights and print their paths."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-o',
         '--output',
         metavar='DIR',
-        help='folder for the files; default $RSR_CACHE, else ~/.cache/rsr_basicsr/weights',
+        help='folder of the files (default: $RSR_CACHE, else ~/.cache/rsr_basicsr/weights)',
     )
-    parser.add_argument('--list', action='store_true', help='show the known weights and exit')
+    parser.add_argument('--list', action='store_true', help='list the known weights and exit')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the path of each file on stdout; what is tried on the way goes to stderr."""
+    """Print the path of each file on stdout; the progress goes to stderr."""
     if args.list:
         for weights in WEIGHTS.values():
             print(f'{weights.name:<28}{weights.network["type"]:<17}{weights.size / 1e6:5.1f} MB  {weights.url}')
         return 0
     if not args.names:
-        raise OptionsError(f'give at least one name of {", ".join(WEIGHTS)}')
-    for name in args.names:  # before the first download, since a typing error must not cost a minute
+        raise OptionsError(f'give at least one of {", ".join(WEIGHTS)}')
+    for name in args.names:  # check all names before the first download
         find(name)
     logging.basicConfig(level=logging.INFO, format='rsr weights: %(message)s')
     for name in args.names:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,21 +17,24 @@ from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights.state_dict import build_quietly
 
-BACKBONE_TAKES = 'a plain network of the same kind'
-PLAIN_KEEPS = 'the weights as they are; the network has no defence'
+BACKBONE_ACCEPTS = 'a plain network of the same architecture'
+PLAIN_PROTECTION = 'the weights unchanged; the network has no defence'
+#: Protection without masks and detector
+WEIGHTS_ONLY = 'the adversarial training of the weights; no masks, no detector'
 _DEFENSE = 'defense.'
 
 
-def backbone_keeps(net: nn.Module) -> str:
-    """What protection the file has, in words."""
+def backbone_protection(net: nn.Module) -> str:
+    """Description of the protection that the file keeps."""
     if not isinstance(net, DefenseMixin):
-        return PLAIN_KEEPS
-    return 'what the training put into the weights; no masks, no detector'
+        return PLAIN_PROTECTION
+    return WEIGHTS_ONLY
 
 
 def backbone_bytes(net: nn.Module) -> bytes:
-    """The content of the file: the same tensors as ``params_ema`` and as ``params``, since some programs read one
-    and some the other; they are in it once.
+    """The content of the weight file, with the tensors under both ``params_ema`` and ``params``.
+
+    Programs read one key or the other; the tensors are stored once.
     """
     state = _plain_state(net)
     content = io.BytesIO()
@@ -38,8 +43,9 @@ def backbone_bytes(net: nn.Module) -> bytes:
 
 
 def verify_backbone(content: bytes, net: nn.Module) -> list[tuple[float, float]]:
-    """Largest difference and largest output for each image, of a network made from the file alone and of ``net``
-    without masks. Of a network that cannot be told from its tensors, the tensors are compared instead.
+    """Largest difference and largest output per image, between a network built from the file and ``net`` unmasked.
+
+    If the architecture cannot be recognised by its tensors, compares the tensors instead.
     """
     state = torch.load(io.BytesIO(content), weights_only=True)['params_ema']
     try:
@@ -57,9 +63,9 @@ def verify_backbone(content: bytes, net: nn.Module) -> list[tuple[float, float]]
         ]
 
 
-def _plain_state(net) -> dict[str, torch.Tensor]:
+def _plain_state(net: nn.Module) -> dict[str, torch.Tensor]:
     state = net.state_dict()
-    plain = with_metadata(
+    plain: Any = with_metadata(
         {key: value.detach().clone() for key, value in state.items() if not key.startswith(_DEFENSE)}, state
     )
     for name in [name for name in plain._metadata if f'{name}.'.startswith(_DEFENSE)]:
@@ -67,8 +73,7 @@ def _plain_state(net) -> dict[str, torch.Tensor]:
     return plain
 
 
-def _unmasked(net, x):
-    if not isinstance(net, DefenseMixin):
-        return net(x)
-    with net.defense.forced(False):
+def _unmasked(net: Any, x: torch.Tensor) -> torch.Tensor:
+    unmasked = net.defense.forced(False) if isinstance(net, DefenseMixin) else contextlib.nullcontext()
+    with unmasked:
         return net(x)

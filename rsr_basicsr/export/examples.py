@@ -1,4 +1,4 @@
-"""Images that show whether what was made of a network computes the same."""
+"""Images that verify that an export computes the same as the network."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ import torch
 from rsr_basicsr.archs.defense import Defense
 from rsr_basicsr.data.sample_photos import EVALUATION
 
-_SIZES = ((48, 64), (67, 45))  # pixels; unlike, and odd where a network takes that
-_EPS = (0, 4, 8)  # of random signs on the photos, in 1/255
+_SIZES = ((48, 64), (67, 45))  # pixels; different, and odd where the network supports it
+_EPS = (0, 4, 8)  # strength of random signs added to the photos, in 1/255
 
 
 def example_images(
     multiple: int, size: tuple[int, int] | None = None, defense: Defense | None = None
 ) -> list[torch.Tensor]:
-    """Photos, with noise and without: of two sizes, the first two together; or two of one size, one by one.
+    """Photos with and without noise: a batch of two and two single images of another size, or two of one size.
 
     Args:
-        multiple: what the sides are multiples of.
-        size: height and width in pixels; None for sizes of our own.
-        defense: of each size there is one image that it takes for attacked and one that it does not, if there are
-            such.
+        multiple: the sides are multiples of this.
+        size: height and width in pixels; None for two built-in sizes.
+        defense: if given, each size has one image that its classifier flags and one that it does not, if available.
 
     Returns:
-        (B, 3, H, W) in [0, 1] each.
+        Tensors of shape (B, 3, H, W) in [0, 1].
     """
     if size is not None:
-        return list(_unlike(size, defense).split(1))
-    first, second = (tuple(-(-side // multiple) * multiple for side in sides) for sides in _SIZES)
-    return [_unlike(first, defense), *_unlike(second, defense).split(1)]
+        return list(_pair(size, defense).split(1))
+    first, second = ((-(-h // multiple) * multiple, -(-w // multiple) * multiple) for h, w in _SIZES)
+    return [_pair(first, defense), *_pair(second, defense).split(1)]
 
 
-def _unlike(size, defense):
-    """The two candidates that a defence is most sure of, either way; (2, 3, H, W)."""
+def _pair(size: tuple[int, int], defense: Defense | None) -> torch.Tensor:
+    """The candidates with the highest and the lowest P(clean), (2, 3, H, W)."""
     candidates = _candidates(*size)
     if defense is None:
         return candidates[:2]
@@ -42,7 +41,8 @@ def _unlike(size, defense):
     return candidates[[int(clean.argmax()), int(clean.argmin())]]
 
 
-def _candidates(height, width):
+def _candidates(height: int, width: int) -> torch.Tensor:
+    """Photos with noise of each strength, (N, 3, H, W)."""
     generator, found = torch.Generator().manual_seed(0), []
     for photo, (top, left) in EVALUATION.values():
         crop = cv2.resize(photo()[top : top + 256, left : left + 256], (width, height), interpolation=cv2.INTER_AREA)

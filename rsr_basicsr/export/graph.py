@@ -1,4 +1,4 @@
-"""A network as a graph of operations: recorded once, for every form that takes one."""
+"""Record a network as a graph of operations for the export formats."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import copy
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,45 +16,45 @@ from torch.export import Dim, ExportedProgram
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Defense
-from rsr_basicsr.export.backbone import PLAIN_KEEPS
+from rsr_basicsr.export.backbone import PLAIN_PROTECTION, WEIGHTS_ONLY
 from rsr_basicsr.export.examples import example_images
 from rsr_basicsr.ops.caching import for_any_size
 from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.utils.errors import ExportError, OptionsError, in_one_line
 
-SMALLEST = 16  # pixels a side, what the classifiers take without continuing an image
-LARGEST = 2**15
-MOST = 2**10  # images at a time
+SMALLEST_SIDE = 16  # pixels; the classifiers pad smaller images
+LARGEST_SIDE = 2**15  # pixels
+LARGEST_BATCH = 2**10  # images
 #: Names of the input and the output of a graph
 INPUT, OUTPUT = 'input', 'output'
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A network and the graph that was recorded of it.
+    """A network and its recorded graph.
 
     Attributes:
-        net: as it was recorded.
+        net: the network as recorded.
         program: the graph.
         size: height and width of the images; None for any.
-        fresh_masks: whether the graph draws masks.
-        examples: images to compare by, (B, 3, H, W) each.
-        takes: the images that it takes, in words.
-        keeps: what protection it has, in words.
-        unseen: what the examples do not show, in words.
+        fresh_masks: whether the graph draws new masks in every run.
+        examples: images for the verification, (B, 3, H, W) each.
+        accepts: description of the images it accepts.
+        protection: description of the protection it keeps.
+        unverified: what the examples do not cover, or empty.
     """
 
-    net: nn.Module
+    net: _OneInput
     program: ExportedProgram
     size: tuple[int, int] | None
     fresh_masks: bool
     examples: list[torch.Tensor]
-    takes: str
-    keeps: str
-    unseen: str
+    accepts: str
+    protection: str
+    unverified: str
 
     def expected(self, x: torch.Tensor) -> torch.Tensor:
-        """What the network makes of an image, by the same operations as the graph."""
+        """The output of the network, computed by the same operations as the graph."""
         with torch.no_grad(), for_any_size():
             return self.net(x)
 
@@ -60,59 +62,59 @@ class Graph:
 def record(
     net: nn.Module, *, gate: str | None = None, size: tuple[int, int] | None = None, seed: int | None = None
 ) -> Graph:
-    """Record the graph of a network, with the gate and the masks that it is to have.
+    """Record the graph of a network with the given gate and masks.
 
     Args:
-        net: in evaluation mode, on the CPU, without gradients of parameters; it stays as it is.
-        gate, size, seed: as of :func:`rsr_basicsr.export.export`.
+        net: network on the CPU, in evaluation mode, with frozen parameters; it is not changed.
+        gate, size, seed: as in :func:`rsr_basicsr.export.export`.
 
     Raises:
-        OptionsError: what was asked for makes no sense for this network.
-        ExportError: it cannot be recorded.
+        OptionsError: the arguments do not fit the network.
+        ExportError: the network cannot be recorded.
     """
     own_seed = net.defense.seed if isinstance(net, DefenseMixin) else None
-    net = _with_settings(net, gate, size, seed)
-    defense = net.net.defense if isinstance(net.net, DefenseMixin) else None
-    multiple = windows_of(net)
+    wrapped = _with_settings(net, gate, size, seed)
+    defense = wrapped.net.defense if isinstance(wrapped.net, DefenseMixin) else None
+    multiple = windows_of(wrapped)
     if size is not None and any(side % multiple or side < 1 for side in size):
         raise OptionsError(
-            f'--size {size[0]} {size[1]}: the sides of an image for this {type(net.net).__name__} are '
-            f'multiples of {multiple} pixels, and at least that'
+            f'--size {size[0]} {size[1]}: {type(net).__name__} needs sides that are positive multiples of '
+            f'{multiple} pixels'
         )
-    masks = defense is not None and defense.gate != 'never'
-    by_classifier = masks and defense.gate != 'always'
-    examples = example_images(multiple, size, defense if by_classifier else None)
+    deciding = defense if defense is not None and defense.gate not in ('always', 'never') else None
+    examples = example_images(multiple, size, deciding)
     return Graph(
-        net,
-        program=_program(net, size, multiple),
+        wrapped,
+        program=_program(wrapped, size, multiple),
         size=size,
-        fresh_masks=masks and defense.seed is None,
+        fresh_masks=defense is not None and defense.gate != 'never' and defense.seed is None,
         examples=examples,
-        takes=_takes(size, multiple),
-        keeps=_keeps(defense, own_seed),
-        unseen=_unseen(defense, examples) if by_classifier else '',
+        accepts=_accepts(size, multiple),
+        protection=_protection(defense, own_seed),
+        unverified='' if deciding is None else _unverified(deciding, examples),
     )
 
 
 class _OneInput(nn.Module):
-    """A network whose input has one name whatever its class calls it, and whose output is one image."""
+    """Gives the input of a network a fixed name, and checks that the output is one image."""
 
-    def __init__(self, net: nn.Module):
+    def __init__(self, net: Any) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, input):  # noqa: A002 (the name that other programs see)
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         output = self.net(input)
         if not isinstance(output, torch.Tensor):
             raise TypeError(f'it returns a {type(output).__name__}, not one image')
         return output
 
 
-def _with_settings(net, gate, size, seed):
+def _with_settings(net: Any, gate: str | None, size: tuple[int, int] | None, seed: int | None) -> _OneInput:
+    """A wrapped copy of the network with the gate and the seed of the graph."""
     net = copy.deepcopy(net)
     if not isinstance(net, DefenseMixin):
         if (gate, seed) != (None, None):
-            raise OptionsError(f'--gate and --seed are for defended networks; this {type(net).__name__} is none')
+            raise OptionsError(f'--gate and --seed are for defended networks; {type(net).__name__} is not defended')
         return _OneInput(net)
     if seed is not None and seed < 0:
         raise OptionsError(f'--seed {seed}: expected 0 or more')
@@ -120,8 +122,8 @@ def _with_settings(net, gate, size, seed):
     defense.gate = gate or defense.gate
     if seed is not None and size is None:
         raise OptionsError(
-            f'--seed {seed}: the masks of a seed are for one size; give it by --size HEIGHT WIDTH, or '
-            'leave the seed out to have masks drawn at every run'
+            f'--seed {seed}: the masks of a seed are for one size; add --size HEIGHT WIDTH, or omit --seed for new '
+            'masks in every run'
         )
     if size is None or defense.gate == 'never':
         defense.seed = None
@@ -130,46 +132,54 @@ def _with_settings(net, gate, size, seed):
     return _OneInput(net)
 
 
-def _program(net, size, multiple):
-    # Numbers that are 0 or 1 would be taken for constants.
+def _program(net: _OneInput, size: tuple[int, int] | None, multiple: int) -> ExportedProgram:
+    # torch.export treats sizes 0 and 1 as constants: use larger ones.
     height, width = size or (multiple * max(-(-side // multiple), least) for side, least in ((36, 2), (50, 3)))
     sample = torch.rand(1 if size else 2, 3, height, width)
+    failures: list[Exception] = []
     for shapes in [None] if size else _any_sizes(multiple):
         try:
             with torch.no_grad(), for_any_size(), quiet():
                 return torch.export.export(net, (sample,), dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # a network can do anything
-            failure = error
+        except Exception as error:  # networks and torch.export raise errors of any type
+            failures.append(error)
     what, remedy = 'any size', 'give --size HEIGHT WIDTH for one size'
     if size:
-        what, remedy = f'{height}x{width}', 'another size may do, or --backbone'
+        what, remedy = f'{height}x{width}', 'try another size or --backbone'
+    reason = in_one_line(failures[-1])[:200]
     raise ExportError(
-        f'{type(net.net).__name__} cannot be recorded for images of {what}; {remedy} ({in_one_line(failure)[:200]})'
-    ) from failure
+        f'{type(net.net).__name__} cannot be recorded for images of {what}; {remedy} ({reason})'
+    ) from failures[-1]
 
 
-def _any_sizes(multiple):
-    """Ways to say that any size may come, the best first."""
-    yield ({0: Dim('batch', max=MOST), 2: _side('height', multiple), 3: _side('width', multiple)},)
-    # Sides with names have to be proven to be any, which torch 2.8 fails at for max(1, width // 4 - 1). Those without
-    # need not be; what was recorded is verified by images of several sizes either way. torch 2.6 has no bounds there.
+def _any_sizes(multiple: int) -> Iterator[tuple[dict[int, Any]]]:
+    """Dynamic shapes that allow any size, the best first."""
+    yield ({0: Dim('batch', max=LARGEST_BATCH), 2: _side('height', multiple), 3: _side('width', multiple)},)
+    # torch must prove that named sides are unrestricted, at which torch 2.8 fails for max(1, width // 4 - 1). Unnamed
+    # ones need no proof, but have no bounds in torch 2.6. Images of several sizes verify the graph either way.
     if multiple == 1 and callable(Dim.DYNAMIC):
-        yield ({0: Dim.DYNAMIC(min=1, max=MOST), **dict.fromkeys((2, 3), Dim.DYNAMIC(min=SMALLEST, max=LARGEST))},)
+        yield (
+            {
+                0: Dim.DYNAMIC(min=1, max=LARGEST_BATCH),
+                **dict.fromkeys((2, 3), Dim.DYNAMIC(min=SMALLEST_SIDE, max=LARGEST_SIDE)),
+            },
+        )
 
 
-def _side(name, multiple):
+def _side(name: str, multiple: int) -> Any:
     if multiple == 1:
-        return Dim(name, min=SMALLEST, max=LARGEST)
-    return multiple * Dim(f'{name}_{multiple}', min=_smallest(multiple) // multiple, max=LARGEST // multiple)
+        return Dim(name, min=SMALLEST_SIDE, max=LARGEST_SIDE)
+    dim: Any = Dim(f'{name}_{multiple}', min=_smallest(multiple) // multiple, max=LARGEST_SIDE // multiple)
+    return multiple * dim
 
 
-def _smallest(multiple):
-    return SMALLEST if multiple == 1 else multiple * max(-(-SMALLEST // multiple), 2)
+def _smallest(multiple: int) -> int:
+    return SMALLEST_SIDE if multiple == 1 else multiple * max(-(-SMALLEST_SIDE // multiple), 2)
 
 
 @contextlib.contextmanager
-def quiet():
-    """Within the block, what recorders say of their own workings goes nowhere."""
+def quiet() -> Iterator[None]:
+    """Suppress logging and warnings of the exporters within the block."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -180,35 +190,36 @@ def quiet():
         logging.disable(previous)
 
 
-def _takes(size, multiple):
+def _accepts(size: tuple[int, int] | None, multiple: int) -> str:
     if size is not None:
         return f'one image of {size[0]}x{size[1]}'
-    multiples = f', sides of multiples of {multiple}' if multiple > 1 else ''
+    multiples = f', sides multiples of {multiple}' if multiple > 1 else ''
     smallest = _smallest(multiple)
-    return f'images of any size and number, at least {smallest}x{smallest}{multiples}'
+    return f'images of any size and batch, at least {smallest}x{smallest}{multiples}'
 
 
-def _keeps(defense: Defense | None, own_seed: int | None) -> str:
+def _protection(defense: Defense | None, own_seed: int | None) -> str:
     if defense is None:
-        return PLAIN_KEEPS
+        return PLAIN_PROTECTION
     if defense.gate == 'never':
-        return 'what the training put into the weights; no masks, no detector'
+        return WEIGHTS_ONLY
     masks = f'the masks of seed {defense.seed}, always the same'
     if defense.seed is None:
-        masks = 'masks drawn at every run'
+        masks = 'new masks in every run'
         if own_seed is not None:
-            masks += f' (those of the seed {own_seed} of the network would be for one --size)'
+            masks += f' (the masks of seed {own_seed} of the network need --size)'
     if defense.gate == 'always':
         return f'{masks}, on every image; no detector'
     threshold = defense.threshold_in_effect.item()
     if defense.gate == 'soft':
         return f'the detector and {masks}, blended by P(attacked)'
-    return f'the detector, P(clean) below {threshold:.4f} being attacked, and {masks}, on the images it finds'
+    return f'the detector (attacked if P(clean) < {threshold:.4f}) and {masks} on flagged images'
 
 
-def _unseen(defense, examples):
+def _unverified(defense: Defense, examples: list[torch.Tensor]) -> str:
+    """What the examples do not cover: both verdicts of the detector."""
     with torch.no_grad():
         attacked = torch.cat([defense.attacked(x) for x in examples])
     if defense.gate == 'soft' or bool(attacked.any()) != bool(attacked.all()):
         return ''
-    return f'no image of the comparison counted as {"clean" if attacked.all() else "attacked"}'
+    return f'no image of the verification is classified as {"clean" if attacked.all() else "attacked"}'

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -14,7 +16,7 @@ PACKAGES = ('onnx', 'onnxscript', 'onnxruntime')
 
 
 def check_packages() -> None:
-    """Raise OptionsError where a package is missing that writing or verifying takes."""
+    """Raise OptionsError if a package for writing or verifying is missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise OptionsError(f'--onnx needs {", ".join(missing)}: pip install {" ".join(missing)}')
@@ -24,19 +26,19 @@ def to_bytes(graph: Graph) -> bytes:
     """The content of the file.
 
     Raises:
-        ExportError: an operation of the network has no counterpart.
+        ExportError: the network has an operation without a counterpart in ONNX.
     """
     try:
         with quiet():
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 graph.program, (), dynamo=True, verbose=False, optimize=True, input_names=[INPUT], output_names=[OUTPUT]
             )
-    except Exception as error:  # whatever the exporter meets
+    except Exception as error:  # the exporter raises errors of any type
         raise ExportError(
             f'torch {torch.__version__} cannot write {type(graph.net.net).__name__} as ONNX: {in_one_line(error)[:200]}'
         ) from error
     model = program.model_proto
-    # Sizes of inner tensors are notes that runtimes do without; those of torch 2.6 are of the sample.
+    # Shapes of inner tensors are optional, and torch 2.6 writes those of the sample.
     del model.graph.value_info[:]
     if graph.size is None:
         for value, sides in (
@@ -50,31 +52,31 @@ def to_bytes(graph: Graph) -> bytes:
 
 
 def verify(content: bytes, graph: Graph) -> list[tuple[float, float]]:
-    """Largest difference to the network, and its largest output, for each example, in onnxruntime.
+    """Largest difference from the network and its largest output per example, in onnxruntime.
 
-    The network gets the random numbers that the runtime has drawn.
+    The network gets the random numbers that the runtime drew.
 
     Raises:
-        ExportError: the runtime refuses the graph, or it draws the same numbers in two runs.
+        ExportError: the runtime rejects the graph, or draws the same numbers in two runs.
     """
     try:
         run = _runner(content)
         runs = [run(x) for x in graph.examples]
         drawn, again = runs[-1][1], run(graph.examples[-1])[1]
-    except Exception as error:  # those of onnxruntime have nothing else in common
-        raise ExportError(f'onnxruntime refuses the graph: {in_one_line(error)[:200]}') from error
+    except Exception as error:  # onnxruntime's errors have no common base class
+        raise ExportError(f'onnxruntime rejects the graph: {in_one_line(error)[:200]}') from error
     if graph.fresh_masks and (not drawn or any(map(torch.equal, drawn, again))):
         raise ExportError('onnxruntime would use the same masks in every run')
     found = []
     for x, (output, numbers) in zip(graph.examples, runs):
-        with _Given(numbers):
+        with _RandomNumbers(numbers):
             expected = graph.expected(x)
         found.append((float((output - expected).abs().max()), float(expected.abs().max())))
     return found
 
 
-def _runner(content):
-    """A function from an image to the output and the random numbers of a run."""
+def _runner(content: bytes) -> Callable[[torch.Tensor], tuple[torch.Tensor, list[torch.Tensor]]]:
+    """A function that maps an image to the output and the random numbers of a run."""
     import onnx
     import onnxruntime
 
@@ -88,21 +90,27 @@ def _runner(content):
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
-    def run(x):
+    def run(x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         output, *numbers = map(torch.from_numpy, session.run(None, {INPUT: x.numpy()}))
         return output, numbers
 
     return run
 
 
-class _Given(TorchFunctionMode):
-    """Within the block, ``torch.rand`` returns these numbers, one tensor after the other."""
+class _RandomNumbers(TorchFunctionMode):
+    """Replaces the results of ``torch.rand`` by these tensors, in order, within the block."""
 
-    def __init__(self, numbers):
+    def __init__(self, numbers: Iterable[torch.Tensor]) -> None:
         super().__init__()
         self.numbers = iter(numbers)
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         if function is not torch.rand:
             return function(*args, **(kwargs or {}))
         numbers = next(self.numbers, torch.empty(0))

@@ -16,7 +16,7 @@ def to_bytes(graph: Graph) -> bytes:
     try:
         with quiet():
             torch.export.save(graph.program, content)
-    except Exception as error:  # whatever it meets
+    except Exception as error:  # torch.export raises errors of any type
         raise ExportError(
             f'torch {torch.__version__} cannot save {type(graph.net.net).__name__}: {in_one_line(error)[:200]}'
         ) from error
@@ -24,7 +24,7 @@ def to_bytes(graph: Graph) -> bytes:
 
 
 def verify(content: bytes, graph: Graph) -> list[tuple[float, float]]:
-    """Largest difference to the network, and its largest output, for each example; both draw the same masks."""
+    """Largest difference from the network and its largest output per example; both draw the same masks."""
     with quiet():
         loaded = torch.export.load(io.BytesIO(content)).module()
     found = []

@@ -1,4 +1,4 @@
-"""The command line as such: what it does not understand, it says in a sentence."""
+"""The command line itself: wrong arguments end in one sentence."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ from rsr_basicsr.utils.progress import progress_bar
 
 
 @pytest.mark.parametrize(
-    'words, said',
+    'words, message',
     [
         ('trian', "rsr: .*'trian'.*did you mean 'train'"),
         ('nothing-alike-at-all', "rsr: .*'nothing-alike-at-all'.*known are weights, options, "),
@@ -27,33 +27,33 @@ from rsr_basicsr.utils.progress import progress_bar
         ('train -op x.yml', r'rsr train: .* -op; did you mean -opt\?'),
         ('train -opt x.yml --auto', r'rsr train: .* --auto; did you mean --auto_resume\?'),
         ('train -opt x.yml --force-yaml a=1', r'rsr train: .* --force-yaml; did you mean --force_yml\?'),
-        ('test -opt x.yml more', 'rsr test: more: nothing more'),
+        ('test -opt x.yml more', 'rsr test: more: unexpected argument'),
         ('upscale a.png -n x.pth -ext png', r'rsr upscale: .* -ext; did you mean --ext\?'),
         ('upscale a.png -n x.pth --overwrit', r'rsr upscale: .* --overwrit; did you mean --overwrite\?'),
         ('upscale a.png -n x.pth --gate allways', "rsr upscale: .*--gate: 'allways'.*did you mean 'always'"),
         ('upscale a.png -n x.pth --tile=wide', "rsr upscale: .*--tile: .*'wide'"),
         ('upscale a.png', 'rsr upscale: .*-n/--model_name'),
-        ('export x.pth --zzzz', r'rsr export: there is no option --zzzz \('),
+        ('export x.pth --zzzz', r'rsr export: unknown option --zzzz \('),
     ],
 )
-def test_what_is_not_understood_ends_in_one_sentence(words, said, capsys):
+def test_wrong_arguments_end_in_one_sentence(words, message, capsys):
     with pytest.raises(SystemExit) as end:
         main(words.split())
     printed = capsys.readouterr()
     assert end.value.code == 2 and printed.out == ''
-    assert re.match(said, printed.err) and printed.err.count('\n') == 1 and '--help' in printed.err
+    assert re.match(message, printed.err) and printed.err.count('\n') == 1 and '--help' in printed.err
 
 
 def test_an_option_and_its_value_may_be_one_word(capsys):
-    assert main('upscale nowhere.png -nx.pth -s2 --tile=32'.split()) == 2
+    assert main(['upscale', 'nowhere.png', '-nx.pth', '-s2', '--tile=32']) == 2
     assert 'nowhere.png: no such file' in capsys.readouterr().err
 
 
 def test_the_version_names_the_host_too():
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, '-m', 'rsr_basicsr.cli', '--version'], check=True, capture_output=True, text=True
     ).stdout
-    assert rsr_basicsr.__version__ in said and 'BasicSR 1.' in said and 'torch 2.' in said
+    assert rsr_basicsr.__version__ in printed and 'BasicSR 1.' in printed and 'torch 2.' in printed
 
 
 def test_progress_in_a_file_is_lines_now_and_then(capsys, monkeypatch):
@@ -63,9 +63,9 @@ def test_progress_in_a_file_is_lines_now_and_then(capsys, monkeypatch):
         for _ in range(120):
             now[0] += 1  # two minutes in all
             bar.update()
-    said = capsys.readouterr().err.splitlines()
-    assert 3 <= len(said) <= 7 and all(len(line) < 100 and '\r' not in line for line in said)
-    assert '0/120' in said[0] and '120/120' in said[-1]
+    printed = capsys.readouterr().err.splitlines()
+    assert 3 <= len(printed) <= 7 and all(len(line) < 100 and '\r' not in line for line in printed)
+    assert '0/120' in printed[0] and '120/120' in printed[-1]
 
 
 def test_progress_where_someone_watches_is_one_line():
@@ -76,9 +76,9 @@ def test_progress_where_someone_watches_is_one_line():
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('4H', 24, 80, 0, 0))
     with subprocess.Popen([sys.executable, '-c', program], stderr=terminal) as process:
         os.close(terminal)
-        said = b''
-        with contextlib.suppress(OSError):  # what a terminal says when its other end has gone
+        printed = b''
+        with contextlib.suppress(OSError):  # raised when the other end is closed
             while True:
-                said += os.read(screen, 1000)
+                printed += os.read(screen, 1000)
     os.close(screen)
-    assert process.returncode == 0 and b'3/3' in said and said.count(b'\r') > said.count(b'\n')
+    assert process.returncode == 0 and b'3/3' in printed and printed.count(b'\r') > printed.count(b'\n')

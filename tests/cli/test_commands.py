@@ -1,4 +1,4 @@
-"""The commands in README and docs run, as they stand there, on options files with the numbers of a test."""
+"""The commands in README and docs run as written, on options files with small numbers."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ from rsr_basicsr.cli import main
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 
-#: What is run elsewhere, and a text that must stand there
+#: Commands that another file runs: start of the command -> that file and a text that it must contain
 ELSEWHERE = {
     'bash scripts/quickstart.sh': ('tests/test_quickstart.py', 'def test_the_whole_way'),
     'bash scripts/test.sh': ('.ci/run', 'scripts/test.sh'),
@@ -27,11 +27,11 @@ ELSEWHERE = {
     'pip install': ('tests/test_packaging.py', 'pip'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/models/test_distributed.py', 'torch.distributed.run'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.cli benchmark': (
-        'tests/benchmark/test_benchmark.py',
+        'tests/benchmark/test_benchmark_resuming.py',
         'torch.distributed.run',
     ),
     'rsr benchmark -opt options/benchmark/paper.yml --force_yml networks:cdc:weights=untrained': (
-        'tests/benchmark/test_benchmark.py',
+        'tests/benchmark/test_benchmark_protocols.py',
         "'untrained' if network['type'] == 'DefendedCDC'",
     ),
     'srun python': ('tests/models/test_distributed.py', 'slurm'),
@@ -42,14 +42,14 @@ ELSEWHERE = {
         "main(['test'",
     ),
 }
-#: Names that would have to be downloaded, and one that is fetched anyway
-SMALLER = {
-    name: 'realesr-animevideov3' for name in ('realesr-general-x4v3', 'RealESRGAN_x4plus', 'RealESRGAN_x4plus_anime_6B')
-}
+#: Weights that would have to be downloaded -> smaller ones that other tests download anyway
+SMALLER = dict.fromkeys(
+    ('realesr-general-x4v3', 'RealESRGAN_x4plus', 'RealESRGAN_x4plus_anime_6B'), 'realesr-animevideov3'
+)
 
 
 def commands(document):
-    """What stands in tables of commands, and the lines of the blocks for a shell, without comments."""
+    """The commands in tables and in code blocks, without comments."""
     for row in re.findall(r'^\| (`rsr .*?) \|', document.read_text(encoding='utf-8'), flags=re.MULTILINE):
         yield from re.findall('`([^`]+)`', row)
     for block in re.findall(r'^```\n(.*?)^```', document.read_text(encoding='utf-8'), flags=re.DOTALL | re.MULTILINE):
@@ -60,7 +60,7 @@ def commands(document):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch, photos, photo):
-    """A folder as the documents take for granted, with small networks, small photos and short trainings."""
+    """A folder as the documents expect it, with small networks, small photos and short trainings."""
     monkeypatch.chdir(tmp_path)
     for name in ('PHOTOS', 'photos', 'folder', 'datasets/DF2K'):
         Path(name).mkdir(parents=True)
@@ -144,15 +144,15 @@ def run_as_it_stands(line, monkeypatch):
         assert elsewhere[1] in (ROOT / elsewhere[0]).read_text(encoding='utf-8'), line
         return
     if line.startswith('find '):
-        subprocess.run(line, shell=True, check=True)  # noqa: S602  our own documents
+        subprocess.run(line, shell=True, check=True)
         return
-    assert line.startswith('rsr '), f'nothing runs: {line}'
+    assert line.startswith('rsr '), f'no test runs: {line}'
     if '--merge' in line:
         for name in ('mine', 'theirs'):
             shutil.copytree('benchmark/quick', f'benchmark/{name}')
     words = [SMALLER.get(word, word) for word in shlex.split(line.split(' > ')[0])]
     if words[1] == 'options' and '-o' in words:
-        words[words.index('-o') + 1] = 'fresh'  # those in options/ are small ones
+        words[words.index('-o') + 1] = 'fresh'  # the files in options/ have been replaced by small ones
     files = [str(path) for word in words[1:] if '*' in word for path in Path().glob(word)]
     words = [word for word in words if '*' not in word] + files
     monkeypatch.setattr('sys.argv', words)
@@ -161,13 +161,13 @@ def run_as_it_stands(line, monkeypatch):
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
-def test_scripts_that_are_named_are_there(document):
+def test_scripts_exist(document):
     for script in re.findall(r'scripts/\w+\.(?:py|sh)', document.read_text(encoding='utf-8')):
         assert (ROOT / script).is_file(), script
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.name)
-def test_links_lead_somewhere(document):
+def test_links_are_valid(document):
     text = document.read_text(encoding='utf-8')
     for target, anchor in re.findall(r'\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)', text):
         path = (document.parent / target) if target else document

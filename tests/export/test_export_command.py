@@ -1,4 +1,4 @@
-"""``rsr export``: what it writes computes the same without this package, and keeps the protection that it says."""
+"""``rsr export``: its files compute the same without this package, and keep the protection it reports."""
 
 import math
 
@@ -24,7 +24,7 @@ from rsr_basicsr.utils.errors import ExportError
 
 PLAIN = {'RRDBNet': RRDBNet, 'SRVGGNetCompact': SRVGGNetCompact}
 NETWORKS = {
-    'RRDBNet': {**SMALL_NETWORKS['RRDBNet'], 'num_grow_ch': 32},  # which spandrel takes for granted
+    'RRDBNet': {**SMALL_NETWORKS['RRDBNet'], 'num_grow_ch': 32},  # spandrel expects 32
     'SRVGGNetCompact': SMALL_NETWORKS['SRVGGNetCompact'],
 }
 SMALL = {'type': 'paper', 'weights': 'untrained'}  # the classifier that is recorded fastest
@@ -43,7 +43,7 @@ def weights(tmp_path):
     return save
 
 
-# --- What a graph for any size is made of -----------------------------------------------------------------------------
+# --- Operations of a graph for any size -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize('shape', [(2, 3, 16, 16), (1, 2, 31, 50), (1, 1, 130, 17)])
@@ -85,7 +85,9 @@ def test_a_backbone_is_the_network_with_its_gate_shut(name, weights, tmp_path, c
     out = tmp_path / 'plain.pth'
     assert main(['export', str(file), '--backbone', str(out)]) == 0
     printed = capsys.readouterr().out
-    assert str(out) in printed and 'no masks, no detector' in printed and 'difference to the network 0.0e+00' in printed
+    assert (
+        str(out) in printed and 'no masks, no detector' in printed and 'difference from the network 0.0e+00' in printed
+    )
     x = torch.rand(1, 3, 18, 22)
     with torch.no_grad(), net.defense.forced(False):
         expected = net(x)
@@ -120,7 +122,7 @@ def test_real_esrgans_own_program_takes_a_backbone(name, weights, tmp_path):
 
 
 def runners(folder):
-    """What was exported, as a program without this package runs it."""
+    """The exported files as functions that do not use this package."""
     onnxruntime = pytest.importorskip('onnxruntime')
     session = onnxruntime.InferenceSession(str(folder / 'net.onnx'))
     found = {'onnx': lambda x: session.run(None, {'input': x.numpy()})[0]}
@@ -150,7 +152,8 @@ def test_a_graph_takes_any_size_and_keeps_gate_and_masks(tmp_path):
     first, second = export(net, Outputs(torch=tmp_path / 'net.pt2', onnx=tmp_path / 'net.onnx'))
     assert first.difference < 1e-5 and second.difference < 1e-5
     assert all(
-        said in first.keeps for said in ('the detector', f'{net.defense.threshold:.4f}', 'drawn at every run', 'seed 3')
+        part in first.protection
+        for part in ('the detector', f'{net.defense.threshold:.4f}', 'new masks in every run', 'seed 3')
     )
     assert net.defense.seed == 3  # the network itself stays as it is
     for name, run in runners(tmp_path).items():
@@ -198,11 +201,11 @@ def test_a_graph_of_one_size_keeps_the_masks_of_a_seed(weights, tmp_path, capsys
     np.testing.assert_allclose(runners(tmp_path)['onnx'](x), expected, atol=1e-4)
 
 
-# --- What is refused --------------------------------------------------------------------------------------------------
+# --- Errors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    'flags, code, said',
+    'flags, code, message',
     [
         ([], 2, 'nothing to write'),
         (['--onnx', 'there.onnx'], 2, 'there.onnx is there already'),
@@ -215,14 +218,14 @@ def test_a_graph_of_one_size_keeps_the_masks_of_a_seed(weights, tmp_path, capsys
         (['--torch', 'a', '--size', '16', '16', '--seed', '-1'], 2, '--seed -1'),
     ],
 )
-def test_bad_requests_are_one_sentence_and_write_nothing(flags, code, said, weights, tmp_path, monkeypatch, capsys):
+def test_bad_requests_are_one_sentence_and_write_nothing(flags, code, message, weights, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     weights('SRVGGNetCompact')
     (tmp_path / 'there.onnx').write_bytes(b'mine')
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     assert main(['export', 'net.pth', *flags]) == code
     printed = capsys.readouterr()
-    assert said in printed.err and len(printed.err.splitlines()) == 1 and not printed.out
+    assert message in printed.err and len(printed.err.splitlines()) == 1 and not printed.out
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -252,11 +255,11 @@ def test_a_backbone_of_a_plain_network_claims_no_training(tmp_path, capsys):
     assert 'the network has no defence' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('net, said', [(OneSize(), 'give --size HEIGHT WIDTH'), (Forgetful(), 'would differ')])
-def test_what_a_graph_cannot_hold_is_not_written(net, said, tmp_path):
-    with pytest.raises(ExportError, match=said):
+@pytest.mark.parametrize('net, message', [(OneSize(), 'give --size HEIGHT WIDTH'), (Forgetful(), 'would differ')])
+def test_unsupported_networks_are_not_written(net, message, tmp_path):
+    with pytest.raises(ExportError, match=message):
         list(export(net, Outputs(torch=tmp_path / 'a.pt2')))
     assert list(tmp_path.iterdir()) == []
     if isinstance(net, OneSize):
         (written,) = export(net, Outputs(torch=tmp_path / 'a.pt2'), size=(48, 64))
-        assert written.takes == 'one image of 48x64' and 'no defence' in written.keeps
+        assert written.accepts == 'one image of 48x64' and 'no defence' in written.protection

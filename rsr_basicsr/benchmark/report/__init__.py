@@ -1,1 +1,1 @@
-"""What becomes of the records of a benchmark: tables, verdict, charts, page, leaderboard."""
+"""Reports of a benchmark: tables, verdict, charts, page and leaderboard."""

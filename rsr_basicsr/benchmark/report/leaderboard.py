@@ -1,4 +1,4 @@
-"""A line of results for each network, in the spirit of RobustBench's model entries, and the table made of many."""
+"""Leaderboard entries, one per network and defence, similar to RobustBench's model entries, and their table."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Any
 
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.benchmark.matrix import by_content
-from rsr_basicsr.benchmark.names import CARD, CLEAN, STABILITY
-from rsr_basicsr.benchmark.report.tables import NOTHING, escaped, markdown_table
-from rsr_basicsr.benchmark.summary import WORST_CASE, Results
+from rsr_basicsr.benchmark.names import CARD, CLEAN, STABILITY, WORST_CASE
+from rsr_basicsr.benchmark.report.tables import EMPTY, escaped, markdown_table
+from rsr_basicsr.benchmark.summary import MetricEstimate, Results
 from rsr_basicsr.utils.errors import OptionsError
 
-_WORDS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'images_digest')
-_NUMBERS = 3  # of an estimate: mean and both ends of its interval
+_TEXTS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'images_digest')
+_NUMBERS = 3  # per estimate: mean and both ends of its interval
 
 
 def cards(results: Results, warnings: Sequence[str]) -> list[dict[str, Any]]:
-    """An entry for each network behind each defence on each data set.
+    """One entry per network, defence and data set.
 
-    What stands in ``card:`` of a network's options (``authors``, ``link``, ``note``) goes with it.
+    An entry includes the ``card:`` of the network's options (``authors``, ``link``, ``note``).
 
     Args:
-        results: what was measured.
-        warnings: of the whole run; each entry keeps its own.
+        results: results of the run.
+        warnings: warnings of the whole run; each entry keeps those about it.
     """
     options, found = results.options, []
     protocol = {key: options.get(key) for key in ('attacks', 'eps', 'metrics', 'mask_seeds', 'scale')}
@@ -72,12 +72,12 @@ def cards(results: Results, warnings: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def read_cards(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """The entries of files of one JSON object a line.
+    """Read entries from files with one JSON object per line.
 
     Raises:
-        OptionsError: a file cannot be read or holds no entry, or a line is none.
+        OptionsError: a file cannot be read, has no entry, or has a line that is not an entry.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for path in paths:
         try:
             lines = path.read_text(encoding='utf-8').splitlines()
@@ -91,16 +91,16 @@ def read_cards(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The entries as a document: a table for each protocol and data set, the most stable at its largest eps first."""
-    groups = defaultdict(list)
+    """The entries as Markdown: one table per protocol and data set, sorted by stability at the largest eps."""
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for entry in entries:
         groups[entry['protocol'], entry['protocol_digest'], entry['dataset'], entry['images_digest']].append(entry)
     parts = [
         '# Leaderboard',
         '',
-        'Made by `rsr leaderboard` from the entries that `rsr benchmark` writes into `cards.jsonl`; how to add '
-        'yours: [docs/benchmark.md](benchmark.md). Stability in dB under the worst attack of each image, [95 % '
-        'interval over the images]. Only entries of the same protocol and the same images stand in one table.',
+        'Written by `rsr leaderboard` from the entries in `cards.jsonl` of `rsr benchmark`; to add yours, see '
+        '[docs/benchmark.md](benchmark.md). Stability in dB under the worst attack per image, [95 % interval over '
+        'the images]. A table holds entries of the same protocol and the same images only.',
     ]
     for (protocol, digest, dataset, images), group in sorted(groups.items()):
         attacks = ', '.join(group[0].get('attacks', []))
@@ -115,7 +115,7 @@ def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
     return '\n'.join(parts) + '\n'
 
 
-def _table(group):
+def _table(group: Sequence[Mapping[str, Any]]) -> str:
     strengths = sorted({eps for entry in group for eps in entry['stability']}, key=float)
     metrics = list(dict.fromkeys(name for entry in group for name in entry['clean']))
     last = strengths[-1:]
@@ -140,57 +140,57 @@ def _table(group):
                 entry['network'],
                 entry['defense'],
                 f'{entry.get("parameters", 0) / 1e6:.2f} M',
-                *(_shown(entry['clean'].get(name), 2, False) for name in metrics),
-                *(_shown(entry['stability'].get(eps), 1, True) for eps in strengths),
-                NOTHING if alarms is None else f'{alarms:.0%}',
+                *(_formatted(entry['clean'].get(name), 2, False) for name in metrics),
+                *(_formatted(entry['stability'].get(eps), 1, True) for eps in strengths),
+                EMPTY if alarms is None else f'{alarms:.0%}',
                 str(len(entry.get('warnings', []))),
                 str(entry.get('failed', 0)),
-                UNTRAINED if entry.get('weights') == UNTRAINED else str(entry.get('sha256') or NOTHING)[:12],
-                ', '.join(entry[key] for key in CARD if entry.get(key)) or NOTHING,
+                UNTRAINED if entry.get('weights') == UNTRAINED else str(entry.get('sha256') or EMPTY)[:12],
+                ', '.join(entry[key] for key in CARD if entry.get(key)) or EMPTY,
             ]
         )
     return markdown_table(lines)
 
 
-def _entry(line, where):
+def _entry(line: str, where: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
         sound = _is_sound(entry)
     except (ValueError, TypeError, KeyError, AttributeError):
         sound = False
     if not sound:
-        raise OptionsError(f'{where}: no entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
+        raise OptionsError(f'{where}: not an entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
     return entry
 
 
-def _is_sound(entry) -> bool:
-    """Whether an entry, which may be a stranger's, has the types of one."""
-    words = [entry[key] for key in _WORDS] + [entry.get(key) or '' for key in (*CARD, 'sha256')]
+def _is_sound(entry: Mapping[str, Any]) -> bool:
+    """Whether the fields of an untrusted entry have their types."""
+    texts = [entry[key] for key in _TEXTS] + [entry.get(key) or '' for key in (*CARD, 'sha256')]
     numbers = [*entry['clean'].values(), *entry['stability'].values()]
     lists = [entry.get(key, []) for key in ('attacks', 'warnings')]
     return (
-        all(isinstance(word, str) for word in words)
+        all(isinstance(text, str) for text in texts)
         and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
-        and all(isinstance(each, list) and all(isinstance(word, str) for word in each) for each in lists)
+        and all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists)
         and all(_is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
         and all(_is_number(float(eps)) for eps in entry['stability'])
     )
 
 
-def _is_number(value) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _shown(numbers, digits, interval):
+def _formatted(numbers: Sequence[float] | None, digits: int, interval: bool) -> str:
     if numbers is None:
-        return NOTHING
+        return EMPTY
     mean, low, high = numbers
     return f'{mean:.{digits}f}' + (f' [{low:.{digits}f}, {high:.{digits}f}]' if interval else '')
 
 
-def _numbers(found):
+def _numbers(found: MetricEstimate) -> list[float]:
     return [round(number, 4) for number in (found.mean, found.low, found.high)]
 
 
-def _digest(value):
+def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Everything that a benchmark leaves for its readers, written from its records."""
+"""Write the reports of a benchmark from its records."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from rsr_basicsr.benchmark.record import Record
 from rsr_basicsr.benchmark.report.leaderboard import cards
 from rsr_basicsr.benchmark.report.page import write_report
 from rsr_basicsr.benchmark.report.tables import as_csv, as_json, as_markdown
-from rsr_basicsr.benchmark.report.verdict import verdict, warnings
+from rsr_basicsr.benchmark.report.verdict import verdict
+from rsr_basicsr.benchmark.report.warnings import warnings
 from rsr_basicsr.benchmark.summary import Results
 from rsr_basicsr.utils.files import write_whole
 
@@ -20,18 +21,18 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
     """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``cards.jsonl`` into a folder.
 
     Args:
-        folder: of the run; the images of the gallery lie there.
-        records: of the run, or of several.
-        options: of the run, in their final types.
+        folder: folder of the run, with the images of the gallery.
+        records: records of the run, or of several merged runs.
+        options: options of the run, as checked.
     """
     results = Results(records, options)
-    rows, said, doubts, protocol = results.rows(), verdict(results), warnings(results), describe(options)
+    rows, summary, alerts, protocol = results.rows(), verdict(results), warnings(results), describe(options)
     title = f'{options["name"]}: robustness under attack'
     for name, text in {
         'results.csv': as_csv(rows),
-        'results.json': as_json(results, rows, said, doubts, protocol),
-        'report.md': as_markdown(results, title, said, doubts, protocol),
-        'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results, doubts)),
+        'results.json': as_json(results, rows, summary, alerts, protocol),
+        'report.md': as_markdown(results, title, summary, alerts, protocol),
+        'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results, alerts)),
     }.items():
         write_whole(folder / name, text.encode('utf-8', errors='replace'))
     write_report(
@@ -39,8 +40,8 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
         results,
         folder,
         title=title,
-        summary=said,
-        warnings=doubts,
+        summary=summary,
+        warnings=alerts,
         protocol=protocol,
         versions=_versions(results),
     )
@@ -48,7 +49,7 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
 
 
 def describe(options: Mapping[str, Any]) -> dict[str, str]:
-    """How it was measured, label -> text."""
+    """Describe the protocol: label -> text."""
     attacks = options['attacks']
     return {
         **({'Protocol': options['description']} if options.get('description') else {}),
@@ -60,17 +61,16 @@ def describe(options: Mapping[str, Any]) -> dict[str, str]:
             for name, defense in options['defenses'].items()
         ),
         **{f'Attack {name}': _keys(attack) for name, attack in attacks.items()},
-        'Budgets': f'eps {", ".join(f"{eps:g}" for eps in options["eps"])} of 255',
-        'Gates': 'on a network that decides by a detector, an attack with gradients that says nothing of the gate is '
-        'made with the gate as it decides, forced open and forced shut; the worst for the deployed network '
-        'counts',
-        'Stability': 'PSNR of the output under attack against the output of the same network, behind the same defence, '
-        'for the clean image; equal images count as 100 dB',
-        'Worst case': 'for each image the worst of all attacks of that eps that stay in the L-inf ball and end in '
-        'images of 8 bit; for each metric its own',
-        'Randomness': f'attacks: seed {options["seed"]}; every output is measured under the seeds '
-        f'{", ".join(map(str, options["mask_seeds"]))} of what the network draws',
-        'Intervals': '95 %, bootstrap over the images, 2000 samples',
+        'Budgets': f'eps {", ".join(f"{eps:g}" for eps in options["eps"])} (1/255)',
+        'Gates': 'on a network with a detector, an attack with gradients and without a gate option is made with three '
+        'gate settings: as decided, forced on and forced off; the worst for the deployed network counts',
+        'Stability': 'PSNR between the outputs of the same network and defence for the attacked and the clean image; '
+        'equal images count as 100 dB',
+        'Worst case': 'the worst, per image and metric, of all attacks of an eps that stay in the L-inf ball and end '
+        'in 8-bit images',
+        'Randomness': f'attacks: seed {options["seed"]}; every output is measured under the mask seeds '
+        f'{", ".join(map(str, options["mask_seeds"]))}',
+        'Intervals': '95 %, bootstrap over the images, 2000 resamples',
         **{f'Metric {name}': _keys(metric) for name, metric in options['metrics'].items()},
         **{f'Images {name}': _keys(dataset, 'name') for name, dataset in options['datasets'].items()},
     }
@@ -89,7 +89,7 @@ def _keys(options: Mapping[str, Any], *without: str) -> str:
     return ', '.join(f'{key} {_text(value)}' for key, value in options.items() if key not in without)
 
 
-def _text(value) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return '(' + _keys(value) + ')'
     if isinstance(value, (list, tuple)):

@@ -1,30 +1,38 @@
-"""The page of a benchmark: its figures, charts and images in one HTML file that needs nothing else."""
+"""The page of a benchmark: its tables, charts and images in one self-contained HTML file."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from rsr_basicsr.benchmark.names import CLEAN, STABILITY
+from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.report import charts
-from rsr_basicsr.benchmark.report.gallery import NOTHING, gallery
-from rsr_basicsr.benchmark.report.tables import unit, written
-from rsr_basicsr.benchmark.summary import WORST_CASE, Results, Row, Subject
-from rsr_basicsr.metrics.inputs import is_higher_better, needs
+from rsr_basicsr.benchmark.report.columns import (
+    better_end,
+    metric_column,
+    number_column,
+    percentage,
+    table,
+    text_column,
+    with_best,
+)
+from rsr_basicsr.benchmark.report.gallery import NO_VALUE, gallery
+from rsr_basicsr.benchmark.report.tables import unit
+from rsr_basicsr.benchmark.summary import ResultRow, Results, Subject
+from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.utils.files import write_whole
 
-LONG = 24  # rows of a table; a longer one is folded
+FOLDED_ROWS = 24  # longer tables are folded
 
 
 def write_report(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     results: Results,
     folder: Path,
     *,
@@ -34,23 +42,23 @@ def write_report(
     protocol: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> Path:
-    """Write the page to ``path``, making its folder; a reader never finds half a page there.
+    """Write the page atomically to ``path`` and create its folder.
 
     Args:
-        path: the file to write.
-        results: what was measured.
-        folder: of the run, below which the images of the gallery lie; one that is missing is left out.
+        path: file to write.
+        results: results of the run.
+        folder: folder of the run, with the images of the gallery; missing ones are left out.
         title: heading of the page.
-        summary: the verdict, one sentence an item.
-        warnings: what a reader must know before the figures are believed, one sentence an item.
-        protocol: how it was measured, label -> text.
-        versions: of what it was measured with, name -> version.
+        summary: the verdict, one sentence per item.
+        warnings: reasons to doubt the results, one sentence per item.
+        protocol: description of the measurement, label -> text.
+        versions: software and device, name -> version.
 
     Returns:
         The path written.
 
     Raises:
-        OSError: the file cannot be written; one that was there before is untouched.
+        OSError: the file cannot be written; an existing one is unchanged.
     """
     path = Path(path)
     page = render(
@@ -63,13 +71,13 @@ def write_report(
         versions=dict(versions),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The name of a file need not be text; what is none becomes a question mark.
+    # File names need not be valid text; invalid characters become question marks.
     write_whole(path, page.encode('utf-8', errors='replace'))
     return path
 
 
 def render(results: Results, folder: Path, **words: Any) -> str:
-    """The page as text; arguments as for :func:`write_report`."""
+    """The page as HTML; arguments as for :func:`write_report`."""
     rows = results.rows()
     return (
         _environment()
@@ -89,7 +97,7 @@ def render(results: Results, folder: Path, **words: Any) -> str:
                     r.dataset,
                     Subject(r.network, r.defense).label,
                     r.attack,
-                    f'{r.eps:g}' if r.eps else NOTHING,
+                    f'{r.eps:g}' if r.eps else NO_VALUE,
                     r.error,
                 )
                 for r in results.records
@@ -100,114 +108,8 @@ def render(results: Results, folder: Path, **words: Any) -> str:
     )
 
 
-# tables
-
-
-class Cell(NamedTuple):
-    """What stands in a table, with the value it is sorted by, None where there is nothing, and what stands below."""
-
-    text: str = NOTHING
-    value: float | str | None = None
-    note: str = ''
-    best: bool = False
-
-
-class Column(NamedTuple):
-    """A column with its heading; ``better`` is ``higher``, ``lower`` or empty."""
-
-    name: str
-    cells: list[Cell]
-    group: str = ''
-    unit: str = ''
-    better: str = ''
-    text: bool = False  # sorts by letters
-    first: bool = False  # of its group
-
-
-def _table(columns: Sequence[Column]) -> dict[str, Any]:
-    """For the template, without the columns in which there is nothing; the first one names the rows."""
-    kept = [
-        column
-        for number, column in enumerate(columns)
-        if not number or any(cell.value is not None for cell in column.cells)
-    ]
-    kept = [
-        column._replace(first=bool(column.group) and column.group != before.group)
-        for before, column in zip([kept[0], *kept], kept)
-    ]
-    groups = [(group, len(list(members))) for group, members in itertools.groupby(kept, lambda column: column.group)]
-    rows = list(zip(*(column.cells for column in kept)))
-    return {'columns': kept, 'groups': groups, 'rows': rows}
-
-
-def _words(name: str, words: Sequence[str], notes: Sequence[str] | None = None) -> Column:
-    return Column(
-        name,
-        [Cell(word or NOTHING, word or None, note) for word, note in zip(words, notes or itertools.repeat(''))],
-        text=True,
-    )
-
-
-def _numbers(
-    name: str,
-    values: Sequence[float | None],
-    show: Callable[[float], str],
-    notes: Sequence[str] | None = None,
-    **heading: str,
-) -> Column:
-    return Column(
-        name,
-        [
-            Cell() if value is None else Cell(show(value), value, note)
-            for value, note in zip(values, notes or itertools.repeat(''))
-        ],
-        **heading,
-    )
-
-
-def _metric(
-    results: Results,
-    metric: str,
-    rows: Sequence[Row | None],
-    name: str = '',
-    intervals: bool = False,
-    figure: str = 'mean',
-    **heading: str,
-) -> Column:
-    """A column of a figure of a metric's estimate."""
-    options = results.metrics[metric]
-    show = functools.partial(written, options)
-    found = [row.estimates.get(metric) if row else None for row in rows]
-    notes = [f'[{show(e.low)}, {show(e.high)}]' if intervals and e and e.count > 1 else '' for e in found]
-    return _numbers(
-        name or metric,
-        [e and getattr(e, figure) for e in found],
-        show,
-        notes,
-        unit=unit(options),
-        **{'better': _better(results, metric), **heading},
-    )
-
-
-def _with_best(column: Column) -> Column:
-    """The column with its best cells marked, if there is something to choose."""
-    values = [cell.value for cell in column.cells if cell.value is not None]
-    if not column.better or len({cell.text for cell in column.cells if cell.value is not None}) < 2:
-        return column
-    best = next(cell.text for cell in column.cells if cell.value == (max if column.better == 'higher' else min)(values))
-    return column._replace(cells=[cell._replace(best=cell.text == best) for cell in column.cells])
-
-
-def _better(results, metric) -> str:
-    return 'higher' if is_higher_better(results.metrics[metric]) else 'lower'
-
-
-def _share(value: float) -> str:
-    return f'{100 * value:.3g} %'
-
-
-def _dataset(results, name, rows) -> dict[str, Any]:
-    """All that is said of a data set outside the gallery."""
+def _dataset(results: Results, name: str, rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """Tables and charts of a data set."""
     images = len({record.image for record in results.records if record.dataset == name})
     measured = [
         metric for metric in results.metrics if any(metric in row.estimates for row in rows if row.attack == CLEAN)
@@ -225,18 +127,18 @@ def _dataset(results, name, rows) -> dict[str, Any]:
     }
 
 
-def _overview(results, rows, measured) -> dict[str, Any]:
-    """A row a subject: what it costs, what it withstands, what its detector sees."""
+def _overview(results: Results, rows: Sequence[ResultRow], measured: Sequence[str]) -> dict[str, Any]:
+    """One row per subject: metrics on clean images, stability under attack, images flagged by the detector."""
     subjects = list(dict.fromkeys(row.subject for row in rows))
     found = {(row.subject, row.attack, row.eps): row for row in rows}
     strengths = sorted({row.eps for row in rows if row.attack == WORST_CASE})
 
-    def rows_of(attack, eps):
+    def rows_of(attack: str, eps: float) -> list[ResultRow | None]:
         return [found.get((subject, attack, eps)) for subject in subjects]
 
-    columns = [_metric(results, metric, rows_of(CLEAN, 0.0), group='clean images') for metric in measured]
+    columns = [metric_column(results, metric, rows_of(CLEAN, 0.0), group='clean images') for metric in measured]
     columns += [
-        _metric(
+        metric_column(
             results,
             STABILITY,
             rows_of(WORST_CASE, eps),
@@ -249,57 +151,63 @@ def _overview(results, rows, measured) -> dict[str, Any]:
     truth = next((metric for metric in measured if _needs_original(results.metrics[metric])), None)
     if truth and strengths:
         columns.append(
-            _metric(results, truth, rows_of(WORST_CASE, strengths[-1]), group=f'worst case, eps {strengths[-1]:g}')
+            metric_column(
+                results, truth, rows_of(WORST_CASE, strengths[-1]), group=f'worst case, eps {strengths[-1]:g}'
+            )
         )
     flagged = [
         ('false alarms', 'lower', rows_of(CLEAN, 0.0)),
         *((f'eps {eps:g}', 'higher', rows_of(WORST_CASE, eps)) for eps in strengths),
     ]
     columns += [
-        _numbers(
-            name, [row.flagged if row else None for row in of], _share, better=better, group='flagged by the detector'
+        number_column(
+            name,
+            [row.flagged if row else None for row in of],
+            percentage,
+            better=better,
+            group='flagged by the detector',
         )
         for name, better, of in flagged
     ]
-    return _table([_words('network and defence', [s.label for s in subjects]), *map(_with_best, columns)])
+    return table([text_column('network and defence', [s.label for s in subjects]), *map(with_best, columns)])
 
 
-def _needs_original(options) -> bool:
+def _needs_original(options: Mapping[str, Any]) -> bool:
     try:
         return 'img2' in needs(options)
-    except KeyError:  # a metric of a run elsewhere that nothing has registered here
+    except KeyError:  # a metric of another run that is not registered in this process
         return False
 
 
-def _attacks(results, rows) -> dict[str, Any]:
-    """A row an attack of an eps on a subject."""
+def _attacks(results: Results, rows: Sequence[ResultRow]) -> dict[str, Any]:
+    """One row per subject, attack and eps."""
     chosen = [
         ', '.join(f'{name} ({count} of {sum(row.chosen.values())})' for name, count in row.chosen.items())
         for row in rows
     ]
     others = [metric for metric in results.metrics if metric != STABILITY]
     failed = [None if row.attack == WORST_CASE else row.failed for row in rows] if any(r.failed for r in rows) else []
-    return _table(
+    return table(
         [
-            _words('network and defence', [row.subject.label for row in rows]),
-            _words('attack', [row.attack for row in rows], chosen),
-            _numbers('eps', [row.eps for row in rows], '{:g}'.format),
-            _metric(results, STABILITY, rows, intervals=True),
+            text_column('network and defence', [row.subject.label for row in rows]),
+            text_column('attack', [row.attack for row in rows], chosen),
+            number_column('eps', [row.eps for row in rows], '{:g}'.format),
+            metric_column(results, STABILITY, rows, intervals=True),
             *(
-                _metric(results, STABILITY, rows, name, figure=figure, better='')
+                metric_column(results, STABILITY, rows, name, figure=figure, better='')
                 for name, figure in (('worst', 'worst'), ('spread', 'spread'), ('seed spread', 'seed_spread'))
             ),
-            *(_metric(results, metric, rows) for metric in others),
-            _numbers('images', [row.images for row in rows], '{:d}'.format),
-            _numbers('failed', failed or [None] * len(rows), '{:d}'.format),
-            _numbers('flagged', [row.flagged for row in rows], _share),
-            _numbers('AUC', [row.auc for row in rows], '{:.3f}'.format),
+            *(metric_column(results, metric, rows) for metric in others),
+            number_column('images', [row.images for row in rows], '{:d}'.format),
+            number_column('failed', failed or [None] * len(rows), '{:d}'.format),
+            number_column('flagged', [row.flagged for row in rows], percentage),
+            number_column('AUC', [row.auc for row in rows], '{:.3f}'.format),
         ]
     )
 
 
-def _uncounted(results) -> list[str]:
-    """The attacks that are no part of the worst case."""
+def _uncounted(results: Results) -> list[str]:
+    """The attacks that do not count for the worst case."""
     counted = {
         name
         for dataset in results.datasets
@@ -310,8 +218,8 @@ def _uncounted(results) -> list[str]:
     return [name for name in results.attacks if name not in counted]
 
 
-def _network(name, facts) -> Sequence[str]:
-    """What is known of a network, beside its results."""
+def _network(name: str, facts: Mapping[str, Any]) -> list[str]:
+    """A row of the table of networks."""
     parameters, card = facts.get('parameters'), facts.get('card') or {}
     known = [
         facts.get('type'),
@@ -320,14 +228,13 @@ def _network(name, facts) -> Sequence[str]:
         facts.get('sha256'),
         '; '.join(f'{key}: {value}' for key, value in card.items()),
     ]
-    return [name, *(each or NOTHING for each in known)]
+    return [name, *(each or NO_VALUE for each in known)]
 
 
-# charts
-
-
-def _charts(results, dataset, rows, measured) -> Iterator[dict[str, Any]]:
-    """Each with what its caption speaks of."""
+def _charts(
+    results: Results, dataset: str, rows: Sequence[ResultRow], measured: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Charts of a data set with the data of their captions."""
     noise = list(dict.fromkeys(r.attack for r in results.records if r.attack_options.get('type') == 'RandomNoise'))
     under_attack = [row for row in rows if row.attack == WORST_CASE and STABILITY in row.estimates]
     strongest = [row for row in under_attack if row.eps == max(r.eps for r in under_attack)]
@@ -341,7 +248,7 @@ def _charts(results, dataset, rows, measured) -> Iterator[dict[str, Any]]:
             'svg': drawn,
             'rows': strongest,
             'metric': metric,
-            'better': _better(results, metric),
+            'better': better_end(results, metric),
         }
     for subject in results.subjects(dataset):
         clean = results.images(dataset, subject, CLEAN, 0.0).values()
@@ -358,5 +265,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(largest_change=charts.LARGEST_CHANGE, long=LONG)
+    environment.globals.update(largest_change=charts.LARGEST_CHANGE, long=FOLDED_ROWS)
     return environment

@@ -1,4 +1,4 @@
-"""The results as files for programs and as tables for people: CSV, JSON, Markdown, the terminal."""
+"""The results as CSV and JSON for programs, and as Markdown and text tables for people."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rsr_basicsr.benchmark.names import CLEAN, STABILITY
-from rsr_basicsr.benchmark.summary import WORST_CASE, Estimate, Results, Row
+from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
+from rsr_basicsr.benchmark.summary import MetricEstimate, ResultRow, Results
 
 COLUMNS = (
     'dataset',
@@ -29,29 +29,29 @@ COLUMNS = (
     'images',
     'failed',
 )
-NOTHING = '-'
+EMPTY = '-'
 LEGEND = (
-    'Stability: PSNR of the output under the worst attack of each image against the output for the clean '
-    'image, in dB, [95 % interval]; more is better. Flagged: images that the detector takes for attacked, '
-    'clean ones and those of each eps.'
+    'Stability: PSNR between the outputs for the attacked and the clean image, under the worst attack per image, in '
+    'dB, [95 % interval]; higher is better. Flagged: number of images that the detector flags as attacked, first of '
+    'the clean images, then of the attacked images at each eps.'
 )
 _DIGITS = 4
 _DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
-_OTHER = ('calculate_psnr', 'calculate_ssim')  # whose worst case the table shows, too
+_REFERENCE_METRICS = ('calculate_psnr', 'calculate_ssim')  # the main table shows the worst case of the first one too
 
 
 def unit(metric: Mapping[str, Any]) -> str:
-    """The unit of a metric, by its options; empty for one without."""
+    """The unit of a metric with these options; empty if it has none."""
     return 'dB' if metric['type'] in _DECIBELS else ''
 
 
 def written(metric: Mapping[str, Any], value: float) -> str:
-    """A value of a metric, by its options, without its unit."""
+    """Format a value of a metric with these options, without its unit."""
     return f'{value:.2f}' if unit(metric) else f'{value:.3f}'
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """A line for each metric of each row; the detector's share of flagged images and its area under the ROC too."""
+def as_csv(rows: Sequence[ResultRow]) -> str:
+    """CSV with one line per row and metric, including the share of flagged images and the AUC of the detector."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(COLUMNS)
@@ -69,14 +69,18 @@ def as_csv(rows: Sequence[Row]) -> str:
 
 
 def as_json(
-    results: Results, rows: Sequence[Row], summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, Any]
+    results: Results,
+    rows: Sequence[ResultRow],
+    summary: Sequence[str],
+    warnings: Sequence[str],
+    protocol: Mapping[str, Any],
 ) -> str:
-    """Everything: the figures, every image, the sentences, and how it was measured."""
+    """JSON with the rows, the results per image, the verdict, the warnings and the protocol."""
     images = [
         {
             key: value
             for key, value in asdict(record).items()
-            if key not in ('shown', 'seconds', 'facts', 'attack_options', 'environment')
+            if key not in ('gallery', 'seconds', 'facts', 'attack_options', 'environment')
         }
         for record in results.records
     ]
@@ -95,7 +99,7 @@ def as_json(
 
 
 def main_table(results: Results, dataset: str) -> list[list[str]]:
-    """The table to look at first: the names of the columns, then a line for each network behind each defence."""
+    """The main table of a data set: column names, then one line per network and defence."""
     subjects = results.subjects(dataset)
     clean = {subject: results.row(dataset, subject, CLEAN, 0.0) for subject in subjects}
     worst = {
@@ -105,7 +109,7 @@ def main_table(results: Results, dataset: str) -> list[list[str]]:
     }
     metrics = [name for name in results.metrics if any(name in row.estimates for row in clean.values())]
     last = results.strengths[-1:]
-    others = [name for name in metrics if results.metrics[name]['type'] in _OTHER][:1]
+    others = [name for name in metrics if results.metrics[name]['type'] in _REFERENCE_METRICS][:1]
     detects = any(row.flagged is not None for row in clean.values())
     head = [
         'network',
@@ -135,16 +139,16 @@ def as_text(results: Results) -> str:
     for dataset in results.datasets:
         lines = main_table(results, dataset)
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        shown = ['  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-        rule = '-' * max(map(len, shown))
-        blocks.append('\n'.join([dataset, shown[0].rstrip(), rule, *shown[1:]]))
+        padded = ['  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
+        rule = '-' * max(map(len, padded))
+        blocks.append('\n'.join([dataset, padded[0].rstrip(), rule, *padded[1:]]))
     return '\n\n'.join([*blocks, textwrap.fill(LEGEND, 100)])
 
 
 def as_markdown(
     results: Results, title: str, summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, str]
 ) -> str:
-    """The report without its images."""
+    """The report as Markdown, without charts and images."""
     parts = [f'# {escaped(title)}', '', *(f'- {escaped(sentence)}' for sentence in summary)]
     if warnings:
         parts += ['', '**Warnings**', '', *(f'- {escaped(sentence)}' for sentence in warnings)]
@@ -156,24 +160,24 @@ def as_markdown(
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells, the first of them the names of the columns, as a table of Markdown."""
+    """A Markdown table; the first line holds the column names."""
     head, *body = [[escaped(cell) for cell in line] for line in lines]
     rule = ['---', *['---:'] * (len(head) - 1)]
     return '\n'.join(f'| {" | ".join(line)} |' for line in [head, rule, *body])
 
 
-def _number(found: Estimate | None) -> str:
-    return NOTHING if found is None else f'{found.mean:.2f}'
+def _number(found: MetricEstimate | None) -> str:
+    return EMPTY if found is None else f'{found.mean:.2f}'
 
 
-def _interval(found: Estimate | None) -> str:
-    return NOTHING if found is None else f'{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]'
+def _interval(found: MetricEstimate | None) -> str:
+    return EMPTY if found is None else f'{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]'
 
 
-def _flagged(rows: Sequence[Row]) -> str:
-    """How many images the detector takes for attacked, clean and at each eps."""
+def _flagged(rows: Sequence[ResultRow]) -> str:
+    """Number of flagged images, clean and at each eps."""
     shares = [f'{round(row.flagged * row.images)}/{row.images}' for row in rows if row.flagged is not None]
-    return ', '.join(shares) or NOTHING
+    return ', '.join(shares) or EMPTY
 
 
 def _rounded(number: float) -> float:
@@ -181,8 +185,8 @@ def _rounded(number: float) -> float:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown, and the HTML inside it, leave as it is."""
-    table: dict[str, str] = {
+    """Escape text for Markdown and for HTML inside it."""
+    table: dict[str, str | int | None] = {
         '\\': '\\\\',
         '|': '\\|',
         '*': '\\*',

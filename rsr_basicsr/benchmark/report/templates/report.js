@@ -1,7 +1,7 @@
 (() => {
   'use strict';
 
-  // The switch of strengths shows one eps at a time.
+  // The switch selects the visible eps.
   const show = (eps) => document.querySelectorAll('[data-eps]').forEach((part) => { part.hidden = part.dataset.eps !== eps; });
   document.querySelectorAll('.switch input').forEach((choice) => {
     choice.addEventListener('change', () => show(choice.value));
@@ -14,7 +14,7 @@
     range.addEventListener('input', () => stage.style.setProperty('--at', `${range.value}%`));
   });
 
-  // A heading sorts the rows: first ascending, then descending; equal ones stay in order, missing ones go last.
+  // A click on a heading sorts the rows, first ascending, then descending; equal values keep their order, missing ones go last.
   const compare = (kind) => kind === 'number' ? (a, b) => a - b
     : (a, b) => a.localeCompare(b, undefined, { numeric: true });
   const sort = (heading) => {
@@ -24,8 +24,8 @@
     const order = compare(heading.dataset.sort);
     const value = (row) => row.cells[index].dataset.value;
     const rows = [...body.rows];
-    const there = rows.filter((row) => value(row) !== undefined).sort((a, b) => sign * order(value(a), value(b)));
-    body.append(...there, ...rows.filter((row) => value(row) === undefined));
+    const filled = rows.filter((row) => value(row) !== undefined).sort((a, b) => sign * order(value(a), value(b)));
+    body.append(...filled, ...rows.filter((row) => value(row) === undefined));
     heading.parentNode.querySelectorAll('[aria-sort]').forEach((other) => other.removeAttribute('aria-sort'));
     heading.setAttribute('aria-sort', sign > 0 ? 'ascending' : 'descending');
   };
