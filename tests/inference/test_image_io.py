@@ -122,7 +122,7 @@ def test_a_profile_of_cmyk_is_not_kept_for_rgb(rgb, tmp_path):
 
 
 def test_a_format_nobody_knows_and_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ImageError, match="no format is named '.gif'"):
+    with pytest.raises(ImageError, match="unknown image format '.gif'"):
         write_image(tmp_path / 'p.gif', LoadedImage(torch.rand(1, 3, 4, 4)))
     with pytest.raises(ImageError, match='cannot be written'):
         write_image(tmp_path / 'none' / 'p.png', LoadedImage(torch.rand(1, 3, 4, 4)))

@@ -91,15 +91,15 @@ def test_a_file_of_the_trainer_says_its_network(trained):
 @pytest.mark.parametrize(
     'change, sentence',
     [
-        ({'num_feat': 16}, 'is not the network of the tensors'),
-        ({'type': 'DefendedNothing'}, 'is not registered here'),
-        ({'type': 'MSRResNet'}, 'is no defended network'),
-        ({'nonsense': 1}, 'is no network that can be built'),
+        ({'num_feat': 16}, 'does not match the tensors'),
+        ({'type': 'DefendedNothing'}, 'is not a registered architecture'),
+        ({'type': 'MSRResNet'}, 'is not a defended network'),
+        ({'nonsense': 1}, 'cannot be built'),
         ({'defense': {'gate': 'never ever'}}, 'defense.gate: expected one of'),
-        ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'not the network of the tensors'),
+        ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'does not match the tensors'),
     ],
 )
-def test_what_a_stranger_says_of_a_network_is_checked(change, sentence, trained, tmp_path):
+def test_stored_network_options_are_checked(change, sentence, trained, tmp_path):
     content = torch.load(trained, weights_only=True)
     content['network_g'].update(change)
     torch.save(content, tmp_path / 'net.pth')
@@ -110,7 +110,7 @@ def test_what_a_stranger_says_of_a_network_is_checked(change, sentence, trained,
 def test_other_networks_need_an_options_file(tmp_path, pairs):
     net = build_network({'type': 'DefendedMSRResNet', **SMALL_NETWORKS['MSRResNet']}).eval()
     file, options = save(net, tmp_path / 'net.pth'), tmp_path / 'net.yml'
-    with pytest.raises(WeightsError, match='net.pth.*cannot be told.*-opt'):
+    with pytest.raises(WeightsError, match='net.pth.*cannot be inferred.*-opt'):
         open_network(file)
     options.write_text(
         'scale: 4\nnetwork_g: {type: DefendedMSRResNet, num_feat: 8, num_block: 1, upscale: 4, '
@@ -141,7 +141,7 @@ def test_other_networks_need_an_options_file(tmp_path, pairs):
 )
 def test_what_is_none_of_them_is_said(state, tmp_path):
     torch.save(state, tmp_path / 'net.pth')
-    with pytest.raises(WeightsError, match='cannot be told'):
+    with pytest.raises(WeightsError, match='cannot be inferred'):
         open_network(str(tmp_path / 'net.pth'))
 
 

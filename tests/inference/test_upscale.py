@@ -132,7 +132,7 @@ def test_seed_and_gate(files, small):
 
 def test_attacked_images_are_masked_on_an_undefended_network_never(files, real_weights, capsys):
     assert main(['upscale', 'in/deep.png', '-n', 'realesr-animevideov3', '--gate', 'always']) == 2
-    assert 'gate and seed are for defended networks' in capsys.readouterr().err
+    assert 'gate and seed need a defended network' in capsys.readouterr().err
     assert main(['upscale', 'in/deep.png', '-n', 'realesr-animevideov3']) == 0
     captured = capsys.readouterr()
     assert 'is not defended' in captured.err and 'masked' not in captured.out
@@ -184,10 +184,10 @@ def test_nothing_is_overwritten_unasked(files, small, capsys):
     assert main([*arguments, '--overwrite']) == 0 and pixels() != before  # masks were drawn anew
     original = (files / 'in' / 'rgb.jpg').read_bytes()
     assert main(['upscale', 'in/rgb.jpg', '-n', small, '-o', 'in', '--suffix', '', '--overwrite']) == 1
-    assert 'would replace the image' in capsys.readouterr().err
+    assert 'would overwrite the input image' in capsys.readouterr().err
     assert (files / 'in' / 'rgb.jpg').read_bytes() == original
     assert main(['upscale', 'in/rgb.jpg', 'in/rgb.jpg', '-n', small, '-o', 'out', '--overwrite']) == 1
-    assert 'would replace that of another image' in capsys.readouterr().err
+    assert 'would overwrite that of another image' in capsys.readouterr().err
 
 
 def test_nothing_is_fetched_for_images_that_are_not_there(files, capsys):
@@ -201,7 +201,7 @@ def test_nothing_is_fetched_for_images_that_are_not_there(files, capsys):
         (['-s', '0'], 'outscale 0.0: expected a number above 0'),
         (['-s', 'nan'], 'outscale nan'),
         (['-t', '-1'], 'tile -1'),
-        (['--precision', 'fp16', '--device', 'cpu'], 'take bf16 or fp32'),
+        (['--precision', 'fp16', '--device', 'cpu'], 'use bf16 or fp32'),
         (['--device', 'nonsense'], 'device nonsense'),
         (['--report', 'none/r.json'], 'there is no folder none'),
         (['--import', 'nothing_like_it'], '--import nothing_like_it'),
@@ -219,7 +219,7 @@ def test_profiles_and_orientation_are_kept(files, small, capsys):
     exif[0x0112] = 6
     image.save('turned.png', exif=exif, icc_profile=b'a profile')
     assert main(['upscale', 'turned.png', '-n', small, '-o', 'out']) == 0
-    assert 'turned upright' in capsys.readouterr().out
+    assert 'rotated upright' in capsys.readouterr().out
     result = Image.open('out/turned_out.png')
     assert result.size == (128, 160) and result.info['icc_profile'] == b'a profile'
     assert result.getexif().get(0x0112, 1) == 1
@@ -235,7 +235,7 @@ def test_images_of_any_size(kind, size):
     assert upscaled.rgb.shape == (1, 3, scale * size[0], scale * size[1])
 
 
-def test_bf16_is_near_fp32_and_nan_is_done_again(real_network, photo):
+def test_bf16_is_near_fp32_and_nan_is_repeated(real_network, photo):
     image = LoadedImage(photo[..., :24, :24])
     half, full = (
         Upscaler(real_network, device='cpu', precision=precision)(image)[0].rgb for precision in ('bf16', 'fp32')
@@ -248,4 +248,4 @@ def test_bf16_is_near_fp32_and_nan_is_done_again(real_network, photo):
             return output if output.dtype == torch.float32 else output / 0
 
     upscaled, _ = Upscaler(Overflow(3, 3, 1), device='cpu', precision='bf16')(image)
-    assert torch.isfinite(upscaled.rgb).all() and 'done in fp32' in upscaled.notes[0]
+    assert torch.isfinite(upscaled.rgb).all() and 'repeated in fp32' in upscaled.notes[0]
