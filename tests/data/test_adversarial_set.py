@@ -212,7 +212,7 @@ def test_folders_of_others_are_refused(folder, opt, tmp_path, capsys):
         ({'kinds': {}}, 'kinds: there is none'),
         ({'real_esrgan': None}, 'kinds: real_esrgan needs the degradations in a block real_esrgan'),
         ({'size': 128}, 'size: 128 is more than 100, the images that real_esrgan makes at scale 4'),
-        ({'photos': ['nowhere']}, 'photos: nowhere is not a folder of photos'),
+        ({'photos': ['nowhere']}, 'photos: nowhere is not a folder of images'),
         ({'networks': None}, 'networks and attacks need each other'),
         ({'attacks': [{'type': 'PGD', 'step': 3}]}, "unknown key 'step'"),
         ({'attacks': [{'type': 'FGSM', 'steps': 3}]}, 'attacks, number 1: FGSM has no'),
@@ -242,7 +242,7 @@ def test_a_broken_photo_is_named_before_anything_is_made(opt, tmp_path, capsys):
     )
     command = ['adversarial-set', '-opt', str(changed), '-o', str(tmp_path / 'set'), '--workers', '0']
     assert main(command) == 1
-    assert 'broken.png is not an image that can be read; take it out' in capsys.readouterr().err.splitlines()[-1]
+    assert 'broken.png is not an image that can be read; remove it from' in capsys.readouterr().err.splitlines()[-1]
     (folder / 'broken.png').unlink()
     assert main(command) == 0
     assert {facts['photo'] for facts in read_facts(tmp_path / 'set')} == {'a good one.png'}
