@@ -370,7 +370,7 @@ def test_only_shown_without_an_output(tmp_path, capsys):
             assert made.decode() == defend_text(text, 'light').text
 
 
-def test_existing_results_are_kept(tmp_path, capsys):
+def test_nothing_is_overwritten_unasked(tmp_path, capsys):
     before, after = tmp_path / 'in.yml', tmp_path / 'out.yml'
     before.write_text(text_of('ESRGAN'))
     after.write_text('mine')
