@@ -1,15 +1,17 @@
-"""What the frequency mask costs: against torch-dct, and as a share of a network's forward pass and training step.
+"""Cost of the frequency mask: against torch-dct, and as a share of a network's forward pass and training step.
 
     pip install --no-build-isolation -e .[benchmark]
     python scripts/benchmark_frequency.py [--device cpu|cuda] [--only mask forward regions]
 
-Both sides of a ratio are timed in turn in one run, and the fastest run of each counts: other work on the machine
-makes runs slower, never faster. The targets stand in brackets. Takes about 7 minutes on two CPU cores.
+Both sides of a ratio are timed in turn in one run, and the fastest run of each counts, since other work on the machine
+only slows runs down. Targets are in brackets. Takes about 7 minutes on two CPU cores.
 """
 
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
 
 import argparse
+import functools
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -19,33 +21,33 @@ from timing import describe, fastest
 from rsr_basicsr.archs import RandomFrequencyMask
 from rsr_basicsr.losses.component_loss import region_maps
 
-# Shape of the tensor, how often each side is timed, least speed-up.
+# Shape of the tensor, runs per side, target: least speed-up.
 MASKED = [
     ((8, 64, 48, 48), 60, 10),
     ((12, 3, 64, 64), 400, 10),
     ((1, 64, 480, 640), 3, 4),
     ((1, 3, 1080, 1920), 15, 1.2),
 ]
-# Network, how often it is timed at 128x128 and 256x256, largest ratio with the classifier alone and with all masks.
-FORWARD = [
+# Network, runs at 128x128 and 256x256, targets: largest ratio with the classifier alone, with all masks.
+FORWARD: list[tuple[dict[str, Any], tuple[int, int], float, float]] = [
     (dict(type='RRDBNet', num_in_ch=3, num_out_ch=3, num_feat=64, num_block=23, num_grow_ch=32), (3, 2), 1.01, 1.03),
     (dict(type='SRVGGNetCompact', num_feat=64, num_conv=32, upscale=4), (20, 10), 1.05, 1.15),
 ]
 REGION_SHARE = 0.05
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--device', type=torch.device, default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='by default all')
+    parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='default: all sections')
     args = parser.parse_args()
     print(f'{describe(args.device)}, float32')
     for section in args.only:
         SECTIONS[section](args.device)
 
 
-def time_mask(device):
-    """Forward and backward pass of the mask module, with its own transform and with that of torch-dct."""
+def time_mask(device: torch.device) -> None:
+    """Forward and backward pass of the mask module, with our DCT and with torch-dct's."""
     try:
         import torch_dct
     except ImportError:
@@ -53,7 +55,7 @@ def time_mask(device):
 
     class OnTorchDCT(RandomFrequencyMask):
         @staticmethod
-        def erase(x, mask):
+        def erase(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
             return torch_dct.idct_2d(torch_dct.dct_2d(x, norm='ortho') * mask, norm='ortho')
 
     print('\nmask, forward + backward        torch-dct        ours   speed-up')
@@ -71,10 +73,10 @@ def time_mask(device):
         )
 
 
-def time_forward(device):
-    """A pass of the defended network against one of the backbone: the passes in turn, and by the parts alone.
+def time_forward(device: torch.device) -> None:
+    """Forward pass of the defended network against the backbone: whole passes in turn, and the added parts alone.
 
-    The parts are a hundredth of a pass, which whole passes differ by from one run to the next on most machines.
+    The added parts take about 1 % of a pass, no more than whole passes vary between runs on most machines.
     """
     print(
         '\nforward pass                     backbone    classifier only           all masks'
@@ -100,7 +102,7 @@ def time_forward(device):
                 net.eval().to(device)
                 net.load_state_dict(nets[0].state_dict())
             with torch.no_grad():
-                plain, shut, open_ = fastest([lambda net=net: net(x) for net in nets], times, device)
+                plain, shut, open_ = fastest([functools.partial(net, x) for net in nets], times, device)
                 classifier, masks = time_parts(nets[-1], x)
             print(
                 f'{options["type"]:<17}{size}x{size}{plain * 1e3:13.0f} ms'
@@ -109,8 +111,8 @@ def time_forward(device):
             )
 
 
-def time_parts(net, x):
-    """Seconds that the classifier and the masks of a network take for ``x``, on their own."""
+def time_parts(net: Any, x: torch.Tensor) -> list[float]:
+    """Seconds that the classifier and the masks of a defended network take for ``x`` on their own."""
     defense = net.defense
     tensors = [
         (
@@ -120,7 +122,7 @@ def time_parts(net, x):
         for place in net.mask_places(*x.shape[-2:])
     ]
 
-    def masks():
+    def masks() -> None:
         with defense.obeying(torch.ones(1, device=x.device)):
             for tensor, repeat in tensors:
                 defense.apply_mask(tensor, repeat)
@@ -128,15 +130,15 @@ def time_parts(net, x):
     return fastest([lambda: defense.decide(x), masks], 10, x.device)
 
 
-def time_regions(device):
-    """Region maps by Harris, against a training step of CDC on the clean batch alone."""
+def time_regions(device: torch.device) -> None:
+    """Region maps by Harris corners, as a share of CDC's training step on a clean batch."""
     batch = 16 if device.type == 'cuda' else 2
     net = build_network(dict(type='CDC')).to(device)
     net.returns_components = True
     loss, optimizer = build_loss(dict(type='ComponentLoss')), torch.optim.Adam(net.parameters(), 2e-4)
     lq, hr = (torch.rand(batch, 3, size, size, device=device) for size in (48, 192))
 
-    def step():
+    def step() -> None:
         optimizer.zero_grad()
         loss(net(lq), hr).backward()
         optimizer.step()

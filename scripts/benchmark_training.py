@@ -1,11 +1,11 @@
-"""What attack augmentation costs in a training step: time against the counted floor, memory, and where the rest goes.
+"""Cost of attack augmentation in a training step: time against the counted minimum, memory, and a profile.
 
     python scripts/benchmark_training.py [--device cpu|cuda] [--only step memory count gan profile]
 
-All sides of a ratio are measured in turn in one run, on BasicSR's own training step with real model classes, and the
-fastest run of each counts. The floor is counted by torch's FlopCounterMode: the plain step's arithmetic plus that of
-the attack's passes. Peak memory on a CPU is that of a process of its own for each side, which Linux alone tells. The
-targets stand in brackets. Takes about 6 minutes on two CPU cores.
+All sides of a ratio are measured in turn in one run, on BasicSR's training step with real model classes, and the
+fastest run of each counts. The minimum ("floor") is counted by torch's FlopCounterMode: the plain step's arithmetic
+plus that of the attack's passes. On a CPU, peak memory is measured in one process per side (Linux only). Targets are
+in brackets. Takes about 6 minutes on two CPU cores.
 """
 
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
@@ -16,7 +16,9 @@ import io
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -45,10 +47,10 @@ COUNTED = (
 )
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--device', type=torch.device, default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='by default all')
+    parser.add_argument('--only', nargs='+', choices=SECTIONS, default=list(SECTIONS), help='default: all sections')
     parser.add_argument('--peak', choices=SIDES_OF_MEMORY, help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.disable(logging.INFO)  # BasicSR prints every network
@@ -60,10 +62,10 @@ def main():
         SECTIONS[section](args.device)
 
 
-def build(device, kind='RealESRNetModel', attack=None):
-    """BasicSR's model for RRDBNet, defended where there is an attack."""
+def build(device: torch.device, kind: str = 'RealESRNetModel', attack: dict[str, Any] | None = None) -> Any:
+    """BasicSR's model for RRDBNet, defended if there is an attack."""
     defended = 'Defended' if attack else ''
-    opt = {
+    opt: dict[str, Any] = {
         'name': 'benchmark',
         'is_train': True,
         'dist': False,
@@ -99,41 +101,41 @@ def build(device, kind='RealESRNetModel', attack=None):
 
 
 class VGGLoss(torch.nn.Module):
-    """BasicSR's perceptual loss with random weights, which cost the same and need no download."""
+    """BasicSR's perceptual loss with random weights: the same cost without a download."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device) -> None:
         super().__init__()
         from torchvision.models import vgg19
 
         self.features = vgg19(weights=None).features[:35].to(device).requires_grad_(False)
 
-    def forward(self, x, gt):
+    def forward(self, x: torch.Tensor, gt: torch.Tensor) -> tuple[torch.Tensor, None]:
         return (self.features(x) - self.features(gt.detach())).abs().mean(), None
 
 
-def step(model, batch, size, device):
-    """A function that takes one training step, from the degraded images on."""
+def step(model: Any, batch: int, size: int, device: torch.device) -> Callable[[], None]:
+    """A function that runs one training step, without the degradations."""
     torch.manual_seed(0)
     lq, gt = torch.rand(batch, 3, size, size, device=device), torch.rand(batch, 3, 4 * size, 4 * size, device=device)
 
-    def run():
+    def run() -> None:
         model.lq, model.gt, model.gt_usm = lq, gt, gt
         model.optimize_parameters(1)
 
     return run
 
 
-def flops(function):
+def flops(function: Callable[[], Any]) -> int:
     with FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops()
 
 
-def benchmark_step(device):
+def benchmark_step(device: torch.device) -> None:
     batch, size = (2, 32) if device.type == 'cpu' else (12, 64)
     print(f'\nA step of RealESRNetModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}, every image attacked')
     plain = build(device)
-    sides = {'plain': step(plain, batch, size, device)}
+    sides = {0: step(plain, batch, size, device)}
     for steps in (1, 2):
         sides[steps] = step(build(device, attack={'steps': steps, 'share': 1.0}), batch, size, device)
     net = build_network({'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}).to(device)
@@ -141,20 +143,20 @@ def benchmark_step(device):
     attack_pass = flops(lambda: IFGSM(eps=8, steps=1, objective='ground_truth_l1')(net, lq, gt))
     training_pass = flops(lambda: (net(lq) - gt).abs().mean().backward())
     seconds = dict(zip(sides, fastest(list(sides.values()), 3, device)))
-    print(f'  plain: {seconds["plain"]:.3f} s')
+    print(f'  plain: {seconds[0]:.3f} s')
     for steps in (1, 2):
         floor = 1 + steps * attack_pass / training_pass
-        ratio = seconds[steps] / seconds['plain']
+        ratio = seconds[steps] / seconds[0]
         print(
             f'  {steps} attack step(s): {seconds[steps]:.3f} s, {ratio:.2f} of the plain step; counted floor '
             f'{floor:.2f}; {ratio / floor:.3f} of the floor [{STEP}]'
         )
 
 
-SIDES_OF_MEMORY = {'plain': None, 'mixed': {'steps': 2, 'share': 0.5}}
+SIDES_OF_MEMORY: dict[str, dict[str, Any] | None] = {'plain': None, 'mixed': {'steps': 2, 'share': 0.5}}
 
 
-def benchmark_memory(device):
+def benchmark_memory(device: torch.device) -> None:
     print('\nPeak memory of a step, two attack steps on half the batch, against the plain step')
     if device.type == 'cpu':
         peaks = {
@@ -173,14 +175,14 @@ def benchmark_memory(device):
     )
 
 
-def peak_of_this_process(side):
+def peak_of_this_process(side: str) -> float:
     device = torch.device('cpu')
     model = build(device, attack=SIDES_OF_MEMORY[side])
-    step(model, 2, 8, device)()  # gradients, Adam's moments, and what is loaded once
+    step(model, 2, 8, device)()  # gradients, Adam's moments, and other one-time allocations
     return peak_mib(step(model, 4, 32, device)) / 2**10
 
 
-def peak_on_gpu(side, device):
+def peak_on_gpu(side: str, device: torch.device) -> float:
     run = step(build(device, attack=SIDES_OF_MEMORY[side]), 12, 64, device)
     run()
     torch.cuda.reset_peak_memory_stats(device)
@@ -188,29 +190,29 @@ def peak_on_gpu(side, device):
     return torch.cuda.max_memory_allocated(device) / 2**30
 
 
-def count(file):
-    """The memory of a training step with the networks, losses and attack of an options file."""
+def count(file: str) -> Any:
+    """Estimated memory of a training step with the networks, losses and attack of an options file."""
     opt = load_options(str(OPTIONS / file))
     as_parsed(opt, 'train', '.')
-    checked = check_all(opt, Problems())  # puts values into their final types; folders and weights need not be there
+    checked = check_all(opt, Problems())  # converts values to their final types; folders and weights may be missing
     return estimate(opt, gt_size(opt, checked.model) // opt['scale'], opt['datasets']['train']['batch_size_per_gpu'])
 
 
-def benchmark_count(device):
+def benchmark_count(device: torch.device) -> None:
     print(
-        f'\nMemory of a training step as the options files have it, counted; batch that fits into a card, of which '
-        f'{RESERVE:g} GiB are left to CUDA, the pair pool and the degradations'
+        f'\nEstimated memory of a training step with the options files as they are, and the largest batch per card; '
+        f'{RESERVE:g} GiB are reserved for CUDA, the pair pool and the degradations'
     )
     for file in COUNTED:
         found = count(file)
         print(
-            f'  {file}: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample; '
+            f'  {file}: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB per sample; '
             + ', '.join(f'{card} GB: {found.largest_batch(card)}' for card in CARDS)
         )
 
 
-def gan_sides(device):
-    attacks = {
+def gan_sides(device: torch.device) -> tuple[tuple[int, int], dict[str, Callable[[], None]]]:
+    attacks: dict[str, dict[str, Any] | None] = {
         'plain': None,
         'one step, full batch': {'steps': 1, 'share': 1.0},
         'two steps, half the batch': {'steps': 2, 'share': 0.5},
@@ -223,11 +225,11 @@ def gan_sides(device):
     }
 
 
-def benchmark_gan(device):
+def benchmark_gan(device: torch.device) -> None:
     (batch, size), sides = gan_sides(device)
     print(
         f'\nA step of RealESRGANModel, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}'
-        + (', attack in bf16' if device.type == 'cuda' else ' (the targets are for a GPU)')
+        + (', attack in bf16' if device.type == 'cuda' else ' (targets are for a GPU)')
     )
     seconds = dict(zip(sides, fastest(list(sides.values()), 3, device)))
     print(f'  plain: {seconds["plain"]:.3f} s')
@@ -235,7 +237,7 @@ def benchmark_gan(device):
         print(f'  {name}: {seconds[name]:.3f} s, {seconds[name] / seconds["plain"]:.2f} of the plain step [{target}]')
 
 
-def profile(device):
+def profile(device: torch.device) -> None:
     from torch.profiler import ProfilerActivity
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == 'cuda' else [])

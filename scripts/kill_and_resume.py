@@ -1,9 +1,11 @@
-"""Kill a training with SIGKILL at random moments and resume it, until it is through: nothing may be lost.
+"""Kill a training with SIGKILL at random moments, resume it, and finish it: no complete checkpoint may be lost.
 
-``python scripts/kill_and_resume.py --kills 30`` trains a tiny network on the CPU, saves often, and is killed while it
-starts, trains, validates and saves. After each kill the files must be such that ``--auto_resume`` goes on from the
-last checkpoint that was whole; the script ends with code 1 at the first one that does not.
+``python scripts/kill_and_resume.py --kills 30`` trains a tiny network on the CPU that saves often, and kills it at
+startup, in training, in validation or while it saves. After each kill ``--auto_resume`` must continue from the last
+complete checkpoint; exit code 1 at the first kill where it does not.
 """
+
+from __future__ import annotations
 
 import argparse
 import random
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -22,10 +25,10 @@ import rsr_basicsr  # noqa: F401
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.weights.state_dict import load_state
 
-EVERY = 3  # iterations from one checkpoint to the next
+EVERY = 3  # iterations between checkpoints
 
 
-def options(folder):
+def options(folder: Path) -> dict[str, Any]:
     write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
     images = dict(
         name='pairs',
@@ -54,7 +57,7 @@ def options(folder):
             },
             'val': images,
         },
-        # Large enough that a checkpoint takes a while to write.
+        # Large enough that writing a checkpoint takes a while.
         'network_g': {'type': 'DefendedSRVGGNetCompact', 'num_feat': 64, 'num_conv': 16},
         'path': {},
         'train': {
@@ -73,12 +76,13 @@ def options(folder):
     }
 
 
-def newest(states):
+def newest(states: Path) -> int:
+    """Iteration of the newest checkpoint; 0 without one."""
     return max((int(path.stem) for path in states.glob('*.state')), default=0)
 
 
-def run(folder, opt, seconds):
-    """Train until the time is over, or to the end: the output, and whether it was killed."""
+def run(folder: Path, opt: dict[str, Any], seconds: float) -> tuple[str, int]:
+    """Train for at most so many seconds, then kill; returns the output and the exit code."""
     (folder / 'options.yml').write_text(yaml.safe_dump(opt))
     command = [sys.executable, '-m', 'rsr_basicsr.train', '-opt', 'options.yml', '--auto_resume']
     with subprocess.Popen(
@@ -92,10 +96,10 @@ def run(folder, opt, seconds):
     return output, process.returncode
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--kills', type=int, default=30)
-    parser.add_argument('--longest', type=float, default=25, help='seconds until a kill, at most')
+    parser.add_argument('--longest', type=float, default=25, help='most seconds until a kill')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     moments = random.Random(args.seed)
@@ -109,7 +113,7 @@ def main():
             output, code = run(folder, opt, seconds)
             resumed = re.search(r'Resuming training from epoch: \d+, iter: (\d+)', output)
             begun = 'Start training' in output
-            did = f'resumed from {resumed[1]}' if resumed else 'began anew' if begun else 'had not begun'
+            did = f'resumed from {resumed[1]}' if resumed else 'started anew' if begun else 'had not started'
             print(
                 f'{kill:3d}: killed after {seconds:4.1f} s; checkpoint {before} -> {newest(states)}; {did}', flush=True
             )
@@ -119,12 +123,12 @@ def main():
         started = time.time()
         output, code = run(folder, opt, 600)
         if code or newest(states) != end or not (states.parent / 'models' / 'net_g_latest.pth').is_file():
-            sys.exit(f'the training did not reach its end, exit code {code}:\n{output}')
+            sys.exit(f'the training did not finish, exit code {code}:\n{output}')
         load_state(states.parent / 'models' / f'net_g_{end}.pth')
         torch.load(states / f'{end}.state', weights_only=True)
         print(
-            f'reached its end at iteration {end}, {time.time() - started:.0f} s after the last kill; '
-            f'{len(list(folder.glob("experiments/*_archived_*")))} folders set aside'
+            f'finished at iteration {end}, {time.time() - started:.0f} s after the last kill; '
+            f'{len(list(folder.glob("experiments/*_archived_*")))} archived folders'
         )
 
 

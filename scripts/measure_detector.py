@@ -1,7 +1,7 @@
-"""What the built-in detectors cost, and what gets past them: python scripts/measure_detector.py [--only ...]
+"""Cost of the built-in detectors, and attacks that evade them: python scripts/measure_detector.py [--only ...]
 
-``time`` compares a decision with a pass of the networks it protects, measured side by side. ``aware`` attacks a
-network together with its detector (DetectorAware) and prints how many images evade it, and what loss they still do.
+``time`` compares a decision with a forward pass of the networks it protects, timed in turn. ``aware`` attacks a network
+together with its detector (DetectorAware) and prints how many images evade it, and the stability under those.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
 
 import argparse
+import functools
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from basicsr.archs import build_network
@@ -29,13 +32,13 @@ NETWORKS = ('RealESRGAN_x4plus', 'realesr-general-x4v3', 'realesr-animevideov3')
 
 
 def measure_time(size: int) -> None:
-    """Print the time of a decision as a share of that of a pass."""
+    """Print the time of a decision as a share of a forward pass."""
     x = torch.rand(1, 3, size, size)
     classifiers = {name: build_classifier({'type': name, 'weights': UNTRAINED}).eval() for name in CLASSIFIERS}
     with torch.no_grad():
         for name in NETWORKS:
             net = build_network(dict(WEIGHTS[name].network)).eval()
-            sides = [lambda: net(x), *((lambda each=each: each(x)) for each in classifiers.values())]
+            sides: list[Callable[[], Any]] = [functools.partial(each, x) for each in (net, *classifiers.values())]
             whole, *decisions = fastest(sides, 2, x.device)
             shares = '; '.join(
                 f'{kind} {1000 * time:.1f} ms, {100 * time / whole:.2f} %' for kind, time in zip(classifiers, decisions)
@@ -43,13 +46,13 @@ def measure_time(size: int) -> None:
             print(f'{name} on {size}x{size}: {whole:.2f} s. A decision by {shares}', flush=True)
 
 
-def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, images: int) -> None:
-    """Print how many images evade each detector, and the stability under what evades and what need not."""
+def measure_aware(name: str, kinds: Sequence[str], photos: str | None, eps: float, steps: int, images: int) -> None:
+    """Print how many images evade each detector, and the stability under PGD and under the evading images."""
     options = dict(WEIGHTS[name].network)
     options.update(type=f'Defended{options["type"]}', weights=fetch(name))
     lq = _images(photos)[:images]
     for kind in kinds:
-        net = load_network({**options, 'defense': {'classifier': {'type': kind, 'weights': BUILTIN}, 'seed': 0}})
+        net: Any = load_network({**options, 'defense': {'classifier': {'type': kind, 'weights': BUILTIN}, 'seed': 0}})
         with torch.no_grad(), net.defense.forced(False):
             clean = net(lq).clamp(0, 1)
         plain = PGD(eps=eps, steps=steps, quantize='nearest', gate='never', seed=0)(net, lq)
@@ -63,14 +66,14 @@ def measure_aware(name: str, kinds, photos: str, eps: float, steps: int, images:
         print(
             f'{name}, {kind}, eps {eps:g}, {len(lq)} images: flagged clean {int(net.defense.attacked(lq).sum())}, '
             f'flagged under PGD {int(net.defense.attacked(plain).sum())}; {int(evaded.sum())} evade under '
-            f'DetectorAware({steps} steps a weight). Stability, unmasked: PGD {loss["plain"].mean():.1f} dB, '
+            f'DetectorAware({steps} steps per weight). Stability, unmasked: PGD {loss["plain"].mean():.1f} dB, '
             'evading ' + (f'{loss["evading"][evaded].mean():.1f} dB' if evaded.any() else 'none'),
             flush=True,
         )
 
 
-def _images(folder):
-    """The middle 64x64 of the images of a folder, or of photos of scikit-image reduced by 4."""
+def _images(folder: str | None) -> torch.Tensor:
+    """Centre crops of 64x64 of the images in a folder, by default of scikit-image photos reduced by 4."""
     with tempfile.TemporaryDirectory() as scratch:
         if folder is None:
             write_evaluation_pairs(Path(scratch) / 'gt', Path(scratch) / 'lq')
@@ -83,8 +86,8 @@ def _images(folder):
 
 
 def main() -> None:
-    """Run what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--only', choices=['time', 'aware'])
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--network', choices=NETWORKS, default=NETWORKS[-1])

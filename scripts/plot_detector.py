@@ -1,7 +1,6 @@
-"""Draw the ROC of a detector from what a test of it wrote: python scripts/plot_detector.py RESULTS_FOLDER OUT.png
+"""Plot the ROC of a detector from the results of rsr test: python scripts/plot_detector.py RESULTS_FOLDER OUT.png
 
-One curve an eps of PGD on the network kept out of the training, and one an unseen attack, against all clean images of
-the sets. Needs matplotlib (pip install matplotlib).
+One curve per attack and eps, each against all clean images of the sets. Needs matplotlib (pip install matplotlib).
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ from rsr_basicsr.metrics.detection import roc_auc, roc_curve  # noqa: E402
 
 
 def main(folder: Path, out: Path) -> None:
-    """Read the records in a folder and write the image."""
+    """Read the records in a folder and write the plot."""
     records = {
         path.stem[len('detection_') :]: json.loads(path.read_text(encoding='utf-8'))
         for path in sorted(folder.glob('detection_*.json'))
     }
-    clean = [v['score'] for record in records.values() for v in record['verdicts'] if not v['attacked']]
-    curves = {}
+    verdicts = [verdict for record in records.values() for verdict in record['verdicts']]
+    clean = [verdict['score'] for verdict in verdicts if not verdict['attacked']]
+    curves: dict[str, list[float]] = {}
     for name, record in records.items():
         for verdict in record['verdicts']:
             if verdict['attacked']:

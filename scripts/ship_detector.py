@@ -1,7 +1,7 @@
 """Put trained classifiers into the package: python scripts/ship_detector.py NET_G.pth [NET_G.pth ...]
 
-Takes the moving average of each file that a training wrote, as half precision, and says how large it is. Which
-classifier a file holds is told by its keys.
+Takes the moving average (EMA) in each file from rsr train, converts it to half precision and prints the file size. The
+classifier type is inferred from the keys.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rsr_basicsr.weights.state_dict import load_state
 
 
 def ship(path: str) -> None:
-    """Copy the state dict of one file to where its class looks for it."""
+    """Write the state dict of one file to the built-in path of its class."""
     state = {key: value.half() if value.numel() > 1 else value for key, value in load_state(path).items()}
     for cls in CLASSIFIERS.values():
         if set(cls().state_dict()) == set(state):
@@ -25,7 +25,7 @@ def ship(path: str) -> None:
             torch.save(state, target)
             print(f'{path} -> {target}, {target.stat().st_size:,} bytes')
             return
-    raise SystemExit(f'{path} holds none of the classifiers {", ".join(CLASSIFIERS)}')
+    raise SystemExit(f'{path} holds none of the known classifiers ({", ".join(CLASSIFIERS)})')
 
 
 if __name__ == '__main__':

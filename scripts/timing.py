@@ -1,20 +1,24 @@
-"""What the benchmark scripts share: both sides of a ratio, timed in turn, and peaks of memory."""
+"""Shared by the benchmark scripts: interleaved timing of several functions, and peak memory."""
+
+from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
-def describe(device):
-    """What a figure was measured with."""
+def describe(device: torch.device) -> str:
+    """The torch version and the device behind a figure."""
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{torch.get_num_threads()} threads'
     return f'torch {torch.__version__}, {device} ({name})'
 
 
-def fastest(sides, times, device):
-    """The shortest time in seconds of each function, all called in turn."""
+def fastest(sides: Sequence[Callable[[], Any]], times: int, device: torch.device) -> list[float]:
+    """The shortest time of each function in seconds; they are called in turn, ``times`` times each."""
     best = [float('inf')] * len(sides)
     for run in range(times + 1):
         for index, side in enumerate(sides):
@@ -22,23 +26,25 @@ def fastest(sides, times, device):
             started = time.perf_counter()
             side()
             _finish(device)
-            if run:  # the first one fills caches
+            if run:  # the first run is a warm-up
                 best[index] = min(best[index], time.perf_counter() - started)
     return best
 
 
-def _finish(device):
+def _finish(device: torch.device) -> None:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
-def peak_mib(function):
-    """Memory in MiB by which a call raises this process's peak, on Linux."""
+def peak_mib(function: Callable[[], Any]) -> float:
+    """Peak memory of a call in MiB, beyond what this process holds before it (Linux only)."""
     Path('/proc/self/clear_refs').write_text('5')  # resets the peak
     before = _peak_kib()
     function()
     return (_peak_kib() - before) / 2**10
 
 
-def _peak_kib():
-    return int(re.search(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())[1])
+def _peak_kib() -> int:
+    found = re.search(r'VmHWM:\s*(\d+)', Path('/proc/self/status').read_text())
+    assert found, 'Linux states VmHWM'
+    return int(found[1])

@@ -1,11 +1,11 @@
-"""Broken and hostile files by the hundred, given to every command: each must end in a sentence, and leave nothing.
+"""Fuzz every command with broken and hostile files: each must end in one error message and leave no file.
 
     python scripts/try_malformed.py [--count 300] [--seed 0]
 
-Images that are cut short, empty, of another kind than their name says or with a header that promises too much; weight
-files that are cut short, hold NaN, are for another network or would run code; options files that are no YAML, nest
-without end, have values of every wrong kind or would run code. A case fails where a command ends in a traceback or in
-exit code 0, says nothing, runs what a file says, or leaves a file behind. Exit code 1 if any did.
+Images that are truncated, empty, of another format than their name, or with an oversized header; weight files that are
+truncated, hold NaN, belong to another network or would run code; options files that are not YAML, nest without end,
+have values of wrong types or would run code. A case fails if the command ends in a traceback or exit code 0, prints
+nothing, runs code in the file, or leaves a file behind. Exit code 1 if any case fails.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import traceback
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import rsr_basicsr  # noqa: F401  isort: skip
 
@@ -44,18 +44,18 @@ NETWORK = dict(type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=8, nu
 
 
 class Case(NamedTuple):
-    """One broken file and the commands that read such files."""
+    """A broken file and the commands that read such files."""
 
     kind: str
     content: bytes
     ending: str
-    commands: list[list[str]]  # FILE stands for its path
+    commands: list[list[str]]  # FILE is replaced by its path
 
 
 class RunsCode:
-    """Pickled, it makes a file when it is read."""
+    """Creates the canary file when it is unpickled."""
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return os.system, (f'touch {CANARY}',)
 
 
@@ -77,7 +77,7 @@ OPTION_COMMANDS += [
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--count', type=int, default=300, help='number of broken files')
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
@@ -92,29 +92,30 @@ def main() -> int:
             file = f'case{number}{case.ending}'
             Path(file).write_bytes(case.content)
             command = [word.replace('FILE', file) for word in rng.choice(case.commands)]
-            trouble = run(command)
-            if trouble:
+            problem = run(command)
+            if problem:
                 failed += 1
-                print(f'{case.kind}: rsr {" ".join(command)}: {trouble}')
-                Path(file).rename(Path(tempfile.gettempdir()) / file)  # to look at
+                print(f'{case.kind}: rsr {" ".join(command)}: {problem}')
+                Path(file).rename(Path(tempfile.gettempdir()) / file)  # kept for inspection
             else:
                 os.remove(file)
-    print(f'{args.count - failed} of {args.count} broken files ended in a sentence and left nothing behind')
+    print(f'{args.count - failed} of {args.count} broken files ended in an error message and left nothing behind')
     return 1 if failed else 0
 
 
 def run(command: list[str]) -> str:
-    """What is wrong with the way a command ended; empty where nothing is."""
+    """Run a command on a broken file; returns what is wrong with its end, or an empty text."""
     before, text = _listing(), io.StringIO()
+    code: Any
     try:
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
             warnings.simplefilter('ignore')
             code = rsr(command)
     except SystemExit as end:
         code = end.code
-    except BaseException:  # whatever it is, a user would have seen it
+    except BaseException:  # a user would see it
         return traceback.format_exc()
-    said, left = text.getvalue(), _listing() - before
+    output, left = text.getvalue(), _listing() - before
     if Path(CANARY).exists():
         os.remove(CANARY)
         return 'the code in the file was run'
@@ -122,16 +123,16 @@ def run(command: list[str]) -> str:
         return f'left {", ".join(sorted(left))}'
     if code == 0:
         return 'exit code 0'
-    sentence = said.strip() and 'Traceback' not in said and 'usage:' not in said
-    return '' if sentence else f'exit code {code}, and said {said!r}'
+    one_message = output.strip() and 'Traceback' not in output and 'usage:' not in output
+    return '' if one_message else f'exit code {code}, output {output!r}'
 
 
-def _listing():
+def _listing() -> set[str]:
     return {str(path) for path in Path().rglob('*')}
 
 
 @contextlib.contextmanager
-def _chdir(folder):  # contextlib has it from Python 3.11 on
+def _chdir(folder: str) -> Iterator[None]:  # contextlib.chdir needs Python 3.11
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -140,8 +141,8 @@ def _chdir(folder):  # contextlib has it from Python 3.11 on
         os.chdir(before)
 
 
-def _write_good():
-    """What the commands need besides: an image, weights, options."""
+def _write_good() -> None:
+    """Write the valid image, weights and options that the commands also need."""
     Path('photos').mkdir()
     for name in ('good.png', 'photos/photo.png'):
         Image.fromarray(_noise(random.Random(1), 64)).save(name)
@@ -157,26 +158,26 @@ def _write_good():
     Path('good.yml').write_text(yaml.safe_dump(options))
 
 
-def _options(name):
+def _options(name: str) -> dict[str, Any]:
     return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))
 
 
-def _noise(rng, size):
+def _noise(rng: random.Random, size: int) -> np.ndarray:
     return np.random.default_rng(rng.randrange(2**32)).integers(0, 256, (size, size, 3)).astype(np.uint8)
 
 
 # --- Images ---------------------------------------------------------------------------------------------------------
 
 
-def _image_cut(rng):
+def _truncated_image(rng: random.Random) -> Case:
     kind = rng.choice(['PNG', 'JPEG', 'WEBP', 'BMP', 'TIFF'])
     content = io.BytesIO()
     Image.fromarray(_noise(rng, 48)).save(content, format=kind)
     whole = content.getvalue()
-    return Case('image cut short', whole[: rng.randrange(1, len(whole) * 9 // 10)], f'.{kind.lower()}', IMAGE_COMMANDS)
+    return Case('truncated image', whole[: rng.randrange(1, len(whole) * 9 // 10)], f'.{kind.lower()}', IMAGE_COMMANDS)
 
 
-def _image_of_nothing(rng):
+def _not_an_image(rng: random.Random) -> Case:
     content = rng.choice(
         [
             b'',
@@ -188,10 +189,10 @@ def _image_of_nothing(rng):
             b'# text, named like an image\n',
         ]
     )
-    return Case('no image', content, rng.choice(['.png', '.jpg', '.webp', '.tif', '.bmp']), IMAGE_COMMANDS)
+    return Case('not an image', content, rng.choice(['.png', '.jpg', '.webp', '.tif', '.bmp']), IMAGE_COMMANDS)
 
 
-def _image_with_huge_header(rng):
+def _image_with_huge_header(rng: random.Random) -> Case:
     side = rng.choice([30000, 65535, 2**31 - 1])
     content = bytearray(cv2.imencode('.png', _noise(rng, 16))[1].tobytes())
     content[16:24] = struct.pack('>II', side, side)
@@ -199,30 +200,30 @@ def _image_with_huge_header(rng):
     return Case('huge header', bytes(content), '.png', IMAGE_COMMANDS)
 
 
-def _image_of_numbers_that_are_none(rng):
+def _image_out_of_range(rng: random.Random) -> Case:
     pixels = np.full((16, 16, 3), rng.choice([np.nan, np.inf, -1, 300]), np.float32)
-    return Case('values beyond [0, 1]', cv2.imencode('.tiff', pixels)[1].tobytes(), '.tiff', IMAGE_COMMANDS)
+    return Case('values outside [0, 1]', cv2.imencode('.tiff', pixels)[1].tobytes(), '.tiff', IMAGE_COMMANDS)
 
 
 # --- Weights ----------------------------------------------------------------------------------------------------------
 
 
-def _saved(content):
+def _saved(content: Any) -> bytes:
     file = io.BytesIO()
     torch.save(content, file)
     return file.getvalue()
 
 
-def _state():
+def _state() -> dict[str, torch.Tensor]:
     return build_network(dict(NETWORK)).state_dict()
 
 
-def _weights_cut(rng):
+def _truncated_weights(rng: random.Random) -> Case:
     whole = _saved({'params': _state()})
-    return Case('weights cut short', whole[: rng.randrange(len(whole))], '.pth', WEIGHT_COMMANDS)
+    return Case('truncated weights', whole[: rng.randrange(len(whole))], '.pth', WEIGHT_COMMANDS)
 
 
-def _weights_of_nothing(rng):
+def _not_weights(rng: random.Random) -> Case:
     content = rng.choice(
         [
             b'',
@@ -238,18 +239,18 @@ def _weights_of_nothing(rng):
             pickle.dumps({'params': 'text'}),
         ]
     )
-    return Case('no weights', content, '.pth', WEIGHT_COMMANDS)
+    return Case('not weights', content, '.pth', WEIGHT_COMMANDS)
 
 
-def _weights_that_run_code(rng):
-    made = rng.randrange(4)
-    if made == 0:
+def _weights_that_run_code(rng: random.Random) -> Case:
+    variant = rng.randrange(4)
+    if variant == 0:
         content = pickle.dumps({'params': RunsCode()})
-    elif made == 1:
+    elif variant == 1:
         content = _saved({'params': {'body.0.weight': RunsCode()}})
-    elif made == 2:
+    elif variant == 2:
         content = pickle.dumps(RunsCode(), protocol=0)
-    else:  # as torch lays a file out, with a pickle of another's
+    else:  # torch's zip layout with a hostile pickle
         file = io.BytesIO()
         with zipfile.ZipFile(file, 'w') as archive:
             archive.writestr('archive/data.pkl', pickle.dumps({'params': RunsCode()}))
@@ -259,7 +260,7 @@ def _weights_that_run_code(rng):
     return Case('weights that run code', content, '.pth', WEIGHT_COMMANDS)
 
 
-def _weights_of_another_network(rng):
+def _weights_of_another_network(rng: random.Random) -> Case:
     state = _state()
     name = rng.choice(list(state))
     change = rng.randrange(4)
@@ -277,7 +278,7 @@ def _weights_of_another_network(rng):
 # --- Options ----------------------------------------------------------------------------------------------------------
 
 
-def _options_of_nothing(rng):
+def _not_options(rng: random.Random) -> Case:
     texts = [
         '',
         '[]',
@@ -301,17 +302,17 @@ def _options_of_nothing(rng):
         _bomb(),
     ]
     content = rng.choice([text.encode() for text in texts] + [b'\xff\xfe\x00name', bytes(range(256))])
-    return Case('no options', content, '.yml', OPTION_COMMANDS)
+    return Case('not options', content, '.yml', OPTION_COMMANDS)
 
 
-def _bomb():
-    """Lists of lists of lists, each ten times the one before."""
+def _bomb() -> str:
+    """Nested lists, each ten times as large as the one before."""
     lines = ['a0: &a0 [x, x, x, x, x, x, x, x, x, x]']
     lines += [f'a{n}: &a{n} [{", ".join([f"*a{n - 1}"] * 10)}]' for n in range(1, 12)]
     return '\n'.join([*lines, 'name: *a11', 'network_g: *a11', 'datasets: *a11', 'model_type: *a11', ''])
 
 
-def _options_that_run_code(rng):
+def _options_that_run_code(rng: random.Random) -> Case:
     tag = rng.choice(
         [
             f'!!python/object/apply:os.system ["touch {CANARY}"]',
@@ -327,41 +328,41 @@ def _options_that_run_code(rng):
     return Case('options that run code', '\n'.join(lines).encode(), '.yml', OPTION_COMMANDS)
 
 
-def _options_of_wrong_kinds(rng):
+def _options_of_wrong_types(rng: random.Random) -> Case:
     options = yaml.safe_load(Path('good.yml').read_text())
-    place, key = rng.choice(list(_places(options, rng)))
+    place, key = rng.choice(list(_places(options)))
     place[key] = rng.choice(
         [None, [], {}, 'nonsense', -1, 1e400, float('nan'), [[1]], {'a': 'b'}, True, '../../etc', '\0', 10**30]
     )
-    # Of one wrong value a training may be none the worse; without photos it cannot start.
+    # Training may survive one wrong value, but cannot start without photos.
     options['datasets'] = rng.choice([options.get('datasets'), 'nowhere', {'train': {'type': 'None'}}])
     options['path'] = {'pretrain_network_g': 'nowhere.pth'}
     return Case(
-        'options of wrong kinds',
+        'options of wrong types',
         yaml.safe_dump(options).encode(),
         '.yml',
         [command for command in OPTION_COMMANDS if command[0] in ('train', 'test', 'check')],
     )
 
 
-def _places(block, rng):
+def _places(block: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     for key, value in block.items():
         yield block, key
         if isinstance(value, dict) and value:
-            yield from _places(value, rng)
+            yield from _places(value)
 
 
 KINDS: list[Callable[[random.Random], Case]] = [
-    _image_cut,
-    _weights_cut,
-    _options_of_nothing,
-    _image_of_nothing,
-    _weights_of_nothing,
+    _truncated_image,
+    _truncated_weights,
+    _not_options,
+    _not_an_image,
+    _not_weights,
     _options_that_run_code,
     _image_with_huge_header,
     _weights_that_run_code,
-    _options_of_wrong_kinds,
-    _image_of_numbers_that_are_none,
+    _options_of_wrong_types,
+    _image_out_of_range,
     _weights_of_another_network,
 ]
 

@@ -1,4 +1,4 @@
-"""What every test shares. The package comes first: it makes ``import basicsr`` possible on new torchvision."""
+"""Fixtures for all tests. rsr_basicsr is imported first, so that basicsr imports on new torchvision."""
 
 import rsr_basicsr  # noqa: F401  isort: skip
 
@@ -8,6 +8,7 @@ import cv2
 import pytest
 import torch
 from skimage import data
+from torch import nn
 
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.utils.errors import WeightsError
@@ -16,13 +17,13 @@ from rsr_basicsr.weights.state_dict import load_network
 
 
 @pytest.fixture(autouse=True)
-def _seed():
+def _seed() -> None:
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope='session')
-def real_weights():
-    """Path of real Real-ESRGAN weights, realesr-animevideov3."""
+def real_weights() -> Path:
+    """Path of the official weights realesr-animevideov3."""
     try:
         return fetch('realesr-animevideov3')
     except WeightsError as error:
@@ -30,27 +31,27 @@ def real_weights():
 
 
 @pytest.fixture(scope='session')
-def real_network(real_weights):
-    """realesr-animevideov3 as released, x4, evaluation mode."""
+def real_network(real_weights: Path) -> nn.Module:
+    """realesr-animevideov3 as released, x4, in evaluation mode."""
     return load_network({**WEIGHTS['realesr-animevideov3'].network, 'weights': real_weights})
 
 
 @pytest.fixture(scope='session')
-def photo():
-    """A photo reduced to 64x64, 8 bit, as (1, 3, 64, 64) in [0, 1]."""
+def photo() -> torch.Tensor:
+    """A photo reduced to 64x64, rounded to 8 bits; (1, 3, 64, 64) in [0, 1]."""
     reduced = cv2.resize(data.astronaut()[:256, 100:356], (64, 64), interpolation=cv2.INTER_AREA)
     return torch.from_numpy(reduced).permute(2, 0, 1)[None].float() / 255
 
 
 @pytest.fixture(scope='session')
-def shared():
-    """Folder of data and weights that are no part of the package; it need not be there."""
+def shared() -> Path:
+    """Folder of data and weights outside the package; it may be missing."""
     return Path(__file__).parents[2] / 'shared'
 
 
 @pytest.fixture(scope='session')
-def photos(tmp_path_factory):
-    """Folder of photos to train on, with pairs of the evaluation photos inside."""
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of training photos, with pairs of the evaluation photos in ``gt`` and ``lq``."""
     folder = tmp_path_factory.mktemp('photos')
     write_training_photos(folder)
     names = write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
@@ -59,8 +60,8 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def pairs(tmp_path_factory):
-    """Folder of five pairs, ``gt`` 64x64 and ``lq`` 16x16."""
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of five pairs, 64x64 in ``gt`` and 16x16 in ``lq``."""
     folder = tmp_path_factory.mktemp('pairs')
     write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
     return folder

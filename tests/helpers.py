@@ -1,17 +1,19 @@
-"""Options files small enough to train in seconds, built from the ones that users get."""
+"""Options for tests: the shipped files, reduced so that training takes seconds."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
 from basicsr.utils import logger
 
 from rsr_basicsr.cli import main
 
 OPTIONS = Path(__file__).parents[1] / 'options'
-SMALL_NETWORKS = {
+SMALL_NETWORKS: dict[str, dict[str, Any]] = {
     'SRVGGNetCompact': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4),
     'RRDBNet': dict(num_in_ch=3, num_out_ch=3, num_feat=8, num_block=1, num_grow_ch=4, scale=4),
     'CDC': dict(num_in_ch=3, num_out_ch=3, num_feat=4, num_hourglass=2, scale=4),
@@ -30,9 +32,8 @@ SMALL_NETWORKS = {
     ),
 }
 
-
-#: The attack of the published training, as a block of options
-PUBLISHED = dict(
+#: Options block of the attack in the published training
+PUBLISHED: dict[str, Any] = dict(
     type='IFGSM',
     eps=8,
     steps=2,
@@ -46,28 +47,30 @@ PUBLISHED = dict(
 )
 
 
-def read(name: str) -> dict:
-    """Options of a file below options/, by its path there."""
+def read(name: str) -> dict[str, Any]:
+    """Read a shipped options file, by its path below options/."""
     return yaml.safe_load((OPTIONS / name).read_text(encoding='utf-8'))
 
 
-def write(opt: dict, path: Path) -> Path:
-    """Write options as a user would have them."""
+def write(opt: dict[str, Any], path: Path) -> Path:
+    """Write an options file."""
     path.write_text(yaml.safe_dump(opt, sort_keys=False), encoding='utf-8')
     return path
 
 
-def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
-    """Real options with the numbers of a test: a tiny network from scratch, small patches, the photos given.
+def shrink(opt: dict[str, Any], photos: Path | None, iterations: int = 4) -> dict[str, Any]:
+    """Reduce the options of a training file: a tiny untrained network, small patches, the given photos.
 
     Args:
-        opt: options of a training file, changed in place and returned.
-        photos: folder as ``write_training_photos`` makes it, with folders ``gt`` and ``lq`` of pairs inside.
-        iterations: training length; states are saved every two.
+        opt: changed in place and returned.
+        photos: folder written by ``write_training_photos``, with pairs in the subfolders ``gt`` and ``lq``; None if
+            the data sets are replaced later.
+        iterations: training length; checkpoints are saved every two iterations.
     """
+    photos = photos or Path()
     opt.update(num_gpu=0, manual_seed=0, gt_size=64, queue_size=4)
     if 'gt_usm' in opt:
-        opt['gt_usm'] = False  # a 51x51 blur of 400x400 images, seconds on a CPU
+        opt['gt_usm'] = False  # a 51x51 blur of 400x400 images takes seconds on a CPU
     opt['datasets']['train'].update(gt_size=64, batch_size_per_gpu=2, num_worker_per_gpu=0, dataset_enlarge_ratio=4)
     for dataset in opt['datasets'].values():
         paired = 'Paired' in dataset['type']
@@ -80,11 +83,11 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
                 dataset[key] = str(value)
     if 'val' in opt:
         opt['val'].update({key: 2 for key in ('val_freq', 'panel_freq') if key in opt['val']})
-        opt['val'].pop('guard', None)  # which compares with pretrained weights
+        opt['val'].pop('guard', None)  # needs pretrained weights
     if 'warmup' in opt.get('attack', {}):
         opt['attack']['warmup'] = 2
     if 'attack' in opt:
-        # An untrained classifier of the paper's learns along, which most options files leave to the built-in one.
+        # Train the paper's classifier too; most options files use the built-in one.
         opt['network_g']['defense']['classifier'] = {'type': 'paper', 'weights': 'untrained'}
         opt['train'].update(optim_classifier={'type': 'Adam', 'lr': 1e-3}, classifier_opt={'type': 'ClassifierLoss'})
         opt['train'].pop('train_classifier', None)
@@ -98,17 +101,23 @@ def shrink(opt: dict, photos: Path, iterations: int = 4) -> dict:
     opt['train'].update(total_iter=iterations, warmup_iter=-1)
     if 'periods' in opt['train']['scheduler']:
         opt['train']['scheduler']['periods'] = [iterations] * 4
-    opt['train'].pop('perceptual_opt', None)  # its VGG weights would have to be downloaded
+    opt['train'].pop('perceptual_opt', None)  # needs a download of VGG weights
     opt['logger'].update(print_freq=1, save_checkpoint_freq=2, use_tb_logger=False)
     return opt
 
 
-def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNetCompact', iterations=4, photos=None):
+def paired_options(
+    pairs: Path,
+    model_type: str = 'DefendedSRModel',
+    network: str = 'DefendedSRVGGNetCompact',
+    iterations: int = 4,
+    photos: Path | None = None,
+) -> dict[str, Any]:
     """Options for training on pairs from disk, without random degradations.
 
     Args:
-        pairs: folder with the folders ``gt`` and ``lq``.
-        photos: as of :func:`shrink`.
+        pairs: folder with the subfolders ``gt`` and ``lq``.
+        photos: see :func:`shrink`.
     """
     opt = shrink(read('finetune/finetune_defended_general_x4v3.yml'), photos, iterations)
     opt.update(name='paired', model_type=model_type)
@@ -133,9 +142,9 @@ def paired_options(pairs, model_type='DefendedSRModel', network='DefendedSRVGGNe
     return opt
 
 
-def train(opt: dict, folder: Path, monkeypatch, *flags: str) -> Path:
-    """Run ``rsr train`` in this process, in a folder, and return that of the experiment."""
-    # BasicSR opens one log file a process; each run here shall have its own.
+def train(opt: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Path:
+    """Run ``rsr train`` in this process and in a folder; returns the experiment's folder."""
+    # BasicSR opens one log file per process; each run here needs its own.
     logger.initialized_logger.clear()
     logging.getLogger('basicsr').handlers.clear()
     monkeypatch.chdir(folder)

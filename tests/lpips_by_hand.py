@@ -1,5 +1,6 @@
-"""LPIPS written out, and small AlexNet weights for it."""
+"""A reference implementation of LPIPS, and small AlexNet weights for it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -8,8 +9,8 @@ from torch.nn import functional as F
 from torchvision.models import alexnet
 
 
-def alexnet_features():
-    """AlexNet's convolutions with random weights; its other layers are 24 times as large."""
+def alexnet_features() -> nn.Sequential:
+    """AlexNet's convolutions with random weights, without its other layers, which are 24 times as large."""
     with torch.device('meta'):
         features = alexnet(weights=None).features
     features.to_empty(device='cpu')
@@ -19,19 +20,19 @@ def alexnet_features():
     return features.eval()
 
 
-def by_definition(features, x, y):
-    """Equation 1 of Zhang et al. 2018 for images (B, 3, H, W) in [0, 1]; (B,)."""
+def by_definition(features: Iterable[nn.Module], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """LPIPS by equation 1 of Zhang et al. 2018, for images (B, 3, H, W) in [0, 1]; shape (B,)."""
     import lpips  # an optional extra
 
-    # The trained weights of the channels are part of the package.
+    # lpips ships the trained weights of the channels.
     heads = torch.load(Path(lpips.__file__).parent / 'weights/v0.1/alex.pth', map_location='cpu', weights_only=True)
     shift, scale = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x, y = ((images - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for images in (x, y))
-    distance = 0
+    distance = torch.zeros(())
     with torch.no_grad():
         for index, layer in enumerate(features):
             x, y = layer(x), layer(y)
-            if index in (1, 4, 7, 9, 11):  # behind each ReLU
+            if index in (1, 4, 7, 9, 11):  # after each ReLU
                 weight = heads[f'lin{(1, 4, 7, 9, 11).index(index)}.model.1.weight']
                 difference = (F.normalize(x, dim=1) - F.normalize(y, dim=1)).square()
                 distance = distance + F.conv2d(difference, weight).mean(dim=(1, 2, 3))

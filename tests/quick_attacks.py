@@ -1,4 +1,4 @@
-"""Every attack, with settings that take milliseconds."""
+"""One instance of every attack, with settings that take milliseconds."""
 
 from torch import nn
 

@@ -12,7 +12,7 @@ from rsr_basicsr.archs.defense import GATES
 from rsr_basicsr.inference.batch import Naming, Result, find_files, upscale_files, write_report
 from rsr_basicsr.inference.image_io import FORMATS
 from rsr_basicsr.inference.recognition import open_network
-from rsr_basicsr.inference.upscaler import OVERLAP, PRECISIONS, TILE, Upscaler
+from rsr_basicsr.inference.upscaler import PRECISIONS, TILE, TILE_PAD, Upscaler
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.files import check_new
 from rsr_basicsr.weights.official import WEIGHTS
@@ -70,9 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--tile_pad',
         type=int,
-        default=OVERLAP,
+        default=TILE_PAD,
         metavar='PIXELS',
-        help=f'padding around each tile (default: {OVERLAP})',
+        help=f'padding around each tile (default: {TILE_PAD})',
     )
     parser.add_argument(
         '--alpha_upsampler',

@@ -1,4 +1,4 @@
-"""Images to train and measure with."""
+"""Data sets: clean low-quality images of many kinds, adversarial sets, pairs for validation and benchmarks."""
 
 from rsr_basicsr.data.adversarial_images import AdversarialImages
 from rsr_basicsr.data.adversarial_set import write_adversarial_set

@@ -1,27 +1,27 @@
-"""Pairs of a clean image and the same under attack, each a function of a seed and its number."""
+"""Pairs of a clean image and its attacked version, each a function of a seed and an index."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from rsr_basicsr.attacks import build_attack
+from rsr_basicsr.attacks import Attack, build_attack
 from rsr_basicsr.data.clean_images import CleanImages
 from rsr_basicsr.ops.tiled import defenses
 from rsr_basicsr.weights.state_dict import file_sha256, load_network
 
 
 class Pair(NamedTuple):
-    """A clean image and what an attack made of it.
+    """A clean image and its attacked version.
 
     Args:
         clean: uint8 RGB, (H, W, 3).
-        attacked: the same with a perturbation, uint8 RGB; None where nothing attacks.
-        facts: ``photo``, ``source`` (the kind of clean image), and of an attacked one ``network``, ``attack``,
-            ``eps`` (1/255), ``changed`` (the share of its values that are others than in the clean one).
+        attacked: uint8 RGB, (H, W, 3); None without an attack.
+        facts: ``photo`` and ``source`` (the kind of clean image); with an attack also ``network``, ``attack``,
+            ``eps`` (in 1/255) and ``changed`` (share of the values that differ from the clean image).
     """
 
     clean: np.ndarray
@@ -30,23 +30,22 @@ class Pair(NamedTuple):
 
 
 class AdversarialImages:
-    """A list of ``count`` pairs, made when they are asked for.
+    """A sequence of ``count`` pairs, computed on access.
 
-    Number ``index`` depends on ``seed`` and ``index`` alone: not on the images made before, nor on the process.
-    To the last bit it does so where torch computes with one thread (``torch.set_num_threads(1)``).
+    The pair at ``index`` depends on ``seed`` and ``index`` alone, not on earlier pairs or the process. It is
+    bit-identical where torch uses one thread (``torch.set_num_threads(1)``).
 
     Args:
-        photos: paths of the photos that the clean images are made of.
+        photos: paths of the photos behind the clean images.
         kinds: share of each kind of clean image, see :class:`CleanImages`.
-        networks: name -> ``type`` and arguments as ``network_g``, ``weights`` (file), ``share`` (1). Masks of a
-            defended one stay shut, which is what an attack on it that goes unnoticed meets. Without networks there
-            are clean images only.
-        attacks: blocks of an attack, and ``share`` (1); rounded to 8 bit, since files are. ``eps`` of a block stands
-            in the place of the one below.
-        eps: [low, high] in 1/255; drawn from on a logarithmic scale.
         count: number of pairs.
+        networks: name -> block like ``network_g`` with ``weights`` (file) and ``share`` (default 1). The gate of a
+            defended network is off, as for an attack that goes undetected. Without networks, all images are clean.
+        attacks: attack blocks with ``share`` (default 1) and optionally ``eps``, which overrides the one below.
+            Attacked images are rounded to 8 bits, as in a file.
+        eps: [low, high] in 1/255; sampled on a logarithmic scale.
         size: height and width in pixels.
-        seed: of everything that is drawn.
+        seed: of all random choices.
         real_esrgan: options of Real-ESRGAN's degradations, for the kind of that name.
     """
 
@@ -61,7 +60,7 @@ class AdversarialImages:
         size: int = 64,
         seed: int = 0,
         real_esrgan: Mapping[str, Any] | None = None,
-    ):
+    ) -> None:
         networks = networks or {}
         self.clean = CleanImages(photos, kinds, size, real_esrgan)
         self.network_options, self.network_shares = _shares(networks.values())
@@ -79,7 +78,7 @@ class AdversarialImages:
 
     def __getitem__(self, index: int) -> Pair:
         if not 0 <= index < self.count:
-            raise IndexError(f'there are {self.count} pairs, and none with number {index}')
+            raise IndexError(f'index {index} is out of range: there are {self.count} pairs')
         rng = np.random.default_rng([self.seed, index])
         clean, source, photo = self.clean.draw(rng)
         if not self.network_names:
@@ -103,17 +102,18 @@ class AdversarialImages:
         )
 
     def network(self, name: str) -> torch.nn.Module:
-        """A network of the block ``networks``, on the CPU, loaded when it is first used."""
+        """A network of the block ``networks``, on the CPU, loaded at first use."""
         if name not in self._networks:
             self._networks[name] = load_network(self.network_options[self.network_names.index(name)])
-            for defense in defenses(self._networks[name]):
+            inner: list[Any] = defenses(self._networks[name])
+            for defense in inner:
                 defense.gate = 'never'
         return self._networks[name]
 
-    def _attacked(self, name, attack, eps, clean, seed):
+    def _attacked(self, name: str, attack: Attack, eps: float, clean: np.ndarray, seed: int) -> np.ndarray:
         lq = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU, too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
             attacked = attack(
                 self.network(name), lq, eps=torch.tensor([eps]), generator=torch.Generator().manual_seed(seed)
             )
@@ -121,7 +121,7 @@ class AdversarialImages:
 
 
 def fingerprint(options: Mapping[str, Any]) -> str:
-    """A text that is the same for two sets of options exactly where they make the same pairs, file contents included.
+    """A text that is equal for two sets of options exactly if they give the same pairs; covers file contents.
 
     Args:
         options: the arguments of :class:`AdversarialImages`.
@@ -134,12 +134,12 @@ def fingerprint(options: Mapping[str, Any]) -> str:
     return repr([relevant, networks, [file_sha256(photo) for photo in options['photos']]])
 
 
-def _shares(blocks):
-    """Blocks without their ``share``, and the shares, which add up to 1."""
-    blocks = [dict(block) for block in blocks]
+def _shares(given: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Blocks without their ``share``, and the shares, normalised to a sum of 1."""
+    blocks = [dict(block) for block in given]
     shares = np.array([block.pop('share', 1) for block in blocks], dtype=float)
     return blocks, shares / max(shares.sum(), 1e-9)
 
 
-def _interval(eps) -> list[float]:
-    return list(eps) if isinstance(eps, (list, tuple)) else [eps, eps]
+def _interval(eps: float | Sequence[float]) -> list[float]:
+    return [eps, eps] if isinstance(eps, (int, float)) else list(eps)

@@ -1,7 +1,7 @@
-"""Pairs of clean and attacked images on disk: two LMDB data sets that BasicSR's readers take, and a table of facts.
+"""Adversarial sets on disk: pairs of clean and attacked images as two LMDB data sets, and their facts.
 
-``FOLDER/clean.lmdb`` and ``FOLDER/attacked.lmdb`` have the same keys, so that they also serve as ``dataroot_gt`` and
-``dataroot_lq`` of BasicSR's PairedImageDataset; ``FOLDER/facts.jsonl`` has a line a key.
+``FOLDER/clean.lmdb`` and ``FOLDER/attacked.lmdb`` have the same keys and so also serve as ``dataroot_gt`` and
+``dataroot_lq`` of BasicSR's PairedImageDataset; ``FOLDER/facts.jsonl`` has one line per key.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,35 +31,36 @@ from rsr_basicsr.utils.progress import progress_bar
 SIDES = ('clean', 'attacked')
 FACTS = 'facts.jsonl'
 
-_PARTS = 'parts'  # one file an image while the set is being made
-_COMPRESSION = 1  # of PNG, as in BasicSR's own scripts
-_images: AdversarialImages | None = None  # of a worker process
+_PARTS = 'parts'  # subfolder with one file per image
+_COMPRESSION = 1  # of PNG, as in BasicSR's scripts
+_images: AdversarialImages | None = None  # per worker process
 
 
 def write_adversarial_set(
     options: Mapping[str, Any], folder: Path, workers: int = 1, progress: bool = True, imports: Sequence[str] = ()
 ) -> int:
-    """Make the pairs that are not there yet, and pack all of them.
+    """Generate the missing pairs and pack all of them.
 
-    What was made stays when the run is killed, and the next one goes on from there. The result does not depend on the
-    number of workers, each of which computes with one thread.
+    A killed run is continued by the next one. The result does not depend on the number of workers, each of which
+    uses one thread.
 
     Args:
-        options: arguments of :class:`AdversarialImages`, plain values that a worker can be sent.
-        folder: where the data sets go; one that holds others is refused.
-        workers: number of processes; 0 makes the pairs in this one.
-        progress: show a bar on stderr.
-        imports: modules that each worker imports first, since they register architectures.
+        options: arguments of :class:`AdversarialImages`, as plain values that can be sent to workers.
+        folder: output folder.
+        workers: number of processes; 0 generates the pairs in this process.
+        progress: show a progress bar on stderr.
+        imports: modules that each worker imports first to register architectures.
 
     Returns:
-        The number of pairs that were made now.
+        The number of pairs generated now.
 
     Raises:
-        OptionsError: the folder belongs to other options.
+        OptionsError: the folder is not empty and was not written with the same options.
+        WorkerError: a worker process ended early.
     """
     parts = folder / _PARTS
     _claim(folder, options)
-    made = {path.name[: -len('.json')] for path in parts.glob('*.json')}  # written last of each pair
+    made = {path.name[: -len('.json')] for path in parts.glob('*.json')}  # the last file of each pair
     missing = [index for index in range(options['count']) if _key(index) not in made]
     with progress_bar(total=len(missing), unit='image', disable=not progress) as bar:
         for _ in _made(options, parts, missing, workers, imports):
@@ -67,17 +68,17 @@ def write_adversarial_set(
     keys = [_key(index) for index in range(options['count'])]
     for side in SIDES if options.get('networks') else SIDES[:1]:
         if _packed(folder / f'{side}.lmdb') != keys:
-            (folder / FACTS).unlink(missing_ok=True)  # what makes a set a finished one
+            (folder / FACTS).unlink(missing_ok=True)  # its presence marks a finished set
             _pack(parts, side, keys, folder / f'{side}.lmdb')
     write_whole(folder / FACTS, ''.join(f'{(parts / f"{key}.json").read_text()}\n' for key in keys).encode())
     return len(missing)
 
 
 def read_facts(folder: Path) -> list[dict[str, Any]]:
-    """The facts of each pair: ``key``, and those of :class:`Pair`.
+    """Read ``key`` and the facts of each :class:`Pair` of a set.
 
     Raises:
-        OptionsError: the folder holds no finished set.
+        OptionsError: the folder is not a finished set.
     """
     path = Path(folder) / FACTS
     try:
@@ -88,8 +89,8 @@ def read_facts(folder: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _claim(folder, options):
-    """Refuse a folder that was begun with other options."""
+def _claim(folder: Path, options: Mapping[str, Any]) -> None:
+    """Mark the folder with these options; refuse one marked with others."""
     mine = hashlib.sha256(fingerprint(options).encode()).hexdigest()
     claim = folder / 'fingerprint.txt'
     if folder.exists() and not folder.is_dir():
@@ -103,50 +104,56 @@ def _claim(folder, options):
         raise OptionsError(f'{folder} is not empty and not an adversarial set; give another folder')
     else:
         for photo in options['photos']:
-            read_photo(photo)  # a broken one that is found later could not be taken out without a new set
+            read_photo(photo)  # early: removing a broken photo later changes the fingerprint
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(claim, f'{mine}\n'.encode())
     (folder / _PARTS).mkdir(exist_ok=True)
 
 
-def _made(options, parts, indices, workers, imports) -> Iterable[None]:
+def _made(
+    options: Mapping[str, Any], parts: Path, indices: Sequence[int], workers: int, imports: Sequence[str]
+) -> Iterator[None]:
+    """Generate pairs, in worker processes if there are any; yields once per pair."""
     if not indices:
         return
     if not workers:
         yield from _made_here(options, parts, indices)
         return
-    # Not forked: a copy of a process with threads of OpenMP in it can hang.
+    # Spawned, since a fork of a process with OpenMP threads can hang.
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(
         workers, context, _start_worker, (dict(options), sys.path, list(imports))
     ) as pool:
-        jobs = [pool.submit(_make, str(parts), index) for index in indices]
+        jobs = [pool.submit(_make, parts, index) for index in indices]
         try:
             for job in concurrent.futures.as_completed(jobs):
-                yield job.result()
+                job.result()
+                yield
         except concurrent.futures.process.BrokenProcessPool as error:
             raise WorkerError(
-                'a process that makes pairs has ended, perhaps for want of memory; run the same command '
-                'again with fewer --workers, it goes on where it was'
+                'a worker process ended early, perhaps out of memory; run the same command again with fewer --workers, '
+                'it continues where it stopped'
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _made_here(options, parts, indices):
+def _made_here(options: Mapping[str, Any], parts: Path, indices: Sequence[int]) -> Iterator[None]:
+    """Generate pairs in this process, with one thread."""
     global _images
     threads = torch.get_num_threads(), cv2.getNumThreads()
     _start_worker(options, sys.path, ())
     try:
         for index in indices:
-            yield _make(parts, index)
+            _make(parts, index)
+            yield
     finally:
         _images = None
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
 
 
-def _start_worker(options, path, imports):
+def _start_worker(options: Mapping[str, Any], path: Sequence[str], imports: Sequence[str]) -> None:
     global _images
     sys.path[:] = path
     for name in imports:
@@ -156,32 +163,34 @@ def _start_worker(options, path, imports):
     _images = AdversarialImages(**options)
 
 
-def _make(parts: str, index: int) -> None:
+def _make(parts: Path, index: int) -> None:
+    """Write the images and the facts of a pair."""
+    assert _images is not None, '_start_worker comes first'
     pair = _images[index]
     key = _key(index)
     for side in SIDES if pair.attacked is not None else SIDES[:1]:
         bgr = cv2.cvtColor(getattr(pair, side), cv2.COLOR_RGB2BGR)
         _, code = cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, _COMPRESSION])
-        write_whole(Path(parts) / f'{key}.{side}.png', code.tobytes())
-    write_whole(Path(parts) / f'{key}.json', json.dumps({'key': key, **pair.facts}).encode())
+        write_whole(parts / f'{key}.{side}.png', code.tobytes())
+    write_whole(parts / f'{key}.json', json.dumps({'key': key, **pair.facts}).encode())
 
 
-def _key(index):
+def _key(index: int) -> str:
     return f'{index:08d}'
 
 
-def _packed(target):
-    """The keys that a data set has."""
+def _packed(target: Path) -> list[str]:
+    """The keys in an LMDB data set; none if it does not exist."""
     meta_info = target / 'meta_info.txt'
     return [line.split('.')[0] for line in meta_info.read_text().splitlines()] if meta_info.is_file() else []
 
 
-def _pack(parts, side, keys, target):
-    """An LMDB data set with the meta information that BasicSR reads."""
+def _pack(parts: Path, side: str, keys: Sequence[str], target: Path) -> None:
+    """Write an LMDB data set with the meta information that BasicSR reads."""
     aside = target.with_name(f'packing_{target.name}')
     shutil.rmtree(aside, ignore_errors=True)
     codes = [(parts / f'{key}.{side}.png').read_bytes() for key in keys]
-    # Room for the pages of the tree too; LMDB's file is sparse where it can be.
+    # With room for the pages of the tree; LMDB's file is sparse where the file system allows.
     maker = LmdbMaker(str(aside), map_size=4 * sum(map(len, codes)) + 2**24, compress_level=_COMPRESSION)
     for key, code in zip(keys, codes):
         height, width = (int.from_bytes(code[start : start + 4], 'big') for start in (20, 16))

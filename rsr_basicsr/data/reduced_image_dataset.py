@@ -1,4 +1,4 @@
-"""Pairs made of high-resolution images alone: each with its antialiased bicubic reduction."""
+"""Pairs from high-resolution images and their antialiased bicubic reductions."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from basicsr.utils.registry import DATASET_REGISTRY
 
 @DATASET_REGISTRY.register()
 class ReducedImageDataset(SingleImageDataset):
-    """Pairs for validation and benchmarks, made of the high-resolution images of a folder or an LMDB data set.
+    """Pairs for validation and benchmarks, from the high-resolution images of a folder or an LMDB data set.
 
-    The low-resolution image is what MATLAB's antialiased bicubic makes, rounded to 8 bit, as in the data sets of the
-    field.
+    The low-resolution image is the antialiased bicubic reduction (MATLAB's ``imresize``), rounded to 8 bits.
 
     Args (keys of ``opt``):
         dataroot_gt: folder or LMDB data set.
         io_backend: as in BasicSR.
-        scale: reduction, a whole number.
-        crop: side of a square at the centre, in pixels of the high-resolution image; a smaller image stays whole.
+        scale: reduction factor, a whole number.
+        crop: side of a centre crop in pixels of the high-resolution image; smaller images stay whole.
         meta_info_file: as in BasicSR's SingleImageDataset.
     """
 
-    def __init__(self, opt: Mapping[str, Any]):
+    def __init__(self, opt: Mapping[str, Any]) -> None:
         super().__init__({**opt, 'dataroot_lq': opt['dataroot_gt']})
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -40,8 +39,8 @@ class ReducedImageDataset(SingleImageDataset):
         return {'lq': lq, 'gt': gt, 'lq_path': item['lq_path'], 'gt_path': item['lq_path']}
 
 
-def _centre(image, side, scale):
-    """The square at the centre, or the whole image, less what the scale does not divide."""
+def _centre(image: torch.Tensor, side: int | None, scale: int) -> torch.Tensor:
+    """The centre crop, or the whole image, with sides reduced to multiples of the scale."""
     sides = [min(side or length, length) // scale * scale for length in image.shape[-2:]]
     top, left = ((length - kept) // 2 for length, kept in zip(image.shape[-2:], sides))
     return image[..., top : top + sides[0], left : left + sides[1]].contiguous()

@@ -1,6 +1,6 @@
-"""Photos that come with scikit-image, as folders that BasicSR's datasets read.
+"""Sample photos of scikit-image, written as folders that BasicSR's data sets read.
 
-scikit-image is a requirement of BasicSR, so these are at hand wherever BasicSR is, without a download.
+scikit-image is a requirement of BasicSR, so no download is needed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TRAINING: dict[str, Callable[[], np.ndarray]] = {
     'rocket': data.rocket,
 }
 
-#: Kept out of the training: name -> photo and the top left corner, in pixels, of a crop of it.
+#: Held-out crops: name -> photo, and the top left corner of the crop in pixels
 EVALUATION: dict[str, tuple[Callable[[], np.ndarray], tuple[int, int]]] = {
     'astronaut_face': (data.astronaut, (0, 100)),
     'astronaut_suit': (data.astronaut, (256, 256)),
@@ -37,10 +37,10 @@ EVALUATION: dict[str, tuple[Callable[[], np.ndarray], tuple[int, int]]] = {
 
 
 def write_training_photos(folder: Path) -> Path:
-    """Write the training photos as PNG files, with the ``meta_info.txt`` that RealESRGANDataset reads.
+    """Write the training photos as PNG files, and ``meta_info.txt`` for RealESRGANDataset.
 
     Returns:
-        Path of the meta information file.
+        Path of ``meta_info.txt``.
     """
     names = [_write(folder, name, photo()) for name, photo in TRAINING.items()]
     meta_info = folder / 'meta_info.txt'
@@ -49,10 +49,10 @@ def write_training_photos(folder: Path) -> Path:
 
 
 def write_evaluation_pairs(gt_folder: Path, lq_folder: Path, gt_size: int = 256, scale: int = 4) -> list[str]:
-    """Write crops of the evaluation photos, and their antialiased bicubic reductions, rounded to 8 bit.
+    """Write the held-out crops and their antialiased bicubic reductions, rounded to 8 bits.
 
     Returns:
-        The names of the images; the files are ``NAME.png`` in both folders.
+        The names; the files are ``NAME.png`` in both folders.
     """
     from basicsr.utils.matlab_functions import imresize
 
@@ -64,7 +64,7 @@ def write_evaluation_pairs(gt_folder: Path, lq_folder: Path, gt_size: int = 256,
     return list(EVALUATION)
 
 
-def _write(folder, name, rgb):
+def _write(folder: Path, name: str, rgb: np.ndarray) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if rgb.ndim == 2:
         rgb = cv2.cvtColor(rgb, cv2.COLOR_GRAY2RGB)

@@ -167,7 +167,7 @@ def _check_network(network: Mapping[str, Any]) -> None:
         known = ', '.join(_with_twin(ARCH_REGISTRY))
         raise OptionsError(
             f'{where} has no defended twin{_meant(name, ARCH_REGISTRY)}; there is one of {known}, and '
-            'of what you register with register_defended (README.md) in a module that you name with '
+            'of what you register with register_defended (docs/training.md) in a module that you name with '
             '--import'
         )
     for key in _CHANNELS:

@@ -1,1 +1,1 @@
-"""What ``rsr upscale`` and ``rsr detect`` are made of: image files in, image files and decisions out."""
+"""Image files in, image files and verdicts out: what ``rsr upscale`` and ``rsr detect`` do."""

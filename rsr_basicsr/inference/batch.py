@@ -1,4 +1,4 @@
-"""Many image files through one upscaler: where results go, what became of each file, the report."""
+"""Upscale many image files: name the outputs, record one result per file, write the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsr_basicsr.inference.image_io import read_image, write_image
+from rsr_basicsr.inference.image_io import LoadedImage, read_image, write_image
 from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.inference.upscaler import Upscaler
 from rsr_basicsr.utils.errors import ImageError, OptionsError
@@ -18,14 +18,14 @@ from rsr_basicsr.utils.files import write_whole
 
 @dataclass(frozen=True)
 class Naming:
-    """Where the results go, as Real-ESRGAN's own script names them.
+    """Output paths, named as Real-ESRGAN's script names them.
 
     Attributes:
-        folder: of all results; those of images in a subfolder go into one of the same name.
-        suffix: behind the name of the image and ``_``; may be empty.
-        extension: ``auto`` for that of the image, or one of
-            :data:`rsr_basicsr.inference.image_io.FORMATS`. Images with an alpha channel become PNG files.
-        overwrite: whether files that are there may be replaced; the images themselves are not, ever.
+        folder: output folder; subfolders of the input are kept below it.
+        suffix: appended to the image's name after ``_``; may be empty.
+        extension: one of :data:`rsr_basicsr.inference.image_io.FORMATS`, or ``auto`` to keep the image's own.
+            Images with an alpha channel become PNG files.
+        overwrite: whether existing outputs may be replaced. Input images never are.
     """
 
     folder: Path
@@ -34,20 +34,22 @@ class Naming:
     overwrite: bool = False
 
     def path(self, file: Path, inside: Path, alpha: bool) -> Path:
-        """Where the result of a file goes that lay in the subfolder ``inside``."""
+        """Output path of a file from the subfolder ``inside``."""
         extension = 'png' if alpha else file.suffix[1:] if self.extension == 'auto' else self.extension
         return self.folder / inside / f'{file.stem}{f"_{self.suffix}" if self.suffix else ""}.{extension}'
 
 
 @dataclass
 class Result:
-    """What became of one file; ``error`` says why nothing did.
+    """Result for one file.
 
     Attributes:
-        skipped: the output was there already.
+        skipped: the output already existed.
         width, height, output_width, output_height: in pixels.
+        clean_probability, attacked, masked: see :class:`rsr_basicsr.inference.upscaler.GateVerdict`.
         seconds: from reading to writing.
-        notes: what its owner may want to know, such as a profile that was dropped.
+        notes: changes worth knowing, such as a dropped ICC profile.
+        error: why there is no output.
     """
 
     file: str
@@ -66,12 +68,15 @@ class Result:
 
 
 def find_files(paths: Sequence[str | Path]) -> list[tuple[Path, Path]]:
-    """Each image with the subfolder that it lay in; images by name as they are, those of folders sorted.
+    """List the images to upscale, each with its subfolder relative to the folder given.
+
+    Args:
+        paths: images, which are kept as given, and folders, whose images are listed sorted by name.
 
     Raises:
-        OptionsError: a folder holds no image, or nothing of all that is there.
+        OptionsError: a folder holds no image, or none of the paths exists.
     """
-    found = []
+    found: list[tuple[Path, Path]] = []
     for path in map(Path, paths):
         if path.is_dir():
             try:
@@ -87,25 +92,28 @@ def find_files(paths: Sequence[str | Path]) -> list[tuple[Path, Path]]:
 
 
 def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
-    """Upscale images one after the other, so that memory holds one; what cannot be done is a result, too.
+    """Upscale images one at a time; a failure yields a result with its error and does not stop the others.
 
     Args:
         files: as :func:`find_files` returns them.
     """
-    originals, written = {file.resolve() for file, _ in files}, set()
+    originals = {file.resolve() for file, _ in files}
+    written: set[Path] = set()
     for file, inside in files:
         started = time.time()
         try:
             result = _upscale_file(file, inside, upscaler, naming, originals, written)
         except ImageError as error:
-            sentence = str(error)
-            yield Result(str(file), error=sentence if str(file) in sentence else f'{file}: {sentence}')
+            message = str(error)
+            yield Result(str(file), error=message if str(file) in message else f'{file}: {message}')
         else:
             result.seconds = round(time.time() - started, 3)
             yield result
 
 
-def _upscale_file(file, inside, upscaler, naming, originals: set[Path], written: set[Path]):
+def _upscale_file(
+    file: Path, inside: Path, upscaler: Upscaler, naming: Naming, originals: set[Path], written: set[Path]
+) -> Result:
     image = read_image(file)
     path = naming.path(file, inside, image.alpha is not None)
     _check_free(path, originals, written)
@@ -116,7 +124,7 @@ def _upscale_file(file, inside, upscaler, naming, originals: set[Path], written:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ImageError(f'{path.parent} cannot be made: {error.strerror}') from None
+        raise ImageError(f'the folder {path.parent} cannot be created: {error.strerror}') from None
     upscaled = write_image(path, upscaled)
     written.add(path.resolve())
     return Result(
@@ -124,18 +132,18 @@ def _upscale_file(file, inside, upscaler, naming, originals: set[Path], written:
     )
 
 
-def _check_free(path, originals, written):
+def _check_free(path: Path, originals: set[Path], written: set[Path]) -> None:
     if path.resolve() in originals:
-        raise ImageError(f'its result would replace the image {path}; give a suffix or another folder')
+        raise ImageError(f'the output would overwrite the input image {path}; give a suffix or another folder')
     if path.resolve() in written:
-        raise ImageError(f'its result would replace that of another image, {path}; give folders of their own')
+        raise ImageError(f'the output would overwrite that of another image, {path}; use separate output folders')
 
 
 def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence[Result]) -> None:
-    """Write all verdicts, and what they were made with, into a JSON file.
+    """Write all results and the settings behind them to a JSON file.
 
     Raises:
-        ImageError: it cannot be written.
+        ImageError: the file cannot be written.
     """
     defense = upscaler.defense
     report = {
@@ -156,5 +164,5 @@ def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence
         raise ImageError(f'the report {path} cannot be written: {error.strerror}') from None
 
 
-def _size(image):
+def _size(image: LoadedImage) -> tuple[int, int]:
     return image.rgb.shape[-1], image.rgb.shape[-2]

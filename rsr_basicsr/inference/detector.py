@@ -1,4 +1,4 @@
-"""Whether image files were attacked: files in, verdicts out."""
+"""Image files in, a detector's verdict on each out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rsr_basicsr.utils.errors import ImageError
 
 
 class Detection(NamedTuple):
-    """What a detector says of one file.
+    """Verdict of a detector on one file.
 
     Args:
-        file: its path.
+        file: path.
         width, height: in pixels.
         clean_probability: P(clean).
-        attacked: the decision.
+        attacked: whether P(clean) is below the threshold.
     """
 
     file: str
@@ -35,30 +35,31 @@ class Detection(NamedTuple):
 def detect(
     paths: Sequence[str | Path], classifier: SampleClassifier, threshold: float | None = None
 ) -> Iterator[Detection | ImageError]:
-    """The verdict on each file, or why there is none; one after the other, so that memory holds one image.
+    """Yield the verdict on each file, or the error that prevents one. Memory holds one image at a time.
 
     Args:
-        paths: images, and folders of images.
+        paths: images and folders of images.
         classifier: in evaluation mode.
         threshold: an image counts as attacked when P(clean) is below it; None for the classifier's own.
     """
     limit = float(classifier.threshold) if threshold is None else threshold
     for file in _files(paths):
+        if isinstance(file, ImageError):
+            yield file
+            continue
         try:
-            image = file if isinstance(file, ImageError) else read_image(file).rgb
+            image = read_image(file).rgb
         except ImageError as error:
-            image = error
-        if isinstance(image, ImageError):
-            yield image
+            yield error
             continue
         with torch.no_grad():
             clean = classifier.clean_probability(image).item()
-        # Not "below": what is not a number must not pass for clean.
+        # Not "clean < limit": NaN must not pass as clean.
         yield Detection(str(file), image.shape[3], image.shape[2], clean, not clean >= limit)
 
 
-def _files(paths):
-    """Files as they are, the images in folders, and an error in the place of a folder that has none."""
+def _files(paths: Sequence[str | Path]) -> Iterator[str | Path | ImageError]:
+    """Files as given, the images of folders, and an error for a folder without images."""
     for path in paths:
         if not osp.isdir(path):
             yield path

@@ -1,4 +1,4 @@
-"""Image files: read with all that belongs to an image, and written so that none of it is lost unsaid."""
+"""Read and write image files with alpha, bit depth, orientation and ICC profile; each loss is noted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,8 +18,8 @@ from PIL import Image, UnidentifiedImageError
 from rsr_basicsr.utils.errors import ImageError, in_one_line
 from rsr_basicsr.utils.files import write_whole
 
-#: By the ending of a file; what Pillow is told when it writes one
-FORMATS = {
+#: File ending -> Pillow's name of the format and its settings for writing
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     'png': ('PNG', {}),
     'jpg': ('JPEG', {'quality': 95}),
     'jpeg': ('JPEG', {'quality': 95}),
@@ -28,20 +28,20 @@ FORMATS = {
     'tif': ('TIFF', {}),
     'tiff': ('TIFF', {}),
 }
-_DEEP = ('png', 'tif', 'tiff')  # formats that hold 16 bits a channel
+_DEEP = ('png', 'tif', 'tiff')  # formats with 16 bits per channel
 _WITH_ALPHA = ('png', 'webp', 'tif', 'tiff')
 _WITHOUT_PROFILE = ('bmp',)
-_ROWS = 256  # that are rounded at a time
+_ROWS = 256  # rounded at a time
 
 
 class _Header(NamedTuple):
-    """What Pillow says of a file.
+    """What Pillow reads from a file.
 
     Args:
-        pixels: (H, W, C), uint8, of images that are grey or RGB, with alpha or without; else None.
-        orientation: EXIF's, 1 to 8.
-        profile: the ICC profile.
-        notes: what is worth telling.
+        pixels: (H, W, C), uint8, if the image is grey or RGB, with or without alpha; else None.
+        orientation: of EXIF, 1 to 8.
+        profile: ICC profile.
+        notes: changes worth knowing.
     """
 
     pixels: np.ndarray | None
@@ -52,15 +52,15 @@ class _Header(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """An image and what has to stay with it.
+    """An image with its metadata.
 
     Attributes:
         rgb: float32, (1, 3, H, W) in [0, 1], upright.
-        alpha: float32, (1, 1, H, W) in [0, 1], where it has an alpha channel.
-        grey: one channel in the file; the three of ``rgb`` are the same.
-        bits: of a channel in the file, 8 or 16.
+        alpha: float32, (1, 1, H, W) in [0, 1]; None without an alpha channel.
+        grey: whether the file has one colour channel, which ``rgb`` repeats three times.
+        bits: per channel in the file, 8 or 16.
         profile: ICC profile.
-        notes: what was done to it that its owner may want to know.
+        notes: changes worth knowing, such as a dropped channel.
     """
 
     rgb: torch.Tensor
@@ -70,17 +70,17 @@ class LoadedImage:
     profile: bytes | None = None
     notes: tuple[str, ...] = ()
 
-    def replaced(self, **changes) -> LoadedImage:
-        """The image with other values."""
+    def replaced(self, **changes: Any) -> LoadedImage:
+        """A copy with other values."""
         return dataclasses.replace(self, **changes)
 
 
 def read_image(path: str | Path) -> LoadedImage:
-    """Read an image file at its own bit depth, upright.
+    """Read an image file at its own bit depth and turn it upright.
 
     Raises:
-        ImageError: no such file, not an image, a damaged one, one of more pixels than Pillow opens, or one of
-            floating-point numbers beyond [0, 1].
+        ImageError: the file is missing, is not an image, is damaged, has more pixels than Pillow opens, or holds
+            floating-point values outside [0, 1].
     """
     try:
         content = Path(path).read_bytes()
@@ -89,12 +89,12 @@ def read_image(path: str | Path) -> LoadedImage:
     except OSError as error:
         raise ImageError(f'{path} cannot be read: {error.strerror}') from None
     if not content:
-        raise _no_image(path, 'the file is empty')
+        raise _unreadable(path, 'the file is empty')
     header = _header(path, content)
     pixels = _decoded(path, content)
     bits = 8 if pixels.dtype == np.uint8 else 16
     if bits == 8 and header.pixels is not None:
-        pixels = header.pixels  # OpenCV multiplies colours by alpha in TIFF, and makes RGBA of grey with alpha
+        pixels = header.pixels  # OpenCV premultiplies alpha in TIFF and turns grey with alpha into RGBA
     pixels = _upright(_in_unit_range(path, pixels), header.orientation)
     channels = pixels.shape[2]
     rgb = pixels[..., [0, 0, 0]] if channels < 3 else pixels[..., :3]
@@ -105,23 +105,23 @@ def read_image(path: str | Path) -> LoadedImage:
 
 
 def write_image(path: Path, image: LoadedImage) -> LoadedImage:
-    """Write an image in the format that the ending of the path names, whole or not at all.
+    """Write an image atomically, in the format given by the path's ending.
 
     Returns:
-        The image with notes of what the format could not hold.
+        The image, with notes on what the format could not hold.
 
     Raises:
-        ImageError: it cannot be written, or there is no format of that name.
+        ImageError: the file cannot be written, or its ending is not in :data:`FORMATS`.
     """
     ending = path.suffix[1:].lower()
     if ending not in FORMATS:
-        raise ImageError(f'{path}: no format is named {path.suffix!r}; known are {", ".join(FORMATS)}')
+        raise ImageError(f'{path}: unknown image format {path.suffix!r}; known are {", ".join(FORMATS)}')
     notes = list(image.notes)
     if image.alpha is not None and ending not in _WITH_ALPHA:
         notes.append(f'alpha channel dropped: {ending} has none')
         image = image.replaced(alpha=None)
     if image.bits == 16 and ending not in _DEEP:
-        notes.append(f'16 bits reduced to 8: {ending} has no more')
+        notes.append(f'16 bits reduced to 8: {ending} has only 8')
         image = image.replaced(bits=8)
     content = _encoded_deep(image, ending, notes) if image.bits == 16 else _encoded(image, ending, notes)
     try:
@@ -131,11 +131,11 @@ def write_image(path: Path, image: LoadedImage) -> LoadedImage:
     return image.replaced(notes=tuple(notes))
 
 
-def _header(path, content) -> _Header:
-    """Pillow finds what is damaged, where OpenCV fills the rest with grey; but it reads colours at 8 bits only."""
+def _header(path: str | Path, content: bytes) -> _Header:
+    """Pillow detects damage, which OpenCV fills with grey; but it reads colour images at 8 bits only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of odd metadata, and of images between one and two times its limit
+            warnings.simplefilter('ignore')  # on odd metadata, and on images of one to two times its limit
             with Image.open(io.BytesIO(content)) as opened:
                 frames = getattr(opened, 'n_frames', 1)
                 profile, mode = opened.info.get('icc_profile'), opened.mode
@@ -146,51 +146,51 @@ def _header(path, content) -> _Header:
     except Image.DecompressionBombError as error:
         raise ImageError(f'{path} is too large: {error}; cut it into parts') from None
     except UnidentifiedImageError:
-        return _Header(None, 1, None, ())  # there are kinds, such as colours of floating point, that OpenCV alone knows
-    except Exception as error:  # a decoder of a damaged file can raise anything
-        raise _no_image(path, in_one_line(error)) from None
+        return _Header(None, 1, None, ())  # only OpenCV reads some kinds, such as floating-point colour
+    except Exception as error:  # a decoder can raise anything on a damaged file
+        raise _unreadable(path, in_one_line(error)) from None
     notes: list[str] = []
     if orientation != 1:
-        notes.append('turned upright as EXIF says')
+        notes.append('rotated upright, following its EXIF orientation')
     if frames > 1:
         notes.append(f'first of {frames} frames')
-    if mode == 'CMYK':  # OpenCV makes RGB of it
-        notes.append(f'CMYK became RGB{", its ICC profile is dropped" if profile else ""}')
+    if mode == 'CMYK':  # OpenCV converts it
+        notes.append(f'CMYK converted to RGB{", ICC profile dropped" if profile else ""}')
         profile = None
     return _Header(pixels, orientation, profile, tuple(notes))
 
 
-def _no_image(path, reason):
+def _unreadable(path: str | Path, reason: str) -> ImageError:
     return ImageError(
         f'{path} is not an image that can be read ({reason}); give a whole PNG, JPEG, WebP, BMP or TIFF file'
     )
 
 
-def _decoded(path, content):
-    """At the file's own bit depth, channels in the order red, green, blue, alpha."""
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong is said below
+def _decoded(path: str | Path, content: bytes) -> np.ndarray:
+    """(H, W, C) at the file's own bit depth, channels in the order red, green, blue, alpha."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised below
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise _no_image(path, error.err) from None
+        raise _unreadable(path, error.err) from None
     finally:
         cv2.utils.logging.setLogLevel(level)
     if pixels is None:
-        raise _no_image(path, 'no decoder knows it')
+        raise _unreadable(path, 'unknown format')
     pixels = pixels.reshape(*pixels.shape[:2], -1)
     return pixels if pixels.shape[2] < 3 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
 
-def _in_unit_range(path, pixels):
+def _in_unit_range(path: str | Path, pixels: np.ndarray) -> np.ndarray:
     if np.issubdtype(pixels.dtype, np.integer):
         return pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
     if not (np.isfinite(pixels).all() and 0 <= pixels.min() and pixels.max() <= 1):
-        raise ImageError(f'{path} has values that are not numbers in [0, 1]; save it with 8 or 16 bits a channel')
+        raise ImageError(f'{path} has values that are not numbers in [0, 1]; save it with 8 or 16 bits per channel')
     return pixels
 
 
-def _upright(pixels, orientation):
-    """As ``ImageOps.exif_transpose`` turns an image."""
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The same as ``ImageOps.exif_transpose``, for arrays."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
@@ -200,16 +200,16 @@ def _upright(pixels, orientation):
     return pixels
 
 
-def _tensor(pixels):
+def _tensor(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), dtype=np.float32))[None]
 
 
-def _array(image, dtype):
+def _array(image: LoadedImage, dtype: type[np.integer]) -> np.ndarray:
     """Rounded, (H, W, C), channels in the order red, green, blue, alpha."""
     height, width = image.rgb.shape[-2:]
     channels = (1 if image.grey else 3) + (image.alpha is not None)
     array = np.empty((height, width, channels), dtype)
-    for top in range(0, height, _ROWS):  # the numbers before they are rounded take four times the memory
+    for top in range(0, height, _ROWS):  # in parts: unrounded values take four times the memory
         rows = slice(top, top + _ROWS)
         parts = [image.rgb[0, : 1 if image.grey else 3, rows]]
         parts += [] if image.alpha is None else [image.alpha[0, :, rows]]
@@ -218,7 +218,7 @@ def _array(image, dtype):
     return array
 
 
-def _encoded(image, ending, notes):
+def _encoded(image: LoadedImage, ending: str, notes: list[str]) -> bytes:
     kind, settings = FORMATS[ending]
     array = _array(image, np.uint8)
     if array.shape[2] == 1:
@@ -234,8 +234,8 @@ def _encoded(image, ending, notes):
     return content.getvalue()
 
 
-def _encoded_deep(image, ending, notes):
-    """By OpenCV: Pillow has no colour images of 16 bits."""
+def _encoded_deep(image: LoadedImage, ending: str, notes: list[str]) -> bytes:
+    """By OpenCV: Pillow has no 16-bit colour images."""
     array = _array(image, np.uint16)
     order = {1: [0], 2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[array.shape[2]]
     _, encoded = cv2.imencode(f'.{ending}', array[..., order])
@@ -244,13 +244,13 @@ def _encoded_deep(image, ending, notes):
         return content
     if ending == 'png':
         return _with_profile(content, image.profile)
-    notes.append('ICC profile dropped: it is kept in 16-bit PNG only')
+    notes.append('ICC profile dropped: with 16 bits only PNG keeps it')
     return content
 
 
-def _with_profile(png, profile):
-    """A PNG with the chunk iCCP behind its header, as section 11.3.3.3 of the standard has it."""
+def _with_profile(png: bytes, profile: bytes) -> bytes:
+    """Insert the chunk iCCP after the header of a PNG (PNG specification, section 11.3.3.3)."""
     data = b'iCCP' + b'ICC profile\0\0' + zlib.compress(profile)
     chunk = (len(data) - 4).to_bytes(4, 'big') + data + zlib.crc32(data).to_bytes(4, 'big')
-    header_ends = 8 + 25  # signature, and the chunk IHDR
+    header_ends = 8 + 25  # signature and chunk IHDR
     return png[:header_ends] + chunk + png[header_ends:]

@@ -1,6 +1,6 @@
-"""The network that a weight file is for: for commands that take a file and nothing else.
+"""Build the network that a weight file belongs to, for commands that get a weight file alone.
 
-Files of our trainer say it themselves, in an entry beside the tensors; of others it is told from the tensors.
+Files from ``rsr train`` store the network's options beside the tensors; for others they are inferred from the tensors.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ State = Mapping[str, torch.Tensor]
 
 
 def open_network(name_or_file: str, options: str | None = None) -> nn.Module:
-    """The network of an official name, or of a weight file.
+    """Load the network of an official name or of a weight file.
 
     Args:
-        name_or_file: a name of :data:`rsr_basicsr.weights.WEIGHTS`, which is fetched, or a file. A file that does not
-            say its network, but has ``defense.*`` keys, gives a defended one with the settings of our options files.
-        options: an options file whose ``network_g`` the weights are for: for other settings than the file's, and for
-            architectures that cannot be told from their tensors.
+        name_or_file: a name of :data:`rsr_basicsr.weights.official.WEIGHTS`, which is fetched, or a file. A file
+            without network options but with ``defense.*`` keys gives a defended network with default settings.
+        options: an options file with the ``network_g`` of the weights: overrides the settings in the file, and
+            serves architectures that cannot be inferred from the tensors.
 
     Returns:
         The network on the CPU, in evaluation mode.
 
     Raises:
-        OptionsError: there is neither a file nor a name like this, or the options file cannot be used.
-        WeightsError: the file cannot be read, or no network that is known here has such tensors.
+        OptionsError: there is no such file or name, or the options file is invalid.
+        WeightsError: the file cannot be read, or its network cannot be inferred.
     """
     path = name_or_file
     if name_or_file in WEIGHTS and not osp.isfile(name_or_file):
@@ -61,20 +61,20 @@ def open_network(name_or_file: str, options: str | None = None) -> nn.Module:
         return fill(net, load_state(path), path)
     content = read_file(path)
     state = state_in(content, path)
-    said = content.get(NETWORK) if isinstance(content, dict) else None
-    network = recognise(state, path) if said is None else _checked(said, state, path)
+    stored = content.get(NETWORK) if isinstance(content, dict) else None
+    network = recognise(state, path) if stored is None else _checked(stored, state, path)
     return fill(build_quietly(network), state, path)
 
 
 def recognise(state: State, path: str) -> dict[str, Any]:
-    """The options ``network_g`` of the network that has such tensors.
+    """Infer the options block ``network_g`` from the tensors of a network.
 
     Args:
-        state: a state dict, as :func:`rsr_basicsr.weights.load_state` returns it.
-        path: what it is called in messages.
+        state: a state dict, as :func:`rsr_basicsr.weights.state_dict.load_state` returns it.
+        path: named in messages.
 
     Raises:
-        WeightsError: it is none that is known here.
+        WeightsError: the architecture or the classifier is unknown.
     """
     state = without_wrapper(state)
     if is_published(state):
@@ -82,9 +82,8 @@ def recognise(state: State, path: str) -> dict[str, Any]:
     network = _rrdbnet(state) or _compact(state) or _cdc(state)
     if network is None:
         raise WeightsError(
-            f'{path} holds weights of a network that cannot be told from them: RRDBNet, CDC and '
-            'SRVGGNetCompact of three channels can; for others give an options file with its '
-            'network_g by -opt'
+            f'{path}: the network cannot be inferred from these weights, only RRDBNet, CDC and SRVGGNetCompact of '
+            'three channels can; give an options file with its network_g by -opt'
         )
     classifier = {
         key[len('defense.classifier.') :]: value
@@ -94,26 +93,28 @@ def recognise(state: State, path: str) -> dict[str, Any]:
     if not classifier:
         return network
     kind = network['type']
-    defense = {'classifier': {'type': _classifier(classifier, path), 'weights': UNTRAINED}}
+    defense: dict[str, Any] = {'classifier': {'type': _classifier(classifier, path), 'weights': UNTRAINED}}
     if kind in POINTS:
         defense['points'] = list(POINTS[kind])
     return {**network, 'type': f'Defended{kind}', 'defense': defense}
 
 
-def _checked(network, state, path):
-    """What a file says of its network, if that is true: the file may be a stranger's."""
+def _checked(network: Any, state: State, path: str) -> dict[str, Any]:
+    """The network options stored in a file, checked against its tensors: the file may come from anywhere."""
     where = f'{path}: {NETWORK}'
     try:
         kind = network['type']
         if str(kind) not in ARCH_REGISTRY:
-            raise OptionsError(f'{where}: {kind} is not registered here; name the module that does by --import')
+            raise OptionsError(
+                f'{where}: {kind} is not a registered architecture; name the module that registers it by --import'
+            )
         cls = ARCH_REGISTRY.get(kind)
         if not issubclass(cls, DefenseMixin):
-            raise OptionsError(f'{where}: {kind} is no defended network')
+            raise OptionsError(f'{where}: {kind} is not a defended network')
         defense = parse_block(network.get('defense'), DefenseOptions, f'{where}.defense')
-        defense['classifier']['weights'] = UNTRAINED  # its values are in the file
+        defense['classifier']['weights'] = UNTRAINED  # the file holds its values
         network = {**network, 'defense': defense}
-        with torch.device('meta'):  # before memory is taken for whatever size is said
+        with torch.device('meta'):  # takes no memory, however large the stated size
             shapes = {
                 key: value.shape
                 for key, value in cls(**{key: value for key, value in network.items() if key != 'type'})
@@ -122,21 +123,21 @@ def _checked(network, state, path):
             }
     except RSRError as error:
         raise WeightsError(str(error)) from None
-    except Exception as error:  # whatever a constructor makes of wrong arguments
-        raise WeightsError(f'{where} is no network that can be built: {in_one_line(error)}') from error
+    except Exception as error:  # a constructor can raise anything on wrong arguments
+        raise WeightsError(f'{where} cannot be built: {in_one_line(error)}') from error
     for key, value in state.items():
         if shapes.get(key) != value.shape:
-            raise WeightsError(f'{where} is not the network of the tensors: {key}')
+            raise WeightsError(f'{where} does not match the tensors: {key}')
     return network
 
 
-def _rrdbnet(state):
+def _rrdbnet(state: State) -> dict[str, Any] | None:
     first, last, grown = (
         state.get(key) for key in ('conv_first.weight', 'conv_last.weight', 'body.0.rdb1.conv1.weight')
     )
     if first is None or last is None or grown is None or not first.dim() == last.dim() == grown.dim() == 4:
         return None
-    # Where it upscales by less than 4, it first folds the image into more channels.
+    # Below x4 it first unshuffles pixels into channels.
     scale = {3: 4, 12: 2, 48: 1}.get(first.shape[1])
     if scale is None or last.shape[0] != 3:
         return None
@@ -151,14 +152,14 @@ def _rrdbnet(state):
     )
 
 
-def _compact(state):
+def _compact(state: State) -> dict[str, Any] | None:
     numbers = sorted(_numbers(r'body\.(\d+)\.weight', state))
     layers = [state[f'body.{number}.weight'] for number in numbers]
     convolutions = [layer for layer in layers if layer.dim() == 4]
     if len(convolutions) < 2 or any(not key.startswith(('body.', 'defense.')) for key in state):
         return None
     upscale = math.isqrt(convolutions[-1].shape[0] // 3)
-    # Without slopes it has ReLU or LeakyReLU; no file says which.
+    # Without PReLU slopes it has ReLU or LeakyReLU; the tensors do not tell which.
     if len(layers) == len(convolutions) or convolutions[0].shape[1] != 3 or convolutions[-1].shape[0] != 3 * upscale**2:
         return None
     return dict(
@@ -172,7 +173,7 @@ def _compact(state):
     )
 
 
-def _cdc(state):
+def _cdc(state: State) -> dict[str, Any] | None:
     last = max(_numbers(r'picture_heads\.0\.(\d+)\.weight', state), default=None)
     stem, head, attention = (
         state.get(key) for key in ('stem.weight', f'picture_heads.0.{last}.weight', f'attention_heads.0.{last}.weight')
@@ -180,7 +181,7 @@ def _cdc(state):
     hourglasses = _numbers(r'hourglasses\.(\d+)\.', state)
     if stem is None or head is None or attention is None or not stem.dim() == head.dim() == attention.dim() == 4:
         return None
-    # Two doublings make a head longer; at x3 the attention heads end with a 3x3.
+    # x4 heads upsample twice and are longer; x3 attention heads end with a 3x3 convolution.
     scale = 4 if last == 9 else 3 if attention.shape[-1] == 3 else 2
     if (stem.shape[1], head.shape[0]) != (3, 3) or last not in (6, 9) or len(hourglasses) % 2:
         return None
@@ -189,20 +190,18 @@ def _cdc(state):
     )
 
 
-def _numbers(pattern, state):
+def _numbers(pattern: str, state: State) -> set[int]:
     return {int(found[1]) for found in (re.match(pattern, key) for key in state) if found}
 
 
-def _classifier(state, path):
+def _classifier(state: State, path: str) -> str:
     shapes = {key: value.shape for key, value in state.items()}
     for name, cls in CLASSIFIERS.items():
         with torch.device('meta'):
             own = {key: value.shape for key, value in cls().state_dict().items()}
-        # What a classifier is calibrated to came later than the first files of them.
+        # Files older than the calibration entries lack them.
         if all(own.get(key) == shape for key, shape in shapes.items()) and all(
             key.rsplit('.')[-1] in CALIBRATION for key in own.keys() - shapes.keys()
         ):
             return name
-    raise WeightsError(
-        f'{path} holds a classifier of a size of its own; give the options file it was trained with by -opt'
-    )
+    raise WeightsError(f'{path} holds a classifier of unknown size; give the options file it was trained with by -opt')

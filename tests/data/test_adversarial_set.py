@@ -1,4 +1,4 @@
-"""Sets of clean and attacked images: deterministic, resumable, readable by BasicSR."""
+"""Adversarial sets: deterministic, resumable, readable by BasicSR."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def images(opt):
 
 @pytest.fixture(scope='module')
 def folder(opt, tmp_path_factory):
-    """The set, begun by a process that was killed and finished by two others."""
+    """A set started by a killed process and finished by two workers."""
     base = tmp_path_factory.mktemp('set')
     many = write({**opt, 'count': 30}, base / 'many.yml')
     process = subprocess.Popen(
@@ -94,7 +94,7 @@ def test_every_kind_of_clean_image(kind, opt, photos):
     assert np.array_equal(drawn[0], drawn[2]) and not np.array_equal(drawn[0], drawn[1])
 
 
-def test_degradations_leave_the_random_streams_alone(opt, photos):
+def test_degradations_keep_global_random_state(opt, photos):
     clean = CleanImages([str(photos / 'rocket.png')], {REAL_ESRGAN: 1}, 48, opt['real_esrgan'])
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -115,7 +115,7 @@ def test_pairs_are_within_the_ball(images):
         images[6]
 
 
-def test_the_set_on_disk_is_that_made_on_the_fly(folder, images, one_thread):
+def test_set_on_disk_equals_computed_pairs(folder, images, one_thread):
     facts = read_facts(folder)
     dataset = build_dataset(
         {
@@ -191,7 +191,7 @@ def test_clean_images_only(opt, tmp_path, capsys):
     assert not (tmp_path / 'set' / 'attacked.lmdb').exists()
 
 
-def test_folders_of_others_are_refused(folder, opt, tmp_path, capsys):
+def test_exception_on_foreign_folder(folder, opt, tmp_path, capsys):
     other = write({**opt, 'seed': 3}, tmp_path / 'o.yml')
     assert main(['adversarial-set', '-opt', str(other), '-o', str(folder)]) == 2
     assert 'holds pairs of other options, weights or photos' in capsys.readouterr().err
@@ -212,7 +212,7 @@ def test_folders_of_others_are_refused(folder, opt, tmp_path, capsys):
         ({'kinds': {}}, 'kinds: there is none'),
         ({'real_esrgan': None}, 'kinds: real_esrgan needs the degradations in a block real_esrgan'),
         ({'size': 128}, 'size: 128 is more than 100, the images that real_esrgan makes at scale 4'),
-        ({'photos': ['nowhere']}, 'photos: nowhere is not a folder of photos'),
+        ({'photos': ['nowhere']}, 'photos: nowhere is not a folder of images'),
         ({'networks': None}, 'networks and attacks need each other'),
         ({'attacks': [{'type': 'PGD', 'step': 3}]}, "unknown key 'step'"),
         ({'attacks': [{'type': 'FGSM', 'steps': 3}]}, 'attacks, number 1: FGSM has no'),
@@ -230,7 +230,7 @@ def test_wrong_options_are_named(change, sentence, opt, tmp_path, capsys):
     assert sentence in error and len(error.splitlines()) == 1 and not (tmp_path / 'set').exists()
 
 
-def test_a_broken_photo_is_named_before_anything_is_made(opt, tmp_path, capsys):
+def test_exception_on_broken_photo_before_work(opt, tmp_path, capsys):
     folder = tmp_path / 'photos of 2026'
     folder.mkdir()
     shown = np.random.default_rng(0).integers(0, 256, (60, 50, 3)).astype(np.uint8)
@@ -242,7 +242,7 @@ def test_a_broken_photo_is_named_before_anything_is_made(opt, tmp_path, capsys):
     )
     command = ['adversarial-set', '-opt', str(changed), '-o', str(tmp_path / 'set'), '--workers', '0']
     assert main(command) == 1
-    assert 'broken.png is not an image that can be read; take it out' in capsys.readouterr().err.splitlines()[-1]
+    assert 'broken.png is not an image that can be read; remove it from' in capsys.readouterr().err.splitlines()[-1]
     (folder / 'broken.png').unlink()
     assert main(command) == 0
     assert {facts['photo'] for facts in read_facts(tmp_path / 'set')} == {'a good one.png'}

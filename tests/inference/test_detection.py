@@ -1,4 +1,4 @@
-"""Figures of a detector against closed forms, and ``rsr detect`` on files of all kinds."""
+"""Detector metrics against closed forms, and ``rsr detect`` on files of all kinds."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def test_temperature_turns_scores_into_log_odds(normal):
     assert best_temperature(*(0.2 * scores for scores in normal)) == pytest.approx(0.4, rel=0.1)
 
 
-def test_temperature_of_scores_that_tell_all_apart_stays_finite():
+def test_temperature_of_separable_scores_is_finite():
     # With one image in n + 2 taken to be mislabelled, log(n + 1) is as certain as it gets (Platt 1999).
     for n in (10, 1000):
         factor = best_temperature(np.full(n, -50.0), np.full(n, 50.0))
@@ -68,14 +68,14 @@ def test_rates_and_their_table():
 
 
 def write_image(path, rgb):
-    """As OpenCV writes it, whose order is blue, green, red, alpha."""
+    """Write by OpenCV, whose channel order is blue, green, red, alpha."""
     assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][: rgb.shape[2]]] if rgb.ndim == 3 else rgb)
     return path
 
 
 @pytest.fixture(scope='module')
 def files(photo, real_network, tmp_path_factory):
-    """The photo as it is, and under PGD on real weights, as PNG files."""
+    """Folder with the photo, clean and under PGD on real weights, as PNG files."""
     folder = tmp_path_factory.mktemp('detect')
     attacked = PGD(eps=8, steps=5, quantize='nearest', seed=0)(real_network, photo)
     for name, image in (('clean', photo), ('attacked', attacked)):
@@ -93,7 +93,7 @@ def test_exit_codes_and_json(files, capsys):
     assert verdicts['attacked.png']['clean_probability'] < verdicts['clean.png']['clean_probability']
 
 
-def test_a_reader_that_has_seen_enough_ends_it_quietly(files):
+def test_closed_pipe_ends_quietly(files):
     process = subprocess.Popen(
         [sys.executable, '-m', 'rsr_basicsr.cli', 'detect', str(files)],
         text=True,

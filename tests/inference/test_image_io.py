@@ -1,4 +1,4 @@
-"""Image files of all kinds: read as other libraries read them, and written so that they read the same."""
+"""Image files of all kinds: read like other libraries, and written without loss."""
 
 import io
 import zlib
@@ -21,12 +21,12 @@ def rgb():
 
 
 def by_opencv(path, rgb):
-    """Whose order is blue, green, red, alpha."""
+    """Write by OpenCV, whose channel order is blue, green, red, alpha."""
     assert cv2.imwrite(str(path), rgb[..., [2, 1, 0, 3][: rgb.shape[2]]] if rgb.ndim == 3 else rgb)
     return path
 
 
-def test_images_of_all_kinds_are_read(rgb, tmp_path):
+def test_read_all_kinds_of_images(rgb, tmp_path):
     expected = torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
     torch.testing.assert_close(read_image(by_opencv(tmp_path / 'rgb.png', rgb)).rgb, expected)
     alpha = np.concatenate([rgb, rgb[..., :1] // 2], axis=2)
@@ -51,7 +51,7 @@ def test_images_of_all_kinds_are_read(rgb, tmp_path):
         (lambda path: cv2.imwrite(str(path), np.full((8, 8, 3), 200, np.float32)), 'not numbers in'),
     ],
 )
-def test_what_is_no_image_is_named(make, sentence, tmp_path):
+def test_exception_names_the_unreadable_file(make, sentence, tmp_path):
     path = tmp_path / 'p.tiff'
     make(path)
     with pytest.raises(ImageError, match=sentence) as error:
@@ -60,7 +60,7 @@ def test_what_is_no_image_is_named(make, sentence, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['PNG', 'JPEG', 'WEBP', 'TIFF', 'BMP'])
-def test_half_a_file_is_no_image(kind, rgb, tmp_path):
+def test_exception_on_truncated_file(kind, rgb, tmp_path):
     content = io.BytesIO()
     Image.fromarray(rgb).save(content, format=kind)
     (tmp_path / 'half').write_bytes(content.getvalue()[: len(content.getvalue()) // 2])
@@ -68,7 +68,7 @@ def test_half_a_file_is_no_image(kind, rgb, tmp_path):
         read_image(tmp_path / 'half')
 
 
-def test_a_header_that_promises_too_much_is_refused(rgb, tmp_path):
+def test_exception_on_oversized_header(rgb, tmp_path):
     content = bytearray(cv2.imencode('.png', rgb)[1].tobytes())
     content[16:24] = (60000).to_bytes(4, 'big') * 2
     content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, 'big')
@@ -78,7 +78,7 @@ def test_a_header_that_promises_too_much_is_refused(rgb, tmp_path):
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_images_are_turned_upright_as_pillow_does(orientation, rgb, tmp_path):
+def test_orientation_reference_pillow(orientation, rgb, tmp_path):
     image = Image.fromarray(rgb)
     exif = image.getexif()
     exif[0x0112] = orientation
@@ -93,7 +93,7 @@ def test_images_are_turned_upright_as_pillow_does(orientation, rgb, tmp_path):
 @pytest.mark.parametrize('grey', [False, True])
 @pytest.mark.parametrize('bits', [8, 16])
 @pytest.mark.parametrize('ending', ['png', 'tif', 'jpg', 'webp', 'bmp'])
-def test_what_a_format_holds_comes_back_and_the_rest_is_told(ending, bits, grey, alpha, tmp_path):
+def test_round_trip_keeps_or_notes_everything(ending, bits, grey, alpha, tmp_path):
     values = torch.nn.functional.interpolate(torch.rand(1, 4, 4, 5), (16, 20), mode='bicubic').clamp(0, 1)
     rgb = values[:, :1].expand(-1, 3, -1, -1) if grey else values[:, :3]
     image = LoadedImage(rgb, values[:, 3:] if alpha else None, grey, bits, PROFILE)
@@ -115,14 +115,14 @@ def test_what_a_format_holds_comes_back_and_the_rest_is_told(ending, bits, grey,
         assert Image.open(path).info['icc_profile'] == PROFILE
 
 
-def test_a_profile_of_cmyk_is_not_kept_for_rgb(rgb, tmp_path):
+def test_cmyk_profile_is_dropped(rgb, tmp_path):
     Image.fromarray(rgb).convert('CMYK').save(tmp_path / 'print.jpg', icc_profile=b'a profile')
     image = read_image(tmp_path / 'print.jpg')
     assert image.profile is None and 'CMYK' in image.notes[0] and image.rgb.shape == (1, 3, 20, 30)
 
 
-def test_a_format_nobody_knows_and_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(ImageError, match="no format is named '.gif'"):
+def test_exception_on_unknown_format_and_missing_folder(tmp_path):
+    with pytest.raises(ImageError, match="unknown image format '.gif'"):
         write_image(tmp_path / 'p.gif', LoadedImage(torch.rand(1, 3, 4, 4)))
     with pytest.raises(ImageError, match='cannot be written'):
         write_image(tmp_path / 'none' / 'p.png', LoadedImage(torch.rand(1, 3, 4, 4)))

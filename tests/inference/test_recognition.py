@@ -1,4 +1,4 @@
-"""A network is told from its tensors."""
+"""Networks are inferred from their tensors or from stored options."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def save(net, path, key='params'):
 
 @pytest.mark.parametrize('defended', [False, True])
 @pytest.mark.parametrize('kind', KINDS)
-def test_what_was_saved_is_what_is_opened(kind, defended, tmp_path):
+def test_saved_network_is_reopened(kind, defended, tmp_path):
     name = f'{"Defended" * defended}{TYPES[kind]}'
     net = build_network({'type': name, **KINDS[kind], **({'defense': {'gate': 'never'}} if defended else {})}).eval()
     found = open_network(save(net, tmp_path / 'net.pth', 'params_ema'))
@@ -41,7 +41,7 @@ def test_what_was_saved_is_what_is_opened(kind, defended, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['ensemble', 'statistics', 'residual', 'paper'])
-def test_the_classifier_in_a_file_is_told_too(kind, tmp_path):
+def test_classifier_type_is_inferred(kind, tmp_path):
     options = {
         **SMALL_NETWORKS['SRVGGNetCompact'],
         'type': 'DefendedSRVGGNetCompact',
@@ -54,7 +54,7 @@ def test_the_classifier_in_a_file_is_told_too(kind, tmp_path):
         assert torch.equal(found.defense.classifier(x), net.defense.classifier(x))
 
 
-def test_official_weights_are_told_from_their_tensors(real_weights):
+def test_official_weights_are_recognised(real_weights):
     name = 'realesr-animevideov3'
     assert recognise(torch.load(real_weights, weights_only=True)[WEIGHTS[name].key], name) == WEIGHTS[name].network
     assert type(open_network(name)).__name__ == 'SRVGGNetCompact'
@@ -62,7 +62,7 @@ def test_official_weights_are_told_from_their_tensors(real_weights):
 
 @pytest.fixture(scope='module')
 def trained(pairs, photos, tmp_path_factory):
-    """A file that the trainer wrote, of a network and with settings that no tensors tell."""
+    """A file from ``rsr train`` whose network and settings cannot be inferred from its tensors."""
     opt = paired_options(pairs, photos=photos, network='DefendedMSRResNet', iterations=1)
     opt['network_g'] = {
         'type': 'DefendedMSRResNet',
@@ -80,7 +80,7 @@ def trained(pairs, photos, tmp_path_factory):
     return folder / 'models' / 'net_g_latest.pth'
 
 
-def test_a_file_of_the_trainer_says_its_network(trained):
+def test_trained_file_stores_its_network(trained):
     net = open_network(str(trained))
     assert type(net).__name__ == 'DefendedMSRResNet' and net.points == ('trunk',)
     assert (net.defense.gate, net.defense.threshold, net.defense.mask.keep_radius) == ('soft', 0.7, (0.3, 0.4))
@@ -91,15 +91,15 @@ def test_a_file_of_the_trainer_says_its_network(trained):
 @pytest.mark.parametrize(
     'change, sentence',
     [
-        ({'num_feat': 16}, 'is not the network of the tensors'),
-        ({'type': 'DefendedNothing'}, 'is not registered here'),
-        ({'type': 'MSRResNet'}, 'is no defended network'),
-        ({'nonsense': 1}, 'is no network that can be built'),
+        ({'num_feat': 16}, 'does not match the tensors'),
+        ({'type': 'DefendedNothing'}, 'is not a registered architecture'),
+        ({'type': 'MSRResNet'}, 'is not a defended network'),
+        ({'nonsense': 1}, 'cannot be built'),
         ({'defense': {'gate': 'never ever'}}, 'defense.gate: expected one of'),
-        ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'not the network of the tensors'),
+        ({'defense': {'classifier': {'weights': '/etc/passwd'}}}, 'does not match the tensors'),
     ],
 )
-def test_what_a_stranger_says_of_a_network_is_checked(change, sentence, trained, tmp_path):
+def test_stored_network_options_are_checked(change, sentence, trained, tmp_path):
     content = torch.load(trained, weights_only=True)
     content['network_g'].update(change)
     torch.save(content, tmp_path / 'net.pth')
@@ -110,7 +110,7 @@ def test_what_a_stranger_says_of_a_network_is_checked(change, sentence, trained,
 def test_other_networks_need_an_options_file(tmp_path, pairs):
     net = build_network({'type': 'DefendedMSRResNet', **SMALL_NETWORKS['MSRResNet']}).eval()
     file, options = save(net, tmp_path / 'net.pth'), tmp_path / 'net.yml'
-    with pytest.raises(WeightsError, match='net.pth.*cannot be told.*-opt'):
+    with pytest.raises(WeightsError, match='net.pth.*cannot be inferred.*-opt'):
         open_network(file)
     options.write_text(
         'scale: 4\nnetwork_g: {type: DefendedMSRResNet, num_feat: 8, num_block: 1, upscale: 4, '
@@ -139,13 +139,13 @@ def test_other_networks_need_an_options_file(tmp_path, pairs):
     ],
     ids=lambda state: ', '.join(state)[:30],
 )
-def test_what_is_none_of_them_is_said(state, tmp_path):
+def test_exception_on_unknown_tensors(state, tmp_path):
     torch.save(state, tmp_path / 'net.pth')
-    with pytest.raises(WeightsError, match='cannot be told'):
+    with pytest.raises(WeightsError, match='cannot be inferred'):
         open_network(str(tmp_path / 'net.pth'))
 
 
-def test_neither_a_file_nor_a_name(tmp_path, monkeypatch):
+def test_exception_on_unknown_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionsError, match='there is no file realesr-general, and .* mean realesr-general-x4v3'):
         open_network('realesr-general')

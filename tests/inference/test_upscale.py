@@ -1,4 +1,4 @@
-"""``rsr upscale``: the images of other programs, seams, kinds of files, verdicts, and what goes wrong."""
+"""``rsr upscale``: against Real-ESRGAN, seams, kinds of files, verdicts, errors."""
 
 import json
 
@@ -20,7 +20,7 @@ from rsr_basicsr.weights.state_dict import load_state
 
 @pytest.fixture(scope='module')
 def small(tmp_path_factory):
-    """A file of a small defended network x4."""
+    """Weight file of a small defended network x4."""
     net = build_network({**SMALL_NETWORKS['SRVGGNetCompact'], 'type': 'DefendedSRVGGNetCompact'})
     path = tmp_path_factory.mktemp('net') / 'net.pth'
     torch.save({'params': net.state_dict()}, path)
@@ -29,7 +29,7 @@ def small(tmp_path_factory):
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
-    """In the working directory, a folder ``in`` with a photo as RGB, grey (a folder deeper), RGBA and of 16 bits."""
+    """Working directory with a folder ``in``: a photo as RGB, grey (in a subfolder), RGBA and with 16 bits."""
     monkeypatch.chdir(tmp_path)
     photo = cv2.resize(cv2.cvtColor(_astronaut(), cv2.COLOR_RGB2BGR), (40, 32), interpolation=cv2.INTER_AREA)
     (tmp_path / 'in' / 'inside').mkdir(parents=True)
@@ -51,7 +51,7 @@ def _astronaut():
     return data.astronaut()
 
 
-def test_every_kind_comes_back_as_that_kind(files, small, capsys):
+def test_kind_of_image_is_kept(files, small, capsys):
     assert main(['upscale', 'in', '-n', small, '-o', 'out']) == 0
     out = capsys.readouterr().out
     assert '4 of 4 images upscaled into out' in out and out.count('P(clean)') == 4
@@ -67,7 +67,7 @@ def test_every_kind_comes_back_as_that_kind(files, small, capsys):
     }
 
 
-def test_the_same_image_as_real_esrgans_own_program(files, real_weights):
+def test_reference_real_esrgan(files, real_weights):
     RealESRGANer = pytest.importorskip('realesrgan').RealESRGANer
     options = {key: value for key, value in WEIGHTS['realesr-animevideov3'].network.items() if key != 'type'}
     network = build_network({**options, 'type': 'SRVGGNetCompact'})
@@ -97,7 +97,7 @@ def test_no_seams(real_weights, photo, tmp_path):
     assert (difference < 1).float().mean() > 0.999
 
 
-def test_one_verdict_a_image_and_a_report(files, real_network, photo, small, capsys):
+def test_verdict_per_image_and_report(files, real_network, photo, small, capsys):
     attacked = PGD(eps=8, steps=5, quantize='nearest', seed=0)(real_network, photo)
     write_image(files / 'a.png', LoadedImage(attacked))
     write_image(files / 'b.png', LoadedImage(photo))
@@ -130,15 +130,15 @@ def test_seed_and_gate(files, small):
     assert not torch.equal(outputs[0], outputs[2]) and not torch.equal(outputs[0], outputs[3])
 
 
-def test_attacked_images_are_masked_on_an_undefended_network_never(files, real_weights, capsys):
+def test_undefended_network_never_masks(files, real_weights, capsys):
     assert main(['upscale', 'in/deep.png', '-n', 'realesr-animevideov3', '--gate', 'always']) == 2
-    assert 'gate and seed are for defended networks' in capsys.readouterr().err
+    assert 'gate and seed need a defended network' in capsys.readouterr().err
     assert main(['upscale', 'in/deep.png', '-n', 'realesr-animevideov3']) == 0
     captured = capsys.readouterr()
     assert 'is not defended' in captured.err and 'masked' not in captured.out
 
 
-def test_what_cannot_be_read_is_skipped_and_listed(files, small, capsys):
+def test_unreadable_files_are_listed(files, small, capsys):
     (files / 'in' / 'cut.jpg').write_bytes((files / 'in' / 'rgb.jpg').read_bytes()[:300])
     (files / 'in' / 'text.png').write_text('no image')
     assert main(['upscale', 'in', 'none.png', '-n', small, '-o', 'out', '--report', 'r.json']) == 1
@@ -150,7 +150,7 @@ def test_what_cannot_be_read_is_skipped_and_listed(files, small, capsys):
     assert sum(bool(found['error']) for found in json.loads((files / 'r.json').read_text())['images']) == 3
 
 
-def test_a_folder_of_200_with_20_that_are_broken(small, tmp_path, monkeypatch, capsys):
+def test_20_of_200_files_broken(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'in').mkdir()
     rng = np.random.default_rng(0)
@@ -167,7 +167,7 @@ def test_a_folder_of_200_with_20_that_are_broken(small, tmp_path, monkeypatch, c
     assert len(results) == 180 and all(cv2.imread(str(path)) is not None for path in results)
 
 
-def test_nothing_is_overwritten_unasked(files, small, capsys):
+def test_existing_results_are_kept(files, small, capsys):
     def pixels():
         return (files / 'out' / 'rgb_out.jpg').read_bytes()
 
@@ -184,13 +184,13 @@ def test_nothing_is_overwritten_unasked(files, small, capsys):
     assert main([*arguments, '--overwrite']) == 0 and pixels() != before  # masks were drawn anew
     original = (files / 'in' / 'rgb.jpg').read_bytes()
     assert main(['upscale', 'in/rgb.jpg', '-n', small, '-o', 'in', '--suffix', '', '--overwrite']) == 1
-    assert 'would replace the image' in capsys.readouterr().err
+    assert 'would overwrite the input image' in capsys.readouterr().err
     assert (files / 'in' / 'rgb.jpg').read_bytes() == original
     assert main(['upscale', 'in/rgb.jpg', 'in/rgb.jpg', '-n', small, '-o', 'out', '--overwrite']) == 1
-    assert 'would replace that of another image' in capsys.readouterr().err
+    assert 'would overwrite that of another image' in capsys.readouterr().err
 
 
-def test_nothing_is_fetched_for_images_that_are_not_there(files, capsys):
+def test_no_download_for_missing_images(files, capsys):
     assert main(['upscale', 'nowhere', '-n', 'nothing_like_it']) == 2
     assert 'nowhere: no such file or folder' in capsys.readouterr().err
 
@@ -201,7 +201,7 @@ def test_nothing_is_fetched_for_images_that_are_not_there(files, capsys):
         (['-s', '0'], 'outscale 0.0: expected a number above 0'),
         (['-s', 'nan'], 'outscale nan'),
         (['-t', '-1'], 'tile -1'),
-        (['--precision', 'fp16', '--device', 'cpu'], 'take bf16 or fp32'),
+        (['--precision', 'fp16', '--device', 'cpu'], 'use bf16 or fp32'),
         (['--device', 'nonsense'], 'device nonsense'),
         (['--report', 'none/r.json'], 'there is no folder none'),
         (['--import', 'nothing_like_it'], '--import nothing_like_it'),
@@ -219,7 +219,7 @@ def test_profiles_and_orientation_are_kept(files, small, capsys):
     exif[0x0112] = 6
     image.save('turned.png', exif=exif, icc_profile=b'a profile')
     assert main(['upscale', 'turned.png', '-n', small, '-o', 'out']) == 0
-    assert 'turned upright' in capsys.readouterr().out
+    assert 'rotated upright' in capsys.readouterr().out
     result = Image.open('out/turned_out.png')
     assert result.size == (128, 160) and result.info['icc_profile'] == b'a profile'
     assert result.getexif().get(0x0112, 1) == 1
@@ -235,7 +235,7 @@ def test_images_of_any_size(kind, size):
     assert upscaled.rgb.shape == (1, 3, scale * size[0], scale * size[1])
 
 
-def test_bf16_is_near_fp32_and_nan_is_done_again(real_network, photo):
+def test_bf16_is_near_fp32_and_nan_is_repeated(real_network, photo):
     image = LoadedImage(photo[..., :24, :24])
     half, full = (
         Upscaler(real_network, device='cpu', precision=precision)(image)[0].rgb for precision in ('bf16', 'fp32')
@@ -248,4 +248,4 @@ def test_bf16_is_near_fp32_and_nan_is_done_again(real_network, photo):
             return output if output.dtype == torch.float32 else output / 0
 
     upscaled, _ = Upscaler(Overflow(3, 3, 1), device='cpu', precision='bf16')(image)
-    assert torch.isfinite(upscaled.rgb).all() and 'done in fp32' in upscaled.notes[0]
+    assert torch.isfinite(upscaled.rgb).all() and 'repeated in fp32' in upscaled.notes[0]
