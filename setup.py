@@ -59,6 +59,19 @@ EXTRAS_REQUIRE = {
         'spandrel',  # loads exported networks
         'lpips',
         'matplotlib>=3.7',
+        'nbclient',  # runs docs/tour.ipynb
+        'ipykernel',
+    ],
+    'lint': [
+        'ruff',
+        'mypy',
+        'types-PyYAML',
+        'codespell',
+        'tomli; python_version < "3.11"',  # lets codespell read pyproject.toml
+    ],
+    'docs': [
+        'mkdocs-material',
+        'mkdocstrings[python]',
     ],
 }
 
