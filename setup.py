@@ -48,20 +48,6 @@ EXTRAS_REQUIRE = {
         'onnxruntime',  # runs exported networks, to compare
         'onnxscript',  # torch.onnx.export needs it
     ],
-    'test': [
-        'pytest',
-        'pytest-timeout',  # a hanging data loader or process group must fail, not block
-        'scipy',  # the independent reference for the DCT
-        'pytest-xdist',  # uses both cores: most of a test is waiting for one
-        'onnx',
-        'onnxruntime',
-        'onnxscript',
-        'spandrel',  # loads exported networks
-        'lpips',
-        'matplotlib>=3.7',
-        'nbclient',  # runs docs/tour.ipynb
-        'ipykernel',
-    ],
     'lint': [
         'ruff',
         'mypy',
@@ -72,6 +58,20 @@ EXTRAS_REQUIRE = {
     'docs': [
         'mkdocs-material',
         'mkdocstrings[python]',
+    ],
+    'test': [
+        'pytest',
+        'nbclient',  # runs docs/tour.ipynb
+        'ipykernel',
+        'pytest-timeout',  # a hanging data loader or process group must fail, not block
+        'scipy',  # the independent reference for the DCT
+        'pytest-xdist',  # uses both cores: most of a test is waiting for one
+        'onnx',
+        'onnxruntime',
+        'onnxscript',
+        'spandrel',  # loads exported networks
+        'lpips',
+        'matplotlib>=3.7',
     ],
 }
 

@@ -19,6 +19,6 @@ check 'ruff check' "$PYTHON" -m ruff check .
 check 'ruff format' "$PYTHON" -m ruff format --check .
 check codespell "$PYTHON" -m codespell_lib rsr_basicsr tests scripts docs options setup.py ./*.md
 check mypy "$PYTHON" -m mypy
-check 'API reference' "$PYTHON" -m mkdocs build --strict --quiet
+check 'API reference' env NO_MKDOCS_2_WARNING=1 "$PYTHON" -m mkdocs build --strict --quiet
 [ -z "$FAILED" ] || say "Failed: ${FAILED#, }."
 [ -z "$FAILED" ]

@@ -580,7 +580,7 @@ def test_a_retried_cell_comes_home_from_another_machine(options, tmp_path):
     benchmark(options, tmp_path)
     for folder, keep in (('apart0', None), ('apart1', 'record')):
         (tmp_path / folder / 'record').mkdir(parents=True)
-        for line in (tmp_path / 'out' / 'record' / '0.jsonl').read_text().splitlines():
+        for number, line in enumerate((tmp_path / 'out' / 'record' / '0.jsonl').read_text().splitlines()):
             record = json.loads(line)
             if keep is None:
                 record.update(error='out of memory', shown={})
