@@ -49,8 +49,21 @@ EXTRAS_REQUIRE = {
         'onnxruntime',  # runs exported networks, to compare
         'onnxscript',  # torch.onnx.export needs it
     ],
+    'lint': [
+        'ruff',
+        'mypy',
+        'types-PyYAML',
+        'codespell',
+        'tomli; python_version < "3.11"',  # lets codespell read pyproject.toml
+    ],
+    'docs': [
+        'mkdocs-material',
+        'mkdocstrings[python]',
+    ],
     'test': [
         'pytest',
+        'nbclient',  # runs docs/tour.ipynb
+        'ipykernel',
         'pytest-timeout',  # a hanging data loader or process group must fail, not block
         'scipy',  # the independent reference for the DCT
         'pytest-xdist',  # uses both cores: most of a test is waiting for one

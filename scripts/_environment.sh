@@ -2,7 +2,7 @@
 # Sourced by the other scripts. `set_up` finds or makes a Python environment and installs what it lacks.
 #
 #   set_up        what a user needs
-#   set_up test   and what the tests need
+#   set_up test   and what the tests need; so for any extra of setup.py, and for several: set_up test,lint
 #
 # Afterwards $PYTHON runs the environment's Python, and $REPO is the folder of the project.
 # RSR_PYTHON=/path/to/python uses an environment of the user's; otherwise it is .venv in $REPO.
@@ -28,7 +28,7 @@ CHILD=''    # the process of the step that is running
 
 set_up() {
     local extra="${1:-}" start="$PWD"
-    [ "$extra" != test ] || STEPS=6
+    case ",$extra," in *,test,*) STEPS=6 ;; esac
     find_python
     # Elsewhere a folder such as a clone of BasicSR would count as installed, as `python -m` looks there first.
     cd "$REPO" || exit
@@ -41,7 +41,7 @@ set_up() {
     ensure_torch
     ensure_basicsr
     ensure_package "$extra"
-    [ "$extra" != test ] || ensure_realesrgan
+    case ",$extra," in *,test,*) ensure_realesrgan ;; esac
     finish
     cd "$start" || exit
 }
@@ -117,7 +117,7 @@ def version(name):
 
 def satisfied(text):
     requirement = Requirement(text)
-    if requirement.marker and not requirement.marker.evaluate({'extra': extra}):
+    if requirement.marker and not any(requirement.marker.evaluate({'extra': one}) for one in extra.split(',')):
         return True
     found = version(requirement.name)
     return found is not None and requirement.specifier.contains(found, prereleases=True)

@@ -65,3 +65,18 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('pairs')
     write_evaluation_pairs(folder / 'gt', folder / 'lq', gt_size=64)
     return folder
+
+
+def pytest_addoption(parser):
+    parser.addoption('--device', default='cpu', help='of the tests that make sense on a GPU: cpu, cuda, mps')
+
+
+@pytest.fixture(scope='session')
+def device(request):
+    """The device of ``--device``, cpu by default."""
+    name = request.config.getoption('--device')
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        pytest.skip(f'--device {name}: {str(error).splitlines()[0]}')
+    return torch.device(name)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr.archs.cdc_published import for_network, is_published
-from rsr_basicsr.archs.versions import refuse_older_files
+from rsr_basicsr.weights.versions import refuse_older_files
 
 State = Mapping[str, torch.Tensor]
 

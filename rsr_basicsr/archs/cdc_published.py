@@ -16,7 +16,7 @@ from torch import nn
 
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.frequency_classifier_arch import for_scaled_features
-from rsr_basicsr.archs.versions import with_metadata
+from rsr_basicsr.weights.versions import with_metadata
 
 State = Mapping[str, torch.Tensor]
 

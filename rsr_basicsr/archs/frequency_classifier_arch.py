@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr.archs.classifier import CALIBRATION, SampleClassifier
-from rsr_basicsr.archs.versions import refuse_older_files
 from rsr_basicsr.ops.caching import any_size, constant_tensor
 from rsr_basicsr.ops.frequency import log_spectrum
+from rsr_basicsr.weights.versions import refuse_older_files
 
 POOL_BY = ('size', 'height')
 

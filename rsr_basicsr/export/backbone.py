@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.archs.versions import with_metadata
 from rsr_basicsr.export.examples import example_images
 from rsr_basicsr.inference.recognition import recognise
 from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights.state_dict import build_quietly
+from rsr_basicsr.weights.versions import with_metadata
 
 BACKBONE_ACCEPTS = 'a plain network of the same architecture'
 PLAIN_PROTECTION = 'the weights unchanged; the network has no defence'

@@ -14,7 +14,6 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
-from rsr_basicsr.archs.versions import check_versions
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.host import Typed
@@ -31,6 +30,7 @@ from rsr_basicsr.weights.state_dict import (
     under_own_names,
     without_wrapper,
 )
+from rsr_basicsr.weights.versions import check_versions
 
 _PROBE = 16  # pixels
 

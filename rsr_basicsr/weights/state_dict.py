@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from basicsr.archs import build_network
 
-from rsr_basicsr.archs.versions import with_metadata
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
+from rsr_basicsr.weights.versions import with_metadata
 
 
 def file_sha256(path: str | Path) -> str:
@@ -42,7 +42,7 @@ def load_state(path: str | Path, key: str | Sequence[str] | None = None) -> dict
             ``params_ema``, else ``params``, else ``state_dict``, else the whole file.
 
     Returns:
-        The state dict, with the metadata that ``torch.save`` kept, see :mod:`rsr_basicsr.archs.versions`.
+        The state dict, with the metadata that ``torch.save`` kept, see :mod:`rsr_basicsr.weights.versions`.
 
     Raises:
         WeightsError: the file is missing or damaged, contains code, holds no tensors, or values that are not finite.

@@ -15,12 +15,12 @@ from torch.nn.parallel import DataParallel
 
 from helpers import SMALL_NETWORKS, paired_options, train, write
 from rsr_basicsr.archs import CDC
-from rsr_basicsr.archs.versions import check_versions, refuse_older_files
 from rsr_basicsr.check import check_options
 from rsr_basicsr.cli import main
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 from rsr_basicsr.weights.state_dict import load_network, load_state
+from rsr_basicsr.weights.versions import check_versions, refuse_older_files
 
 SENTENCE = r'trained with an earlier version of (Defended)?CDC \(1, now 2\): .*activations.*; train it again'
 

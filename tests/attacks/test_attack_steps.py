@@ -111,7 +111,7 @@ def test_momentum_against_reference():
         (dict(step_size=4, schedule='linear'), 4 + 3 + 2 + 1),
         (dict(step_size=4), 4 * 4),  # a given step stays
         (dict(step_size=4, schedule='constant'), 4 * 4),
-        (dict(), 2 * 20 * (4 + 3 + 2 + 1) / 4),
+        ({}, 2 * 20 * (4 + 3 + 2 + 1) / 4),
         (dict(schedule='constant'), 2.5 * 20),
     ],
     ids=str,

@@ -259,7 +259,7 @@ def test_self_ensemble_is_the_mean_of_eight():
     weight = torch.arange(24.0).view(1, 1, 4, 6)
 
     def net(x):
-        seen.append(x.flatten().tolist() + [x.shape[-1]])
+        seen.append([*x.flatten().tolist(), x.shape[-1]])
         return x * (weight if x.shape == weight.shape else weight.mT)
 
     x = torch.rand(1, 1, 4, 6)

