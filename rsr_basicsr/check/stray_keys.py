@@ -44,6 +44,7 @@ _OF_MODEL: dict[str, tuple[tuple, tuple]] = {
     'RealESRGANModel': ((*_DEGRADED, *host.USM_OF_GAN), ()),
     'AttackAugmentation': (('attack',), (*blocks.TRAIN, 'optim_classifier', 'classifier_opt', 'start')),
     'FrequencyClassifierModel': ((), (*blocks.CLASSIFIER_TRAIN, 'classifier_opt')),
+    'StartNetwork': ((), ()),
     **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
 }
 #: Of any data set. BasicSR's own options files have ``use_shuffle``, and ``gt_size`` where it is not read.
