@@ -50,6 +50,7 @@ _OF_MODEL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'RealESRGANModel': ((*_DEGRADED, *_keys(host.UsmOfGan)), ()),
     'AttackAugmentation': (('attack',), (*_keys(blocks.TrainOptions), 'start')),
     'FrequencyClassifierModel': ((), (*_keys(blocks.ClassifierTrainOptions), 'classifier_opt')),
+    'StartNetwork': ((), ()),
     **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
 }
 #: Of any data set. BasicSR's own options files have ``use_shuffle``, and ``gt_size`` where it is not read.
