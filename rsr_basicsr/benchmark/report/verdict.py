@@ -59,8 +59,8 @@ def _comparison(
     best = max(gains, key=lambda subject: gains[subject].mean, default=None)
     if best is not None and gains[best].low > 0:
         yield (
-            f'Most stable is {best.label}: {_decibels(rows[best].estimates[STABILITY])}, which is '
-            f'{gains[best].mean:+.1f} dB [{gains[best].low:.1f}, {gains[best].high:.1f}] more; '
+            f'Most stable is {best.label}: {_decibels(rows[best].estimates[STABILITY])}, a gain of '
+            f'{gains[best].mean:.1f} dB [{gains[best].low:.1f}, {gains[best].high:.1f}] over {baseline.label}; '
             f'{_clean_cost(results, dataset, best, baseline)}.'
         )
     better = [f'{s.label} ({gains[s].mean:+.1f} dB)' for s in gains if gains[s].low > 0 and s != best]
