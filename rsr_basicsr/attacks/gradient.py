@@ -76,31 +76,6 @@ class PGD(Scheduled):
 
 
 @ATTACKS.register()
-class BandLimited(PGD):
-    """PGD with a perturbation restricted to a band of the spectrum.
-
-    A perturbation below 0.43 of the diagonal passes the frequency mask on the image unchanged. Alternating projection
-    keeps it to the band, the ball and [0, 1]. Before ``quantize``, less than 1e-4 of its energy lies outside the band;
-    rounding adds white noise of a third of a level, some of it outside.
-
-    Args:
-        band: [low, high], distance from the DC corner as a share of the diagonal ``sqrt(H^2 + W^2)`` of the DCT.
-    """
-
-    def __init__(self, *, band: Sequence[float] = (0.0, 0.43), **common: Any) -> None:
-        super().__init__(**common)
-        if self.region is not None or self.zero_mean is not None:
-            raise ValueError(
-                'BandLimited takes neither region nor zero_mean: a perturbation of a band spreads over '
-                'the whole image; a band that begins above 0 leaves out the mean of each channel'
-            )
-        if not isinstance(band, (list, tuple)) or len(band) != 2:
-            raise ValueError(f'expected band as [low, high], got {band!r}')
-        low, high = (expect('band', bound, 0, 1) for bound in band)
-        self.band, self.constraint = (low, high), Band(self.constraint, low, high)
-
-
-@ATTACKS.register()
 class APGD(Scheduled):
     """Auto-PGD (Croce and Hein 2020): PGD that halves its step when it stops gaining, and continues from its best.
 
@@ -155,6 +130,31 @@ class APGD(Scheduled):
             gap = max(gap - 0.03, 0.06)
             share += gap
         return found
+
+
+@ATTACKS.register()
+class BandLimited(PGD):
+    """PGD with a perturbation restricted to a band of the spectrum.
+
+    A perturbation below 0.43 of the diagonal passes the frequency mask on the image unchanged. Alternating projection
+    keeps it to the band, the ball and [0, 1]. Before ``quantize``, less than 1e-4 of its energy lies outside the band;
+    rounding adds white noise of a third of a level, some of it outside.
+
+    Args:
+        band: [low, high], distance from the DC corner as a share of the diagonal ``sqrt(H^2 + W^2)`` of the DCT.
+    """
+
+    def __init__(self, *, band: Sequence[float] = (0.0, 0.43), **common: Any) -> None:
+        super().__init__(**common)
+        if self.region is not None or self.zero_mean is not None:
+            raise ValueError(
+                'BandLimited takes neither region nor zero_mean: a perturbation of a band spreads over '
+                'the whole image; a band that begins above 0 leaves out the mean of each channel'
+            )
+        if not isinstance(band, (list, tuple)) or len(band) != 2:
+            raise ValueError(f'expected band as [low, high], got {band!r}')
+        low, high = (expect('band', bound, 0, 1) for bound in band)
+        self.band, self.constraint = (low, high), Band(self.constraint, low, high)
 
 
 def to_unit(gradient: torch.Tensor) -> torch.Tensor:

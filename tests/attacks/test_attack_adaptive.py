@@ -297,7 +297,7 @@ def test_converged_attacks_raise_no_alarm():
     flat = [Measurement(PGD(eps=4, steps=10), 3.0, 0.0), Measurement(PGD(eps=4, steps=50), 3.0, 0.0)]
     assert masking_alarms(flat) == []
     stronger = Measurement(APGD(eps=4), 4.0, 0.0)
-    assert ['with steps 50 than with 10' in alarm for alarm in masking_alarms([*flat, stronger])] == [True]
+    assert ['from steps 10 to 50' in alarm for alarm in masking_alarms([*flat, stronger])] == [True]
 
 
 def test_universal_can_be_measured(photo):

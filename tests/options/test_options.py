@@ -51,7 +51,7 @@ WRONG = {
     'attack:epz': (4, "attack: unknown key 'epz'; did you mean 'eps'?"),
     'attack:eps': ('8/255', 'attack.eps: this is in 1/255 units already; write 8'),
     'attack:steps': (0, 'attack.steps: expected a whole number of at least 1, got 0'),
-    'attack:type': ('FGM', 'attack.type: expected one of FGSM, IFGSM, MIFGSM, PGD, APGD'),
+    'attack:type': ('FGM', 'attack.type: expected one of IFGSM, FGSM, MIFGSM, PGD, APGD'),
     'attack:masked': (2, 'attack.masked: expected a number of at least 0 and at most 1, got 2'),
     'attack:every': (0, 'attack.every: expected a whole number of at least 1, got 0'),
     'attack:warm_start': (1, 'attack.warm_start: expected true or false'),
