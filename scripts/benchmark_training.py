@@ -204,7 +204,7 @@ def benchmark_count(device):
     for file in COUNTED:
         found = count(file)
         print(
-            f'  {file}: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample; '
+            f'  {file}: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB per sample; '
             + ', '.join(f'{card} GB: {found.largest_batch(card)}' for card in CARDS)
         )
 

@@ -130,7 +130,7 @@ def _rows(model: type[Block], prefix: str = '') -> Iterator[tuple[str, str, str]
 
 def _values(entry: dict[str, Any]) -> str:
     """What an entry takes, in words."""
-    members = [one for key in ('anyOf', 'oneOf') for one in entry.get(key, ()) if one != {'type': 'null'}]
+    members = [one for key in ('anyOf', 'oneOf', 'allOf') for one in entry.get(key, ()) if one != {'type': 'null'}]
     if members:
         return ', or '.join(map(_values, members))
     if '$ref' in entry:

@@ -1,7 +1,7 @@
-"""The keys that BasicSR reads of each block, to find the one that nobody reads: misspelt, misplaced or left over.
+"""Finds keys that nothing reads: misspelt, misplaced or left over.
 
-BasicSR takes what it knows out of a block and never looks at the rest, so that a misspelt key leaves a default in its
-place without a word. Classes of a user's own may read more than is listed here.
+BasicSR ignores unknown keys, so a misspelt key silently becomes its default. A user's own classes may read more keys
+than are listed here.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _PATH = (
     'results_root',
 )
 _OF_NETWORK = ('pretrain_network', 'param_key', 'strict_load')
-#: Of the keys of ``path`` that hold one of these words, ``make_exp_dirs`` makes no folder
+#: ``make_exp_dirs`` makes no folder for keys of ``path`` that contain one of these words
 _PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
 _VAL = (*_keys(host.ValWhileTraining), 'pbar', 'suffix')
 _WANDB = ('project', 'resume_id')
-#: What a class reads beside what the classes read that it is derived from: at the top level, and of ``train``
+#: Keys that a class reads beside those of its bases: at the top level, and in ``train``
 _OF_MODEL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'BaseModel': (_TOP, _keys(host.Train)),
     'SRModel': ((), ('pixel_opt', 'perceptual_opt')),
@@ -52,7 +52,7 @@ _OF_MODEL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'FrequencyClassifierModel': ((), (*_keys(blocks.ClassifierTrainOptions), 'classifier_opt')),
     **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
 }
-#: Of any data set. BasicSR's own options files have ``use_shuffle``, and ``gt_size`` where it is not read.
+#: Keys of any data set. BasicSR's own options files have ``use_shuffle`` and ``gt_size`` even where nothing reads them.
 _DATASET = (
     'name',
     'type',
@@ -79,7 +79,7 @@ _OF_DATASET = {
     'AdversarialSetDataset': _keys(host.AdversarialSetDataset),
     'AdversarialImagesDataset': (*_keys(host.AdversarialImagesDataset), *_keys(AdversarialSetOptions)),
 }
-#: Keys that this package adds, or that belong elsewhere: one that looks like them is never meant for anything else
+#: Keys that this package adds, or that belong elsewhere: a similar key is always a misspelling of them
 _OURS = {
     '': ('attack', 'defense'),
     'train': _keys(blocks.TrainOptions),
@@ -93,8 +93,8 @@ class _Block(NamedTuple):
     Args:
         where: its place, empty for the top level.
         options: the block.
-        known: the keys that are read of it.
-        sure: whether no others are.
+        known: the keys that are read.
+        sure: whether no other key is read.
     """
 
     where: str
@@ -104,10 +104,10 @@ class _Block(NamedTuple):
 
 
 def check_strays(opt: Mapping[str, Any], model: type | None, problems: Problems) -> None:
-    """Note keys that nobody reads: an error where they look like one that is read, else a warning.
+    """Note keys that nothing reads: an error where one is similar to a known key, else a warning.
 
     Args:
-        opt: options as BasicSR's parser returns them, whatever is wrong with them.
+        opt: options as BasicSR's parser returns them; they may be broken.
         model: the class of ``model_type``, None where there is none.
         problems: where they are noted.
     """
@@ -144,7 +144,7 @@ def _blocks(opt: Mapping[str, Any], model: type | None) -> Iterator[_Block]:
 
 def _read_by(model: type | None) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     """The keys of the top level and of ``train`` that a model class reads, and whether these are all."""
-    # The defended twins read nothing of their own.
+    # The defended versions read nothing of their own.
     classes = [
         cls.__name__
         for cls in (model.__mro__[:-1] if model is not None else ())
@@ -172,7 +172,7 @@ def _check_block(block: _Block, problems: Problems) -> None:
         else:
             problems.warnings.append(sentence)
     if unread and block.sure:
-        problems.warnings.append(f'{block.where or "the options"}: nobody reads {", ".join(unread)}; take it out')
+        problems.warnings.append(f'{block.where or "the options"}: nothing reads {", ".join(unread)}; remove it')
 
 
 def _check_path(opt: Mapping[str, Any], problems: Problems) -> None:
@@ -187,10 +187,10 @@ def _check_path(opt: Mapping[str, Any], problems: Problems) -> None:
             continue
         folder = isinstance(key, str) and not any(word in key for word in _PATH_LEFT_ALONE)
         close = nearest(key, known)
-        remedy = f'; {did_you_mean(key, known)}' if close else '; take it out'
+        remedy = f'; {did_you_mean(key, known)}' if close else '; remove it'
         if folder:
             problems.append(f'path: unknown key {key!r}, of whose value BasicSR would make a folder{remedy}')
         elif close and close not in path:
             problems.append(f'path: unknown key {key!r}{remedy}')
         else:
-            problems.warnings.append(f'path: nobody reads {key}; take it out')
+            problems.warnings.append(f'path: nothing reads {key}; remove it')

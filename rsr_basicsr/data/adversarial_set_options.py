@@ -77,7 +77,7 @@ class _Shared(OpenBlock):
 
 
 def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str, Any]:
-    """The options with every value in its final type, ``photos`` as a list of files.
+    """Return the options with every value in its final type, and ``photos`` as a list of files.
 
     Every network is built and its weights are compared with it.
 

@@ -364,4 +364,4 @@ def check_dataset(dataset: dict[str, Any], where: str, phase: str, problems: Pro
         parse_each(backend, (Backend,), f'{where}.io_backend', problems)
         for name in backend if backend.get('type') == 'disk' else ():
             if name != 'type':
-                problems.append(f'{where}.io_backend: a disk takes no {name!r}; take it out')
+                problems.append(f'{where}.io_backend: a disk takes no {name!r}; remove it')

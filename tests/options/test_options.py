@@ -385,7 +385,7 @@ def test_weights_of_another_network_are_refused(opt, tmp_path):
 def test_classifier_weights_must_be_a_classifiers(opt, tmp_path):
     torch.save({'a': torch.zeros(1)}, tmp_path / 'c.pth')
     opt['network_g']['defense']['classifier']['weights'] = str(tmp_path / 'c.pth')
-    with pytest.raises(OptionsError, match='network_g: DefendedRRDBNet cannot be built so: .*another classifier'):
+    with pytest.raises(OptionsError, match='network_g: DefendedRRDBNet cannot be built: .*another classifier'):
         check_options(opt)
 
 
