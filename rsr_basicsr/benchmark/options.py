@@ -17,8 +17,8 @@ from rsr_basicsr.benchmark.images import BenchmarkImage, check_datasets
 from rsr_basicsr.benchmark.names import NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, defenses
-from rsr_basicsr.options.blocks import MeasuredAttackOptions
-from rsr_basicsr.options.host import Typed
+from rsr_basicsr.options.attack_blocks import MeasuredAttackOptions
+from rsr_basicsr.options.host_blocks import Typed
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.metrics import check_metric
 from rsr_basicsr.options.networks import brings_defense, check_network, check_source

@@ -10,8 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from rsr_basicsr.benchmark.options import BenchmarkAttackOptions, BenchmarkNetworkOptions, BenchmarkOptions
 from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions
+from rsr_basicsr.options.attack_blocks import AttackOptions
 from rsr_basicsr.options.blocks import (
-    AttackOptions,
     ClassifierTrainOptions,
     DefenseOptions,
     NetworkOptions,
@@ -19,7 +19,7 @@ from rsr_basicsr.options.blocks import (
     TrainOptions,
     ValOptions,
 )
-from rsr_basicsr.options.host import AdversarialImagesDataset, AdversarialSetDataset
+from rsr_basicsr.options.host_blocks import AdversarialImagesDataset, AdversarialSetDataset
 from rsr_basicsr.options.parsing import Block, block_in
 from rsr_basicsr.utils.errors import OptionsError
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
-from rsr_basicsr.options import blocks, host
+from rsr_basicsr.options import blocks, host_blocks
 from rsr_basicsr.options.calls import ALIKE
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import Block
@@ -24,8 +24,8 @@ def _keys(model: type[Block]) -> tuple[str, ...]:
 
 #: What BasicSR's parser and our check add to the options
 _ADDED = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path')
-_TOP = (*_keys(host.Training), 'dist_params', 'find_unused_parameters', *_ADDED)
-_DEGRADED = (*_keys(host.DegradationsOfTraining), 'high_order_degradation')
+_TOP = (*_keys(host_blocks.Training), 'dist_params', 'find_unused_parameters', *_ADDED)
+_DEGRADED = (*_keys(host_blocks.DegradationsOfTraining), 'high_order_degradation')
 _PATH = (
     'resume_state',
     'ignore_resume_networks',
@@ -39,15 +39,15 @@ _PATH = (
 _OF_NETWORK = ('pretrain_network', 'param_key', 'strict_load')
 #: ``make_exp_dirs`` makes no folder for keys of ``path`` that contain one of these words
 _PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
-_VAL = (*_keys(host.ValWhileTraining), 'pbar', 'suffix')
+_VAL = (*_keys(host_blocks.ValWhileTraining), 'pbar', 'suffix')
 _WANDB = ('project', 'resume_id')
 #: Keys that a class reads beside those of its bases: at the top level, and in ``train``
 _OF_MODEL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    'BaseModel': (_TOP, _keys(host.Train)),
+    'BaseModel': (_TOP, _keys(host_blocks.Train)),
     'SRModel': ((), ('pixel_opt', 'perceptual_opt')),
     'SRGANModel': ((), ('optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')),
-    'RealESRNetModel': ((*_DEGRADED, *_keys(host.UsmOfNet)), ()),
-    'RealESRGANModel': ((*_DEGRADED, *_keys(host.UsmOfGan)), ()),
+    'RealESRNetModel': ((*_DEGRADED, *_keys(host_blocks.UsmOfNet)), ()),
+    'RealESRGANModel': ((*_DEGRADED, *_keys(host_blocks.UsmOfGan)), ()),
     'AttackAugmentation': (('attack',), (*_keys(blocks.TrainOptions), 'start')),
     'FrequencyClassifierModel': ((), (*_keys(blocks.ClassifierTrainOptions), 'classifier_opt')),
     **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
@@ -59,7 +59,7 @@ _DATASET = (
     'phase',
     'scale',
     'io_backend',
-    *_keys(host.Loader),
+    *_keys(host_blocks.Loader),
     'dataset_enlarge_ratio',
     'prefetch_mode',
     'num_prefetch_queue',
@@ -69,15 +69,15 @@ _DATASET = (
     'gt_size',
 )
 _SINGLE = ('meta_info_file', 'mean', 'std', 'color')
-_PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *_keys(host.PairedTraining))
+_PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *_keys(host_blocks.PairedTraining))
 _OF_DATASET = {
     'PairedImageDataset': (*_PAIRED, 'meta_info_file', 'color'),
     'RealESRGANPairedDataset': (*_PAIRED, 'meta_info'),
-    'RealESRGANDataset': ('meta_info', *_keys(host.RealESRGANDataset)),
+    'RealESRGANDataset': ('meta_info', *_keys(host_blocks.RealESRGANDataset)),
     'SingleImageDataset': ('dataroot_lq', *_SINGLE),
     'ReducedImageDataset': ('dataroot_gt', 'crop', *_SINGLE),
-    'AdversarialSetDataset': _keys(host.AdversarialSetDataset),
-    'AdversarialImagesDataset': (*_keys(host.AdversarialImagesDataset), *_keys(AdversarialSetOptions)),
+    'AdversarialSetDataset': _keys(host_blocks.AdversarialSetDataset),
+    'AdversarialImagesDataset': (*_keys(host_blocks.AdversarialImagesDataset), *_keys(AdversarialSetOptions)),
 }
 #: Keys that this package adds, or that belong elsewhere: a similar key is always a misspelling of them
 _OURS = {
@@ -123,11 +123,11 @@ def _blocks(opt: Mapping[str, Any], model: type | None) -> Iterator[_Block]:
     networks = tuple(key for key in opt if isinstance(key, str) and key.startswith('network_'))
     yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure)
     attacked = model is not None and issubclass(model, AttackAugmentation)
-    val = (*_VAL, *((*_keys(blocks.ValOptions), *host.TILES) if attacked else ()))
+    val = (*_VAL, *((*_keys(blocks.ValOptions), *host_blocks.TILES) if attacked else ()))
     for where, known, certain in (
         ('train', train, sure),
         ('val', val, sure),
-        ('logger', _keys(host.Logger), True),
+        ('logger', _keys(host_blocks.Logger), True),
         ('logger.wandb', _WANDB, True),
     ):
         block: Any = opt

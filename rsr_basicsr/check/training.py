@@ -17,8 +17,9 @@ from rsr_basicsr.check.datasets import CROP, Images, check_dataset
 from rsr_basicsr.check.step_memory import unfilled_vgg
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
-from rsr_basicsr.options import host
-from rsr_basicsr.options.blocks import AttackOptions, ClassifierTrainOptions, TrainOptions
+from rsr_basicsr.options import host, host_blocks
+from rsr_basicsr.options.attack_blocks import AttackOptions
+from rsr_basicsr.options.blocks import ClassifierTrainOptions, TrainOptions
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_source
@@ -87,11 +88,11 @@ def _check_host_model(opt: dict[str, Any], model: type, problems: Problems) -> N
         parse_keys(opt['train'], ('optim_d', 'gan_opt'), Keys, 'train', problems, required=True)
     kinds = real_esrgan_kinds(model)
     if 'RealESRGANModel' in kinds:
-        parse_each(opt, (host.UsmOfGan,), '', problems)
+        parse_each(opt, (host_blocks.UsmOfGan,), '', problems)
     if degrades(opt, model):
-        parse_each(opt, (host.DegradationsOfTraining,), '', problems)
+        parse_each(opt, (host_blocks.DegradationsOfTraining,), '', problems)
         if 'RealESRNetModel' in kinds:
-            parse_each(opt, (host.UsmOfNet,), '', problems)
+            parse_each(opt, (host_blocks.UsmOfNet,), '', problems)
         if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') and opt.get(
             'queue_size', 180
         ) % batch_size(opt):
@@ -212,7 +213,7 @@ def _check_losses(train: dict[str, Any], problems: Problems) -> None:
             continue
         with problems.noted(part=where):
             parse_keys(train, (key,), Keys, 'train')
-            parse_open(train[key], host.Typed, where)
+            parse_open(train[key], host_blocks.Typed, where)
             loss = registered(LOSS_REGISTRY, train[key]['type'], f'{where}.type')
             check_call(loss, train[key], where)
             if loss.__module__.split('.')[0] in ('basicsr', 'rsr_basicsr'):  # others may download what they need

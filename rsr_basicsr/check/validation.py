@@ -9,7 +9,7 @@ from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options.blocks import ValOptions
-from rsr_basicsr.options.host import TILES
+from rsr_basicsr.options.host_blocks import TILES
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.metrics import check_metric
 from rsr_basicsr.options.parsing import parse_each

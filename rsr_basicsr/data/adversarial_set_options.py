@@ -9,8 +9,8 @@ from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.data.clean_images import REAL_ESRGAN, RealESRGANDegradations
 from rsr_basicsr.data.clean_kinds import KINDS
 from rsr_basicsr.inference.listing import find_images
-from rsr_basicsr.options.blocks import SetAttackOptions
-from rsr_basicsr.options.host import Degradations, Kernels
+from rsr_basicsr.options.attack_blocks import SetAttackOptions
+from rsr_basicsr.options.host_blocks import Degradations, Kernels
 from rsr_basicsr.options.networks import check_source
 from rsr_basicsr.options.parsing import Block, OpenBlock, key, parse_block, parse_keys, parse_open
 from rsr_basicsr.options.types import (

@@ -143,7 +143,7 @@ def _check_model(name: str) -> None:
     if cls is None:
         raise OptionsError(
             f"{where} is none of BasicSR's{_meant(name, MODEL_REGISTRY)}; of a trainer of single "
-            'images from elsewhere, name a module that registers its defended version '
+            'images, name a module that registers its defended version '
             '(docs/training.md) with --import'
         )
     if issubclass(cls, AttackAugmentation):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from rsr_basicsr.options import host
+from rsr_basicsr.options import host, host_blocks
 from rsr_basicsr.options.networks import check_network
 from rsr_basicsr.options.parsing import OpenBlock, parse_open
 from rsr_basicsr.options.types import Count, Keys
@@ -44,7 +44,7 @@ def read_network(path: str) -> torch.nn.Module:
     """
     opt = load_options(path)
     parse_open(opt, _WithNetwork, '')
-    parse_open(opt['network_g'], host.Typed, 'network_g')
+    parse_open(opt['network_g'], host_blocks.Typed, 'network_g')
     return check_network(opt, 'network_g')
 
 

@@ -17,7 +17,7 @@ from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.archs.versions import check_versions
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.calls import check_call, registered
-from rsr_basicsr.options.host import Typed
+from rsr_basicsr.options.host_blocks import Typed
 from rsr_basicsr.options.parsing import parse_block, parse_keys, parse_open
 from rsr_basicsr.options.types import ExistingFile
 from rsr_basicsr.utils.errors import OptionsError, WeightsError, in_one_line

@@ -18,7 +18,8 @@ from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.check import check_options
 from rsr_basicsr.cli import main
 from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
-from rsr_basicsr.options.blocks import AttackOptions, DefenseOptions, typed_options
+from rsr_basicsr.options.attack_blocks import AttackOptions
+from rsr_basicsr.options.blocks import DefenseOptions, typed_options
 from rsr_basicsr.options.loading import read_options
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError
