@@ -150,4 +150,6 @@ def _default(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return f'{value:g}'
+    if isinstance(value, list) and value:
+        return f'[{", ".join(map(_default, value))}]'
     return f'`{value}`' if isinstance(value, str) and value else ''
