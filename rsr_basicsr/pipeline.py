@@ -22,8 +22,8 @@ from rsr_basicsr.utils.files import sole_writer
 def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     """Run ``basicsr.train.train_pipeline`` or ``basicsr.test.test_pipeline`` in the working directory.
 
-    Experiments and results go there, and ``--auto_resume`` looks there: BasicSR's default, the parent of the package,
-    would be site-packages.
+    Experiments and results go there, and ``--auto_resume`` searches there. BasicSR's default, the parent of
+    the package, would be site-packages.
 
     Args:
         stage: ``train`` or ``test``.
@@ -34,7 +34,7 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     """
     _check_launcher(args.launcher, stage)
     import_plugins(args.imports)
-    # BasicSR would do so later, and say of a change that cannot be made what Python says of it.
+    # BasicSR applies the changes later, and reports a wrong one as a plain Python error.
     override(read_options(args.opt, stage), args.force_yml, new_sections=False)
     module = importlib.import_module(f'basicsr.{stage}')
     with (
@@ -45,13 +45,13 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     ):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
     if dist.is_available() and dist.is_initialized():
-        # A launcher ends all processes when one has trouble leaving; the first may still be saving.
+        # A launcher ends all processes when one fails on exit; the first one may still be saving.
         dist.barrier()
         dist.destroy_process_group()
 
 
 def _check_launcher(launcher: str, stage: str) -> None:
-    """Processes that do not know of each other would write into the same folder."""
+    """Refuse processes without a common group, which would write into the same folder."""
     variable = {'pytorch': 'RANK', 'slurm': 'SLURM_PROCID'}.get(launcher)
     if variable is not None and variable not in os.environ:
         start = (
@@ -79,12 +79,12 @@ def import_plugins(names: list[str]) -> None:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
             raise OptionsError(
-                f'--import {name}: {error}; it is looked for in the working directory and in the environment'
+                f'--import {name}: {error}; it must be in the working directory or in the environment'
             ) from error
 
 
 def _basicsr_flags(args: argparse.Namespace) -> list[str]:
-    """The command line for BasicSR, which parses it again."""
+    """The command line for BasicSR's own parser."""
     flags = ['--launcher', args.launcher]
     flags += [f'--{name}' for name in ('auto_resume', 'debug') if getattr(args, name)]
     return ['-opt', args.opt, *flags, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
@@ -92,7 +92,7 @@ def _basicsr_flags(args: argparse.Namespace) -> list[str]:
 
 @contextlib.contextmanager
 def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Within the block an attribute of a module has another value."""
+    """Replace an attribute within the block."""
     previous = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -102,7 +102,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _waited_for(make_exp_dirs: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-    """The first process renames a folder that is in the way; no other may write into it before."""
+    """Let all processes wait until the first one has renamed an existing folder."""
 
     def make_and_wait(opt: dict[str, Any]) -> None:
         make_exp_dirs(opt)
@@ -120,7 +120,7 @@ def _checked(
     def parse_and_check(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
         try:
             opt, basicsr_args = parse_options(root_path, is_train=is_train)
-        except Exception as error:  # --force_yml is run as code by BasicSR, so that anything can come of it
+        except Exception as error:  # BasicSR runs --force_yml as code, which raises anything
             if not args.force_yml:
                 raise
             raise OptionsError(
@@ -135,7 +135,7 @@ def _checked(
 
 
 def _claim_folder(opt: dict[str, Any], held: contextlib.ExitStack) -> None:
-    """Keep the folder of this run until the end: BasicSR renames one that is there, even if somebody writes into it."""
+    """Lock the folder of this run: BasicSR renames an existing one, even if another run writes into it."""
     refusal: list[str | None] = [None]
     kind = 'experiments' if opt['is_train'] else 'results'
     if opt['rank'] == 0:

@@ -21,7 +21,7 @@ from rsr_basicsr.attacks import (
 )
 from rsr_basicsr.attacks.constraints import L2, Linf
 from rsr_basicsr.attacks.restrictions import Region, ZeroMean
-from rsr_basicsr.options.blocks import AttackOptions
+from rsr_basicsr.options.attack_blocks import AttackOptions
 from rsr_basicsr.options.parsing import parse_block
 
 REGION = [0.25, 0.5, 0.5, 0.25]

@@ -12,7 +12,8 @@ from torch import nn
 
 from networks import DefendedGain, Gain
 from rsr_basicsr import attacks
-from rsr_basicsr.options.blocks import AttackOptions, DefenseOptions, TrainOptions
+from rsr_basicsr.options.attack_blocks import AttackOptions
+from rsr_basicsr.options.blocks import DefenseOptions, TrainOptions
 from rsr_basicsr.options.parsing import parse_block, parse_open
 
 ROOT = Path(__file__).parents[1]

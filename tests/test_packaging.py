@@ -110,7 +110,7 @@ def test_options_are_listed_and_copied_but_never_over_ones_own(tmp_path, monkeyp
     assert copied.read_bytes() == original
     copied.write_text('name: edited')
     assert main(['options', '-o', 'mine']) == 2
-    assert 'test_frequency_classifier.yml would lose what was edited' in capsys.readouterr().err
+    assert 'test_frequency_classifier.yml has been edited; name another folder' in capsys.readouterr().err
     assert copied.read_text() == 'name: edited'
     assert main(['options', '-o', 'mine', '--overwrite']) == 0 and copied.read_bytes() == original
     (tmp_path / 'file').write_text('')

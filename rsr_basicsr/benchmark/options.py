@@ -1,4 +1,4 @@
-"""The options of ``rsr benchmark`` and their check, which names everything that is wrong at once."""
+"""The options of ``rsr benchmark`` and their check, which reports all problems at once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rsr_basicsr.benchmark.images import BenchmarkImage, check_datasets
 from rsr_basicsr.benchmark.names import NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, defenses
-from rsr_basicsr.options.blocks import MeasuredAttackOptions
-from rsr_basicsr.options.host import Typed
+from rsr_basicsr.options.attack_blocks import MeasuredAttackOptions
+from rsr_basicsr.options.host_blocks import Typed
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.metrics import check_metric
 from rsr_basicsr.options.networks import brings_defense, check_network, check_source
@@ -98,16 +98,16 @@ class BenchmarkNetworkOptions(OpenBlock):
 
 
 def check_benchmark(options: dict[str, Any]) -> tuple[dict[str, Any], list[BenchmarkImage]]:
-    """The options with every value in its final type, and the images, each of which has been read once.
+    """Return the options with every value in its final type, and the images, each read once.
 
     Raises:
-        OptionsError: a line for everything that is wrong.
+        OptionsError: one line per problem.
     """
     options, problems = copy.deepcopy(options), Problems()
     refuse_unknown(options, BenchmarkOptions.model_fields, '', problems)
     parse_each(options, (BenchmarkOptions,), '', problems)
     problems.stop()  # what follows needs the sections
-    for section in SECTIONS:  # an entry without a value is one that was taken out
+    for section in SECTIONS:  # an entry without a value counts as removed
         options[section] = {str(name): entry for name, entry in options[section].items() if entry is not None}
     with problems.noted():
         if isinstance(options['num_gpu'], int) and options['num_gpu'] > 0 and not torch.cuda.is_available():
@@ -130,7 +130,7 @@ def check_benchmark(options: dict[str, Any]) -> tuple[dict[str, Any], list[Bench
 def applicable(attack: Attack, net: nn.Module) -> bool:
     """Whether an attack can be made on a network.
 
-    What is aimed at the gate or the detector needs one that decides, and a DetectorAware its gradient.
+    An attack on the gate or the detector needs a detector that decides; DetectorAware needs its gradient.
     """
     every = [attack, *_parts(attack)]
     if not decides(net):
@@ -185,7 +185,7 @@ def _check_networks(options: dict[str, Any], problems: Problems) -> dict[str, nn
 
 
 def _checked_network(network: dict[str, Any], where: str, scale: int) -> nn.Module:
-    """As :func:`check_source`; ``weights: untrained`` stands for numbers that are drawn from the seed."""
+    """As :func:`check_source`; ``weights: untrained`` means random weights from the seed."""
     if network.get('weights') != UNTRAINED:
         return check_source(network, where, scale)
     parse_open(network, Typed, where)
@@ -196,7 +196,7 @@ def _checked_network(network: dict[str, Any], where: str, scale: int) -> nn.Modu
 
 
 def _check_trained(net: nn.Module, network: Mapping[str, Any], where: str) -> None:
-    """A classifier that begins with random weights decides otherwise in each process, unless all are of the seed."""
+    """Refuse a classifier with random weights, which differ in each process unless they are from the seed."""
     if (
         network.get('weights') != UNTRAINED
         and decides(net)
@@ -215,7 +215,7 @@ def _check_scale(net: nn.Module, network: Mapping[str, Any], scale: int, where: 
     try:
         with torch.no_grad():
             size = tuple(net(torch.zeros(1, 3, side, side)).shape[-2:])
-    except Exception as error:  # whatever a network makes of it
+    except Exception as error:  # networks raise anything on a size they do not take
         raise OptionsError(
             f'{where}: {type(net).__name__} does not take an image of {side}x{side}: {in_one_line(error)}'
         ) from error
@@ -256,12 +256,12 @@ def _built(attack: dict[str, Any]) -> Attack:
         return build_attack({**attack, 'eps': 1}, lambda source: check_source(cast(dict[str, Any], source), 'source'))
     except (RSRError, ValueError):
         raise
-    except Exception as error:  # whatever a constructor makes of arguments that YAML cannot hold
-        raise ValueError(f'{attack["type"]} cannot be built so: {in_one_line(error)}') from error
+    except Exception as error:  # constructors raise anything on wrong arguments
+        raise ValueError(f'{attack["type"]} cannot be built: {in_one_line(error)}') from error
 
 
 def _is_control(options: dict[str, Any], name: str, attack: Attack, every: list[float]) -> bool:
-    """Whether an attack is random noise of every strength, as the control wants it."""
+    """Whether an attack can be the control: random noise of every strength."""
     return (
         type(attack) is RandomNoise
         and attack.norm == 'Linf'
@@ -273,7 +273,7 @@ def _is_control(options: dict[str, Any], name: str, attack: Attack, every: list[
 
 
 def _attack_block(attack: Any) -> dict[str, Any]:
-    """The block with every value in its final type; arguments of a user's own attack stay as they are."""
+    """The block with every value in its final type; arguments of a user's own attack are kept."""
     if not isinstance(attack, Mapping):
         raise ValueError(f'expected a block of keys, got {attack!r}')
     attack = dict(attack)

@@ -1,4 +1,4 @@
-"""Everything that inspects options, files and networks before a run."""
+"""Checks of options, files and networks before a run."""
 
 from rsr_basicsr.check.run_file import check_options
 

@@ -1,4 +1,4 @@
-"""What will not fail, but trips those who train: warnings that are no errors, and what is missing on this machine."""
+"""Warnings about common mistakes of a training, and what is missing on this machine."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import has_writer
 from rsr_basicsr.weights.state_dict import entries, load_state, under_own_names, without_wrapper
 
-_GENTLE = 2e-4  # of a learning rate that begins with weights
+_HIGHEST_FINETUNING_RATE = 2e-4
 
 
 def advise(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
-    """Note what is hardly meant, and what is missing on this machine.
+    """Note what is probably not intended, and what is missing on this machine.
 
     Args:
         opt: options that :func:`~rsr_basicsr.check.run_file.check_all` has checked.
         checked: what it returned.
-        problems: what it has noted, and where this goes.
+        problems: where warnings are noted.
     """
     _look_at_folder(opt, problems)
     if not opt['is_train']:
@@ -49,7 +49,7 @@ def advise(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
 
 
 def describe_weights(opt: dict[str, Any], checked: Checked, problems: Problems) -> None:
-    """Note which entry is taken of each file of weights, where there is a choice, and whether all of it is."""
+    """Note which entry of each weight file is taken, and whether all of it is."""
     for name, net in checked.networks.items():
         where, label = f'path.pretrain_{name}', name[len('network_') :]
         if (
@@ -89,7 +89,7 @@ def _describe_file(opt: dict[str, Any], label: str, net: torch.nn.Module, proble
 
 
 def _look_at_fit(net: torch.nn.Module, state: Mapping[str, torch.Tensor], where: str, problems: Problems) -> None:
-    """BasicSR leaves out what does not fit, where it may."""
+    """With ``strict_load: false`` BasicSR leaves out what does not fit."""
     own, state = net.state_dict(), under_own_names(net, without_wrapper(state))
     fitting = sum(key in own and own[key].shape == value.shape for key, value in state.items())
     sentence = f'{where} has {len(state)} tensors, of which {fitting} fit {type(net).__name__}'
@@ -100,7 +100,7 @@ def _look_at_fit(net: torch.nn.Module, state: Mapping[str, torch.Tensor], where:
 
 
 def _look_at_folder(opt: dict[str, Any], problems: Problems) -> None:
-    """BasicSR puts a folder of the same name away."""
+    """BasicSR renames an existing folder of the same name."""
     if not problems.sound('name', 'path'):
         return
     kind = 'experiments' if opt['is_train'] else 'results'
@@ -112,7 +112,7 @@ def _look_at_folder(opt: dict[str, Any], problems: Problems) -> None:
     elif osp.isdir(folder) and not opt['path'].get('resume_state'):
         remedy = '; write another name, or go on with --auto_resume' if opt['is_train'] else ''
         problems.warnings.append(
-            f'name: {kind}/{opt["name"]} is there already, and will be renamed to {opt["name"]}_archived_TIME{remedy}'
+            f'name: {kind}/{opt["name"]} exists; BasicSR will rename it to {opt["name"]}_archived_TIME{remedy}'
         )
 
 
@@ -122,13 +122,13 @@ def _look_at_validation(opt: dict[str, Any], problems: Problems) -> None:
     phases = [phase for phase in opt['datasets'] if str(phase).startswith('val')]
     if not phases and opt.get('val') is None:
         problems.warnings.append(
-            'val: there is no validation, so that the end shows what the training does to clean '
-            'images; add datasets.val and val'
+            'val: there is no validation, so nothing shows the effect on clean images before the end; '
+            'add datasets.val and val'
         )
     elif not phases:
         problems.warnings.append('val: there is no data set to validate with; add datasets.val')
     elif opt.get('val') is None:
-        problems.warnings.append(f'datasets.{phases[0]}: nobody validates with it; add a block val')
+        problems.warnings.append(f'datasets.{phases[0]}: no block val uses it; add one')
     names = [opt['datasets'][phase].get('name') for phase in phases if problems.there(f'datasets.{phase}')]
     for name in {str(name) for name in names if names.count(name) > 1}:
         problems.warnings.append(
@@ -159,11 +159,11 @@ def _look_at_rates(opt: dict[str, Any], problems: Problems) -> None:
             problems.sound(f'train.optim_{label}', 'path')
             and train.get(f'optim_{label}')
             and opt['path'].get(f'pretrain_network_{label}')
-            and train[f'optim_{label}']['lr'] > _GENTLE
+            and train[f'optim_{label}']['lr'] > _HIGHEST_FINETUNING_RATE
         ):
             problems.warnings.append(
                 f'train.optim_{label}.lr: {train[f"optim_{label}"]["lr"]:g} is high for weights '
-                f'that are trained already; {_GENTLE / 2:g} is usual'
+                f'that are trained already; {_HIGHEST_FINETUNING_RATE / 2:g} is usual'
             )
     if problems.sound('train.ema_decay') and train.get('ema_decay') == 1:
         problems.warnings.append('train.ema_decay: 1 never lets the moving average move; write 0.999')
@@ -189,7 +189,7 @@ def _look_at_rates(opt: dict[str, Any], problems: Problems) -> None:
 
 
 def _look_at_logging(opt: dict[str, Any], problems: Problems) -> None:
-    """BasicSR imports its loggers when the experiment's folder is made already."""
+    """BasicSR imports its loggers only after it made the experiment's folder."""
     if not problems.sound('logger', 'name') or 'debug' in opt['name']:
         return
     project = (opt['logger'].get('wandb') or {}).get('project')
@@ -205,7 +205,7 @@ def _need(module: str, where: str, package: str, problems: Problems) -> None:
     with problems.noted():
         try:
             importlib.import_module(module)
-        except Exception as error:  # whatever a broken installation makes of it
+        except Exception as error:  # a broken installation raises anything
             raise OptionsError(
                 f'{where} needs the package {package}, which cannot be imported ({error}); run pip '
                 f'install {package}, or leave the key out'
@@ -245,7 +245,7 @@ def _look_at_patch(opt: dict[str, Any], problems: Problems) -> None:
 
 
 def describe_gate(net: DefenseMixin, sketch: DefenseMixin, size: int) -> list[str]:
-    """Who decides in a defended network, and where the masks are that an image of size x size pixels meets.
+    """What decides in a defended network, and its masks for an image of size x size pixels.
 
     Args:
         net: the network.

@@ -1,6 +1,6 @@
-"""The data sets of an options file: folders, lists and databases are there, and so are the images they name.
+"""Checks that folders, lists and databases of data sets exist, with the images they name.
 
-Nothing of the images is read; :mod:`rsr_basicsr.check.images` does that.
+Images are not read here; :mod:`rsr_basicsr.check.images` does that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rsr_basicsr.options.parsing import parse_keys
 from rsr_basicsr.options.types import Count, names
 from rsr_basicsr.utils.errors import OptionsError
 
-#: Pixels; RealESRGANDataset gives images of this height and width, whatever the options say
+#: Height and width in pixels of RealESRGANDataset's images; no option changes it
 CROP = 400
 
 _FOLDERS = ('dataroot', 'dataroot_extra', 'dataroot_gt', 'dataroot_lq')
@@ -41,7 +41,7 @@ _SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset', 'ReducedImageDataset
 
 
 class Images(NamedTuple):
-    """What a data set takes its images from.
+    """Where a data set finds its images.
 
     Args:
         keys: of the folders, ``dataroot_gt`` first where there are two.
@@ -56,7 +56,7 @@ def check_datasets(opt: dict[str, Any], problems: Problems) -> dict[str, Images]
     """Check all data sets and put their folders into their final form, in place.
 
     Returns:
-        By phase, the images of those data sets that are BasicSR's and in order.
+        By phase, the images of BasicSR's data sets that have no problem.
     """
     found = {}
     for phase, dataset in opt['datasets'].items() if problems.there('datasets') else ():
@@ -122,7 +122,7 @@ def _images(dataset: dict[str, Any], where: str, keys: tuple[str, ...]) -> Image
         return None
     key = _LIST_OF[dataset['type']]
     if key in dataset and dataset[key] is None and dataset['type'] in ('SingleImageDataset', 'ReducedImageDataset'):
-        raise OptionsError(f'{where}.{key}: BasicSR opens what stands there, and nothing does; take the key out')
+        raise OptionsError(f'{where}.{key}: BasicSR opens the file named there, and there is none; remove the key')
     if dataset.get(key) is not None:
         entries = _listed(dataset, f'{where}.{key}', dataset[key])
         _check_there(dataset, f'{where}.{key}', dataset[key], keys, entries)
@@ -136,7 +136,7 @@ def _images(dataset: dict[str, Any], where: str, keys: tuple[str, ...]) -> Image
 
 
 def _listed(dataset: dict[str, Any], where: str, path: str) -> list[tuple[str, ...]]:
-    """The entries of a list: of ``name size`` the first word, of pairs ``gt, lq`` both."""
+    """The entries of a list: the first word of ``name size``, both of a pair ``gt, lq``."""
     lines = [line.strip() for line in _lines(path, where)]
     if not any(lines):
         raise OptionsError(f'{where}: {path} lists no image')
@@ -160,7 +160,7 @@ def _lines(path: str, where: str) -> list[str]:
 
 
 def _counterpart(dataset: dict[str, Any], name: str, where: str) -> str:
-    """The name of the low-resolution image, as BasicSR makes it of that of the other one."""
+    """The name of the low-resolution image, as BasicSR derives it from the high-resolution one."""
     stem, ending = osp.splitext(osp.basename(name))
     template = dataset.get('filename_tmpl', '{}')
     try:
@@ -238,5 +238,5 @@ def _check_databases(dataset: dict[str, Any], where: str, keys: tuple[str, ...])
 def _check_importable(module: str, where: str, what: str) -> None:
     try:
         __import__(module)
-    except Exception as error:  # whatever a broken installation makes of it
+    except Exception as error:  # a broken installation raises anything
         raise OptionsError(f'{where} needs {what}: {error}') from None

@@ -1,4 +1,4 @@
-"""The images of BasicSR's data sets themselves: whole, readable, and of sizes that fit; too slow for every start."""
+"""Checks that images of BasicSR's data sets are complete, readable and of fitting sizes; too slow for every start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rsr_basicsr.check.datasets import CROP, Images
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.utils.errors import in_one_line
 
-#: How a file ends that is there to its end, by what it begins with
+#: The last bytes of a complete file, by its first bytes
 _ENDS = {b'\x89PNG': b'IEND\xaeB`\x82', b'\xff\xd8\xff': b'\xff\xd9'}
 _ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # of EXIF, which OpenCV obeys
 _SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset')
@@ -29,17 +29,17 @@ T = TypeVar('T')
 
 
 class Header(NamedTuple):
-    """What an image says of itself.
+    """The header of an image.
 
     Args:
         size: (width, height) in pixels, as BasicSR will see it.
-        oddities: what BasicSR will not keep of it.
-        doubtful: whether its end is missing.
+        oddities: what BasicSR drops.
+        truncated: whether its end is missing.
     """
 
     size: tuple[int, int]
     oddities: tuple[str, ...] = ()
-    doubtful: bool = False
+    truncated: bool = False
 
 
 #: From a folder's key, what makes of an image's name the image or its header
@@ -49,14 +49,14 @@ _Reader = Callable[[str], Callable[[str], T]]
 def check_images(
     dataset: dict[str, Any], where: str, images: Images, patch: int | None, decoded: int, problems: Problems
 ) -> None:
-    """Look at every image of a data set, and decode some.
+    """Read the header of every image of a data set, and decode some images.
 
     Args:
         dataset: its block, which was checked.
         where: its place in the file.
         images: what it takes them from.
         patch: height and width in pixels of the high-resolution patches that are cut out of them; None for none.
-        decoded: how many are decoded, evenly spread; those whose end is missing are decoded anyhow.
+        decoded: how many are decoded, evenly spread; those whose end is missing are always decoded.
         problems: where it is noted what is found.
     """
     with problems.noted(f'{where}: '), _source(dataset, images) as (read, header):
@@ -84,13 +84,14 @@ def _source(dataset: dict[str, Any], images: Images) -> Iterator[tuple[_Reader[b
         for key in images.keys:
             try:
                 database = stack.enter_context(lmdb.open(dataset[key], readonly=True, lock=False))
-                # What is beyond the end of the file ends the process that reads it.
+                # Reading beyond the end of the file would kill the process.
                 wanted = (database.info()['last_pgno'] + 1) * database.stat()['psize']
                 if osp.getsize(osp.join(dataset[key], 'data.mdb')) < wanted:
                     raise lmdb.Error('data.mdb is cut short')
                 views[key] = stack.enter_context(database.begin())
             except lmdb.Error as error:
-                raise ValueError(f'{dataset[key]} cannot be read as LMDB: {in_one_line(error)}; make it anew') from None
+                reason = in_one_line(error)
+                raise ValueError(f'{dataset[key]} cannot be read as LMDB: {reason}; create it again') from None
 
         def read(key: str) -> Callable[[str], bytes]:
             def value(name: str) -> bytes:
@@ -123,7 +124,7 @@ def _check_files(
         try:
             found = header(name)
             ending = osp.splitext(name)[1].lower()
-            if found.doubtful or index in chosen or (decoded and ending not in endings):
+            if found.truncated or index in chosen or (decoded and ending not in endings):
                 _decode(read(name))
             endings.add(ending)
             headers.append(found)
@@ -159,20 +160,20 @@ def _parsed(file: BinaryIO) -> Header:
     start = file.read(32)
     end = next((end for begin, end in _ENDS.items() if start.startswith(begin)), b'')
     file.seek(-min(len(end), file.seek(0, os.SEEK_END)), os.SEEK_END)
-    doubtful = not file.read().endswith(end)
+    truncated = not file.read().endswith(end)
     file.seek(0)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             image = Image.open(file)
-            # Of a PNG, the question alone would decode it.
+            # For a PNG, getexif would decode the image.
             turned = image.format != 'PNG' and image.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
     except UnidentifiedImageError:
         return _decoded_header(file)
-    except Exception as error:  # whatever a damaged header leads to
+    except Exception as error:  # PIL raises anything on a damaged header
         raise ValueError(f'is not an image that can be read ({in_one_line(error)})') from None
     size = image.size[::-1] if turned else image.size
-    return Header(size, tuple(_oddities(image, start)), doubtful)
+    return Header(size, tuple(_oddities(image, start)), truncated)
 
 
 def _oddities(image: Image.Image, start: bytes) -> Iterator[str]:
@@ -186,7 +187,7 @@ def _oddities(image: Image.Image, start: bytes) -> Iterator[str]:
 
 
 def _decoded_header(file: BinaryIO) -> Header:
-    """Of what OpenCV alone may know."""
+    """The header of a format that only OpenCV may know."""
     file.seek(0)
     height, width = _decoded(file.read()).shape[:2]
     return Header((width, height))
@@ -199,8 +200,8 @@ def _decode(content: bytes) -> None:
             warnings.simplefilter('ignore')
             Image.open(io.BytesIO(content)).load()
     except UnidentifiedImageError:
-        pass  # what OpenCV alone may know
-    except Exception as error:  # whatever a damaged image leads to
+        pass  # a format that only OpenCV may know
+    except Exception as error:  # PIL raises anything on a damaged image
         raise ValueError(f'cannot be decoded ({in_one_line(error)})') from None
     _decoded(content)
 
@@ -208,7 +209,7 @@ def _decode(content: bytes) -> None:
 def _decoded(content: bytes) -> np.ndarray[Any, Any]:
     try:
         return imfrombytes(content, float32=True)
-    except Exception:  # BasicSR hands on what OpenCV makes of it
+    except Exception:  # BasicSR passes on OpenCV's errors
         raise ValueError('is not an image that OpenCV can read') from None
 
 
@@ -226,7 +227,7 @@ def _check_sizes(
             if gt is None or lq is None:
                 continue
             wanted = tuple(dataset['scale'] * side for side in lq.size)
-            # Of a validation BasicSR cuts off what is too much; of a wrong folder that is nearly everything.
+            # In a validation BasicSR crops the excess; with a wrong folder that is nearly everything.
             spare = 0 if dataset['phase'] == 'train' else dataset['scale']
             if not all(want <= side <= want + spare for want, side in zip(wanted, gt.size)):
                 unfit.append(f'{name} is {_shown(gt.size)} and its low-resolution image {_shown(lq.size)}')

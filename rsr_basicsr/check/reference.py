@@ -10,8 +10,8 @@ from pydantic.json_schema import models_json_schema
 
 from rsr_basicsr.benchmark.options import BenchmarkAttackOptions, BenchmarkNetworkOptions, BenchmarkOptions
 from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions
+from rsr_basicsr.options.attack_blocks import AttackOptions
 from rsr_basicsr.options.blocks import (
-    AttackOptions,
     ClassifierTrainOptions,
     DefenseOptions,
     NetworkOptions,
@@ -19,7 +19,7 @@ from rsr_basicsr.options.blocks import (
     TrainOptions,
     ValOptions,
 )
-from rsr_basicsr.options.host import AdversarialImagesDataset, AdversarialSetDataset
+from rsr_basicsr.options.host_blocks import AdversarialImagesDataset, AdversarialSetDataset
 from rsr_basicsr.options.parsing import Block, block_in
 from rsr_basicsr.utils.errors import OptionsError
 
@@ -130,7 +130,7 @@ def _rows(model: type[Block], prefix: str = '') -> Iterator[tuple[str, str, str]
 
 def _values(entry: dict[str, Any]) -> str:
     """What an entry takes, in words."""
-    members = [one for key in ('anyOf', 'oneOf') for one in entry.get(key, ()) if one != {'type': 'null'}]
+    members = [one for key in ('anyOf', 'oneOf', 'allOf') for one in entry.get(key, ()) if one != {'type': 'null'}]
     if members:
         return ', or '.join(map(_values, members))
     if '$ref' in entry:
@@ -150,4 +150,6 @@ def _default(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, (int, float)):
         return f'{value:g}'
+    if isinstance(value, list) and value:
+        return f'[{", ".join(map(_default, value))}]'
     return f'`{value}`' if isinstance(value, str) and value else ''

@@ -33,12 +33,12 @@ from rsr_basicsr.utils.errors import OptionsError
 
 
 class Checked(NamedTuple):
-    """What a check has found and built on its way, as far as it got.
+    """What a check has found and built.
 
     Args:
         model: the class of ``model_type``.
         networks: by the key of their block.
-        images: of BasicSR's data sets, by phase.
+        images: by phase, of BasicSR's data sets.
     """
 
     model: type | None
@@ -50,7 +50,7 @@ def check_options(opt: dict[str, Any]) -> None:
     """Check parsed BasicSR options and put our blocks into their final types, in place.
 
     Raises:
-        OptionsError: for everything that is wrong a sentence with the key, the value and the remedy.
+        OptionsError: one sentence per problem, with the key, the value and the remedy.
     """
     problems = Problems()
     check_all(opt, problems)
@@ -58,7 +58,7 @@ def check_options(opt: dict[str, Any]) -> None:
 
 
 def check_all(opt: dict[str, Any], problems: Problems) -> Checked:
-    """As :func:`check_options`, but what is wrong is noted, and what does not depend on it is checked all the same."""
+    """As :func:`check_options`, but problems are noted; checks that depend on a broken part are skipped."""
     model = _model(opt)
     check_strays(opt, model, problems)
     host.check_sections(opt, 'train' if opt['is_train'] else 'test', problems)
@@ -103,7 +103,7 @@ def _check_networks(opt: dict[str, Any], problems: Problems) -> dict[str, torch.
 def _check_uses(
     opt: dict[str, Any], model: type | None, networks: dict[str, torch.nn.Module], problems: Problems
 ) -> None:
-    """What a network must do in this run."""
+    """Check that networks fit the rest of the run."""
     if problems.sound('num_gpu'):
         with problems.noted(part='num_gpu'):
             _check_devices(opt, networks.get('network_g'))
@@ -118,7 +118,7 @@ def _check_uses(
         if problems.sound('gt_size', 'datasets.train.gt_size'):
             with problems.noted(part='gt_size'):
                 check_patch(net, opt['network_g'], gt_size(opt, model), opt['scale'])
-            # Of BasicSR's discriminators, that of VGG's kind takes images of one size.
+            # BasicSR's VGG discriminator takes images of one size only.
             size, wanted = gt_size(opt, model), getattr(networks.get('network_d'), 'input_size', None)
             if None not in (size, wanted) and size != wanted and issubclass(model, SRGANModel):
                 problems.append(

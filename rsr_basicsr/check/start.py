@@ -1,4 +1,4 @@
-"""Where a training begins: the weights that it takes, or the training state in whose place it goes on."""
+"""Where a training begins: from weights, or from the training state that it resumes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rsr_basicsr.utils.errors import OptionsError, WeightsError
 
 
 def check_start(opt: dict[str, Any], problems: Problems) -> bool:
-    """Check what a training begins with, and note it in ``train: start``.
+    """Check the weights or the state a training begins with, and store them in ``train: start``.
 
     Args:
         opt: options as BasicSR's parser returns them, whose sections were checked.
         problems: where it is noted what is wrong.
 
     Returns:
-        Whether a run is resumed, whose own networks stand in the place of the pretrained ones.
+        Whether a run is resumed; its networks then replace the pretrained ones.
     """
     if not opt['is_train'] or not problems.there('path', 'train'):
         return False
@@ -35,7 +35,7 @@ def check_start(opt: dict[str, Any], problems: Problems) -> bool:
 
 
 def _keep_start(opt: dict[str, Any]) -> None:
-    """Note the weights that a training begins with, since BasicSR replaces their path when it resumes."""
+    """Store the weights that a training begins with: BasicSR replaces their path when it resumes."""
     path = opt['path'].get('pretrain_network_g')
     if path is None:
         if opt['train'].get('target') == 'pretrained':
@@ -54,7 +54,7 @@ def _keep_start(opt: dict[str, Any]) -> None:
 
 
 def _check_start_of_resumed(opt: dict[str, Any]) -> None:
-    """Whether the weights that the resumed training began with are still there; not every option needs them."""
+    """Check that the first weights of a resumed training still exist, if an option needs them."""
     start = opt['train'].get('start')
     if start is not None and not osp.isfile(start['weights']):
         if opt['train'].get('target') == 'pretrained':
@@ -66,9 +66,9 @@ def _check_start_of_resumed(opt: dict[str, Any]) -> None:
 
 
 def _check_resume(opt: dict[str, Any]) -> bool:
-    """Whether a run will be resumed; a training state that is named must be there and whole."""
+    """Whether a run will be resumed; a named training state must exist and be complete."""
     if opt.get('auto_resume'):
-        # Found once, since it takes reading every file of a checkpoint.
+        # Searched once: it reads every file of a checkpoint.
         opt['path']['resume_state'], opt['auto_resume'] = newest_whole_state(opt), False
         return opt['path']['resume_state'] is not None
     state = opt['path'].get('resume_state')

@@ -1,4 +1,4 @@
-"""Memory of a training step, counted without a GPU: all tensors that are alive at a time.
+"""Memory of a training step, counted without a GPU as the tensors that are alive at the same time.
 
 The step is BasicSR's own, with the networks, losses and attack of an options file, on the device meta, where tensors
 have sizes and no values. What a GPU needs beyond that is not counted: CUDA itself, the workspaces of cuDNN, memory
@@ -30,17 +30,17 @@ from rsr_basicsr.utils.random_streams import random_streams_kept
 
 GIB = 2**30
 CARDS = (6, 8, 12, 24)  # GiB
-RESERVE = 1.5  # GiB of a card that are left to what is not counted
+RESERVE = 1.5  # GiB of a card reserved for what is not counted
 _META = torch.device('meta')
 
 
-class Estimate(NamedTuple):
+class StepMemory(NamedTuple):
     """Memory of a training step in bytes.
 
     Args:
         fixed: what does not depend on the batch.
         sample: for each image of the batch.
-        simplified: whether attack and pixel loss are IFGSM and L1 in the place of those that ask for values.
+        simplified: whether attack and pixel loss were replaced by IFGSM and L1, since they read values.
     """
 
     fixed: float
@@ -56,24 +56,24 @@ class Estimate(NamedTuple):
         return max(0, int(((gib - RESERVE) * GIB - self.fixed) / max(self.sample, 1)))
 
 
-def estimate(opt: dict[str, Any], size: int, batch: int) -> Estimate:
+def estimate(opt: dict[str, Any], size: int, batch: int) -> StepMemory:
     """Count the memory of a training step.
 
     Args:
         opt: options of a training that were checked; they stay as they are.
         size: height and width in pixels of the low-resolution patches.
-        batch: images of a batch, about which the estimate is best.
+        batch: batch size around which the estimate is best.
 
     Raises:
-        Exception: whatever a network or a loss makes of tensors without values.
+        Exception: a network or a loss cannot run on the device meta.
     """
     try:
         return _estimate(opt, size, batch, simplified=False)
-    except Exception:  # whatever an attack or a loss makes of tensors without values
+    except Exception:  # the attack or a loss cannot run on the device meta
         return _estimate(opt, size, batch, simplified=True)
 
 
-def _estimate(opt: dict[str, Any], size: int, batch: int, simplified: bool) -> Estimate:
+def _estimate(opt: dict[str, Any], size: int, batch: int, simplified: bool) -> StepMemory:
     opt = copy.deepcopy(opt)
     opt.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=0)
     opt['path'] = {}
@@ -87,15 +87,15 @@ def _estimate(opt: dict[str, Any], size: int, batch: int, simplified: bool) -> E
             'steps': 1,
         }
     if 'steps' in attack:
-        attack['steps'] = 1  # the memory of each is the same
+        attack['steps'] = 1  # each takes the same memory
     with random_streams_kept(), _quiet(), unfilled_vgg():
         random.seed(0)
-        model = _sketched(opt)
+        model = _on_meta_model(opt)
         if simplified:
             model.cri_pix = _L1()
         one, two = (_peak(model, opt, size, number) for number in (batch, 2 * batch))
     sample = (two - one) / batch
-    return Estimate(one - batch * sample, sample, simplified)
+    return StepMemory(one - batch * sample, sample, simplified)
 
 
 class _L1(torch.nn.Module):
@@ -105,8 +105,8 @@ class _L1(torch.nn.Module):
         return sum((image - target).abs().mean() for image in tree_leaves(output))
 
 
-def _sketched(opt: dict[str, Any]) -> SRModel:
-    """The model on meta, with the gradients and moments that it has from the second step on."""
+def _on_meta_model(opt: dict[str, Any]) -> SRModel:
+    """The model on meta, with gradients and optimizer moments, as from the second step on."""
     started = opt['train'].pop('start', None)
     model = _on_meta(MODEL_REGISTRY.get(opt['model_type']))(copy.deepcopy(opt))
     if started is not None and opt['train'].get('target') == 'pretrained':
@@ -127,8 +127,8 @@ def _peak(model: SRModel, opt: dict[str, Any], size: int, batch: int) -> int:
 
 
 def _on_meta(cls: type) -> type:
-    """The model class with its device nailed to meta."""
-    # BasicSR's models ask the options for the device and keep it in an attribute.
+    """The model class with its device fixed to meta."""
+    # BasicSR's models set the device from the options; reduce_loss_dict reads values.
     return type(
         cls.__name__,
         (cls,),
@@ -136,15 +136,15 @@ def _on_meta(cls: type) -> type:
             'device': property(lambda self: _META, lambda self, device: None),
             'reduce_loss_dict': lambda self, losses: losses,
         },
-    )  # which asks for values
+    )
 
 
 def _step(model: SRModel, opt: dict[str, Any], size: int, batch: int) -> Callable[[], None]:
-    """A function that takes one training step, from the degraded images on."""
+    """A function that runs one training step on degraded images."""
     scale, channels = opt['scale'], opt['network_g'].get('num_in_ch', opt['network_g'].get('in_chans', 3))
     lq = torch.zeros(batch, channels, size, size, device=_META)
     gt = torch.zeros(batch, channels, scale * size, scale * size, device=_META)
-    # One in which there is an attack, and in which a GAN trains its generator.
+    # An iteration with an attack, in which a GAN trains its generator.
     iteration = (opt.get('attack') or {}).get('every', 1) * iteration_of_generator(opt['train'])
 
     def run() -> None:
@@ -155,7 +155,7 @@ def _step(model: SRModel, opt: dict[str, Any], size: int, batch: int) -> Callabl
 
 
 def _tensors(model: SRModel) -> Iterator[torch.Tensor]:
-    """What is alive before a step."""
+    """The tensors that are alive before a step."""
     for value in vars(model).values():
         if isinstance(value, torch.Tensor):
             yield value
@@ -169,7 +169,7 @@ def _tensors(model: SRModel) -> Iterator[torch.Tensor]:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of all tensors that are alive within the block, and the most there were at a time.
+    """Counts the bytes of all tensors alive within the block, and their peak.
 
     Args:
         before: tensors that are alive at its start.
@@ -197,9 +197,9 @@ class LiveBytes(TorchDispatchMode):
         return result
 
     def _result(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the function returns, of the sizes that it returned for such arguments before.
+        """Run the function, or return the sizes it returned for such arguments before.
 
-        On meta, working out a size takes many times as long as anything else.
+        On meta, computing sizes dominates the time.
         """
         if function._schema.is_mutable or any(value.alias_info is not None for value in function._schema.returns):
             return function(*args, **kwargs)
@@ -268,7 +268,7 @@ class _Unfilled:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Within the block BasicSR prints and logs nothing."""
+    """Silence BasicSR within the block."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,7 +1,7 @@
-"""The keys that BasicSR reads of each block, to find the one that nobody reads: misspelt, misplaced or left over.
+"""Finds keys that nothing reads: misspelt, misplaced or left over.
 
-BasicSR takes what it knows out of a block and never looks at the rest, so that a misspelt key leaves a default in its
-place without a word. Classes of a user's own may read more than is listed here.
+BasicSR ignores unknown keys, so a misspelt key silently becomes its default. A user's own classes may read more keys
+than are listed here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
-from rsr_basicsr.options import blocks, host
+from rsr_basicsr.options import blocks, host_blocks
 from rsr_basicsr.options.calls import ALIKE
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import Block
@@ -24,8 +24,8 @@ def _keys(model: type[Block]) -> tuple[str, ...]:
 
 #: What BasicSR's parser and our check add to the options
 _ADDED = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path')
-_TOP = (*_keys(host.Training), 'dist_params', 'find_unused_parameters', *_ADDED)
-_DEGRADED = (*_keys(host.DegradationsOfTraining), 'high_order_degradation')
+_TOP = (*_keys(host_blocks.Training), 'dist_params', 'find_unused_parameters', *_ADDED)
+_DEGRADED = (*_keys(host_blocks.DegradationsOfTraining), 'high_order_degradation')
 _PATH = (
     'resume_state',
     'ignore_resume_networks',
@@ -37,30 +37,30 @@ _PATH = (
     'results_root',
 )
 _OF_NETWORK = ('pretrain_network', 'param_key', 'strict_load')
-#: Of the keys of ``path`` that hold one of these words, ``make_exp_dirs`` makes no folder
+#: ``make_exp_dirs`` makes no folder for keys of ``path`` that contain one of these words
 _PATH_LEFT_ALONE = ('strict_load', 'pretrain_network', 'resume', 'param_key')
-_VAL = (*_keys(host.ValWhileTraining), 'pbar', 'suffix')
+_VAL = (*_keys(host_blocks.ValWhileTraining), 'pbar', 'suffix')
 _WANDB = ('project', 'resume_id')
-#: What a class reads beside what the classes read that it is derived from: at the top level, and of ``train``
+#: Keys that a class reads beside those of its bases: at the top level, and in ``train``
 _OF_MODEL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    'BaseModel': (_TOP, _keys(host.Train)),
+    'BaseModel': (_TOP, _keys(host_blocks.Train)),
     'SRModel': ((), ('pixel_opt', 'perceptual_opt')),
     'SRGANModel': ((), ('optim_d', 'gan_opt', 'ldl_opt', 'net_d_iters', 'net_d_init_iters')),
-    'RealESRNetModel': ((*_DEGRADED, *_keys(host.UsmOfNet)), ()),
-    'RealESRGANModel': ((*_DEGRADED, *_keys(host.UsmOfGan)), ()),
+    'RealESRNetModel': ((*_DEGRADED, *_keys(host_blocks.UsmOfNet)), ()),
+    'RealESRGANModel': ((*_DEGRADED, *_keys(host_blocks.UsmOfGan)), ()),
     'AttackAugmentation': (('attack',), (*_keys(blocks.TrainOptions), 'start')),
     'FrequencyClassifierModel': ((), (*_keys(blocks.ClassifierTrainOptions), 'classifier_opt')),
     'StartNetwork': ((), ()),
     **{name: ((), ()) for name in ('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints')},
 }
-#: Of any data set. BasicSR's own options files have ``use_shuffle``, and ``gt_size`` where it is not read.
+#: Keys of any data set. BasicSR's own options files have ``use_shuffle`` and ``gt_size`` even where nothing reads them.
 _DATASET = (
     'name',
     'type',
     'phase',
     'scale',
     'io_backend',
-    *_keys(host.Loader),
+    *_keys(host_blocks.Loader),
     'dataset_enlarge_ratio',
     'prefetch_mode',
     'num_prefetch_queue',
@@ -70,17 +70,17 @@ _DATASET = (
     'gt_size',
 )
 _SINGLE = ('meta_info_file', 'mean', 'std', 'color')
-_PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *_keys(host.PairedTraining))
+_PAIRED = ('dataroot_gt', 'dataroot_lq', 'filename_tmpl', 'mean', 'std', *_keys(host_blocks.PairedTraining))
 _OF_DATASET = {
     'PairedImageDataset': (*_PAIRED, 'meta_info_file', 'color'),
     'RealESRGANPairedDataset': (*_PAIRED, 'meta_info'),
-    'RealESRGANDataset': ('meta_info', *_keys(host.RealESRGANDataset)),
+    'RealESRGANDataset': ('meta_info', *_keys(host_blocks.RealESRGANDataset)),
     'SingleImageDataset': ('dataroot_lq', *_SINGLE),
     'ReducedImageDataset': ('dataroot_gt', 'crop', *_SINGLE),
-    'AdversarialSetDataset': _keys(host.AdversarialSetDataset),
-    'AdversarialImagesDataset': (*_keys(host.AdversarialImagesDataset), *_keys(AdversarialSetOptions)),
+    'AdversarialSetDataset': _keys(host_blocks.AdversarialSetDataset),
+    'AdversarialImagesDataset': (*_keys(host_blocks.AdversarialImagesDataset), *_keys(AdversarialSetOptions)),
 }
-#: Keys that this package adds, or that belong elsewhere: one that looks like them is never meant for anything else
+#: Keys that this package adds, or that belong elsewhere: a similar key is always a misspelling of them
 _OURS = {
     '': ('attack', 'defense'),
     'train': _keys(blocks.TrainOptions),
@@ -94,8 +94,8 @@ class _Block(NamedTuple):
     Args:
         where: its place, empty for the top level.
         options: the block.
-        known: the keys that are read of it.
-        sure: whether no others are.
+        known: the keys that are read.
+        sure: whether no other key is read.
     """
 
     where: str
@@ -105,10 +105,10 @@ class _Block(NamedTuple):
 
 
 def check_strays(opt: Mapping[str, Any], model: type | None, problems: Problems) -> None:
-    """Note keys that nobody reads: an error where they look like one that is read, else a warning.
+    """Note keys that nothing reads: an error where one is similar to a known key, else a warning.
 
     Args:
-        opt: options as BasicSR's parser returns them, whatever is wrong with them.
+        opt: options as BasicSR's parser returns them; they may be broken.
         model: the class of ``model_type``, None where there is none.
         problems: where they are noted.
     """
@@ -124,11 +124,11 @@ def _blocks(opt: Mapping[str, Any], model: type | None) -> Iterator[_Block]:
     networks = tuple(key for key in opt if isinstance(key, str) and key.startswith('network_'))
     yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure)
     attacked = model is not None and issubclass(model, AttackAugmentation)
-    val = (*_VAL, *((*_keys(blocks.ValOptions), *host.TILES) if attacked else ()))
+    val = (*_VAL, *((*_keys(blocks.ValOptions), *host_blocks.TILES) if attacked else ()))
     for where, known, certain in (
         ('train', train, sure),
         ('val', val, sure),
-        ('logger', _keys(host.Logger), True),
+        ('logger', _keys(host_blocks.Logger), True),
         ('logger.wandb', _WANDB, True),
     ):
         block: Any = opt
@@ -145,7 +145,7 @@ def _blocks(opt: Mapping[str, Any], model: type | None) -> Iterator[_Block]:
 
 def _read_by(model: type | None) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
     """The keys of the top level and of ``train`` that a model class reads, and whether these are all."""
-    # The defended twins read nothing of their own.
+    # The defended versions read nothing of their own.
     classes = [
         cls.__name__
         for cls in (model.__mro__[:-1] if model is not None else ())
@@ -173,7 +173,7 @@ def _check_block(block: _Block, problems: Problems) -> None:
         else:
             problems.warnings.append(sentence)
     if unread and block.sure:
-        problems.warnings.append(f'{block.where or "the options"}: nobody reads {", ".join(unread)}; take it out')
+        problems.warnings.append(f'{block.where or "the options"}: nothing reads {", ".join(unread)}; remove it')
 
 
 def _check_path(opt: Mapping[str, Any], problems: Problems) -> None:
@@ -188,10 +188,10 @@ def _check_path(opt: Mapping[str, Any], problems: Problems) -> None:
             continue
         folder = isinstance(key, str) and not any(word in key for word in _PATH_LEFT_ALONE)
         close = nearest(key, known)
-        remedy = f'; {did_you_mean(key, known)}' if close else '; take it out'
+        remedy = f'; {did_you_mean(key, known)}' if close else '; remove it'
         if folder:
             problems.append(f'path: unknown key {key!r}, of whose value BasicSR would make a folder{remedy}')
         elif close and close not in path:
             problems.append(f'path: unknown key {key!r}{remedy}')
         else:
-            problems.warnings.append(f'path: nobody reads {key}; take it out')
+            problems.warnings.append(f'path: nothing reads {key}; remove it')

@@ -1,4 +1,4 @@
-"""All that would go wrong with an options file later, found now: what ``rsr check`` shows."""
+"""The full check of an options file, as ``rsr check`` shows it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import sketch
 from rsr_basicsr.utils.errors import in_one_line
 
-_SIZE = 64  # pixels; of the image whose masks are listed, where there is no training
+_SIZE = 64  # pixels of the image whose masks are listed, where there is no training
 
 
 def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memory: bool = True) -> Problems:
@@ -64,7 +64,7 @@ def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memo
 
 @contextlib.contextmanager
 def _nothing_fetched(problems: Problems) -> Iterator[None]:
-    """Within the block LPIPS has random weights where it would download others."""
+    """Within the block, LPIPS takes random weights instead of downloading its own."""
     url = AlexNet_Weights.IMAGENET1K_V1.url
     kept = perceptual._alexnet
     if osp.isfile(osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(url))):
@@ -138,7 +138,7 @@ def _survey_run(opt: dict[str, Any], stage: str, decoded: int, count_memory: boo
 
 
 def _expect_launcher(opt: dict[str, Any], problems: Problems) -> None:
-    """Several GPUs are for several processes, which a launcher starts; this one is alone."""
+    """Several GPUs need several processes, which a launcher starts; the check itself is one process."""
     count = opt.get('num_gpu')
     if (
         isinstance(count, int)
@@ -151,7 +151,7 @@ def _expect_launcher(opt: dict[str, Any], problems: Problems) -> None:
 
 
 def _patch(opt: dict[str, Any], checked: Checked, problems: Problems) -> int | None:
-    """Height and width of the low-resolution patches in pixels, None where they are not known."""
+    """Height and width of the low-resolution patches in pixels; None where unknown."""
     if not problems.there('datasets.train') or not problems.sound('scale', 'gt_size', 'datasets.train.gt_size'):
         return None
     size, scale = gt_size(opt, checked.model), opt.get('scale')
@@ -166,12 +166,12 @@ def _look_at_memory(opt: dict[str, Any], checked: Checked, size: int, problems: 
     batch = opt['datasets']['train']['batch_size_per_gpu']
     try:
         found = step_memory.estimate(opt, size, batch)
-    except Exception as error:  # whatever a model of a user's makes of tensors without values
+    except Exception as error:  # a user's model may not run on the device meta
         problems.facts.append(f'memory: cannot be counted ({in_one_line(error)})')
         return
-    simplified = ', with IFGSM and L1 in the place of attack and pixel loss' if found.simplified else ''
+    simplified = ', with IFGSM and L1 instead of attack and pixel loss' if found.simplified else ''
     problems.facts.append(
-        f'memory: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB a sample '
+        f'memory: {found.fixed / GIB:.2f} GiB + {found.sample / GIB:.3f} GiB per sample '
         f'is {found.of(batch) / GIB:.1f} GiB for a batch of {batch}, counted{simplified}'
     )
     if torch.cuda.is_available() and opt.get('num_gpu') != 0:
@@ -179,12 +179,12 @@ def _look_at_memory(opt: dict[str, Any], checked: Checked, size: int, problems: 
     else:
         fits = [f'{card} GB: {found.largest_batch(card)}' for card in CARDS]
         problems.facts.append(
-            f'memory: largest batch for a card of {", ".join(fits)}; {RESERVE:g} GiB are left to what is not counted'
+            f'memory: largest batch for a card of {", ".join(fits)}; {RESERVE:g} GiB are reserved for uncounted memory'
         )
 
 
-def compare_with_gpu(found: step_memory.Estimate, batch: int, problems: Problems) -> None:
-    """Note where a batch takes more than the GPU has (an error), or more than is free of it (a warning)."""
+def compare_with_gpu(found: step_memory.StepMemory, batch: int, problems: Problems) -> None:
+    """Note a batch that exceeds the GPU's memory (an error) or its free memory (a warning)."""
     free, whole = (value / GIB for value in torch.cuda.mem_get_info())
     total = found.of(batch) / GIB
     sentence = (

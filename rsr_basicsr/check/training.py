@@ -1,4 +1,4 @@
-"""What a training file needs beside what every options file has: model, attack, losses, optimizers, schedulers."""
+"""Checks of what only a training has: model, attack, losses, optimizers, schedulers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from rsr_basicsr.check.datasets import CROP, Images, check_dataset
 from rsr_basicsr.check.step_memory import unfilled_vgg
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
-from rsr_basicsr.options import host
-from rsr_basicsr.options.blocks import AttackOptions, ClassifierTrainOptions, TrainOptions
+from rsr_basicsr.options import host, host_blocks
+from rsr_basicsr.options.attack_blocks import AttackOptions
+from rsr_basicsr.options.blocks import ClassifierTrainOptions, TrainOptions
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_source
@@ -32,7 +33,7 @@ def check_training(opt: dict[str, Any], model: type | None, images: dict[str, Im
 
     Args:
         opt: options as BasicSR's parser returns them, whose sections were checked.
-        model: the class of ``model_type``; None where there is none, which leaves out what depends on it.
+        model: the class of ``model_type``; None skips what depends on it.
         images: of the data sets, by phase.
         problems: where it is noted what is wrong.
     """
@@ -69,7 +70,7 @@ def degrades(opt: dict[str, Any], model: type | None) -> bool:
 
 
 def gt_size(opt: dict[str, Any], model: type | None) -> Any:
-    """Height and width in pixels of the high-resolution patches that are trained on; None where it is not known."""
+    """Height and width in pixels of the high-resolution training patches; None where unknown."""
     if degrades(opt, model):
         return opt.get('gt_size')
     return opt['datasets'].get('train', {}).get('gt_size')
@@ -81,17 +82,17 @@ def batch_size(opt: dict[str, Any]) -> int:
 
 
 def _check_host_model(opt: dict[str, Any], model: type, problems: Problems) -> None:
-    """What BasicSR's model classes read from the options without asking whether it is there."""
+    """Check keys that BasicSR's model classes read without a default."""
     if issubclass(model, SRGANModel):
         parse_keys(opt, ('network_d',), Keys, '', problems, required=True)
         parse_keys(opt['train'], ('optim_d', 'gan_opt'), Keys, 'train', problems, required=True)
     kinds = real_esrgan_kinds(model)
     if 'RealESRGANModel' in kinds:
-        parse_each(opt, (host.UsmOfGan,), '', problems)
+        parse_each(opt, (host_blocks.UsmOfGan,), '', problems)
     if degrades(opt, model):
-        parse_each(opt, (host.DegradationsOfTraining,), '', problems)
+        parse_each(opt, (host_blocks.DegradationsOfTraining,), '', problems)
         if 'RealESRNetModel' in kinds:
-            parse_each(opt, (host.UsmOfNet,), '', problems)
+            parse_each(opt, (host_blocks.UsmOfNet,), '', problems)
         if problems.sound('datasets.train.batch_size_per_gpu', 'num_gpu', 'queue_size') and opt.get(
             'queue_size', 180
         ) % batch_size(opt):
@@ -101,7 +102,7 @@ def _check_host_model(opt: dict[str, Any], model: type, problems: Problems) -> N
 
 
 def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
-    """Check that the images of a training can be cut into patches that fit one another."""
+    """Check that patches of low and high resolution fit each other."""
     own = degrades(opt, model)
     where = 'gt_size' if own else 'datasets.train.gt_size'
     if not problems.sound(where, 'scale', 'datasets.train.type'):
@@ -126,7 +127,7 @@ def _check_attack(opt: dict[str, Any], model: type, problems: Problems) -> None:
     if not issubclass(model, AttackAugmentation):
         if opt.get('attack') is not None:
             problems.append(
-                f'attack: model_type {opt["model_type"]} does not attack its images; write '
+                f'attack: model_type {opt["model_type"]} does not attack images; write '
                 f'model_type: Defended{model.__name__}'
             )
         return
@@ -181,9 +182,9 @@ def check_buildable(attack: dict[str, Any], where: str) -> None:
     """Check that an attack can be built of a block whose values have their final types.
 
     Raises:
-        OptionsError: it cannot, or it is not said how many steps it takes.
+        OptionsError: it cannot, or its number of steps is missing.
     """
-    if not _knows_its_steps(attack):  # each of them costs about as much as the training itself
+    if not _knows_its_steps(attack):  # each step costs about as much as the training itself
         raise OptionsError(f"{where}: the key 'steps' is missing")
     try:
         build_attack({**attack, 'eps': 1}, _source)
@@ -196,7 +197,7 @@ def _source(block: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def _knows_its_steps(attack: Mapping[str, Any], given: bool = False) -> bool:
-    """Whether each attack of a block, inside it too, is told its number of steps if it takes one."""
+    """Whether ``steps`` is given for each attack that takes it, inner attacks included."""
     given = given or 'steps' in attack
     if attack['type'] == 'Transfer':
         return _knows_its_steps({'type': 'PGD', **attack.get('attack', {})}, given)
@@ -212,26 +213,26 @@ def _check_losses(train: dict[str, Any], problems: Problems) -> None:
             continue
         with problems.noted(part=where):
             parse_keys(train, (key,), Keys, 'train')
-            parse_open(train[key], host.Typed, where)
+            parse_open(train[key], host_blocks.Typed, where)
             loss = registered(LOSS_REGISTRY, train[key]['type'], f'{where}.type')
             check_call(loss, train[key], where)
-            if loss.__module__.split('.')[0] in ('basicsr', 'rsr_basicsr'):  # another one may fetch what it needs
+            if loss.__module__.split('.')[0] in ('basicsr', 'rsr_basicsr'):  # others may download what they need
                 with unfilled_vgg(), torch.device('meta'):
                     _check_built(loss, train[key], where)
 
 
 def _check_built(cls: type, options: dict[str, Any], where: str, *given: Any) -> None:
-    """Try what a constructor makes of a block."""
+    """Check that a class can be constructed from a block."""
     try:
         cls(*given, **{key: value for key, value in options.items() if key != 'type'})
-    except Exception as error:  # whatever it makes of wrong values
-        raise OptionsError(f'{where}: {cls.__name__} cannot be built so: {in_one_line(error)}') from error
+    except Exception as error:  # constructors raise anything on wrong values
+        raise OptionsError(f'{where}: {cls.__name__} cannot be built: {in_one_line(error)}') from error
 
 
 def _check_optimizers(train: dict[str, Any], problems: Problems) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     if problems.sound('train.optim_g', 'train.optim_d') and train.get('optim_d') is train['optim_g']:
-        problems.append('train.optim_d: an alias of optim_g, which BasicSR takes apart when it reads it; write it out')
+        problems.append('train.optim_d: an alias of optim_g, which BasicSR changes when it reads it; write it out')
     for key in [key for key in ('optim_g', 'optim_d') if key in train]:
         if problems.sound(f'train.{key}'):
             with problems.noted(part=f'train.{key}'):
@@ -241,7 +242,7 @@ def _check_optimizers(train: dict[str, Any], problems: Problems) -> None:
         return
     scheduler = train['scheduler']
     with problems.noted(part='train.scheduler'):
-        # BasicSR takes the first name for the second.
+        # BasicSR replaces the first name by the second.
         cls = getattr(lr_scheduler, scheduler['type'].replace('MultiStepLR', 'MultiStepRestartLR'))
         check_call(cls, scheduler, 'train.scheduler', given=1)
         periods, weights = scheduler.get('periods'), scheduler.get('restart_weights', (1,))
@@ -270,7 +271,7 @@ def _check_classifier_training(train: dict[str, Any], problems: Problems) -> Non
 
 
 def _check_enough(opt: dict[str, Any], count: int, problems: Problems) -> None:
-    """BasicSR leaves out a last batch that is not full, and ends without a word where there is no other."""
+    """BasicSR drops a last batch that is not full; without another one the training ends silently."""
     where, dataset = 'datasets.train.dataset_enlarge_ratio', dict(opt['datasets']['train'])
     if 'dataset_enlarge_ratio' in dataset:
         parse_keys(dataset, ('dataset_enlarge_ratio',), Positive, 'datasets.train', problems, required=True)
@@ -285,7 +286,7 @@ def _check_enough(opt: dict[str, Any], count: int, problems: Problems) -> None:
 
 
 def _check_loader(opt: dict[str, Any], problems: Problems) -> None:
-    """What BasicSR's trainer finds out when everything is built."""
+    """Check what BasicSR's trainer checks only after everything is built."""
     if not problems.there('datasets.train'):
         return
     dataset = opt['datasets']['train']

@@ -1,4 +1,4 @@
-"""What the validation of a training, and a test, need: metrics, an attack, tiles, and what they compare with."""
+"""Checks of a validation or a test: metrics, an attack, tiles, and the weights compared with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options.blocks import ValOptions
-from rsr_basicsr.options.host import TILES
+from rsr_basicsr.options.host_blocks import TILES
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.metrics import check_metric
 from rsr_basicsr.options.parsing import parse_each
@@ -21,7 +21,7 @@ def check_validation(opt: dict[str, Any], model: type | None, problems: Problems
 
     Args:
         opt: options as BasicSR's parser returns them, whose sections were checked.
-        model: the class of ``model_type``; None where there is none, which leaves out what depends on it.
+        model: the class of ``model_type``; None skips what depends on it.
         problems: where it is noted what is wrong.
     """
     if not problems.there('val') or opt.get('val') is None:
@@ -56,7 +56,7 @@ def check_validation(opt: dict[str, Any], model: type | None, problems: Problems
 
 
 def _sound_metrics(val: dict[str, Any], problems: Problems) -> dict[str, Any]:
-    """Check each metric, and return those in order."""
+    """Check each metric, and return the valid ones."""
     metrics = (val.get('metrics') or {}) if problems.there('val.metrics') else {}
     for name, metric in metrics.items():
         if problems.sound(f'val.metrics.{name}'):
@@ -66,7 +66,7 @@ def _sound_metrics(val: dict[str, Any], problems: Problems) -> dict[str, Any]:
 
 
 def _check_given(opt: dict[str, Any], model: type, where: str, metric: dict[str, Any]) -> None:
-    """Whether the validation has the images that a metric compares."""
+    """Check that the validation has the images that a metric compares."""
     if set(needs(metric)) <= {'img', 'img2'}:
         return
     where = f'{where}: {metric["type"]} is for attacked images'
@@ -85,7 +85,7 @@ def _check_ours(opt: dict[str, Any], metrics: dict[str, Any], problems: Problems
         if theirs in val:
             problems.append(f'val: unknown key {theirs!r}; did you mean {ours!r}?')
     parse_each(val, (ValOptions,), 'val', problems)
-    # None where some are broken, so that nobody knows.
+    # None: unknown, since some are broken.
     types = [metric['type'] for metric in metrics.values()] if problems.sound('val.metrics') else None
     with problems.noted(part='val.attack'):
         if val.get('attack') is not None and problems.sound('val.attack'):

@@ -9,8 +9,8 @@ from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.data.clean_images import REAL_ESRGAN, RealESRGANDegradations
 from rsr_basicsr.data.clean_kinds import KINDS
 from rsr_basicsr.inference.listing import find_images
-from rsr_basicsr.options.blocks import SetAttackOptions
-from rsr_basicsr.options.host import Degradations, Kernels
+from rsr_basicsr.options.attack_blocks import SetAttackOptions
+from rsr_basicsr.options.host_blocks import Degradations, Kernels
 from rsr_basicsr.options.networks import check_source
 from rsr_basicsr.options.parsing import Block, OpenBlock, key, parse_block, parse_keys, parse_open
 from rsr_basicsr.options.types import (
@@ -62,7 +62,6 @@ class AdversarialSetOptions(Block):
         'pairs are left out when the set is read',
         [0.5, 16.0],
         unit='1/255',
-        by_default='[0.5, 16]',
     )
 
 
@@ -77,7 +76,7 @@ class _Shared(OpenBlock):
 
 
 def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str, Any]:
-    """The options with every value in its final type, ``photos`` as a list of files.
+    """Return the options with every value in its final type, and ``photos`` as a list of files.
 
     Every network is built and its weights are compared with it.
 
@@ -96,15 +95,15 @@ def check_adversarial_set(options: dict[str, Any], where: str = '') -> dict[str,
     for name, network in parsed['networks'].items():
         parse_keys(parsed['networks'], (name,), Keys, f'{dot}networks')
         parse_open(network, _Shared, f'{dot}networks.{name}')
-        checked = {name_: value for name_, value in network.items() if name_ != 'share'}
+        checked = {argument: value for argument, value in network.items() if argument != 'share'}
         check_source(checked, f'{dot}networks.{name}')
         network.update(checked)
-    for number_, attack in enumerate(parsed['attacks'], start=1):
-        given = {key: value for key, value in attack.items() if key != 'share'}
+    for number, attack in enumerate(parsed['attacks'], start=1):
+        given = {argument: value for argument, value in attack.items() if argument != 'share'}
         try:
             build_attack({**given, 'eps': 1})
         except ValueError as error:
-            raise OptionsError(f'{dot}attacks, number {number_}: {error}') from None
+            raise OptionsError(f'{dot}attacks, number {number}: {error}') from None
     return parsed
 
 
@@ -121,7 +120,6 @@ def _check_kinds(parsed: dict[str, Any], dot: str) -> None:
     if 'real_esrgan' not in parsed:
         raise OptionsError(f'{dot}kinds: {REAL_ESRGAN} needs the degradations in a block {dot}real_esrgan')
     parse_open(parsed['real_esrgan'], _SetDegradations, f'{dot}real_esrgan')
-
     for name in ('resize_prob', 'resize_prob2'):
         if len(parsed['real_esrgan'][name]) != 3:
             raise OptionsError(

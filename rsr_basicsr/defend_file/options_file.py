@@ -1,4 +1,4 @@
-"""A BasicSR or Real-ESRGAN options file turned into that of a defended network, by additions only."""
+"""Turns an options file of BasicSR or Real-ESRGAN into that of a defended network, by additions only."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_network
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.registry import nearest
 
-TWIN = 'Defended'
-#: In front of the name of the experiment, so that ``--auto_resume`` does not meet the undefended one
+PREFIX = 'Defended'
+#: Prefix of the experiment's name, so that ``--auto_resume`` does not find the undefended one
 NAME_PREFIX = 'defended_'
-_CHANNELS = ('num_in_ch', 'in_chans')  # as the architectures call them
-#: Keys of ``path:`` that BasicSR once had and now passes over in silence, and what they are called now
+_CHANNELS = ('num_in_ch', 'in_chans')  # names that architectures use
+#: Old keys of ``path:`` that BasicSR now ignores silently, and their new names
 _OLD_PATHS = {
     'pretrain_model_g': 'pretrain_network_g',
     'pretrain_model_d': 'pretrain_network_d',
@@ -43,7 +44,7 @@ class Defended(NamedTuple):
         before: the original.
         text: the same with additions.
         stage: ``train`` or ``test``.
-        notes: sentences about what is left to do.
+        notes: sentences about what the user still has to do.
     """
 
     before: str
@@ -76,7 +77,7 @@ def write_defended(defended: Defended, path: Path, overwrite: bool) -> None:
     """Write the file, whole or not at all.
 
     Raises:
-        OptionsError: it is there already and ``overwrite`` is not set, or it cannot be written.
+        OptionsError: it exists and ``overwrite`` is not set, or it cannot be written.
     """
     try:
         if path.exists() and not overwrite:
@@ -87,7 +88,7 @@ def write_defended(defended: Defended, path: Path, overwrite: bool) -> None:
 
 
 def difference(before: str, after: str, name_before: str, name_after: str) -> str:
-    """What was changed, as a unified diff that ``patch`` takes."""
+    """The changes as a unified diff that ``patch`` takes."""
     old, new = (list(io.StringIO(text, newline='\n')) for text in (before, after))
     lines = difflib.unified_diff(old, new, name_before, name_after)
     return ''.join(line if line.endswith('\n') else f'{line}\n\\ No newline at end of file\n' for line in lines)
@@ -103,11 +104,11 @@ def defend_text(text: str, preset: str) -> Defended:
     opt, chosen = file.data, PRESETS[preset]
     _check_mappable(opt)
     stage = 'train' if 'train' in opt else 'test'
-    points = ARCH_REGISTRY.get(f'{TWIN}{opt["network_g"]["type"]}').chosen_points()
+    points = ARCH_REGISTRY.get(f'{PREFIX}{opt["network_g"]["type"]}').chosen_points()
     if isinstance(opt.get('name'), str):
         file.prefix(('name',), NAME_PREFIX)
-    file.prefix(('model_type',), TWIN)
-    file.prefix(('network_g', 'type'), TWIN)
+    file.prefix(('model_type',), PREFIX)
+    file.prefix(('network_g', 'type'), PREFIX)
     file.add(('network_g',), defense_block(chosen, opt['network_g']['type'], points))
     if stage == 'train':
         file.add((), attack_block(chosen, _number(opt['train'], 'total_iter')), before='datasets')
@@ -136,23 +137,23 @@ def _check_mappable(opt: Mapping[str, Any]) -> None:
 
 
 def _check_model(name: str) -> None:
-    if f'{TWIN}{name}' in MODEL_REGISTRY:
+    if f'{PREFIX}{name}' in MODEL_REGISTRY:
         return
     cls, where = _found(MODEL_REGISTRY, name), f'model_type: {name}'
     if cls is None:
         raise OptionsError(
             f"{where} is none of BasicSR's{_meant(name, MODEL_REGISTRY)}; of a trainer of single "
-            'images from elsewhere, name a module that registers its defended twin '
+            'images, name a module that registers its defended version '
             '(docs/training.md) with --import'
         )
     if issubclass(cls, AttackAugmentation):
         raise OptionsError(f'{where} is defended already')
     if issubclass(cls, VideoBaseModel):
-        raise OptionsError(f'{where} works on video; the defence is for networks that take single images')
+        raise OptionsError(f'{where} works on video; the defence is for single images')
     if not issubclass(cls, SRModel):
         raise OptionsError(f'{where} is not derived from SRModel; the defence is for networks that upscale images')
     raise OptionsError(
-        f"{where} has no defended twin; if its training step is one of SRModel's kind, register "
+        f"{where} has no defended version; if its training step is one of SRModel's kind, register "
         f'defend_model({name}) in a module of yours (docs/training.md) and name it with --import'
     )
 
@@ -160,13 +161,13 @@ def _check_model(name: str) -> None:
 def _check_network(network: Mapping[str, Any]) -> None:
     name = network['type']
     where = f'network_g.type: {name}'
-    if f'{TWIN}{name}' not in ARCH_REGISTRY:
+    if f'{PREFIX}{name}' not in ARCH_REGISTRY:
         cls = _found(ARCH_REGISTRY, name)
         if cls is not None and issubclass(cls, DefenseMixin):
             raise OptionsError(f'{where} is defended already')
-        known = ', '.join(_with_twin(ARCH_REGISTRY))
+        known = ', '.join(_defended_names(ARCH_REGISTRY))
         raise OptionsError(
-            f'{where} has no defended twin{_meant(name, ARCH_REGISTRY)}; there is one of {known}, and '
+            f'{where} has no defended version{_meant(name, ARCH_REGISTRY)}; there is one of {known}, and '
             'of what you register with register_defended (docs/training.md) in a module that you name with '
             '--import'
         )
@@ -186,12 +187,12 @@ def _found(registry: Registry, name: str) -> Any:
 
 
 def _meant(name: str, registry: Registry) -> str:
-    close = difflib.get_close_matches(name, _with_twin(registry), n=1, cutoff=0.85)
-    return f' (did you mean {close[0]}?)' if close else ''
+    close = nearest(name, _defended_names(registry), 0.85)
+    return f' (did you mean {close}?)' if close else ''
 
 
-def _with_twin(registry: Registry) -> list[str]:
-    return sorted(key[len(TWIN) :] for key in registry.keys() if key.startswith(TWIN))
+def _defended_names(registry: Registry) -> list[str]:
+    return sorted(key[len(PREFIX) :] for key in registry.keys() if key.startswith(PREFIX))
 
 
 def _can_validate(opt: Mapping[str, Any]) -> bool:
@@ -202,21 +203,21 @@ def _can_validate(opt: Mapping[str, Any]) -> bool:
 
 
 def _validation(opt: Mapping[str, Any], stage: str) -> str:
-    """What is added to ``val:``, less what it has."""
+    """The additions to ``val:``, without keys that it has."""
     val, path = opt['val'], opt.get('path')
     path = path if isinstance(path, Mapping) else {}
     panel_freq = guard = None
     if stage == 'train':
         panel_freq = _number(val, 'val_freq')
         types = [metric.get('type') for metric in val['metrics'].values() if isinstance(metric, Mapping)]
-        # Weights that fit in part only are no standard to be measured by.
+        # Weights that fit only in part are no baseline.
         if path.get('pretrain_network_g') and path.get('strict_load_g', True) and 'calculate_psnr' in types:
             guard = 0.5
     return validation_block(stage, None if 'panel_freq' in val else panel_freq, None if 'guard' in val else guard)
 
 
 def _number(block: Any, key: str) -> int | None:
-    """A whole number of a block, None where there is none."""
+    """A whole number of a block; None where there is none."""
     value = block.get(key) if isinstance(block, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -228,7 +229,7 @@ def _notes(before: Mapping[str, Any], after: dict[str, Any], stage: str) -> Iter
     path = path if isinstance(path, Mapping) else {}
     if gpus > 1:
         yield (
-            f'num_gpu: {gpus} needs one process a GPU: torchrun --nproc_per_node={gpus} -m rsr_basicsr.{stage} -opt '
+            f'num_gpu: {gpus} needs one process per GPU: torchrun --nproc_per_node={gpus} -m rsr_basicsr.{stage} -opt '
             'FILE --launcher pytorch'
         )
     if not _can_validate(before):
@@ -239,22 +240,22 @@ def _notes(before: Mapping[str, Any], after: dict[str, Any], stage: str) -> Iter
     if stage == 'test' and path.get('pretrain_network_g'):
         yield (
             f'path.pretrain_network_g: {path["pretrain_network_g"]} stays; put the weights of your defended '
-            'training there, since plain ones are only masked, not trained to hold'
+            'training there, since plain ones are masked, but not trained for it'
         )
     if path.get('resume_state'):
         yield (
-            f'path.resume_state: {path["resume_state"]} is a state of the undefended training, from which a '
-            'defended one cannot go on; write ~'
+            f'path.resume_state: {path["resume_state"]} is a state of the undefended training, which a '
+            'defended one cannot resume; write ~'
         )
     for old, new in _OLD_PATHS.items():
         if path.get(old) is not None and new not in path:
-            yield f'path.{old} is a name of old that this BasicSR does not read; write {new}'
+            yield f'path.{old} is an old name that this BasicSR does not read; write {new}'
     for problem in _refused(copy.deepcopy(after), stage):
-        yield f'rsr {stage} will not take it as it is: {problem}'
+        yield f'rsr {stage} refuses it as it is: {problem}'
 
 
 def _refused(opt: dict[str, Any], stage: str) -> Problems:
-    """What the check before a run would say, folders, weights and the machine aside."""
+    """The problems that the check before a run would report, without folders, weights and the machine."""
     problems = Problems()
     with problems.noted():
         host.check_sections(opt, stage)

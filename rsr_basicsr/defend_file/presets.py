@@ -1,4 +1,4 @@
-"""What ``rsr defend`` puts into an options file: presets of the defence, as commented blocks of YAML."""
+"""Presets of the defence, which ``rsr defend`` adds to an options file as commented blocks of YAML."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rsr_basicsr.archs.defended_arch import POINTS
 
 
 class Preset(NamedTuple):
-    """How a network is trained to hold.
+    """How a defended network is trained.
 
     Args:
         attack: the block ``attack:``; ``warmup`` is shortened for short trainings.
@@ -26,7 +26,7 @@ _KEEP_RADIUS = [0.43, 0.5]
 _MASK = {'keep_radius': _KEEP_RADIUS, 'per_sample': True}
 _CLASSIFIER = {'type': 'ensemble', 'weights': 'builtin'}
 
-#: docs/options.md says what each of them costs
+#: docs/options.md gives their costs
 PRESETS = {
     # That of options/finetune: the batch stays as large as it was, and half of it is attacked. PGD, since its two steps
     # do more than those of I-FGSM from the same start.
@@ -49,7 +49,7 @@ PRESETS = {
         _CLASSIFIER,
     ),
     # The published training of Yue et al. 2021, as in options/train/train_cdc_realsr_x4_paper.yml: one strength, three
-    # passes per batch, and the paper's classifier, which learns along.
+    # passes per batch, and the paper's classifier, trained jointly.
     'paper': Preset(
         {
             'type': 'IFGSM',
@@ -66,7 +66,7 @@ PRESETS = {
         {'keep_radius': _KEEP_RADIUS},
         {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9},
     ),
-    # Every image clean and attacked, by an attack that goes on when it has met the border of the ball.
+    # Every image clean and attacked, with enough steps to move along the border of the ball.
     'strong': Preset(
         {
             'type': 'PGD',
@@ -87,7 +87,7 @@ PRESETS = {
 }
 DEFAULT_PRESET = 'light'
 
-#: Of the iterations of a training, the largest share that eps takes to rise
+#: Largest share of a training's iterations over which eps rises
 _WARMUP_SHARE = 0.1
 
 _ATTACK_COMMENTS = {
@@ -104,17 +104,17 @@ _ATTACK_COMMENTS = {
     'precision': "of the attack's passes: bf16 is faster on recent GPUs",
     'mode': 'mixed: a share of the batch is attacked | paired: all of it, and clean too | alternating',
     'share': 'of the batch, in mode mixed',
-    'masked': 'share of the attacked images that are masked; the others prepare for a missed detection',
+    'masked': 'share of the attacked images that are masked; the others train for missed detections',
     'every': 'attack every n-th iteration only',
 }
 _DEFENSE_COMMENTS = {
     'keep_radius': 'coefficients nearer to DC than this share of the diagonal always stay',
-    'per_sample': 'one mask an image; false: one a batch, as in the published code',
+    'per_sample': 'one mask per image; false: one per batch, as in the published code',
     'points': 'where masks sit',
     'type': 'ensemble | statistics | residual | paper, see docs/detector.md',
     'weights': 'what comes with the package (builtin) | untrained | a file',
     'threshold': 'an image counts as attacked when P(clean) is below this',
-    'gate': 'who decides when to mask: classifier | soft | always | never',
+    'gate': 'what decides when to mask: classifier | soft | always | never',
 }
 _VALIDATION_COMMENTS = {
     'panel_freq': 'an image of the first sample: input and output, clean and attacked',
@@ -131,7 +131,7 @@ def defense_block(preset: Preset, network: str, points: Sequence[str]) -> str:
     Args:
         preset: one of :data:`PRESETS`.
         network: the plain architecture.
-        points: all mask points of its twin.
+        points: all mask points of its defended version.
     """
     block = {
         'mask': preset.mask,
@@ -143,7 +143,7 @@ def defense_block(preset: Preset, network: str, points: Sequence[str]) -> str:
 
 
 def attack_block(preset: Preset, total_iter: int | None) -> str:
-    """``attack:`` of a training of so many iterations, as YAML; None where they are not known."""
+    """``attack:`` of a training as YAML; ``total_iter`` is None where unknown."""
     attack = dict(preset.attack)
     if total_iter and 'warmup' in attack:
         attack['warmup'] = min(attack['warmup'], int(_WARMUP_SHARE * total_iter))
@@ -152,7 +152,7 @@ def attack_block(preset: Preset, total_iter: int | None) -> str:
 
 
 def validation_block(stage: str, panel_freq: int | None, guard: float | None) -> str:
-    """What goes into ``val:``, as YAML; without what is None. A test takes more steps than a training."""
+    """The additions to ``val:`` as YAML, without keys that are None. A test takes more steps than a training."""
     block = {'panel_freq': panel_freq, 'guard': guard}
     block = {key: value for key, value in block.items() if value is not None}
     attack = {'type': 'PGD', 'eps': 8, 'steps': 5 if stage == 'train' else 10, 'seed': 0}

@@ -1,4 +1,4 @@
-"""Additions to the text of a YAML file that leave every byte of the rest as it is."""
+"""Adds keys to the text of a YAML file and keeps every other byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Keys = Sequence[str]
 _Entry = tuple[yaml.Node, yaml.Node]
 
 _BREAK = re.compile('\r\n|\r|\n')
-_PROPERTIES = re.compile(r'(?:[!&]\S*\s+)*')  # tag and anchor, which stand in front of a value
+_PROPERTIES = re.compile(r'(?:[!&]\S*\s+)*')  # tag and anchor in front of a value
 _ALIAS = re.compile(r'[^*]*\*[^\s,\]}]+')
 _NOTHING = object()
 
@@ -29,17 +29,17 @@ class _Line(NamedTuple):
 
 
 class YamlText:
-    """The text of a YAML file that holds one block of keys, and what is added to it.
+    """The text of a YAML file with one block of keys, and additions to it.
 
-    PyYAML's composer says where each value stands. Text is only ever put in, never taken out, and :meth:`result` holds
-    the outcome against what was meant, since YAML has more ways to write things than can be foreseen.
+    PyYAML's composer locates each value. Text is only inserted, never removed, and :meth:`result` compares the outcome
+    with the intended data, since YAML has more notations than can be foreseen.
 
     Args:
         text: of the file, with the line breaks as they are.
 
     Attributes:
         data: what the file holds, plain values only.
-        meant: what it shall hold with all that was added.
+        meant: the data it should hold with all additions.
 
     Raises:
         OptionsError: not YAML, several documents, a tag that would run code, or no block of keys.
@@ -51,7 +51,7 @@ class YamlText:
         if not isinstance(self.data, Mapping) or not isinstance(self._root, yaml.MappingNode):
             raise OptionsError('it holds no options')
         self.meant = dict(self.data)
-        # Position in the text, order there (what is put into an inner block comes first), and what is put in.
+        # Position in the text, order there (additions to inner blocks come first), and the added text.
         self._additions: list[tuple[int, int, str]] = []
         self._lines = list(_lines(text))
         self._starts = [line.start for line in self._lines]
@@ -60,10 +60,10 @@ class YamlText:
         self._step = _indentation(self._root)
 
     def prefix(self, path: Keys, letters: str) -> None:
-        """Put letters in front of a word; a word that a merge key (``<<``) brings in is written out.
+        """Prefix a word; a word from a merge key (``<<``) is written out.
 
         Raises:
-            OptionsError: the word cannot be changed where it stands.
+            OptionsError: the word cannot be changed in place.
         """
         *blocks, name = path
         node = self._block(blocks)
@@ -88,12 +88,12 @@ class YamlText:
 
         Args:
             path: of the block; empty for the whole file.
-            snippet: the keys in YAML, indented by two; they take the file's own indentation. Comments are left out
-                where the block is written in braces.
-            before: the key in front of which they are put, and of the comment above it; None for the end.
+            snippet: the keys in YAML, indented by two; they take the file's own indentation. Comments are dropped
+                where the block is in braces.
+            before: the key, with its comment, in front of which they are put; None for the end.
 
         Raises:
-            OptionsError: the block cannot be added to where it stands.
+            OptionsError: the block cannot be extended in place.
         """
         node = self._block(path)
         added = yaml.safe_load(snippet)
@@ -112,10 +112,10 @@ class YamlText:
         self.meant = _merged(self.meant, path, added)
 
     def result(self) -> str:
-        """The text with all that was added.
+        """The text with all additions.
 
         Raises:
-            OptionsError: it would not mean what was meant, because of something in the file.
+            OptionsError: the text would not hold the intended data, because of its notation.
         """
         parts, done = [], 0
         for position, _, addition in sorted(self._additions, key=lambda one: one[:2]):
@@ -125,11 +125,11 @@ class YamlText:
         try:
             found = _read(yaml.load, text)
         except OptionsError as error:
-            raise OptionsError(f'it is written in a way that cannot be added to ({error})') from None
+            raise OptionsError(f'its notation cannot be extended ({error})') from None
         place = _first_difference(self.meant, found)
         if place is not None:
             raise OptionsError(
-                f'{place}: an anchor (&) or a way of writing that is not understood carries the change '
+                f'{place}: an anchor (&) or an unsupported notation moves the change '
                 'to the wrong place; write the blocks out'
             )
         return text
@@ -153,9 +153,7 @@ class YamlText:
         found = [entry for entry in node.value if entry[0].value == name and isinstance(entry[0], yaml.ScalarNode)]
         if len(found) > 1:
             first, second = (key.start_mark.line + 1 for key, _ in found[:2])
-            raise OptionsError(
-                f'{".".join([*path, name])}: it is there twice, in lines {first} and {second}; leave one'
-            )
+            raise OptionsError(f'{".".join([*path, name])}: it is repeated, in lines {first} and {second}; leave one')
         return found[0] if found else None
 
     def _end(self, entry: _Entry) -> int:
@@ -171,7 +169,7 @@ class YamlText:
         return value.end_mark.index
 
     def _end_of_block(self, node: yaml.MappingNode) -> int:
-        """The end of the last line of a block, with comments that follow it at once under the same indentation."""
+        """The end of the last line of a block, with directly following comments of the same indentation."""
         column = node.value[0][0].start_mark.column
         number = self._line(self._end(node.value[-1]))
         while number + 1 < len(self._lines) and self._comment_at(number + 1, least=column):
@@ -207,7 +205,7 @@ def _read(function: Callable[..., Any], text: str) -> Any:
         ) from None
     except RecursionError:
         raise OptionsError('its blocks are nested too deeply') from None
-    except Exception as error:  # whatever the constructor of a tag makes of its value
+    except Exception as error:  # constructors of tags raise anything on a wrong value
         raise OptionsError(f'it is not a YAML file: {_reason(error)}') from None
 
 
@@ -232,7 +230,7 @@ def _lines(text: str) -> Iterator[_Line]:
 
 
 def _indentation(root: yaml.MappingNode) -> int:
-    """By how many spaces the first block inside another one is indented."""
+    """Indentation, in spaces, of the first inner block."""
     for key, value in root.value:
         if isinstance(value, yaml.MappingNode) and not value.flow_style and not _is_alias((key, value)):
             return value.value[0][0].start_mark.column - key.start_mark.column
@@ -247,7 +245,7 @@ def _indented(snippet: str, column: int, step: int) -> Iterator[str]:
 
 
 def _is_alias(entry: _Entry) -> bool:
-    """Whether the value of a key stands before the key, where an alias leads to."""
+    """Whether a value is an alias: it is located before its key."""
     key, value = entry
     return value.start_mark.index < key.start_mark.index
 
@@ -270,14 +268,14 @@ def _value(data: Any, path: Keys) -> Any:
 
 
 def _merged(data: Mapping[str, Any], path: Keys, added: Mapping[str, Any]) -> dict[str, Any]:
-    """The data with more keys in one block. Blocks that the file shares by aliases are told apart."""
+    """The data with more keys in one block. Blocks shared by aliases are separated."""
     if not path:
         return {**data, **added}
     return {**data, path[0]: _merged(data[path[0]], path[1:], added)}
 
 
 def _first_difference(meant: Any, found: Any, where: str = '', seen: set[tuple[int, int]] | None = None) -> str | None:
-    """The first place, by the names of its keys, where two values differ in value or type; None where none does."""
+    """The first place, as key names, where two values differ in value or type; None where they are equal."""
     seen = set() if seen is None else seen  # aliases can make a value endless
     if (id(meant), id(found)) in seen:
         return None

@@ -1,4 +1,4 @@
-"""Options files as they are read: plain YAML values, which run no code, and what BasicSR's parser adds to them."""
+"""Reading options files: plain YAML values, which run no code, with what BasicSR's parser adds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import yaml
 
-from rsr_basicsr.options import host
+from rsr_basicsr.options import host, host_blocks
 from rsr_basicsr.options.networks import check_network
 from rsr_basicsr.options.parsing import OpenBlock, parse_open
 from rsr_basicsr.options.types import Count, Keys
@@ -19,7 +19,7 @@ from rsr_basicsr.utils.registry import did_you_mean
 
 
 def read_options(path: str, stage: str) -> dict[str, Any]:
-    """Read an options file far enough to know that BasicSR can parse it.
+    """Read an options file and check that BasicSR can parse it.
 
     Raises:
         OptionsError: no such file, not YAML, a tag that would run code, or a section missing or of the wrong type.
@@ -37,19 +37,19 @@ class _WithNetwork(OpenBlock):
 
 
 def read_network(path: str) -> torch.nn.Module:
-    """Build ``network_g`` of an options file, whatever else the file holds, without its weights.
+    """Build ``network_g`` of an options file without its weights; the rest of the file is ignored.
 
     Raises:
         OptionsError: as :func:`read_options` does, or the network cannot be built.
     """
     opt = load_options(path)
     parse_open(opt, _WithNetwork, '')
-    parse_open(opt['network_g'], host.Typed, 'network_g')
+    parse_open(opt['network_g'], host_blocks.Typed, 'network_g')
     return check_network(opt, 'network_g')
 
 
 def load_options(path: str) -> dict[str, Any]:
-    """What an options file holds, plain values only.
+    """Load an options file, plain values only.
 
     Raises:
         OptionsError: no such file, not YAML, or a tag that would run code.
@@ -63,11 +63,11 @@ def load_options(path: str) -> dict[str, Any]:
         where = in_one_line(error).replace(' in "<unicode string>",', ',')
         tab = "'\\t'" in where
         raise OptionsError(
-            f'-opt {path} is not a YAML file: {where}{"; write spaces in the place of tabs" if tab else ""}'
+            f'-opt {path} is not a YAML file: {where}{"; write spaces instead of tabs" if tab else ""}'
         ) from None
     except RecursionError:
-        raise OptionsError(f'-opt {path} is not a YAML file: its blocks are too deep') from None
-    except Exception as error:  # what Python makes of dates that are none, and of numbers without end
+        raise OptionsError(f'-opt {path} is not a YAML file: its blocks are nested too deeply') from None
+    except Exception as error:  # Python refuses invalid dates and overlong numbers
         raise OptionsError(f'-opt {path} has a value that cannot be read: {in_one_line(error)}') from None
     if not isinstance(opt, dict):
         raise OptionsError(f'-opt {path} holds no options')
@@ -75,7 +75,7 @@ def load_options(path: str) -> dict[str, Any]:
 
 
 def repeated_keys(path: str) -> list[str]:
-    """A sentence for every key that stands twice in a block, of which YAML takes the last without a word.
+    """A sentence for every repeated key of a block; YAML silently takes the last one.
 
     Args:
         path: an options file that :func:`load_options` has read.
@@ -96,8 +96,8 @@ def repeated_keys(path: str) -> list[str]:
                     line = key.start_mark.line + 1
                     if key.value in lines:
                         found.append(
-                            f'{key.value} stands in line {lines[key.value]} and again in line {line}, which '
-                            'counts; take one of them out'
+                            f'{key.value} is in line {lines[key.value]} and again in line {line}, which counts; '
+                            'remove one of them'
                         )
                     lines[key.value] = line
     return found
@@ -112,13 +112,13 @@ def _read(path: str) -> str:
     except OSError as error:
         raise OptionsError(f'-opt {path} cannot be read: {error.strerror}') from None
     except UnicodeDecodeError as error:
-        raise OptionsError(f'-opt {path} is not a YAML file: it is no text ({in_one_line(error)})') from None
+        raise OptionsError(f'-opt {path} is not a YAML file: it is not text ({in_one_line(error)})') from None
 
 
 def as_parsed(opt: dict[str, Any], stage: str, root: str) -> None:
-    """Add to an options file, in place, what BasicSR's ``parse_options`` adds, however broken it is.
+    """Add to options, in place, what BasicSR's ``parse_options`` adds; the options may be broken.
 
-    That function itself needs a command line, starts distributed processes and sets seeds.
+    ``parse_options`` itself needs a command line, starts distributed processes and sets seeds.
 
     Args:
         opt: what the file holds.
@@ -187,12 +187,12 @@ def override(options: dict[str, Any], changes: Sequence[str], new_sections: bool
 
 
 def _named(place: Mapping[str, Any]) -> bool:
-    """Whether a block holds blocks by name, such as ``attacks``: one more begins with its type."""
+    """Whether a block holds named blocks, such as ``attacks``; a new one begins with its type."""
     return bool(place) and all(isinstance(value, (dict, type(None))) for value in place.values())
 
 
 def _value(change: str, text: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except Exception as error:  # what Python makes of dates that are none, beside what YAML refuses
+    except Exception as error:  # Python refuses invalid dates, beside what YAML refuses
         raise OptionsError(f'--force_yml {change}: {in_one_line(error)}') from None

@@ -1,4 +1,4 @@
-"""What is wrong with an options file, all of it at once."""
+"""The problems of an options file, collected and reported together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class MissingKey(OptionsError):
 
 
 class SeveralProblems(OptionsError):
-    """Several things are wrong; ``sentences`` has one for each."""
+    """Several problems; ``sentences`` has one for each."""
 
     def __init__(self, sentences: Iterable[str]) -> None:
         self.sentences = list(sentences)
@@ -27,14 +27,13 @@ class SeveralProblems(OptionsError):
 
 
 class Problems(list[str]):
-    """Sentences, collected until there is no use in looking on.
+    """Problems as sentences, with the places in the file that are broken, such as ``datasets.train.gt_size``.
 
-    What is broken is remembered by its place in the file, such as ``datasets.train.gt_size``, so that what needs it
-    need not be looked at: it would end in a problem that is none.
+    Checks that depend on a broken place are skipped, since they would report follow-up errors.
 
     Attributes:
-        warnings: what will not fail, but is hardly meant.
-        facts: what was found.
+        warnings: sentences about what works, but is probably not intended.
+        facts: sentences about what was found.
     """
 
     def __init__(self) -> None:
@@ -46,11 +45,11 @@ class Problems(list[str]):
 
     @contextlib.contextmanager
     def noted(self, where: str = '', part: str = '') -> Iterator[None]:
-        """Within the block, an error of a user ends the block only.
+        """Turn an error of the user inside the ``with`` block into problems.
 
         Args:
-            where: put in front of the sentence.
-            part: the place in the file that is broken then.
+            where: prefix of each sentence.
+            part: the place in the file that an error breaks.
         """
         try:
             yield
@@ -66,31 +65,31 @@ class Problems(list[str]):
         self.spoil(part)
 
     def lacks(self, error: MissingKey) -> bool:
-        """Whether this has to be said: the key is not there under another name, and nobody has missed it yet."""
+        """Whether to report a missing key: it is not misspelt, and has not been reported yet."""
         known = (error.where, error.key) in self._meant
         self._meant.add((error.where, error.key))
         return not known
 
     def spoil(self, part: str) -> None:
-        """Remember that this place in the file is broken."""
+        """Mark a place in the file as broken."""
         if part:
             self._broken.add(part)
 
     def mistaken(self, where: str, key: str) -> None:
-        """Remember that a key of a block stands there under a name that is slightly wrong: it is not missing."""
+        """Mark a key as present under a misspelt name, so that it is not reported as missing."""
         self._meant.add((where, key))
         self.spoil(f'{where}.{key}' if where else key)
 
     def there(self, *parts: str) -> bool:
-        """Whether these places of the file can be looked into; what is in them may be broken."""
+        """Whether these places can be read; places inside them may be broken."""
         return not any(_within(part, broken) for part in parts for broken in self._broken)
 
     def sound(self, *parts: str) -> bool:
-        """Whether these places of the file can be relied upon, with all that is in them."""
+        """Whether these places are valid, with everything inside them."""
         return self.there(*parts) and not any(_within(broken, part) for part in parts for broken in self._broken)
 
     def stop(self) -> None:
-        """Raise an OptionsError of all sentences, if there are any."""
+        """Raise an OptionsError with all problems, if there are any."""
         if len(self) == 1:
             raise OptionsError(self[0])
         if self:

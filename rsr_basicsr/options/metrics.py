@@ -1,4 +1,4 @@
-"""The check of a block of ``metrics:``, of a validation and of a benchmark."""
+"""The check of a block of ``metrics:``, of a validation or a benchmark."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of networks: they can be built, they upscale by what the options say, and their weights fit."""
+"""Checks of networks: they can be built, they upscale by ``scale``, and their weights fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.calls import check_call, registered
-from rsr_basicsr.options.host import Typed
+from rsr_basicsr.options.host_blocks import Typed
 from rsr_basicsr.options.parsing import parse_block, parse_keys, parse_open
 from rsr_basicsr.options.types import ExistingFile
 from rsr_basicsr.utils.errors import OptionsError, WeightsError, in_one_line
@@ -50,8 +50,8 @@ def check_network(opt: dict[str, Any], name: str) -> torch.nn.Module:
             net = cls(**{key: value for key, value in options.items() if key != 'type'})
             if defended:
                 _check_scale(net, opt.get('scale'))
-    except Exception as error:  # whatever a constructor makes of wrong arguments
-        raise OptionsError(f'{name}: {cls.__name__} cannot be built so: {in_one_line(error)}') from error
+    except Exception as error:  # constructors raise anything on wrong arguments
+        raise OptionsError(f'{name}: {cls.__name__} cannot be built: {in_one_line(error)}') from error
     return net
 
 
@@ -95,17 +95,17 @@ def _check_scale(net: torch.nn.Module, scale: int | None) -> None:
 
 
 def check_upscaling(net: torch.nn.Module, scale: int | None) -> None:
-    """Check that a network upscales by the scale; one that the device meta cannot run is let pass.
+    """Check that a network upscales by the scale; skipped where the network cannot run on the device meta.
 
     Raises:
         OptionsError: it does not.
     """
     if isinstance(net, DefenseMixin) or scale is None:
-        return  # which was seen when it was built
+        return  # checked when it was built
     try:
         with torch.no_grad():
             size = sketch(net)(torch.zeros(1, 3, _PROBE, _PROBE, device='meta')).shape[-2:]
-    except Exception:  # whatever it makes of an image of that size, or of the device
+    except Exception:  # the network refuses that size, or the device meta
         return
     if len(size) == 2 and tuple(size) != (scale * _PROBE, scale * _PROBE):
         raise OptionsError(f'network_g: {type(net).__name__} upscales by {size[0] / _PROBE:g}, but scale is {scale}')
@@ -143,7 +143,7 @@ def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: int |
 def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
     """Check that a network takes tiles of that size, at the border and within an image.
 
-    On the device meta, which knows sizes only, since large tiles would take minutes.
+    Runs on the device meta, which computes sizes only: large tiles would take minutes.
     """
     on_meta = sketch(net)
     if _refusal(on_meta, _PROBE) is not None:
@@ -158,16 +158,16 @@ def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
 
 
 def sketch(net: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a network without its numbers, which tells sizes at no cost."""
+    """A copy of a network on the device meta, which computes sizes only."""
     return copy.deepcopy(net).to('meta')
 
 
 def _refusal(net: torch.nn.Module, size: int) -> str | None:
-    """What a network says to images of that size, None where it takes them."""
+    """The error of a network for images of that size; None where it takes them."""
     try:
         with torch.no_grad(), net.defense.forced(False) if isinstance(net, DefenseMixin) else contextlib.nullcontext():
             net(torch.zeros(1, 3, size, size, device='meta'))
-    except Exception as error:  # whatever it makes of it
+    except Exception as error:  # networks raise anything on a size they do not take
         return in_one_line(error)
     return None
 
@@ -178,7 +178,7 @@ def check_weights(opt: dict[str, Any], network: str, net: torch.nn.Module) -> No
     where = f'path.pretrain_{network}'
     if path is None:
         if network == 'network_g' and not opt['is_train'] and opt[network].get('weights') is None:
-            raise OptionsError(f'{where}: there is nothing to test; name a weight file')
+            raise OptionsError(f'{where}: no weights to test; name a weight file')
         return
     path = osp.expanduser(path)
     if not osp.isfile(path):
@@ -203,10 +203,10 @@ def check_weights(opt: dict[str, Any], network: str, net: torch.nn.Module) -> No
 
 
 def check_resumed(opt: Mapping[str, Any], network: str, net: torch.nn.Module) -> None:
-    """Check that what a resumed training goes on with is not of an earlier version of the network.
+    """Check that the checkpoint of a resumed training is not of an earlier version of the network.
 
     Args:
-        opt: options whose ``path: resume_state`` was found to be whole.
+        opt: options whose ``path: resume_state`` is complete.
         network: the key of the network's block.
         net: the network.
 

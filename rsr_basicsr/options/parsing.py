@@ -5,6 +5,7 @@ A block is parsed key by key, so that one wrong value leaves the others usable, 
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, get_args
@@ -31,7 +32,7 @@ class Block(BaseModel):
 
     @model_validator(mode='before')
     @classmethod
-    def _without_empty(cls: type, value: Any) -> Any:
+    def _without_empty(cls, value: Any) -> Any:
         if isinstance(value, BaseModel):
             return value
         if not isinstance(value, Mapping):
@@ -40,7 +41,7 @@ class Block(BaseModel):
 
     @classmethod
     def __get_pydantic_json_schema__(
-        cls: type, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+        cls, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
         described = handler(schema)
         target = handler.resolve_ref_schema(described)
@@ -79,21 +80,24 @@ def key(
 
     Args:
         description: its meaning, in Markdown.
-        default: the value of an absent key; ``...`` for a required one; None leaves it to the class of the block.
+        default: the value of an absent key, or the class that makes it; ``...`` for a required key; None leaves it to
+            the class of the block.
         unit: of a number, such as ``1/255``.
         values: what it takes, where the type does not tell.
         by_default: what an absent key means, where ``default`` does not tell.
     """
-    notes = {
+    notes: dict[str, Any] = {
         name: note
         for name, note in (('unit', unit), ('values', values), ('by_default', by_default))
         if note is not None
     }
-    extra: Any = notes or None
-    if isinstance(default, (dict, list)) or isinstance(default, type):
-        factory = default if isinstance(default, type) else lambda: type(default)(default)
-        return Field(default_factory=factory, description=description, json_schema_extra=extra)
-    return Field(default, description=description, json_schema_extra=extra)
+    if isinstance(default, type):
+        return Field(default_factory=default, description=description, json_schema_extra=notes)
+    if isinstance(default, (dict, list)):
+        notes['default'] = default
+        factory = functools.partial(copy.deepcopy, default)
+        return Field(default_factory=factory, description=description, json_schema_extra=notes)
+    return Field(default, description=description, json_schema_extra=notes)
 
 
 def parse_block(block: Any, model: type[Block], where: str) -> dict[str, Any]:
@@ -222,27 +226,34 @@ def _adapter(annotation: Any, metadata: tuple[Any, ...]) -> TypeAdapter[Any]:
 
 
 def _sentences(error: ValidationError, field: FieldInfo, where: str) -> Iterator[str]:
+    """Our sentences for pydantic's errors of one field; unknown keys first, since they may explain missing ones."""
     misspelt = set()
     for found in sorted(error.errors(), key=lambda found: found['type'] != 'extra_forbidden'):
-        place, model = where, block_in(field.annotation)
-        loc = [part for part in found['loc'] if not str(part).startswith('(')]
-        inside = loc[:-1] if found['type'] in ('extra_forbidden', 'missing') else loc
-        for part, following in zip(inside, [*inside[1:], None]):
-            if isinstance(part, str):
-                place = _join(place, part)
-                model = block_in(model.model_fields[part].annotation) if model else None
-            elif following is not None or model is not None:
-                place = f'{place}, number {part + 1}'
+        of_a_key = found['type'] in ('extra_forbidden', 'missing')
+        *_, name = found['loc'] or ('',)
+        place, model = _located(found['loc'][:-1] if of_a_key else found['loc'], field, where)
         if found['type'] == 'extra_forbidden' and model is not None:
-            misspelt.add((place, nearest(loc[-1], model.model_fields)))
-            yield _unknown(loc[-1], model.model_fields, place)
+            misspelt.add((place, nearest(name, model.model_fields)))
+            yield _unknown(name, model.model_fields, place)
         elif found['type'] == 'missing':
-            if (place, loc[-1]) not in misspelt:
-                yield str(MissingKey(place, str(loc[-1])))
+            if (place, name) not in misspelt:
+                yield str(MissingKey(place, str(name)))
         elif found['type'] == _NOT_A_BLOCK and model is not None:
             yield _not_a_block(found['input'], model, place)
         else:
             yield f'{place}: {refusal(found)}, got {shown(found["input"])}'
+
+
+def _located(loc: Iterable[int | str], field: FieldInfo, where: str) -> tuple[str, type[Block] | None]:
+    """A location inside a field as messages write it, and the model of the block there, if it is one."""
+    model = block_in(field.annotation)
+    for part in loc:
+        if isinstance(part, int):
+            where += f', number {part + 1}' if model is not None else ''  # numbers of a list are shown themselves
+        elif not part.startswith('('):  # the tag of a union
+            where = _join(where, part)
+            model = block_in(model.model_fields[part].annotation) if model is not None else None
+    return where, model
 
 
 def block_in(annotation: Any) -> type[Block] | None:

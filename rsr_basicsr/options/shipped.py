@@ -16,17 +16,17 @@ def options_folder() -> Path:
 
 
 def options_files() -> dict[str, str]:
-    """The options files that come with the package: path inside of the folder -> the first line, its title."""
+    """The options files that come with the package: path inside the folder -> title, which is the first line."""
     folder = options_folder()
     first_lines = {file: file.read_text(encoding='utf-8').partition('\n')[0] for file in sorted(folder.rglob('*.yml'))}
     return {file.relative_to(folder).as_posix(): line.lstrip('# ').rstrip('.') for file, line in first_lines.items()}
 
 
 def copy_options(folder: Path, overwrite: bool = False) -> list[Path]:
-    """Copy the options files, to be edited; those that are the same already stay.
+    """Copy the options files, to be edited; identical ones are left alone.
 
     Returns:
-        The files that were written.
+        The paths that were written.
 
     Raises:
         OptionsError: one of them has been edited and ``overwrite`` is not set, or the folder cannot be written; in the
@@ -40,7 +40,7 @@ def copy_options(folder: Path, overwrite: bool = False) -> list[Path]:
         edited = [str(path) for path in contents if path.exists()]
         if edited and not overwrite:
             raise OptionsError(
-                f'{", ".join(edited)} would lose what was edited; name another folder, or add --overwrite'
+                f'{", ".join(edited)} has been edited; name another folder, or add --overwrite to replace it'
             )
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import torch
 
 from networks import Dense
 from rsr_basicsr.attacks import ATTACKS, IFGSM, PGD, BandLimited, DetectorAware, build_attack
-from rsr_basicsr.options.blocks import ValAttackOptions
+from rsr_basicsr.options.attack_blocks import ValAttackOptions
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from helpers import paired_options, read, shrink, write
 from rsr_basicsr.check import check_options, stray_keys
-from rsr_basicsr.check.step_memory import GIB, Estimate, estimate
+from rsr_basicsr.check.step_memory import GIB, StepMemory, estimate
 from rsr_basicsr.check.survey import compare_with_gpu, survey
 from rsr_basicsr.cli import main
 from rsr_basicsr.options.loading import as_parsed
@@ -97,7 +97,7 @@ def test_a_file_in_order_passes_and_nothing_is_written(name, defended, photos, t
     assert errors == [] and all(map(small_photos, warnings)) and os.listdir(tmp_path) == ['o.yml']
     assert facts[0].endswith('o.yml: a training (rsr train)')
     assert 'datasets.val.dataroot_lq: 5 images, 16x16' in facts
-    assert any(fact.startswith('memory: ') and 'GiB a sample' in fact for fact in facts)
+    assert any(fact.startswith('memory: ') and 'GiB per sample' in fact for fact in facts)
     assert any('attacks nothing; rsr defend' in fact for fact in facts) is not defended
     masks = [fact for fact in facts if fact.startswith('mask ')]
     assert masks[:1] == (['mask 1, input: the image, 3 x 16 x 16'] if defended else [])
@@ -167,8 +167,8 @@ def test_everything_wrong_is_named_at_once_and_nothing_that_follows_from_it(opt,
 
 
 ERRORS = [
-    ('train:pixel_opt:reduction', 'men', 'train.pixel_opt: L1Loss cannot be built so: Unsupported reduction mode: men'),
-    ('train:optim_g:betas', [0.9, 2], 'train.optim_g: Adam cannot be built so: Invalid beta parameter at index 1: 2'),
+    ('train:pixel_opt:reduction', 'men', 'train.pixel_opt: L1Loss cannot be built: Unsupported reduction mode: men'),
+    ('train:optim_g:betas', [0.9, 2], 'train.optim_g: Adam cannot be built: Invalid beta parameter at index 1: 2'),
     ('train:scheduler', {'type': 'CosineAnnealingRestartLR', 'periods': [2]}, 'they end after 2 iterations, and the'),
     ('train:perceptual_opt', {'type': 'PerceptualLoss', 'layer_weights': {'conv9': 1}}, "'conv9' is not in list"),
     ('gt_size', 66, 'gt_size: 66 is not a multiple of the scale, 4; write 64'),
@@ -176,9 +176,9 @@ ERRORS = [
     ('queue_size', 5, 'queue_size: 5 is not a multiple of the batch size 2'),
     ('datasets:train:batch_size_per_gpu', 100, 'queue_size: 4 is not a multiple of the batch size 100'),
     ('datasets:train:prefetch_mode', 'cuda', 'datasets.train.prefetch_mode: cuda needs pin_memory: true beside it'),
-    ('datasets:train:io_backend:path', 'a', "datasets.train.io_backend: a disk takes no 'path'; take it out"),
+    ('datasets:train:io_backend:path', 'a', "datasets.train.io_backend: a disk takes no 'path'; remove it"),
     ('datasets:valid', {}, 'datasets.valid: BasicSR knows data sets by names such as train, val, val_2; got'),
-    ('scale', 2, 'network_g: DefendedSRVGGNetCompact cannot be built so: it upscales by 4, but scale is 2'),
+    ('scale', 2, 'network_g: DefendedSRVGGNetCompact cannot be built: it upscales by 4, but scale is 2'),
     ('logger:wandb', {'project': 'a'}, 'logger.wandb: BasicSR wants use_tb_logger: true beside it'),
     ('attack', None, 'model_type DefendedRealESRNetModel needs an attack block'),
     ('path:param_kee_g', 'params', 'path: unknown key'),
@@ -195,7 +195,7 @@ def test_errors(path, value, sentence, opt, tmp_path, capsys):
 
 
 WARNINGS = [
-    ('cutblur', 1, 'the options: nobody reads cutblur; take it out'),
+    ('cutblur', 1, 'the options: nothing reads cutblur; remove it'),
     ('datasets:train:gt_size', 32, 'datasets.train.gt_size: 32 is not read; the patches have the gt_size of the top'),
     ('train:ema_decay', 1, 'train.ema_decay: 1 never lets the moving average move; write 0.999'),
     ('train:scheduler:milestones', [2, 9], 'train.scheduler.milestones: 9 is never reached, since the training ends'),
@@ -292,8 +292,8 @@ def test_an_experiment_of_that_name_and_keys_that_stand_twice(opt, tmp_path, cap
     file.write_text(f'{file.read_text()}scale: 4\n')
     assert main(['check', '-opt', 'o.yml', '--no-memory', '--decode', '0']) == 0
     out = capsys.readouterr().out
-    assert re.search(r'scale stands in line \d+ and again in line \d+, which counts; take one of them out', out)
-    assert f'name: experiments/{opt["name"]} is there already, and will be renamed' in out and '0 errors, 2 warn' in out
+    assert re.search(r'scale is in line \d+ and again in line \d+, which counts; remove one of them', out)
+    assert f'name: experiments/{opt["name"]} exists; BasicSR will rename it' in out and '0 errors, 2 warn' in out
 
 
 # images, and what BasicSR makes of them
@@ -432,7 +432,7 @@ def test_databases(folder, photos, tmp_path, capsys):
     data.write_bytes(data.read_bytes()[:20000])  # reading which would end the process
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
     assert errors == [
-        f'datasets.train: {folder / "gt.lmdb"} cannot be read as LMDB: data.mdb is cut short; make it anew'
+        f'datasets.train: {folder / "gt.lmdb"} cannot be read as LMDB: data.mdb is cut short; create it again'
     ]
     (folder / 'gt.lmdb' / 'meta_info.txt').write_text('other.png (64,64,3) 1\n')
     errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
@@ -555,7 +555,7 @@ def allocated(model, batch, size):
 def test_memory_of_a_gpu_is_compared(free, whole, errors, warnings, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'mem_get_info', lambda: (free * GIB, whole * GIB))
     problems = Problems()
-    compare_with_gpu(Estimate(GIB, GIB), 8, problems)
+    compare_with_gpu(StepMemory(GIB, GIB), 8, problems)
     assert (len(problems), len(problems.warnings)) == (errors, warnings)
     for sentence in [*problems, *problems.warnings]:
         assert sentence == (

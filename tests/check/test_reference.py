@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from helpers import OPTIONS
 from rsr_basicsr.check.reference import TABLES, json_schema, with_tables
 from rsr_basicsr.cli import main
-from rsr_basicsr.options.blocks import AttackOptions
+from rsr_basicsr.options.attack_blocks import AttackOptions
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError
 

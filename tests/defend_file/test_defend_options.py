@@ -252,8 +252,8 @@ NOT_EDITABLE = {
     'other.type: an anchor (&)': HEAD + 'network_g: &n\n  type: MSRResNet\nother: *n\n',
     'x.0: an anchor (&)': HEAD.replace('a\n', '&a a\n') + NET + 'x: [*a]\n',
     'network_g: it comes out of a merge key (<<)': 'base: &b\n  network_g:\n    type: MSRResNet\n<<: *b\n' + HEAD,
-    'network_g.type: it is there twice, in lines 5 and 6': HEAD + 'network_g:\n  type: EDSR\n  type: MSRResNet\n',
-    'network_g: it is there twice, in lines 4 and 7': HEAD + NET + NET,
+    'network_g.type: it is repeated, in lines 5 and 6': HEAD + 'network_g:\n  type: EDSR\n  type: MSRResNet\n',
+    'network_g: it is repeated, in lines 4 and 7': HEAD + NET + NET,
     'name, line 1: a text over several lines (|)': (HEAD + NET).replace('name: a', 'name: |\n  a'),
     'it holds several documents (---)': HEAD + NET + '---\n' + HEAD,
     "found character '\\t' that cannot start any token, line 2": (HEAD + NET).replace('SRModel', 'SRModel\t# x'),
@@ -286,12 +286,12 @@ REFUSED = {
     'model_type: VideoRecurrentModel works on video': changed(model='VideoRecurrentModel', net='BasicVSR'),
     'model_type: VideoRecurrentGANModel works on video': changed(model='VideoRecurrentGANModel', net='BasicVSR'),
     'model_type: StyleGAN2Model is not derived from SRModel': changed(model='StyleGAN2Model', net='StyleGAN2Generator'),
-    'model_type: HiFaceGANModel has no defended twin': changed(model='HiFaceGANModel', net='HiFaceGAN'),
+    'model_type: HiFaceGANModel has no defended version': changed(model='HiFaceGANModel', net='HiFaceGAN'),
     "model_type: GFPGANModel is none of BasicSR's;": changed(model='GFPGANModel', net='GFPGANv1'),
     "model_type: RealESRGANMdel is none of BasicSR's (did you mean RealESRGANModel?)": changed(model='RealESRGANMdel'),
-    'network_g.type: DFDNet has no defended twin; there is one of CDC, EDSR, ': changed(net='DFDNet'),
-    'network_g.type: ECBSR has no defended twin': changed(net='ECBSR'),
-    'network_g.type: SwinIRR has no defended twin (did you mean SwinIR?)': changed(net='SwinIRR'),
+    'network_g.type: DFDNet has no defended version; there is one of CDC, EDSR, ': changed(net='DFDNet'),
+    'network_g.type: ECBSR has no defended version': changed(net='ECBSR'),
+    'network_g.type: SwinIRR has no defended version (did you mean SwinIR?)': changed(net='SwinIRR'),
     'network_g.num_in_ch: 1, but the defence is for colour images': changed().replace('num_in_ch: 3', 'num_in_ch: 1'),
     'model_type: DefendedSRModel is defended already': changed(model='DefendedSRModel'),
     'network_g.type: DefendedMSRResNet is defended already': changed(net='DefendedMSRResNet'),
@@ -344,14 +344,14 @@ def test_what_is_left_to_do_is_said():
     assert 'weights/generator.pth stays; put the weights of your defended training there' in said
     assert 'is a state of the undefended training' in notes(changed().replace('state: ~', 'state: a.state'))
     said = notes(changed().replace('pretrain_network_g: ~', 'pretrain_model_g: a.pth'))
-    assert 'path.pretrain_model_g is a name of old that this BasicSR does not read; write pretrain_network_g' in said
+    assert 'path.pretrain_model_g is an old name that this BasicSR does not read; write pretrain_network_g' in said
     for old, new, problem in [
         ('type: Adam', 'type: SGD', 'train.optim_g.type: expected one of Adam'),
         ('use_hflip', 'use_flip', "'use_hflip' is missing"),
         ('upscale: 4', 'upscale: 2', 'it upscales by 2, but scale is 4'),
     ]:
         said = notes(changed().replace(old, new))
-        assert 'rsr train will not take it as it is: ' in said and problem in said
+        assert 'rsr train refuses it as it is: ' in said and problem in said
 
 
 def test_only_shown_without_an_output(tmp_path, capsys):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from rsr_basicsr.attacks import PGD, Perceptual, RandomNoise, build_attack
 from rsr_basicsr.ops.perceptual import lpips_distance
-from rsr_basicsr.options.blocks import AttackOptions, SetAttackOptions, ValAttackOptions
+from rsr_basicsr.options.attack_blocks import AttackOptions, SetAttackOptions, ValAttackOptions
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 

@@ -18,7 +18,8 @@ from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.check import check_options
 from rsr_basicsr.cli import main
 from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
-from rsr_basicsr.options.blocks import AttackOptions, DefenseOptions, typed_options
+from rsr_basicsr.options.attack_blocks import AttackOptions
+from rsr_basicsr.options.blocks import DefenseOptions, typed_options
 from rsr_basicsr.options.loading import read_options
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError
@@ -385,7 +386,7 @@ def test_weights_of_another_network_are_refused(opt, tmp_path):
 def test_classifier_weights_must_be_a_classifiers(opt, tmp_path):
     torch.save({'a': torch.zeros(1)}, tmp_path / 'c.pth')
     opt['network_g']['defense']['classifier']['weights'] = str(tmp_path / 'c.pth')
-    with pytest.raises(OptionsError, match='network_g: DefendedRRDBNet cannot be built so: .*another classifier'):
+    with pytest.raises(OptionsError, match='network_g: DefendedRRDBNet cannot be built: .*another classifier'):
         check_options(opt)
 
 
