@@ -47,7 +47,7 @@ def load_state(path: str | Path, key: str | Sequence[str] | None = None) -> dict
             ``params_ema``, else ``params``, else ``state_dict``, else the whole file.
 
     Returns:
-        The state dict with the metadata that ``torch.save`` kept of it, see :mod:`rsr_basicsr.weights.versions`.
+        The state dict with the metadata that ``torch.save`` kept of it, see :mod:`rsr_basicsr.archs.versions`.
 
     Raises:
         WeightsError: the file is missing, damaged, wants to run code, holds no tensors or values that are not finite.
