@@ -117,7 +117,7 @@ def main() -> None:
             print(
                 f'{kill:3d}: killed after {seconds:4.1f} s; checkpoint {before} -> {newest(states)}; {did}', flush=True
             )
-            if code != -signal.SIGKILL or begun and int(resumed[1] if resumed else 0) != before:
+            if code != -signal.SIGKILL or (begun and int(resumed[1] if resumed else 0) != before):
                 sys.exit(f'expected to resume from {before} and to be killed, exit code {code}:\n{output}')
         opt['train']['total_iter'] = end = (newest(states) // EVERY + 2) * EVERY
         started = time.time()

@@ -12,9 +12,9 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-from rsr_basicsr.metrics.detection import roc_auc, roc_curve  # noqa: E402
+from rsr_basicsr.metrics.detection import roc_auc, roc_curve
 
 
 def main(folder: Path, out: Path) -> None:

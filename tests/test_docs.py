@@ -92,7 +92,7 @@ def test_code_in_the_documents_runs(path, title, tmp_path, monkeypatch, capsys, 
     snippets = code(path, title)
     assert snippets
     for snippet in snippets:
-        exec(snippet, known)  # noqa: S102  our own documents
+        exec(snippet, known)
     if title == 'Attack your own network':
         noise, attack = map(float, re.findall(r'stability (\S+) dB', capsys.readouterr().out))
         assert attack <= noise

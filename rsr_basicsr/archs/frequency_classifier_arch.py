@@ -75,7 +75,7 @@ class FrequencyClassifier(SampleClassifier):
             spectrum = _pool_any_size(spectrum, self.spectrum_size)
             return F.avg_pool2d(spectrum, 3).flatten(1)
         height, width = spectrum.shape[-2:]
-        if height != self.spectrum_size or width != self.spectrum_size and self.pool_by == 'size':
+        if height != self.spectrum_size or (width != self.spectrum_size and self.pool_by == 'size'):
             spectrum = F.adaptive_avg_pool2d(spectrum, self.spectrum_size)
         elif width != self.spectrum_size:
             raise ValueError(f'pool_by: height does not pool images of {height}x{width}; write pool_by: size')

@@ -120,7 +120,7 @@ def _without_growth_by_steps(measurements: Sequence[Measurement], tolerance: flo
     worst = {key: max(group, key=lambda m: m.loss) for key, group in _keyed(measurements, _comparable).items()}
     for less, more in _neighbours(measurements, 'steps'):
         converged = not _exceeds(worst[_comparable(more)], more, tolerance)
-        if _exceeds(less, more, tolerance) or not _exceeds(more, less, 1e-3) and not converged:
+        if _exceeds(less, more, tolerance) or (not _exceeds(more, less, 1e-3) and not converged):
             yield _no_growth(less, more, 'steps')
 
 

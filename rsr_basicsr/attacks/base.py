@@ -295,7 +295,7 @@ class Attack:
 
 
 def _same(value: Any, default: Any) -> bool:
-    return value is default or isinstance(value, (int, float, str, tuple)) and value == default
+    return value is default or (isinstance(value, (int, float, str, tuple)) and value == default)
 
 
 def _brief(value: Any) -> str:

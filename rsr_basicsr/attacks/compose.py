@@ -85,7 +85,7 @@ class Transfer(Attack):
         concerned = {
             name: value
             for name, value in changes.items()
-            if _concerns(attack, name) or name == 'seed' and name in attack.parameters()
+            if _concerns(attack, name) or (name == 'seed' and name in attack.parameters())
         }
         return Transfer(source=source, attack=attack.but(**concerned))
 
@@ -181,7 +181,7 @@ def worst_of(attacks: Sequence[Attack], **options: Any) -> WorstOf:
 
 def _concerns(attack: Attack, name: str) -> bool:
     """Whether a change to all attacks of a composition applies to this one."""
-    if name in ('attacks', 'seed') or name == 'gate' and attack.uses == 'nothing':
+    if name in ('attacks', 'seed') or (name == 'gate' and attack.uses == 'nothing'):
         return False  # the gate is that of the network under attack, not of the source of a transfer
     return isinstance(attack, WorstOf) or name in attack.parameters()
 

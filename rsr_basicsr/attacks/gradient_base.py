@@ -111,7 +111,7 @@ class Scheduled(GradientAttack):
     @property
     def falls(self) -> bool:
         """Whether the step falls to zero."""
-        return self.schedule == 'linear' or self.schedule is None and self.step_size is None
+        return self.schedule == 'linear' or (self.schedule is None and self.step_size is None)
 
     def share(self, taken: int) -> float:
         """Length of the step after ``taken`` steps, as a share of the first one's."""

@@ -113,7 +113,7 @@ class Perceptual(Objective):
     def __init__(
         self,
         distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        backbone: None | str | Path = None,
+        backbone: str | Path | None = None,
     ) -> None:
         if distance is not None and backbone is not None:
             raise ValueError(f'Perceptual: distance and backbone: {backbone} exclude each other; the file is for LPIPS')

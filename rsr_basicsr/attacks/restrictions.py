@@ -238,7 +238,7 @@ def _checked_shares(region: object) -> tuple[float, ...]:
 
 
 def _checked_mask(region: torch.Tensor) -> torch.Tensor:
-    if region.dim() not in (2, 4) or region.dim() == 4 and region.shape[:2] != (1, 1):
+    if region.dim() not in (2, 4) or (region.dim() == 4 and region.shape[:2] != (1, 1)):
         raise ValueError(f'expected the mask of region as (H, W) or (1, 1, H, W), got {tuple(region.shape)}')
     mask = (region != 0).view(1, 1, *region.shape[-2:])
     if not mask.any():

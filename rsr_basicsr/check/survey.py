@@ -6,7 +6,7 @@ import contextlib
 import os
 import os.path as osp
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torchvision.models import AlexNet, AlexNet_Weights
@@ -104,7 +104,7 @@ def kind_of(options: Mapping[str, Any]) -> str:
         if {'networks', 'attacks', 'eps'} & set(options):
             return 'benchmark'
     datasets = options.get('datasets')
-    trains = {'train', 'logger', 'attack'} & set(options) or isinstance(datasets, Mapping) and 'train' in datasets
+    trains = {'train', 'logger', 'attack'} & set(options) or (isinstance(datasets, Mapping) and 'train' in datasets)
     return 'train' if trains else 'test'
 
 
@@ -132,7 +132,7 @@ def _survey_run(opt: dict[str, Any], stage: str, decoded: int, count_memory: boo
     net = checked.networks.get('network_g')
     if isinstance(net, DefenseMixin) and size:
         with problems.noted('network_g: '):
-            problems.facts += advice.describe_gate(net, sketch(net), size)
+            problems.facts += advice.describe_gate(net, cast(DefenseMixin, sketch(net)), size)
     if trains and count_memory and size:
         _look_at_memory(opt, checked, size, problems)
 

@@ -164,7 +164,7 @@ def _check_first_gradient(attack: dict[str, Any]) -> None:
         )
     if built.seed is not None:
         raise OptionsError(f'{where} and seed exclude each other; leave one out')
-    if not isinstance(built, GradientAttack) or built.start_radius(1.0) != 0:
+    if not isinstance(built, GradientAttack) or float(built.start_radius(torch.ones(()))) != 0:
         raise OptionsError(f'{where} is the gradient at the clean image; write random_start: 0')
 
 

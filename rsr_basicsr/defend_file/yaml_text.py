@@ -295,4 +295,4 @@ def _first_difference(meant: Any, found: Any, where: str = '', seen: set[tuple[i
 
 
 def _same(one: Any, other: Any) -> bool:
-    return one == other or one != one and other != other  # not a number is not itself
+    return one == other or (one != one and other != other)  # not a number is not itself

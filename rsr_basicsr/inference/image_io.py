@@ -184,7 +184,7 @@ def _decoded(path: str | Path, content: bytes) -> np.ndarray:
 def _in_unit_range(path: str | Path, pixels: np.ndarray) -> np.ndarray:
     if np.issubdtype(pixels.dtype, np.integer):
         return pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
-    if not (np.isfinite(pixels).all() and 0 <= pixels.min() and pixels.max() <= 1):
+    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         raise ImageError(f'{path} has values that are not numbers in [0, 1]; save it with 8 or 16 bits per channel')
     return pixels
 

@@ -22,7 +22,7 @@ def calculate_lpips(
     img: np.ndarray,
     img2: np.ndarray,
     crop_border: int,
-    backbone: None | str | Path = None,
+    backbone: str | Path | None = None,
     input_order: str = 'HWC',
     **kwargs: Any,
 ) -> float:

@@ -205,9 +205,23 @@ def test_radius_and_settings_reach_every_block():
 
 
 def test_names_of_the_package():
-    for name in (
-        'FGSM IFGSM PGD MIFGSM APGD Square Universal Transfer BandLimited RandomNoise build_attack worst_of '
-        'BPDA DetectorAware measure masking_alarms'
-    ).split():
+    for name in [
+        'FGSM',
+        'IFGSM',
+        'PGD',
+        'MIFGSM',
+        'APGD',
+        'Square',
+        'Universal',
+        'Transfer',
+        'BandLimited',
+        'RandomNoise',
+        'build_attack',
+        'worst_of',
+        'BPDA',
+        'DetectorAware',
+        'measure',
+        'masking_alarms',
+    ]:
         assert hasattr(suite, name) and name in suite.__all__
     assert all(build_objective(name) for name in suite.OBJECTIVES if name != 'perceptual')

@@ -110,7 +110,7 @@ def test_pairs_are_within_the_ball(images):
         assert pair.facts['network'] == 'tiny' and 0.5 <= pair.facts['eps'] <= 16
         assert pair.facts['changed'] == pytest.approx((change != 0).mean(), abs=1e-4)
         square = np.square(change).mean() ** 0.5  # of L2, which IFGSM is there with too, eps is the root mean square
-        assert reach <= pair.facts['eps'] or pair.facts['attack'] == 'IFGSM' and square <= pair.facts['eps'] + 0.3
+        assert reach <= pair.facts['eps'] or (pair.facts['attack'] == 'IFGSM' and square <= pair.facts['eps'] + 0.3)
     with pytest.raises(IndexError, match='there are 6 pairs'):
         images[6]
 

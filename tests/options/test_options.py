@@ -604,8 +604,17 @@ def test_masks_are_listed(tmp_path, capsys):
     assert main(['masks', '-opt', str(OPTIONS / 'train' / 'train_cdc_realsr_x4_paper.yml'), '--size', '40', '48']) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header == 'DefendedCDC, an image of 40x48, 13 masks' and len(lines) == 13
-    assert lines[0].split() == '1 input 3 x 40 x 48'.split()
-    assert lines[12].split() == '13 inner hourglasses.5.inner 64 x 48 x 48'.split()  # CDC pads to multiples of 16
+    assert lines[0].split() == ['1', 'input', '3', 'x', '40', 'x', '48']
+    assert lines[12].split() == [
+        '13',
+        'inner',
+        'hourglasses.5.inner',
+        '64',
+        'x',
+        '48',
+        'x',
+        '48',
+    ]  # CDC pads to multiples of 16
 
     opt = read(TRAIN)
     opt['network_g']['defense']['points'] = 'features'
