@@ -426,7 +426,7 @@ def test_everything_wrong_is_named_at_once(options, tmp_path, capsys, pairs):
         'odd': {'type': 'calculate_odd'},
         'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'better': 'Higher'},
     }
-    options['datasets']['photos']['num_picturs'] = 2
+    options['datasets']['photos']['num_imags'] = 2
     options['networks']['random'] = {
         'type': 'DefendedSRVGGNetCompact',
         **SMALL,
@@ -556,7 +556,7 @@ def test_a_report_says_what_was_changed_on_the_command_line(options, tmp_path):
 
 def test_a_named_block_is_added_by_its_type():
     options = {'attacks': {'pgd': {'type': 'PGD'}, 'old': None}}
-    with pytest.raises(OptionsError, match=r'attacks:PGD-10:steps=2: .* no block PGD-10; known are pgd$'):
+    with pytest.raises(OptionsError, match=r'attacks:PGD-10:steps=2: .* no block PGD-10; did you mean .pgd.\?$'):
         override(options, ['attacks:PGD-10:steps=2'])
     override(options, ['attacks:pgd10:type=PGD', 'attacks:pgd10:steps=2'])
     assert options['attacks']['pgd10'] == {'type': 'PGD', 'steps': 2}
