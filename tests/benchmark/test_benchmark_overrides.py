@@ -26,7 +26,7 @@ def test_report_lists_overrides(options, tmp_path):
 
 def test_a_named_block_is_added_by_its_type():
     options = {'attacks': {'pgd': {'type': 'PGD'}, 'old': None}}
-    with pytest.raises(OptionsError, match=r'attacks:PGD-10:steps=2: .* no block PGD-10; known are pgd$'):
+    with pytest.raises(OptionsError, match=r'attacks:PGD-10:steps=2: .* no block PGD-10; did you mean .pgd.\?$'):
         override(options, ['attacks:PGD-10:steps=2'])
     override(options, ['attacks:pgd10:type=PGD', 'attacks:pgd10:steps=2'])
     assert options['attacks']['pgd10'] == {'type': 'PGD', 'steps': 2}
