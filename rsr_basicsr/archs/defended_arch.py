@@ -243,6 +243,20 @@ def defend(cls: type[nn.Module], points: Points | None = None) -> type[nn.Module
 
     Raises:
         TypeError: ``cls`` is defended already.
+
+    Examples:
+        >>> class Doubling(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.body = nn.Conv2d(3, 12, 3, padding=1)
+        ...         self.shuffle = nn.PixelShuffle(2)
+        ...
+        ...     def forward(self, x):
+        ...         return self.shuffle(self.body(x))
+        >>> DefendedDoubling = defend(Doubling, {'upsampler': MaskPoint('shuffle')})
+        >>> net = DefendedDoubling(defense={'gate': 'classifier'}).eval()
+        >>> net(torch.rand(1, 3, 24, 24)).shape
+        torch.Size([1, 3, 48, 48])
     """
     if issubclass(cls, DefenseMixin):
         raise TypeError(f'{cls.__name__} is defended already')
@@ -262,6 +276,19 @@ def register_defended(points: Points | None = None) -> Callable[[type[nn.Module]
 
     Args:
         points: as in :func:`defend`.
+
+    Examples:
+        >>> @register_defended({'trunk': MaskPoint('body')})
+        ... @ARCH_REGISTRY.register()
+        ... class DocumentedNet(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.body = nn.Conv2d(3, 3, 3, padding=1)
+        ...
+        ...     def forward(self, x):
+        ...         return self.body(x)
+        >>> ARCH_REGISTRY.get('DefendedDocumentedNet').__name__
+        'DefendedDocumentedNet'
     """
 
     def decorate(cls: type[nn.Module]) -> type[nn.Module]:

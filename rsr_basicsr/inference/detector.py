@@ -41,6 +41,15 @@ def detect(
         paths: images and folders of images.
         classifier: in evaluation mode.
         threshold: an image counts as attacked when P(clean) is below it; None for the classifier's own.
+
+    Examples:
+        >>> import cv2
+        >>> from skimage import data
+        >>> from rsr_basicsr.archs.defense import build_classifier
+        >>> _ = cv2.imwrite('astronaut.png', data.astronaut()[:256, 100:356, ::-1])
+        >>> classifier = build_classifier({'weights': 'builtin'}).eval()
+        >>> [(found.file, found.attacked) for found in detect(['astronaut.png'], classifier)]
+        [('astronaut.png', False)]
     """
     limit = float(classifier.threshold) if threshold is None else threshold
     for file in _files(paths):

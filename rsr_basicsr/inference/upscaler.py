@@ -56,6 +56,13 @@ class Upscaler:
     Raises:
         OptionsError: the device is missing or lacks the precision, a number is out of range, or ``gate`` or ``seed``
             is given for a network that is not defended.
+
+    Examples:
+        >>> from rsr_basicsr.archs import Interpolation
+        >>> upscaler = Upscaler(Interpolation(scale=4), device='cpu')
+        >>> image, verdict = upscaler(LoadedImage(rgb=torch.full((1, 3, 32, 48), 0.5)))
+        >>> image.rgb.shape
+        torch.Size([1, 3, 128, 192])
     """
 
     def __init__(

@@ -28,6 +28,11 @@ def calculate_stability(
         crop_border: pixels left out at each edge.
         input_order: ``HWC`` or ``CHW``.
         test_y_channel: compare the Y channel of YCbCr only; images must then be BGR.
+
+    Examples:
+        >>> clean = np.full((16, 16, 3), 128.0)
+        >>> print(round(calculate_stability(clean + 8, clean, crop_border=0), 2))  # 20 log10(255 / 8)
+        30.07
     """
     return calculate_psnr(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel)
 
@@ -86,6 +91,11 @@ def calculate_gain(
 
     Raises:
         ValueError: two images differ in size, or ``crop_border`` leaves nothing of the output.
+
+    Examples:
+        >>> lq, output = np.full((8, 8, 3), 128.0), np.full((32, 32, 3), 128.0)
+        >>> print(calculate_gain(output + 8, output, lq + 2, lq))  # 2 levels of the input became 8 of the output
+        4.0
     """
     of_output = _rms(cropped(img, crop_border, input_order), cropped(img_clean, crop_border, input_order))
     of_input = _rms(lq, lq_clean)

@@ -46,6 +46,12 @@ def load_state(path: str | Path, key: str | Sequence[str] | None = None) -> dict
 
     Raises:
         WeightsError: the file is missing or damaged, contains code, holds no tensors, or values that are not finite.
+
+    Examples:
+        >>> net = torch.nn.Conv2d(3, 3, kernel_size=3)
+        >>> torch.save({'params': net.state_dict()}, 'net.pth')
+        >>> {name: tuple(value.shape) for name, value in load_state('net.pth').items()}
+        {'weight': (3, 3, 3, 3), 'bias': (3,)}
     """
     return state_in(read_file(path), path, key)
 
