@@ -16,7 +16,7 @@ from rsr_basicsr.attacks.registry import ATTACKS, build_attack
 from rsr_basicsr.utils.registry import nearest
 
 LoadNetwork = Callable[[Mapping[str, Any]], nn.Module]
-Block = Mapping[str, Any] | Attack
+AttackBlock = Mapping[str, Any] | Attack
 
 
 @ATTACKS.register()
@@ -201,7 +201,7 @@ def _accepted(block: Any) -> set[str]:
     return set(cls.parameters()) if cls else set()
 
 
-def _inner(block: Block, shared: Mapping[str, Any], load_network: LoadNetwork | None) -> Attack:
+def _inner(block: AttackBlock, shared: Mapping[str, Any], load_network: LoadNetwork | None) -> Attack:
     """Build the attack of an inner block, completed by those arguments of the outer block that it takes."""
     if isinstance(block, Attack):
         return block
@@ -211,7 +211,7 @@ def _inner(block: Block, shared: Mapping[str, Any], load_network: LoadNetwork | 
     )
 
 
-def _refuse_unknown(cls: type[Attack], names: Iterable[str], blocks: Sequence[Block]) -> None:
+def _refuse_unknown(cls: type[Attack], names: Iterable[str], blocks: Sequence[AttackBlock]) -> None:
     known = sorted(set[str]().union(*map(_accepted, blocks)))
     for name in names:
         if name not in known and blocks:

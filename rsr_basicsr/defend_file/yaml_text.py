@@ -12,7 +12,7 @@ import yaml
 
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
-Keys = Sequence[str]
+KeyPath = Sequence[str]
 _Entry = tuple[yaml.Node, yaml.Node]
 
 _BREAK = re.compile('\r\n|\r|\n')
@@ -59,7 +59,7 @@ class YamlText:
         self._newline = found.group() if found else '\n'
         self._step = _indentation(self._root)
 
-    def prefix(self, path: Keys, letters: str) -> None:
+    def prefix(self, path: KeyPath, letters: str) -> None:
         """Prefix a word; a word from a merge key (``<<``) is written out.
 
         Raises:
@@ -83,7 +83,7 @@ class YamlText:
         self._additions.append((start, 0, letters))
         self.meant = _merged(self.meant, blocks, longer)
 
-    def add(self, path: Keys, snippet: str, before: str | None = None) -> None:
+    def add(self, path: KeyPath, snippet: str, before: str | None = None) -> None:
         """Add keys to a block.
 
         Args:
@@ -134,7 +134,7 @@ class YamlText:
             )
         return text
 
-    def _block(self, path: Keys) -> yaml.MappingNode:
+    def _block(self, path: KeyPath) -> yaml.MappingNode:
         """The node of a block, in which keys can be added."""
         node = self._root
         for depth, name in enumerate(path):
@@ -148,7 +148,7 @@ class YamlText:
                 raise OptionsError(f'{_place(path[: depth + 1], node)}: it is not a block of keys')
         return node
 
-    def _entry(self, node: yaml.MappingNode, path: Keys, name: str) -> _Entry | None:
+    def _entry(self, node: yaml.MappingNode, path: KeyPath, name: str) -> _Entry | None:
         """Key and value of that name as nodes, None where the block has none of its own."""
         found = [entry for entry in node.value if entry[0].value == name and isinstance(entry[0], yaml.ScalarNode)]
         if len(found) > 1:
@@ -250,24 +250,24 @@ def _is_alias(entry: _Entry) -> bool:
     return value.start_mark.index < key.start_mark.index
 
 
-def _refuse_alias(entry: _Entry, path: Keys) -> None:
+def _refuse_alias(entry: _Entry, path: KeyPath) -> None:
     if _is_alias(entry):
         raise OptionsError(
             f'{_place(path, entry[0])}: it is an alias (*) of another place, which would change too; write it out'
         )
 
 
-def _place(path: Keys, node: yaml.Node) -> str:
+def _place(path: KeyPath, node: yaml.Node) -> str:
     return f'{".".join(path)}, line {node.start_mark.line + 1}'
 
 
-def _value(data: Any, path: Keys) -> Any:
+def _value(data: Any, path: KeyPath) -> Any:
     for name in path:
         data = data[name]
     return data
 
 
-def _merged(data: Mapping[str, Any], path: Keys, added: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(data: Mapping[str, Any], path: KeyPath, added: Mapping[str, Any]) -> dict[str, Any]:
     """The data with more keys in one block. Blocks shared by aliases are separated."""
     if not path:
         return {**data, **added}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rsr_basicsr.archs.defense import Decision, Defense
 
 TensorMap = Callable[[torch.Tensor], torch.Tensor]
-Run = Callable[[TensorMap, torch.Tensor], torch.Tensor]
+RunTile = Callable[[TensorMap, torch.Tensor], torch.Tensor]
 
 _CHANNELS = 8  # of a feature map, masked at a time
 
@@ -81,7 +81,7 @@ class WholeMasks:
         self._met = 0  # masks met since the window entered the network
         self._mask: TensorMap | None = None  # of the tensor that the tiles have reached
 
-    def upscale(self, lq: torch.Tensor, run: Run) -> torch.Tensor:
+    def upscale(self, lq: torch.Tensor, run: RunTile) -> torch.Tensor:
         """The output for ``lq``.
 
         Args:
@@ -106,7 +106,7 @@ class WholeMasks:
         )
         return self._maps[index][..., row[0] : sum(row), column[0] : sum(column)].to(x)
 
-    def _whole(self, run: Run, lq: torch.Tensor) -> torch.Tensor:
+    def _whole(self, run: RunTile, lq: torch.Tensor) -> torch.Tensor:
         """The tensors of all tiles of a stage, assembled."""
         if torch.is_grad_enabled() and lq.requires_grad:
             return torch.cat(
@@ -135,7 +135,7 @@ class WholeMasks:
         size = sum(span.kept for span in all_spans)
         return length if len(all_spans) == 1 else _rounded(size, self.multiple) * length // all_spans[0].kept
 
-    def _part(self, run: Run, lq: torch.Tensor, row: Span, column: Span) -> torch.Tensor:
+    def _part(self, run: RunTile, lq: torch.Tensor, row: Span, column: Span) -> torch.Tensor:
         """The part of one tile: of the output, or of the tensor at the next mask."""
         stage = len(self._maps)
 
