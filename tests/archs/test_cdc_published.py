@@ -300,7 +300,7 @@ def test_export(tmp_path, capsys):
     net = small_cdc()
     path = save(with_classifier(net), tmp_path / 'published.pth')
     assert main(['export', path, '--backbone', str(tmp_path / 'plain.pth')]) == 0
-    assert re.search(r'difference to the network 0\.0e\+00', capsys.readouterr().out)
+    assert re.search(r'difference from the network 0\.0e\+00', capsys.readouterr().out)
     plain = CDC(**SMALL)
     plain.load_state_dict(torch.load(tmp_path / 'plain.pth', weights_only=True)['params'])
     x = torch.rand(1, 3, 16, 16)

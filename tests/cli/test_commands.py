@@ -22,6 +22,7 @@ DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 ELSEWHERE = {
     'bash scripts/quickstart.sh': ('tests/test_quickstart.py', 'def test_the_whole_way'),
     'bash scripts/test.sh': ('.ci/run', 'scripts/test.sh'),
+    'bash scripts/lint.sh': ('.ci/run', 'scripts/lint.sh'),
     'source .venv/bin/activate': ('scripts/_environment.sh', 'bin/activate'),
     'python scripts/install_basicsr.py': ('tests/test_packaging.py', 'install_basicsr.py'),
     'pip install': ('tests/test_packaging.py', 'pip'),

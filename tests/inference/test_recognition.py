@@ -147,7 +147,7 @@ def test_exception_on_unknown_tensors(state, tmp_path):
 
 def test_exception_on_unknown_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OptionsError, match='there is no file realesr-general, and .* mean realesr-general-x4v3'):
+    with pytest.raises(OptionsError, match="there is no file realesr-general, and .* mean 'realesr-general-x4v3'"):
         open_network('realesr-general')
     with pytest.raises(OptionsError, match='none.pth does not exist'):
         open_network('none.pth')

@@ -466,7 +466,7 @@ def test_all_that_is_wrong_with_a_block_is_named():
 
 STARTS = [
     "attack: unknown key 'stepz'; did you mean 'steps'?",
-    'attack.type: expected one of FGSM, IFGSM',
+    'attack.type: expected one of IFGSM, FGSM',
     "attack.objective: unknown key 'tpe'; did you mean 'type'?",
     'attack.attacks, number 1.steps: expected a whole number of at least 1',
     'attack.attacks, number 2: 3 is not a block of keys; it takes type, ',
