@@ -74,12 +74,13 @@ class YamlText:
             return
         word = entry[1]
         _refuse_alias(entry, path)
-        if word.style in ('|', '>'):
+        style = word.style if isinstance(word, yaml.ScalarNode) else None
+        if style in ('|', '>'):
             raise OptionsError(
-                f'{_place(path, word)}: a text over several lines ({word.style}) cannot be changed; '
+                f'{_place(path, word)}: a text over several lines ({style}) cannot be changed; '
                 'write it behind the colon'
             )
-        start = _end_of_match(_PROPERTIES, self._text, word.start_mark.index) + (1 if word.style else 0)
+        start = _end_of_match(_PROPERTIES, self._text, word.start_mark.index) + (1 if style else 0)
         self._additions.append((start, 0, letters))
         self.meant = _merged(self.meant, blocks, longer)
 
