@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,10 @@ def train(opt: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch, *f
     file = write(opt, folder / 'options.yml')
     assert main(['train', '-opt', str(file), *flags]) == 0
     return folder / 'experiments' / opt['name']
+
+
+def run_command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m`` with arguments in a folder; standard error is part of the output."""
+    return subprocess.run(
+        [sys.executable, '-m', *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )

@@ -2,8 +2,6 @@
 
 import copy
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,10 +11,9 @@ from attack_blocks import ATTACK_BLOCKS, set_attack
 from basicsr.archs import build_network, vgg_arch
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from basicsr.models.base_model import BaseModel
-from basicsr.models.sr_model import SRModel
 from basicsr.models.video_base_model import VideoBaseModel
 
-from helpers import OPTIONS, SMALL_NETWORKS, paired_options, read, shrink, train, write
+from helpers import OPTIONS, SMALL_NETWORKS, paired_options, read, run_command, shrink, train, write
 from rsr_basicsr.cli import main
 from rsr_basicsr.models import AttackAugmentation, DefendedSRModel, defend_model
 from rsr_basicsr.weights.state_dict import load_state
@@ -27,12 +24,6 @@ TRAINED = sorted(
     for file in (OPTIONS / folder).glob('*.yml')
     if file.stem != 'train_frequency_classifier'
 )  # which has tests of its own
-
-
-def run_command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, '-m', *arguments], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
 
 
 @pytest.mark.parametrize('file', TRAINED, ids=lambda file: file.stem)
@@ -131,17 +122,6 @@ def test_without_attack_and_masks_it_is_basicsrs_own_training(pairs, photos, tmp
         torch.testing.assert_close(ours[key], value, atol=2e-6, rtol=0)
 
 
-@pytest.fixture
-def model(pairs, photos):
-    """A DefendedSRModel with a batch of four in it."""
-    opt = paired_options(pairs, photos=photos)
-    opt.update(is_train=True, dist=False, rank=0, world_size=1)
-    opt['path'].update(models='', training_states='')
-    model = DefendedSRModel(opt)
-    model.feed_data({'lq': torch.rand(4, 3, 16, 16).mul(255).round() / 255, 'gt': torch.rand(4, 3, 64, 64)})
-    return model
-
-
 @pytest.mark.parametrize('attack', ATTACK_BLOCKS, ids=str)
 def test_every_attack_trains(attack, pairs, tmp_path, monkeypatch, photos, real_weights):
     opt = paired_options(pairs, photos=photos, iterations=2)
@@ -152,120 +132,6 @@ def test_every_attack_trains(attack, pairs, tmp_path, monkeypatch, photos, real_
     assert not any('source' in key or 'attack' in key for key in state)
 
 
-def test_paired_appends_the_attacked_images(model):
-    model.attack_mode = 'paired'
-    lq, gt = model.lq.clone(), model.gt.clone()
-    labels, decision = next(model.attacked_batches(1))
-    assert labels.tolist() == decision.tolist() == [False] * 4 + [True] * 4
-    assert torch.equal(model.lq[:4], lq) and torch.equal(model.gt, torch.cat([gt, gt]))
-    change = (model.lq[4:] - lq).abs().flatten(1).amax(1) * 255
-    assert (change > 0.5).all() and (change <= 8 + 1e-3).all()
-    torch.testing.assert_close(model.lq * 255, (model.lq * 255).round(), atol=1e-4, rtol=0)
-
-
-def test_mixed_replaces_a_share(model):
-    model.attack_mode, model.attack_share = 'mixed', 0.5
-    lq = model.lq.clone()
-    ((labels, decision),) = model.attacked_batches(1)
-    assert model.lq.shape == lq.shape and labels.sum() == 2 and torch.equal(decision, labels)
-    assert [not torch.equal(a, b) for a, b in zip(lq, model.lq)] == labels.tolist()
-
-
-def test_alternating_attacks_after_the_clean_step(model, monkeypatch):
-    model.attack_mode = 'alternating'
-    lq, weights = model.lq.clone(), model.net_g.body[0].weight.detach().clone()
-    seen = []
-
-    def step(self, current_iter):
-        seen.append((self.lq.clone(), self.net_g.defense.decide(self.lq)))
-        return SRModel_step(self, current_iter)
-
-    SRModel_step = SRModel.optimize_parameters
-    monkeypatch.setattr(SRModel, 'optimize_parameters', step)
-    attack = model.attack_images
-    monkeypatch.setattr(
-        model,
-        'attack_images',
-        lambda *args: [seen.append(not torch.equal(weights, model.net_g.body[0].weight)), attack(*args)][1],
-    )
-    model.optimize_parameters(1)
-    (clean, first), moved, (attacked, second) = seen
-    assert torch.equal(clean, lq) and not torch.equal(attacked, lq) and moved
-    assert first is False and second is True
-    log = model.get_current_log()
-    assert {'l_pix', 'l_clean', 'l_attacked', 'l_classifier', 't_attack'} <= set(log)
-    assert 0 < log['l_clean'] < 1 and 0 < log['l_attacked'] < 1 and log['attacked_share'] == 0.5
-
-
-def test_classifier_learns_which_images_were_attacked(model):
-    smooth = torch.nn.functional.interpolate(torch.rand(4, 3, 4, 4), size=16, mode='bicubic').clamp(0, 1)
-    lq = torch.cat([smooth, (smooth + 16 / 255 * torch.randn_like(smooth).sign()).clamp(0, 1)])
-    labels = torch.arange(8) >= 4
-    for _ in range(40):
-        model.optimizer_classifier.zero_grad()
-        with model._joint_loss(labels, 1):
-            model.net_g(lq).mean().backward()
-        model.optimizer_classifier.step()
-    assert (model.classifier.clean_probability(lq) < 0.5).tolist() == labels.tolist()
-    log = model.means.take()
-    assert log['classifier_acc'] > 0.5 and log['l_classifier'] > 0
-
-
-def test_joint_loss_is_the_classifiers_own_and_keeps_the_networks_gradient(model):
-    lq, labels = torch.rand(4, 3, 16, 16), torch.arange(4) >= 2
-    with model.net_g.defense.forced(False):
-        model.net_g(lq).square().mean().backward()
-        alone = {name: p.grad.clone() for name, p in model.net_g.named_parameters() if p.grad is not None}
-        assert not any(name.startswith('defense.') for name in alone)
-        loss = torch.nn.functional.cross_entropy(model.classifier(lq), labels.long())
-        learned = [p for p in model.classifier.parameters() if p.requires_grad]
-        expected = torch.autograd.grad(loss, learned)
-        model.net_g.zero_grad()
-        with model._joint_loss(labels, 0.5):
-            model.net_g(lq).square().mean().backward()
-    for name, gradient in alone.items():
-        torch.testing.assert_close(dict(model.net_g.named_parameters())[name].grad, gradient)
-    for parameter, gradient in zip(learned, expected):
-        torch.testing.assert_close(parameter.grad, gradient / 2)
-
-
-@pytest.mark.parametrize('mode', ['paired', 'mixed', 'alternating'])
-def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
-    # Tensors of the device meta have no values: anything that the host would wait for is an error.
-    model.attack_mode = mode
-    for name in ('net_g', 'net_g_ema'):
-        setattr(model, name, getattr(model, name).to('meta'))
-    model.optimizers.clear()
-    for name in ('optim_g', 'optim_classifier'):
-        model.opt['train'][name]['type'] = 'Adam'  # which BasicSR takes out when it reads it
-    model.setup_optimizers()
-    model.lq, model.gt = model.lq.to('meta'), model.gt.to('meta')
-    # BasicSR's step reads its losses once, at its end.
-    monkeypatch.setattr(model, 'reduce_loss_dict', lambda losses: losses)
-    model.optimize_parameters(1)
-    assert 'l_pix' in model.log_dict
-    with pytest.raises((RuntimeError, NotImplementedError), match='meta'):
-        model.get_current_log()
-
-
-def test_classifier_learns_if_the_network_runs_twice(pairs, photos):
-    class Asks(SRModel):
-        def optimize_parameters(self, current_iter):
-            with torch.no_grad():
-                self.net_g(self.lq)
-            super().optimize_parameters(current_iter)
-
-    opt = paired_options(pairs, photos=photos)
-    opt.update(is_train=True, dist=False, rank=0, world_size=1)
-    model = defend_model(Asks)(opt)
-    assert type(model).__name__ == 'DefendedAsks'
-    learned = [p for p in model.classifier.parameters() if p.requires_grad]
-    before = [p.clone() for p in learned]
-    model.feed_data({'lq': torch.rand(2, 3, 16, 16), 'gt': torch.rand(2, 3, 64, 64)})
-    model.optimize_parameters(1)
-    assert not any(torch.equal(a, b) for a, b in zip(before, learned))
-
-
 @pytest.mark.parametrize(
     'cls, reason',
     [(DefendedSRModel, 'defended already'), (VideoBaseModel, 'single images'), (BaseModel, 'single images')],
@@ -273,50 +139,6 @@ def test_classifier_learns_if_the_network_runs_twice(pairs, photos):
 def test_not_every_trainer_can_be_defended(cls, reason):
     with pytest.raises(TypeError, match=reason):
         defend_model(cls)
-
-
-def test_classifier_can_be_frozen(pairs, photos, tmp_path, monkeypatch, capsys):
-    opt = paired_options(pairs, photos=photos, iterations=2)
-    opt['train']['train_classifier'] = False
-    run = run_command(tmp_path, 'rsr_basicsr.train', '-opt', str(write(opt, tmp_path / 'first.yml')))
-    assert re.search(r'l_classifier: [\d.e+-]+ classifier_acc: [\d.e+-]+', run.stdout), run.stdout
-    folder = tmp_path / 'experiments' / opt['name']
-    opt['train']['total_iter'] = 4
-    train(opt, tmp_path, monkeypatch, '--auto_resume')
-    first, second = (load_state(folder / 'models' / f'net_g_{i}.pth', 'params') for i in (2, 4))
-    changed = {key for key in first if not torch.equal(first[key], second[key])}
-    assert changed and not any(key.startswith('defense.') for key in changed)
-
-    opt['train'].update(train_classifier=True, total_iter=6)
-    write(opt, tmp_path / 'options.yml')
-    assert main(['train', '-opt', 'options.yml', '--auto_resume']) == 2
-    assert 'the training state has 1 optimizers, these options make 2' in capsys.readouterr().err
-
-
-def test_moving_average_starts_from_the_trained_classifier(model, pairs, photos, tmp_path):
-    ema = model.net_g_ema.defense.classifier.state_dict()
-    assert all(torch.equal(ema[key], value) for key, value in model.classifier.state_dict().items())
-
-    # If the file has both, each network loads its own.
-    torch.manual_seed(5)
-    other = {key: torch.randn_like(value) for key, value in model.net_g.state_dict().items()}
-    torch.save({'params': model.net_g.state_dict(), 'params_ema': other}, tmp_path / 'both.pth')
-    opt = paired_options(pairs, photos=photos)
-    opt.update(is_train=True, dist=False, rank=0, world_size=1)
-    opt['path'].update(pretrain_network_g=str(tmp_path / 'both.pth'))
-    ema = DefendedSRModel(opt).net_g_ema.state_dict()
-    assert all(torch.equal(ema[key], value) for key, value in other.items())
-
-
-def test_mixed_keeps_its_share_in_small_batches(model):
-    model.attack_mode, model.attack_share = 'mixed', 0.5
-    lq, gt = model.lq[:1], model.gt[:1]
-    seen = []
-    for _ in range(40):
-        model.lq, model.gt = lq, gt
-        ((labels, _),) = model.attacked_batches(1)
-        seen += labels.tolist()
-    assert 8 <= sum(seen) <= 32
 
 
 def test_third_party_architecture_trains(pairs, photos, tmp_path, monkeypatch, capsys):
@@ -330,77 +152,6 @@ def test_third_party_architecture_trains(pairs, photos, tmp_path, monkeypatch, c
     assert (tmp_path / 'experiments' / 'paired' / 'models' / 'net_g_2.pth').is_file()
     assert main(['train', '-opt', 'options.yml', '--import', 'nowhere']) == 2
     assert "--import nowhere: No module named 'nowhere'" in capsys.readouterr().err
-
-
-def test_warmup_and_every(model):
-    model.attack_warmup, model.attack_every, model.eps_range = 4, 2, (8, 8)
-    model.attack.quantize, batch = 'none', (model.lq, model.gt)
-    for iteration, eps in ((1, None), (2, 4), (3, None), (4, 8), (6, 8)):
-        model.lq, model.gt = batch
-        model.optimize_parameters(iteration)
-        log = model.get_current_log()
-        assert log.get('attack_eps') == eps and ('l_attacked' in log) == ('l_classifier' in log) == (eps is not None)
-        if eps:
-            change = (
-                (model.lq[batch[0].shape[0] :] - batch[0]).abs().amax() * 255
-                if model.attack_mode == 'paired'
-                else (model.lq - batch[0]).abs().amax() * 255
-            )
-            assert eps * 0.99 < change < eps * 1.01
-
-
-def test_share_of_the_attacked_images_is_masked(model):
-    model.attack_mode, model.attack_masked = 'paired', 0.5
-    seen = []
-    decide = model.net_g.defense.decide
-    model.net_g.defense.decide = lambda x: [seen.append(decide(x)), seen[-1]][1]
-    labels, decision = next(model.attacked_batches(1))
-    assert labels.sum() == 4 and decision.sum() == 2 and not (decision & ~labels).any()
-    # The attack used the gate decision that the training step uses.
-    assert seen and all(torch.equal(each, decision[4:]) for each in seen)
-    model.attack_masked = 0
-    model.lq, model.gt = model.lq[:4], model.gt[:4]
-    labels, decision = next(model.attacked_batches(1))
-    assert labels.sum() == 4 and not decision.any()
-
-
-def test_warm_start(model, monkeypatch):
-    model.attack_mode, model.warm_start, batch = 'paired', True, (model.lq, model.gt)
-    starts = []
-    perturb = model.attack.perturb
-    monkeypatch.setattr(
-        model.attack,
-        'perturb',
-        lambda *args, start, **more: [starts.append(start), perturb(*args, start=start, **more)][1],
-    )
-    next(model.attacked_batches(1))
-    first = model.lq[4:] - batch[0]
-    assert starts == [None] and torch.equal(model.perturbation, first)
-    model.lq, model.gt = (torch.cat([part, part[:2]]) for part in batch)  # a batch of another size
-    next(model.attacked_batches(2))
-    assert torch.equal(starts[1], torch.cat([first, first[:2]]))
-    model.lq, model.gt = batch[0][..., :12, :12], batch[1][..., :48, :48]
-    next(model.attacked_batches(3))
-    assert starts[2] is None
-
-
-def test_pretrained_output_as_the_target(pairs, photos, tmp_path):
-    opt = paired_options(pairs, photos=photos)
-    opt.update(is_train=True, dist=False, rank=0, world_size=1)
-    plain = build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']})
-    torch.save({'params': plain.state_dict()}, tmp_path / 'w.pth')
-    opt['path'].update(pretrain_network_g=str(tmp_path / 'w.pth'))
-    opt['train'].update(target='pretrained', start=dict(weights=str(tmp_path / 'w.pth'), key='params', strict=True))
-    opt['attack']['mode'] = 'paired'
-    model = DefendedSRModel(opt)
-    lq = torch.rand(2, 3, 16, 16)
-    for iteration in (1, 2):  # the target stays where it was when the network has moved on
-        model.feed_data({'lq': lq, 'gt': torch.rand(2, 3, 64, 64)})
-        model.optimize_parameters(iteration)
-        with torch.no_grad():
-            torch.testing.assert_close(model.gt, plain(lq).clamp(0, 1).repeat(2, 1, 1, 1))
-    assert not torch.equal(model.net_g.body[0].weight, plain.body[0].weight)
-    assert not any(parameter.requires_grad for parameter in model.start_net.parameters())
 
 
 def test_real_esrgans_gan_step_with_a_local_vgg_file(photos, tmp_path, monkeypatch):
@@ -440,32 +191,6 @@ def test_real_esrgans_gan_step_with_a_local_vgg_file(photos, tmp_path, monkeypat
     for name in ('l_g_pix', 'l_g_percep', 'l_g_gan', 'l_d_real', 'l_d_fake', 'l_attacked'):
         assert re.search(rf'iter: +2,.* {name}: [\d.e+-]+ ', log), name
     assert seen == [True, True]
-
-
-def test_moving_average_uses_the_same_gate_and_classifier(model):
-    model.ema_decay = 0.5
-    ema = model.net_g_ema
-    assert ema.points == model.net_g.points and ema.defense.gate == model.net_g.defense.gate
-    before = {name: p.clone() for name, p in ema.named_parameters()}
-    trained = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
-    model.attack_mode = 'mixed'
-    model.optimize_parameters(1)
-    model.optimize_parameters(2)
-    moved = {name for name, p in ema.named_parameters() if not torch.equal(p, before[name])}
-    assert {
-        name for name in before if not torch.equal(trained[name], dict(model.net_g.named_parameters())[name])
-    } == moved and any(name.startswith('defense.classifier') for name in moved)
-    with ema.defense.forced(True), torch.no_grad():
-        assert not torch.equal(ema(model.lq), ema(model.lq))  # masks are drawn
-
-
-def test_attack_raises_the_loss_and_keeps_gradients(model):
-    model.attack_mode = 'paired'
-    ((labels, _),) = model.attacked_batches(1)
-    assert all(p.grad is None for p in model.net_g.parameters())
-    with torch.no_grad(), model.net_g.defense.forced(False):
-        error = (model.net_g(model.lq) - model.gt).abs().flatten(1).mean(1)
-    assert (error[labels] > error[~labels]).all()
 
 
 def test_validates_in_tiles(pairs, photos, tmp_path, monkeypatch):
