@@ -15,6 +15,13 @@ FIXTURES = Path(__file__).parent / 'fixtures' / 'cdc'
 REFERENCE = json.loads((FIXTURES / 'reference.json').read_text())
 PUBLISHED = {ours: published for published, ours in json.loads((FIXTURES / 'key_map.json').read_text())['pairs']}
 SMALL = dict(num_feat=4, num_hourglass=4)
+WRAPPED = {
+    'at the top': lambda state: state,
+    'in params': lambda state: {'params': state},
+    'in params_ema': lambda state: {'params_ema': state},
+    'in state_dict': lambda state: {'state_dict': state, 'epoch': 3},
+    'of DataParallel': lambda state: parallel(state),
+}
 
 
 def fill_by_formula(net: nn.Module) -> nn.Module:
@@ -60,3 +67,21 @@ def classifier_state() -> dict[str, torch.Tensor]:
 
 def small_cdc(kind: str = 'CDC', **options) -> nn.Module:
     return build_network({'type': kind, **SMALL, **options}).eval()
+
+
+def parallel(state):
+    wrapped = OrderedDict((f'module.{key}', value) for key, value in state.items())
+    wrapped._metadata = OrderedDict({'': {'version': 1}})
+    wrapped._metadata.update({f'module.{name}'.rstrip('.'): entry for name, entry in state._metadata.items()})
+    return wrapped
+
+
+def save(state, path, how='at the top'):
+    torch.save(WRAPPED[how](state), path)
+    return str(path)
+
+
+def with_classifier(net):
+    state = published_state(net)
+    state.update(classifier_state())
+    return state
