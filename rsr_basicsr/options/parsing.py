@@ -19,6 +19,8 @@ from rsr_basicsr.options.types import refusal, shown
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.registry import did_you_mean, nearest
 
+#: Keys that BasicSR's parser adds to the top level: no file has them, so none is misspelt
+ADDED_BY_BASICSR = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume')
 _NOT_A_BLOCK = 'not_a_block'
 
 
@@ -282,5 +284,5 @@ def _not_a_block(value: Any, model: type[Block], where: str) -> str:
 
 
 def _near_miss(name: str, options: Mapping[str, Any]) -> str:
-    close = nearest(name, options)
+    close = nearest(name, [key for key in options if key not in ADDED_BY_BASICSR])
     return f'; did you mean {name!r} where it says {close!r}?' if close else ''

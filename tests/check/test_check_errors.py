@@ -164,3 +164,9 @@ def test_problems_know_what_depends_on_them():
         raise ValueError('wrong')
     assert problems == ['wrong'] and problems.there('train') and not problems.sound('train')
     assert problems.sound('train.optim') and not problems.there('train.optim_g.lr')
+
+
+def test_keys_that_basicsr_adds_are_no_near_misses(opt, tmp_path, capsys):
+    del opt['train']
+    errors, _, _ = check(opt, tmp_path, capsys)
+    assert "the key 'train' is missing" in errors and 'is_train' not in ''.join(errors)
