@@ -2,6 +2,7 @@
 
 import rsr_basicsr  # noqa: F401  isort: skip
 
+import logging
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,15 @@ from rsr_basicsr.weights.state_dict import load_network
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _open_streams() -> None:
+    # BasicSR's log keeps the stream of the test that opened it. pytest has closed that since, and each line would be
+    # an error of its own.
+    log = logging.getLogger('basicsr')
+    for handler in [handler for handler in log.handlers if getattr(getattr(handler, 'stream', None), 'closed', False)]:
+        log.removeHandler(handler)
 
 
 @pytest.fixture(scope='session')
