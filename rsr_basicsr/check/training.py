@@ -12,7 +12,7 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.attacks import ATTACKS, GradientAttack, build_attack
+from rsr_basicsr.attacks import ATTACKS, Attack, GradientAttack, build_attack
 from rsr_basicsr.check.datasets import CROP, Images, check_dataset
 from rsr_basicsr.check.step_memory import unfilled_vgg
 from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
@@ -142,21 +142,20 @@ def _check_attack(opt: dict[str, Any], model: type, problems: Problems) -> None:
         return
     with problems.noted(part='attack'):
         opt['attack'] = parse_block(opt['attack'], AttackOptions, 'attack')
-        check_buildable({key: value for key, value in opt['attack'].items() if key not in SCHEDULE}, 'attack')
+        built = check_buildable({key: value for key, value in opt['attack'].items() if key not in SCHEDULE}, 'attack')
         if opt['attack']['warm_start'] and not ATTACKS[opt['attack']['type']].takes_start:
             raise OptionsError(f'attack.warm_start: {opt["attack"]["type"]} has a start of its own; leave it out')
         if opt['attack']['first_gradient'] == 'clean_step':
-            _check_first_gradient(opt['attack'])
+            _check_first_gradient(opt['attack'], built)
 
 
-def _check_first_gradient(attack: dict[str, Any]) -> None:
+def _check_first_gradient(attack: dict[str, Any], built: Attack) -> None:
     """Whether the clean step's gradient can be the first one of an attack, which then begins at the clean image."""
     where = 'attack.first_gradient: clean_step'
     if attack['mode'] != 'alternating':
         raise OptionsError(f'{where} needs a step on the clean batch; write mode: alternating, got {attack["mode"]}')
     if attack['warm_start']:
         raise OptionsError(f'{where} is the gradient at the clean image, where warm_start does not begin; drop one')
-    built = build_attack({**{key: value for key, value in attack.items() if key not in SCHEDULE}, 'eps': 1}, _source)
     if built.compares_samples:
         raise OptionsError(
             f'{where}: {attack["type"]} compares samples by their losses, which the clean step does not '
@@ -178,8 +177,8 @@ def _check_defended(opt: dict[str, Any], problems: Problems) -> None:
             )
 
 
-def check_buildable(attack: dict[str, Any], where: str) -> None:
-    """Check that an attack can be built of a block whose values have their final types.
+def check_buildable(attack: dict[str, Any], where: str) -> Attack:
+    """Check that an attack can be built of a block whose values have their final types, and return it for eps 1.
 
     Raises:
         OptionsError: it cannot, or its number of steps is missing.
@@ -187,7 +186,7 @@ def check_buildable(attack: dict[str, Any], where: str) -> None:
     if not _knows_its_steps(attack):  # each step costs about as much as the training itself
         raise OptionsError(f"{where}: the key 'steps' is missing")
     try:
-        build_attack({**attack, 'eps': 1}, _source)
+        return build_attack({**attack, 'eps': 1}, _source)
     except ValueError as error:
         raise OptionsError(f'{where}: {error}') from None
 
