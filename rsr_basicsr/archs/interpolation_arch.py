@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import nn
-from torch.nn import functional as F
+
+from rsr_basicsr.ops.resize import upscaled
 
 MODES = ('nearest', 'bilinear', 'bicubic')
 
@@ -33,9 +34,7 @@ class Interpolation(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Upscale ``x``."""
-        return F.interpolate(
-            x, scale_factor=self.scale, mode=self.mode, align_corners=None if self.mode == 'nearest' else False
-        )
+        return upscaled(x, self.scale, self.mode)
 
     def extra_repr(self) -> str:
         return f'scale={self.scale}, mode={self.mode}'

@@ -13,6 +13,8 @@ from torch import nn
 
 from rsr_basicsr.defenses.base import DEFENSE_REGISTRY, InputTransform, NetworkWrapper
 from rsr_basicsr.defenses.bit_depth import BitDepth
+from rsr_basicsr.defenses.blend import Blend
+from rsr_basicsr.defenses.clip_to_bicubic import ClipToBicubic
 from rsr_basicsr.defenses.gaussian import Gaussian
 from rsr_basicsr.defenses.jpeg import JPEG
 from rsr_basicsr.defenses.low_pass import LowPass
@@ -49,6 +51,8 @@ __all__ = [
     'DEFENSE_REGISTRY',
     'JPEG',
     'BitDepth',
+    'Blend',
+    'ClipToBicubic',
     'Gaussian',
     'InputTransform',
     'LowPass',
