@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 
-from rsr_basicsr.ops.perceptual import lpips_distance
+from rsr_basicsr.attacks.checks import expect_one_of
+from rsr_basicsr.ops.perceptual import perceptual_measure
 from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.utils.registry import TypeRegistry, check_arguments, parameters_of, take_type
 
 Network = Callable[[torch.Tensor], torch.Tensor]
+#: What the objective ``perceptual`` compares outputs with, and the measure it takes where none is named
+PERCEPTUAL_TO = ('clean_output', 'ground_truth')
+DEFAULT_MEASURE = 'lpips'
 #: Objectives, by the name of ``objective``
 OBJECTIVES = TypeRegistry('objective')
 
@@ -98,29 +102,41 @@ class Target(Objective):
 
 @OBJECTIVES.register(name='perceptual')
 class Perceptual(Objective):
-    """Distance to the network's own clean output, or to ``target`` if given, by any differentiable measure.
+    """Perceptual distance to the network's own clean output, or to the ground truth.
 
     Args:
-        distance: maps outputs and references, (B, C, sH, sW) in [0, 1], to B distances; None is LPIPS on AlexNet.
-        backbone: file with AlexNet's weights for LPIPS; None takes torchvision's own.
+        distance: maps outputs and references, (B, C, sH, sW) in [0, 1], to B distances, differentiably; None takes
+            ``measure``.
+        measure: name of a measure, ``lpips`` by default; see :func:`rsr_basicsr.ops.perceptual.perceptual_measure`.
+        backbone: file with the weights of LPIPS's network; None takes torchvision's own.
+        to: ``clean_output``, or ``target`` if given; or ``ground_truth``, which must be given as ``target``.
 
     Raises:
-        ValueError: both are given, or LPIPS is not available; see :func:`rsr_basicsr.ops.perceptual.lpips_distance`.
+        ValueError: ``distance`` is given beside ``measure`` or ``backbone``, ``to`` is another word, or the measure is
+            not available.
     """
 
-    needs_random_start = True
+    target_is = GroundTruth.target_is
 
     def __init__(
         self,
         distance: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        measure: str | None = None,
         backbone: str | Path | None = None,
+        to: str = 'clean_output',
     ) -> None:
-        if distance is not None and backbone is not None:
-            raise ValueError(f'Perceptual: distance and backbone: {backbone} exclude each other; the file is for LPIPS')
+        expect_one_of('Perceptual: to', to, PERCEPTUAL_TO)
+        for name, value in (('measure', measure), ('backbone', backbone)):
+            if distance is not None and value is not None:
+                raise ValueError(f'Perceptual: distance and {name}: {value} exclude each other; give one of them')
+        self.needs_target = self.needs_ground_truth = to == 'ground_truth'
+        self.needs_random_start = not self.needs_ground_truth
+        self.to = to
         try:
-            self.distance = lpips_distance(backbone) if distance is None else distance
-        except WeightsError as error:  # reported like every wrong argument
+            self.distance = perceptual_measure(measure or DEFAULT_MEASURE, backbone) if distance is None else distance
+        except (ValueError, WeightsError) as error:  # reported like every wrong argument
             raise ValueError(f'Perceptual: {error}') from error
+        self._name = measure or DEFAULT_MEASURE if distance is None else ''
 
     def __call__(self, output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         distance = self.distance(output, reference)
@@ -129,7 +145,8 @@ class Perceptual(Objective):
         return distance.reshape(len(output))
 
     def __repr__(self) -> str:
-        return f'Perceptual({getattr(self.distance, "__name__", type(self.distance).__name__)})'
+        name = self._name or getattr(self.distance, '__name__', type(self.distance).__name__)
+        return f'Perceptual({name}{", to ground_truth" * self.needs_ground_truth})'
 
 
 @OBJECTIVES.register(name='training_loss')

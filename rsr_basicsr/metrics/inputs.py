@@ -18,7 +18,13 @@ INPUTS = {
     'lq_clean': 'the clean input',
 }
 #: Metrics for which lower is better; others need ``better: lower`` in their options block
-_LOWER_IS_BETTER = ('calculate_lpips', 'calculate_niqe', 'calculate_gain')
+_LOWER_IS_BETTER = (
+    'calculate_lpips',
+    'calculate_perceptual',
+    'calculate_perceptual_stability',
+    'calculate_niqe',
+    'calculate_gain',
+)
 
 
 def is_higher_better(options: Mapping[str, Any]) -> bool:

@@ -37,6 +37,31 @@ def calculate_stability(
     return calculate_psnr(img, img_clean, crop_border, input_order=input_order, test_y_channel=test_y_channel)
 
 
+def rms_gain(stability: float, eps: float) -> float:
+    """The gain behind a stability: the RMS change of the output relative to the radius of the attack.
+
+    Stability is ``20 log10(255 / eps) - 20 log10(gain)``. The RMS change of the input is at most ``eps``, so the ratio
+    of both changes, :func:`calculate_gain`, is at least this gain.
+
+    Args:
+        stability: of one image, in dB.
+        eps: radius of the attack in 1/255, above 0.
+
+    Returns:
+        The gain, at least 0; 0 if the output did not change and stability is infinite.
+
+    Raises:
+        ValueError: ``eps`` is not above 0.
+
+    Examples:
+        >>> print(round(rms_gain(30.07, eps=8), 3), round(rms_gain(36.09, eps=2), 3))
+        1.0 2.0
+    """
+    if not eps > 0:
+        raise ValueError(f'expected eps > 0 in 1/255 units, got {eps!r}')
+    return float(255 / eps * 10 ** (-stability / 20))
+
+
 @METRIC_REGISTRY.register()
 def calculate_stability_ssim(
     img: np.ndarray,

@@ -215,7 +215,7 @@ def _routes(weights: Weights) -> dict[str, Callable[[Weights, Path], Path]]:
 def _from_release(weights: Weights, work: Path) -> Path:
     target = work / 'official'
     try:
-        with _socket_timeout(TIMEOUT):
+        with socket_timeout(TIMEOUT):
             torch.hub.download_url_to_file(weights.url, str(target), hash_prefix=weights.sha256, progress=True)
     except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash does not match
         raise WeightsError(f'the release gave no official file ({error})') from error
@@ -223,7 +223,8 @@ def _from_release(weights: Weights, work: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
+def socket_timeout(seconds: float) -> Iterator[None]:
+    """Within the block, sockets give up after that many seconds without an answer."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

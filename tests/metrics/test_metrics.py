@@ -12,7 +12,7 @@ from basicsr.metrics import calculate_metric
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from rsr_basicsr.metrics import calculate_gain, calculate_lpips
+from rsr_basicsr.metrics import calculate_gain, calculate_lpips, calculate_stability, rms_gain
 
 PHOTOS = [data.astronaut()[:160, 130:322], data.coffee()[100:228, 200:392], data.chelsea()[60:220, 100:292]]
 SSIM = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255)  # of Wang et al. 2004
@@ -126,6 +126,22 @@ def test_gain_of_single_values():
     assert np.isnan(calculate_gain(img, img, lq, lq))
 
 
+@pytest.mark.parametrize('eps, change', [(8, 8), (8, 12), (2, 1)])
+def test_rms_gain_of_a_constant_change(eps, change):
+    clean = np.full((16, 16, 3), 100.0)
+    stability = calculate_stability(clean + change, clean, crop_border=0)
+    assert rms_gain(stability, eps) == pytest.approx(change / eps, rel=1e-5)
+
+
+def test_rms_gain_of_published_figures():
+    # 30.07 - 20 log10 G at eps 8, 42.11 - 20 log10 G at eps 2
+    assert rms_gain(30.07 - 6.0206, 8) == pytest.approx(2, rel=1e-3)
+    assert rms_gain(42.11 + 6.0206, 2) == pytest.approx(0.5, rel=1e-3)
+    assert rms_gain(float('inf'), 8) == 0
+    with pytest.raises(ValueError, match='expected eps > 0 in 1/255 units, got 0'):
+        rms_gain(30, 0)
+
+
 def test_gain_exception():
     small, large = np.zeros((4, 4, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match=r'of one size, got \(8, 8, 3\) and \(4, 4, 3\)'):
@@ -185,7 +201,7 @@ def test_lpips_reads_its_file_once_and_draws_nothing(alexnet, tmp_path, monkeypa
 @pytest.mark.parametrize(
     'shape, shape2, message',
     [
-        ((38, 60, 3), (38, 60, 3), 'LPIPS needs at least 31x31 pixels, got 30x52 within crop_border: 4'),
+        ((38, 60, 3), (38, 60, 3), 'lpips needs at least 31x31 pixels, got 30x52 within crop_border: 4'),
         ((48, 48, 3), (48, 44, 3), r'of one size, got \(48, 48, 3\) and \(48, 44, 3\)'),
         ((48, 48), (48, 48), 'of three channels, got 1'),
         ((8, 48, 3), (8, 48, 3), 'leaves nothing of an image of 8x48'),
@@ -198,7 +214,7 @@ def test_lpips_exception(shape, shape2, message):
 
 def test_lpips_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'lpips', None)
-    with pytest.raises(ValueError, match='LPIPS needs the package lpips; pip install lpips'):
+    with pytest.raises(ValueError, match='the measure lpips needs the package lpips; install the extra metrics'):
         calculate_lpips(*PHOTOS[::2], crop_border=0, backbone='never_read.pth')
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from lpips_by_hand import alexnet_features, by_definition
+from lpips_by_hand import alexnet_features, by_definition, save_features
 from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr.attacks import PGD, Perceptual, RandomNoise, build_attack
-from rsr_basicsr.ops.perceptual import lpips_distance
+from rsr_basicsr.ops.perceptual import perceptual_measure
 from rsr_basicsr.options.attack_blocks import AttackOptions, SetAttackOptions, ValAttackOptions
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
@@ -19,19 +19,20 @@ lpips = pytest.importorskip('lpips')
 def backbone(tmp_path_factory):
     """AlexNet's convolutions, and a file with their weights."""
     features, path = alexnet_features(), tmp_path_factory.mktemp('lpips') / 'alexnet.pth'
-    torch.save({f'features.{key}': value for key, value in features.state_dict().items()}, path)
-    return features, path
+    return features, save_features(features, path)
 
 
 def test_against_the_definition(backbone):
     features, path = backbone
     pair = torch.rand(2, 2, 3, 64, 64)
-    torch.testing.assert_close(lpips_distance(path)(*pair), by_definition(features, *pair), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        perceptual_measure('lpips', path)(*pair), by_definition(features, *pair), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_as_the_objective_of_an_attack(backbone, real_network, photo):
     attack = PGD(eps=4, steps=3, objective={'type': 'perceptual', 'backbone': backbone[1]})
-    assert repr(attack) == 'PGD(eps=4, steps=3, objective=Perceptual(LPIPS))' == repr(attack.but())
+    assert repr(attack) == 'PGD(eps=4, steps=3, objective=Perceptual(lpips))' == repr(attack.but())
     distance = attack.but(steps=1).objective.distance
     photo = photo[..., :32, :32]
     with torch.no_grad():
@@ -44,14 +45,14 @@ def test_as_the_objective_of_an_attack(backbone, real_network, photo):
 def test_wrong_backbone_is_named(tmp_path):
     torch.save({'conv.weight': torch.zeros(1)}, tmp_path / 'other.pth')
     with pytest.raises(ValueError, match="other.pth holds no features of torchvision's AlexNet"):
-        lpips_distance(tmp_path / 'other.pth')
+        perceptual_measure('lpips', tmp_path / 'other.pth')
     with pytest.raises(WeightsError, match='none.pth'):
-        lpips_distance(tmp_path / 'none.pth')
+        perceptual_measure('lpips', tmp_path / 'none.pth')
 
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'lpips', None)
-    with pytest.raises(ValueError, match='LPIPS needs the package lpips; pip install lpips'):
+    with pytest.raises(ValueError, match='the measure lpips needs the package lpips; install the extra metrics'):
         PGD(objective='perceptual')
 
 
@@ -72,10 +73,12 @@ def test_block_in_place_of_a_name(attack, photo, monkeypatch):
         return (output.diff(dim=-1) - reference.diff(dim=-1)).abs().flatten(1).sum(1)
 
     files = []
-    monkeypatch.setattr('rsr_basicsr.attacks.objectives.lpips_distance', lambda file: files.append(file) or edges)
+    monkeypatch.setattr(
+        'rsr_basicsr.attacks.objectives.perceptual_measure', lambda name, file: files.append(file) or edges
+    )
     options, lq = dict(eps=4, steps=2, random_start=2, seed=0), photo[..., :16, :16]
     built = build_attack({**attack, **options}).but(quantize='nearest')
-    assert set(files) == {'alexnet.pth'} and 'objective=Perceptual(edges)' in repr(built)
+    assert set(files) == {'alexnet.pth'} and 'objective=Perceptual(lpips)' in repr(built)
     expected = PGD(objective=Perceptual(edges), quantize='nearest', **options)
     assert torch.equal(built(NET, lq), expected(NET, lq))
     assert BLOCK == {'type': 'perceptual', 'backbone': 'alexnet.pth'}  # options stay as they were
