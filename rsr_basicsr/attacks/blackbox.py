@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from rsr_basicsr.attacks.base import Attack
-from rsr_basicsr.attacks.checks import expect
+from rsr_basicsr.attacks.checks import expect, expect_one_of
 from rsr_basicsr.attacks.problem import Problem, worse
 from rsr_basicsr.attacks.registry import ATTACKS
 from rsr_basicsr.attacks.restrictions import extent
@@ -65,23 +65,47 @@ class Square(Attack):
         return (indices >= begin) & (indices < begin + side)
 
 
+NOISES = ('sign', 'uniform', 'gaussian')
+
+
 @ATTACKS.register()
 class RandomNoise(Attack):
-    """The control: noise on the border of the ball, independent of the network.
+    """The control: noise independent of the network. With ``restarts``, the worst of as many.
 
-    L-inf: eps with a random sign for each value. L2: uniform noise scaled to the radius. With ``restarts``, the worst
-    of as many.
+    Args:
+        distribution: of each value. ``sign``: eps with a random sign; ``uniform``: up to eps; ``gaussian``: normal with
+            standard deviation eps, which no L-inf ball holds, so it needs ``norm='L2'``. With L2, the noise is scaled
+            to have eps as its root mean square. None is ``sign`` for L-inf, and ``uniform`` for L2.
+
+    Raises:
+        ValueError: ``gaussian`` with another norm.
     """
 
     uses = 'nothing'
+
+    def __init__(self, *, distribution: str | None = None, **common: Any) -> None:
+        super().__init__(**common)
+        expect_one_of('distribution', distribution, (*NOISES, None))
+        if distribution == 'gaussian' and self.norm != 'L2':
+            raise ValueError(f'distribution: gaussian is not bounded by norm: {self.norm}; write norm: L2')
+        self.distribution = distribution
 
     @property
     def asks_for_loss(self) -> bool:
         return self.restarts > 1
 
     def run(self, problem: Problem) -> tuple[torch.Tensor, ...]:
-        shape = problem.lq.shape[1:]
-        noise = problem.signs(*shape) if self.norm == 'Linf' else problem.rand(*shape) * 2 - 1
+        noise = self._noise(problem, problem.lq.shape[1:])
         attacked = problem.project(problem.lq + problem.constraint.random(noise, problem.radius))
         loss = problem.loss(attacked) if self.asks_for_loss else problem.lq.new_zeros(len(attacked))
         return loss, attacked
+
+    def _noise(self, problem: Problem, shape: torch.Size) -> torch.Tensor:
+        """Noise of unit size, (B, *shape)."""
+        kind = self.distribution or ('sign' if self.norm == 'Linf' else 'uniform')
+        if kind == 'sign':
+            return problem.signs(*shape)
+        if kind == 'uniform':
+            return problem.rand(*shape) * 2 - 1
+        # The normal distribution's quantile of uniform numbers, which do not include 0 and 1.
+        return torch.special.ndtri(problem.rand(*shape).double().clamp(2**-25, 1 - 2**-25)).to(problem.lq.dtype)

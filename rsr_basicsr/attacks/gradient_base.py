@@ -25,6 +25,8 @@ class GradientAttack(Attack):
         steps: number of gradient steps.
         step_size: length of a step in 1/255; None takes the attack's own rule.
         random_start: radius of the random start in 1/255; None takes the attack's own rule.
+        start_coarseness: side in pixels of the blocks over which the random start is constant, so that it is correlated
+            in space, as in Castillo et al. 2021, who take 1.5; 1 gives each pixel its own value.
         keep_best: return the strongest image found, at the price of one more pass; False returns the last one.
             Restarts always keep the best.
     """
@@ -37,6 +39,7 @@ class GradientAttack(Attack):
         steps: int = 10,
         step_size: float | None = None,
         random_start: float | None = None,
+        start_coarseness: float = 1,
         keep_best: bool = False,
         **common: Any,
     ) -> None:
@@ -44,6 +47,7 @@ class GradientAttack(Attack):
         super().__init__(**common)
         self.steps: int = expect('steps', steps, 1, whole=True)
         self.random_start: float | None = expect('random_start', random_start, 0, 255, optional=True)
+        self.start_coarseness: float = expect('start_coarseness', start_coarseness, 1)
         self.step_size: float | None = expect('step_size', step_size, 0, above=True, optional=True)
         if random_start == 0 and self.objective.needs_random_start:
             raise ValueError(f'{self.objective} has no gradient at the clean image; it needs random_start > 0')
@@ -71,7 +75,7 @@ class GradientAttack(Attack):
         if problem.start is not None:
             start, problem.start = problem.start, None
             return problem.project(problem.lq + start.to(problem.lq))
-        return problem.near(self.start_radius(problem.radius))
+        return problem.near(self.start_radius(problem.radius), self.start_coarseness)
 
     def step(self, gradient: torch.Tensor, problem: Problem, state: dict[str, Any]) -> torch.Tensor:
         """What is added to the images, (B, C, H, W); the attack may keep values in ``state`` during one run."""

@@ -196,12 +196,21 @@ class Problem:
         """Random signs, (B, *shape)."""
         return (self.rand(*shape) < 0.5).to(self.lq.dtype) * 2 - 1
 
-    def near(self, size: float | torch.Tensor) -> torch.Tensor:
-        """A random image inside the ball of radius ``size``, in [0, 1] units, and inside the attack's own."""
+    def near(self, size: float | torch.Tensor, coarseness: float = 1) -> torch.Tensor:
+        """A random image inside the ball of radius ``size``, in [0, 1] units, and inside the attack's own.
+
+        Args:
+            size: the radius, a number or per sample.
+            coarseness: side of the blocks of equal values in pixels; 1 gives each pixel its own.
+        """
         if isinstance(size, float) and size == 0:
             return self.lq
         size = torch.as_tensor(size, dtype=self.lq.dtype, device=self.lq.device)
-        return self.project(self.lq + self.constraint.random(2 * self.rand(*self.lq.shape[1:]) - 1, size))
+        channels, *sides = self.lq.shape[1:]
+        noise = 2 * self.rand(channels, *(max(int(side / coarseness), 1) for side in sides)) - 1
+        if coarseness > 1:
+            noise = torch.nn.functional.interpolate(noise, sides, mode='nearest')
+        return self.project(self.lq + self.constraint.random(noise, size))
 
 
 def _rand(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.weights.state_dict import load_network
 
 #: Keys of the block ``attack`` that belong to the training, not to the attack
-SCHEDULE = ('mode', 'share', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')
+SCHEDULE = ('mode', 'share', 'attacked_target', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')
 
 USE_TORCHRUN = (
     'start one process per GPU with: torchrun --nproc_per_node=N -m rsr_basicsr.train -opt FILE --launcher '
@@ -46,6 +46,20 @@ class Batch(NamedTuple):
 
     labels: torch.Tensor
     decision: Decision
+
+
+class Attacked(NamedTuple):
+    """Attacked samples of a batch.
+
+    Args:
+        lq: the attacked images, (N, C, H, W) in [0, 1].
+        decision: which of them are masked.
+        target: what they are trained on, (N, C, sH, sW); None is the ground truth.
+    """
+
+    lq: torch.Tensor
+    decision: Decision
+    target: torch.Tensor | None
 
 
 class AttackAugmentation(RobustValidation):
@@ -94,6 +108,7 @@ class AttackAugmentation(RobustValidation):
         self.attack_masked, self.attack_every = schedule.get('masked', 1.0), schedule.get('every', 1)
         self.attack_warmup, self.warm_start = schedule.get('warmup', 0), schedule.get('warm_start', False)
         self.first_gradient = schedule.get('first_gradient', 'own')
+        self.trains_consistency = schedule.get('attacked_target', 'ground_truth') == 'clean_output'
         eps = options['eps']
         self.eps_range = tuple(eps) if isinstance(eps, (list, tuple)) else (eps, eps)
         self.attack = build_attack(
@@ -200,15 +215,18 @@ class AttackAugmentation(RobustValidation):
                     leaf.clone()
                 )  # a copy: leaves do not allow in-place operations, which some networks begin with
             yield clean
-            self.lq, decision = self.attack_images(lq, self.attack_target(), current_iter, leaf.grad)
-            yield Batch(~clean.labels, decision)
+            attacked = self.attack_images(lq, self.attack_target(), current_iter, leaf.grad)
+            self.lq = attacked.lq
+            self._replace_targets(lambda target: target if attacked.target is None else attacked.target)
+            yield Batch(~clean.labels, attacked.decision)
         elif self.attack_mode == 'paired':
-            attacked, decision = self.attack_images(self.lq, self.attack_target(), current_iter)
-            self.lq = torch.cat([self.lq, attacked])
-            for name in self._targets():
-                setattr(self, name, getattr(self, name).repeat(2, 1, 1, 1))
+            attacked = self.attack_images(self.lq, self.attack_target(), current_iter)
+            self.lq = torch.cat([self.lq, attacked.lq])
+            self._replace_targets(
+                lambda target: torch.cat([target, target if attacked.target is None else attacked.target])
+            )
             labels = torch.cat([clean.labels, ~clean.labels])
-            yield Batch(labels, torch.cat([clean.labels, self._for_each(decision, size)]))
+            yield Batch(labels, torch.cat([clean.labels, self._for_each(attacked.decision, size)]))
         else:
             # Rounded at random, so that the share holds on average for small batches, too.
             count = _rounded_at_random(self.attack_share * size)
@@ -216,16 +234,19 @@ class AttackAugmentation(RobustValidation):
                 yield clean
                 return
             chosen = torch.randperm(size, device=self.lq.device)[:count]
-            attacked, decision = self.attack_images(self.lq[chosen], self.attack_target()[chosen], current_iter)
-            self.lq = self.lq.index_copy(0, chosen, attacked)
+            attacked = self.attack_images(self.lq[chosen], self.attack_target()[chosen], current_iter)
+            self.lq = self.lq.index_copy(0, chosen, attacked.lq)
+            if attacked.target is not None:
+                own = attacked.target
+                self._replace_targets(lambda target: target.index_copy(0, chosen, own))
             labels, masked = clean.labels.clone(), clean.labels.clone()
             labels[chosen] = True
-            masked[chosen] = self._for_each(decision, count)
+            masked[chosen] = self._for_each(attacked.decision, count)
             yield Batch(labels, masked)
 
     def attack_images(
         self, lq: torch.Tensor, target: torch.Tensor, current_iter: int, first_gradient: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, Decision]:
+    ) -> Attacked:
         """Attack images under the gate decision of the training step.
 
         If ``attack: eps`` is a range, the radius is drawn per sample.
@@ -237,7 +258,7 @@ class AttackAugmentation(RobustValidation):
             first_gradient: gradient of the first attack step, (B, C, H, W), if known; None lets the attack compute it.
 
         Returns:
-            The attacked images, and which of them are masked: the share ``attack: masked``.
+            The attacked images; the share ``attack: masked`` of them is masked.
         """
         stopwatch = Stopwatch(lq.device)
         size, net = len(lq), self.bare_net
@@ -250,9 +271,12 @@ class AttackAugmentation(RobustValidation):
         decision: Decision = True
         if self.attack_masked < 1:
             decision = torch.arange(size, device=lq.device) < _rounded_at_random(self.attack_masked * size)
-        if not self.attack.objective.needs_ground_truth:
+        clean_output: torch.Tensor | None = None
+        if self.trains_consistency or not self.attack.objective.needs_ground_truth:
             with torch.no_grad(), net.defense.forced(False):
-                target = net(lq)
+                clean_output = net(lq)
+        if clean_output is not None and not self.attack.objective.needs_ground_truth:
+            target = clean_output
         start = self._last_perturbation(lq) if self.warm_start else None
         with self._forced(decision):
             attacked = self.attack.perturb(net, lq, target, eps=eps, start=start, first_gradient=first_gradient)
@@ -260,7 +284,7 @@ class AttackAugmentation(RobustValidation):
             self.perturbation = attacked - lq
         self.means.add_times(t_attack=stopwatch.stopped())
         self.means.add('attack_eps', eps)
-        return attacked, decision
+        return Attacked(attacked, decision, clean_output if self.trains_consistency else None)
 
     @contextlib.contextmanager
     def _forced(self, decision: Decision) -> Iterator[None]:
@@ -291,6 +315,10 @@ class AttackAugmentation(RobustValidation):
         # RealESRNetModel has a gt_usm, too, but of the last validation image.
         return ['gt', 'gt_usm'] if 'l1_gt_usm' in self.opt else ['gt']
 
+    def _replace_targets(self, new: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        for name in self._targets():
+            setattr(self, name, new(getattr(self, name)))
+
     def attack_target(self) -> torch.Tensor:
         """The images that the pixel loss compares with."""
         return self.gt_usm if self.opt.get('l1_gt_usm') else self.gt
@@ -301,9 +329,8 @@ class AttackAugmentation(RobustValidation):
 
         It is the target of every loss of the step, so that fine-tuning keeps the style of the pretrained network.
         """
-        target = self.start_net(self.lq).clamp(0, 1)
-        for name in self._targets():
-            setattr(self, name, target)
+        output = self.start_net(self.lq).clamp(0, 1)
+        self._replace_targets(lambda target: output)
 
     @contextlib.contextmanager
     def _joint_loss(self, labels: torch.Tensor, weight: float) -> Iterator[None]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import Discriminator, Tag, model_validator
 
 from rsr_basicsr.attacks import ATTACKS, OBJECTIVES, QUANTIZE
+from rsr_basicsr.attacks.blackbox import NOISES
 from rsr_basicsr.attacks.constraints import NORMS
 from rsr_basicsr.attacks.gradient_base import SCHEDULES
+from rsr_basicsr.attacks.objectives import DEFAULT_MEASURE, PERCEPTUAL_TO
 from rsr_basicsr.attacks.problem import ATTACK_GATES, ATTACK_PRECISIONS
 from rsr_basicsr.attacks.restrictions import ZERO_MEANS
+from rsr_basicsr.ops.perceptual import AUTO, MEASURES, available_measure
 from rsr_basicsr.options.parsing import Block, key
 from rsr_basicsr.options.types import (
     BLOCK,
@@ -35,17 +38,20 @@ from rsr_basicsr.options.types import (
     Share,
     ShareRange,
 )
+from rsr_basicsr.utils.errors import WeightsError
 
 ATTACK_MODES = ('paired', 'mixed', 'alternating')
 FIRST_GRADIENTS = ('own', 'clean_step')
+ATTACKED_TARGETS = ('ground_truth', 'clean_output')
 LEVELS, PIXELS, DIAGONAL = '1/255', 'pixels of the input', 'share of the diagonal'
 
 #: ``target`` needs an image of the attacker's choice, ``training_loss`` the step of a training
 _OBJECTIVES = tuple(name for name in OBJECTIVES if name not in ('target', 'training_loss'))
 _OBJECTIVE = (
     "what is maximised: absolute or squared error to the ground truth, squared error or LPIPS to the network's own "
-    "clean output. The file of a block `{type: perceptual, backbone: FILE}` has the weights of torchvision's AlexNet, "
-    'which are downloaded otherwise'
+    'clean output. A block `{type: perceptual, measure: NAME, to: ground_truth, backbone: FILE}` takes another measure '
+    '(of `calculate_perceptual`, see benchmark.md), the distance to the ground truth, and the weights of the network '
+    'of LPIPS, which are downloaded otherwise'
 )
 _QUANTIZE = (
     'round attacked images to 8 bit, still inside the ball; `floor`, as the published code does, darkens them by '
@@ -55,14 +61,31 @@ _TYPE = 'the attack; a class of `rsr_basicsr.attacks`'
 
 
 class ObjectiveOptions(Block):
-    """An objective with arguments; which type takes a backbone is checked when the attack is built."""
+    """An objective with arguments; which type takes which is checked when the attack is built."""
 
     type: Annotated[str, OneOf(_OBJECTIVES)] = key('what is maximised', ...)
-    backbone: ExistingFile | None = key('`perceptual`: weights of AlexNet', values='file')
+    measure: Annotated[str, OneOf((*MEASURES, AUTO))] | None = key(
+        "`perceptual`: the distance; `auto` is this machine's best", by_default=f'`{DEFAULT_MEASURE}`'
+    )
+    backbone: ExistingFile | None = key('`perceptual`: weights of the network of LPIPS', values='file')
+    to: Annotated[str, OneOf(PERCEPTUAL_TO)] | None = key(
+        '`perceptual`: what the output is compared with', by_default=f'`{PERCEPTUAL_TO[0]}`'
+    )
+
+    @model_validator(mode='after')
+    def _measure_of_this_machine(self) -> ObjectiveOptions:
+        """Results say what was measured, wherever they are read."""
+        if self.type == 'perceptual' and self.measure == AUTO:
+            try:
+                self.measure = available_measure(self.backbone)
+            except WeightsError as error:
+                raise ValueError(str(error)) from error
+        return self
 
     def plain(self) -> Any:
         """The block, or its type alone where there is nothing else."""
-        return self.type if self.backbone is None else super().plain()
+        block = super().plain()
+        return self.type if len(block) == 1 else block
 
 
 class TrainingObjectiveOptions(ObjectiveOptions):
@@ -75,6 +98,9 @@ class BlindObjectiveOptions(ObjectiveOptions):
     """An objective without a ground truth."""
 
     type: Annotated[str, OneOf(('stability', 'perceptual'))] = key('what is maximised', ...)
+    to: Annotated[str, OneOf(('clean_output',))] | None = key(
+        '`perceptual`: there is no ground truth', by_default='`clean_output`'
+    )
 
 
 _word_or_block = Discriminator(lambda value: BLOCK if isinstance(value, (Mapping, Block)) else ONE)
@@ -116,6 +142,12 @@ class AnyAttackOptions(Block):
         by_default='`IFGSM`: none, or half a step for `stability`; `PGD`, `APGD`: eps / 4, with `schedule: constant` '
         'eps / 20',
     )
+    start_coarseness: Annotated[float, Range(ge=1)] | None = key(
+        'side of the blocks over which the random start is constant: a perturbation correlated in space, as in '
+        'Castillo et al. 2021, who take 1.5',
+        unit=PIXELS,
+        by_default='1',
+    )
     restarts: Count | None = key('independent starts; the best of each sample is kept', by_default='1')
     keep_best: Flag | None = key(
         'return the strongest image met instead of the last one, for one more pass', by_default='false'
@@ -148,6 +180,10 @@ class AnyAttackOptions(Block):
     momentum: Share | None = key('`APGD`: weight of the new step against the last one', by_default='0.75')
     rho: Share | None = key('`APGD`: share of the steps that must gain for the step size to stay', by_default='0.75')
     band: ShareRange | None = key('`BandLimited`: frequencies of the DCT', unit=DIAGONAL, by_default='[0, 0.43]')
+    distribution: Annotated[str, OneOf(NOISES)] | None = key(
+        '`RandomNoise`: of each value. `gaussian` has eps as its standard deviation and needs `norm: L2`',
+        by_default='`Linf`: `sign`; `L2`: `uniform`',
+    )
     weights: Annotated[list[NonNegative], Listed()] | None = key(
         "`DetectorAware`: weights of the detector's gradient against that of the loss",
         values='list of numbers',
@@ -203,6 +239,11 @@ class AttackOptions(InnerAttackOptions):
         'paired',
     )
     share: PositiveShare = key('in mode `mixed`', 0.5, unit='share of the batch')
+    attacked_target: Annotated[str, OneOf(ATTACKED_TARGETS)] = key(
+        "what the attacked samples are compared with in training. `clean_output` is the network's own output for the "
+        'clean image, unmasked and without a gradient: training for consistency, as TRADES (Zhang et al. 2019)',
+        'ground_truth',
+    )
     masked: Share = key(
         'share of the attacked samples that pass the masks; the others are attacked and trained unmasked', 1.0
     )

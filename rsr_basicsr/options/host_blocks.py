@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from rsr_basicsr.options.degradation_blocks import DegradedImageOptions
 from rsr_basicsr.options.parsing import OpenBlock, key
 from rsr_basicsr.options.types import (
     AnyList,
@@ -262,6 +263,7 @@ class AdversarialSetDataset(AdversarialImagesDataset):
 DATASET_OF_TYPE: dict[str, type[OpenBlock]] = {
     'AdversarialSetDataset': AdversarialSetDataset,
     'AdversarialImagesDataset': AdversarialImagesDataset,
+    'DegradedImageDataset': DegradedImageOptions,
     'RealESRGANDataset': RealESRGANDataset,
     'PairedImageDataset': PairedDataset,
     'RealESRGANPairedDataset': PairedDataset,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import numpy as np
 from basicsr.utils.registry import METRIC_REGISTRY
 
+from rsr_basicsr.metrics import calculate_lpips, calculate_perceptual, calculate_perceptual_stability
 from rsr_basicsr.metrics.inputs import INPUTS
-from rsr_basicsr.metrics.lpips_metric import SMALLEST_FOR_LPIPS, calculate_lpips
+from rsr_basicsr.ops.perceptual import AUTO, available_measure, perceptual_measure
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.parsing import OpenBlock, parse_open
 from rsr_basicsr.options.types import OneOf, Text
@@ -23,7 +23,9 @@ class MetricOptions(OpenBlock):
 
 
 def check_metric(metric: dict[str, Any], where: str) -> None:
-    """Check that there is such a metric and that it takes what the block holds; LPIPS is looked for.
+    """Check that there is such a metric and that it takes what the block holds; perceptual measures are looked for.
+
+    The measure ``auto`` is replaced by its name on this machine, in place: results say what was measured.
 
     Raises:
         OptionsError: one sentence with the key, the value and the remedy.
@@ -31,9 +33,11 @@ def check_metric(metric: dict[str, Any], where: str) -> None:
     parse_open(metric, MetricOptions, where)
     function = registered(METRIC_REGISTRY, metric['type'], f'{where}.type')
     check_call(function, {**metric, **dict.fromkeys(INPUTS)}, where, own=(*INPUTS, 'better'))
-    if function is calculate_lpips:
-        black = np.zeros((SMALLEST_FOR_LPIPS, SMALLEST_FOR_LPIPS, 3), np.uint8)
-        try:
-            calculate_lpips(black, black, 0, backbone=metric.get('backbone'))
-        except (RSRError, ValueError) as error:
-            raise OptionsError(f'{where}: {error}') from error
+    if function not in (calculate_lpips, calculate_perceptual, calculate_perceptual_stability):
+        return
+    try:
+        if function is not calculate_lpips and metric.get('measure', AUTO) == AUTO:
+            metric['measure'] = available_measure(metric.get('backbone'))
+        perceptual_measure(metric.get('measure', 'lpips'), metric.get('backbone'))
+    except (RSRError, ValueError) as error:
+        raise OptionsError(f'{where}: {error}') from error

@@ -18,7 +18,9 @@ DETECTOR = OPTIONS / 'train' / 'train_frequency_classifier.yml'
 DEFENDED = sorted(
     file
     for file in OPTIONS.rglob('*.yml')
-    if file.parent.name not in ('adversarial_set', 'benchmark') and not file.stem.endswith('frequency_classifier')
+    if file.parent.name not in ('adversarial_set', 'benchmark')
+    and not file.stem.endswith('frequency_classifier')
+    and not file.stem.startswith('plain')  # a baseline without a defence
 )
 
 

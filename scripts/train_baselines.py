@@ -1,0 +1,107 @@
+"""Train the baselines of docs/benchmark.md for a network: options/baselines, one after another or side by side.
+
+    python scripts/train_baselines.py realesr-general-x4v3 PHOTOS -o baselines --jobs 2
+
+The photos are reduced by antialiased bicubic interpolation. Weights are fetched unless --weights names a file. A
+training that was interrupted continues, one that has ended is skipped. The weights are
+OUT/experiments/NAME/models/net_g_latest.pth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+from basicsr.utils import tensor2img
+
+import rsr_basicsr  # noqa: F401  registers the data sets
+from rsr_basicsr.data.reduced_image_dataset import ReducedImageDataset
+from rsr_basicsr.options.shipped import options_folder
+from rsr_basicsr.utils.errors import RSRError
+from rsr_basicsr.weights.official import WEIGHTS, fetch
+
+SCALE = 4
+OPTIONS = options_folder() / 'baselines'
+SUFFIX = '_general_x4v3'
+
+
+def main() -> int:
+    """Train the chosen baselines, and return the exit code: the number of trainings that failed, at most 1."""
+    names = sorted(path.stem.removesuffix(SUFFIX) for path in OPTIONS.glob('*.yml'))
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser.add_argument('network', choices=['realesr-general-x4v3', 'realesr-animevideov3'])
+    parser.add_argument('photos', type=Path, help='folder of high-resolution training photos')
+    parser.add_argument('-o', '--output', type=Path, default=Path('baselines'), help='default: baselines')
+    parser.add_argument('--weights', type=Path, help='file of the released weights, instead of fetching them')
+    parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME', help=', '.join(names))
+    parser.add_argument('--iterations', type=int, default=150)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--jobs', type=int, default=1, help='trainings side by side, each on one thread')
+    args = parser.parse_args()
+    out = args.output.resolve()
+    try:
+        weights = (args.weights or fetch(args.network)).resolve()
+        pairs = write_pairs(args.photos, out / 'photos')
+    except RSRError as error:
+        print(f'train_baselines: {error}', file=sys.stderr)
+        return error.exit_code
+    overrides = [
+        f'network_g:num_conv={WEIGHTS[args.network].network["num_conv"]}',
+        f'path:pretrain_network_g={weights}',
+        f'datasets:train:dataroot_gt={pairs / "HR"}',
+        f'datasets:train:dataroot_lq={pairs / f"LRx{SCALE}"}',
+        f'train:total_iter={args.iterations}',
+        f'train:scheduler:periods=[{args.iterations}]',
+        f'manual_seed={args.seed}',
+    ]
+    experiment = args.network + (f'_seed{args.seed}' if args.seed else '')
+    with ThreadPoolExecutor(args.jobs) as pool:
+        failed = list(pool.map(lambda name: train(name, f'{name}_{experiment}', out, overrides), args.only))
+    return int(any(failed))
+
+
+def write_pairs(photos: Path, folder: Path) -> Path:
+    """Write ``HR`` and ``LRx4`` into a folder, unless it is there, and return it."""
+    if not folder.is_dir():
+        unfinished = folder.with_name(f'{folder.name}.unfinished')
+        shutil.rmtree(unfinished, ignore_errors=True)
+        dataset = ReducedImageDataset(
+            {'dataroot_gt': str(photos), 'io_backend': {'type': 'disk'}, 'scale': SCALE, 'phase': 'val'}
+        )
+        for number in range(len(dataset)):
+            item = dataset[number]
+            for key, name in (('gt', 'HR'), ('lq', f'LRx{SCALE}')):
+                path = unfinished / name / f'{Path(item["lq_path"]).stem}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), tensor2img(item[key]))
+        unfinished.rename(folder)
+    return folder
+
+
+def train(name: str, experiment: str, out: Path, overrides: list[str]) -> int:
+    """Run or continue one training, and return its exit code."""
+    if (out / 'experiments' / experiment / 'models' / 'net_g_latest.pth').is_file():
+        print(f'{experiment}: there already', flush=True)
+        return 0
+    log = out / f'{experiment}.log'
+    command = [sys.executable, '-m', 'rsr_basicsr.train', '-opt', str(OPTIONS / f'{name}{SUFFIX}.yml'), '--auto_resume']
+    with open(log, 'ab') as file:
+        code = subprocess.run(
+            [*command, '--force_yml', f'name={experiment}', *overrides],
+            cwd=out,
+            env={**os.environ, 'OMP_NUM_THREADS': '1'},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        ).returncode
+    print(f'{experiment}: {"done" if code == 0 else f"exit code {code}, see {log}"}', flush=True)
+    return code
+
+
+if __name__ == '__main__':
+    sys.exit(main())
