@@ -12,6 +12,7 @@ from basicsr.utils import scandir
 from basicsr.utils.registry import DATASET_REGISTRY
 
 from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions, check_adversarial_set
+from rsr_basicsr.data.degraded_image_dataset import check_degradations
 from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import parse_keys
@@ -27,6 +28,7 @@ FOLDERS_OF = {
     'RealESRGANDataset': ('dataroot_gt',),
     'SingleImageDataset': ('dataroot_lq',),
     'ReducedImageDataset': ('dataroot_gt',),
+    'DegradedImageDataset': ('dataroot_gt',),
     'PairedImageDataset': ('dataroot_gt', 'dataroot_lq'),
     'RealESRGANPairedDataset': ('dataroot_gt', 'dataroot_lq'),
 }
@@ -35,9 +37,11 @@ _LIST_OF = {
     'RealESRGANPairedDataset': 'meta_info',
     'SingleImageDataset': 'meta_info_file',
     'ReducedImageDataset': 'meta_info_file',
+    'DegradedImageDataset': 'meta_info_file',
     'PairedImageDataset': 'meta_info_file',
 }
-_SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset', 'ReducedImageDataset')
+_SCALED = ('PairedImageDataset', 'RealESRGANPairedDataset', 'ReducedImageDataset', 'DegradedImageDataset')
+_OPENS_ITS_LIST = ('SingleImageDataset', 'ReducedImageDataset', 'DegradedImageDataset')
 
 
 class Images(NamedTuple):
@@ -90,6 +94,8 @@ def check_dataset(dataset: dict[str, Any], where: str, problems: Problems) -> Im
         dataset.update({key: value for key, value in checked.items() if key != 'photos'})
         dataset['photos'] = names(dataset['photos'])
         return None
+    if dataset['type'] == 'DegradedImageDataset' and problems.sound(where):
+        check_degradations(dataset, where)
     for key in _FOLDERS:
         if dataset.get(key) is not None and problems.sound(f'{where}.{key}'):
             with problems.noted(part=f'{where}.{key}'):
@@ -121,7 +127,7 @@ def _images(dataset: dict[str, Any], where: str, keys: tuple[str, ...]) -> Image
         _check_importable('mc', f'{where}.io_backend.type: memcached', 'the client of memcached')
         return None
     key = _LIST_OF[dataset['type']]
-    if key in dataset and dataset[key] is None and dataset['type'] in ('SingleImageDataset', 'ReducedImageDataset'):
+    if key in dataset and dataset[key] is None and dataset['type'] in _OPENS_ITS_LIST:
         raise OptionsError(f'{where}.{key}: BasicSR opens the file named there, and there is none; remove the key')
     if dataset.get(key) is not None:
         entries = _listed(dataset, f'{where}.{key}', dataset[key])

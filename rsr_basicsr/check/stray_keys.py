@@ -13,6 +13,7 @@ from rsr_basicsr.data.adversarial_set_options import AdversarialSetOptions
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import blocks, host_blocks
 from rsr_basicsr.options.calls import ALIKE
+from rsr_basicsr.options.degradation_blocks import DegradedImageOptions
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import Block
 from rsr_basicsr.utils.registry import did_you_mean, nearest
@@ -77,6 +78,7 @@ _OF_DATASET = {
     'RealESRGANDataset': ('meta_info', *_keys(host_blocks.RealESRGANDataset)),
     'SingleImageDataset': ('dataroot_lq', *_SINGLE),
     'ReducedImageDataset': ('dataroot_gt', 'crop', *_SINGLE),
+    'DegradedImageDataset': ('meta_info_file', *_keys(DegradedImageOptions)),
     'AdversarialSetDataset': _keys(host_blocks.AdversarialSetDataset),
     'AdversarialImagesDataset': (*_keys(host_blocks.AdversarialImagesDataset), *_keys(AdversarialSetOptions)),
 }

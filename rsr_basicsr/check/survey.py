@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import os.path as osp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from torchvision.models import AlexNet, AlexNet_Weights
+from torchvision.models import alexnet, squeezenet1_1
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.benchmark.options import check_benchmark
@@ -26,6 +25,7 @@ from rsr_basicsr.options.loading import as_parsed, load_options, override, repea
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import sketch
 from rsr_basicsr.utils.errors import in_one_line
+from rsr_basicsr.weights.backbones import BACKBONES, cached_at
 
 _SIZE = 64  # pixels of the image whose masks are listed, where there is no training
 
@@ -65,29 +65,31 @@ def survey(path: str, changes: Sequence[str] = (), decoded: int = 16, count_memo
 @contextlib.contextmanager
 def _nothing_fetched(problems: Problems) -> Iterator[None]:
     """Within the block, LPIPS takes random weights instead of downloading its own."""
-    url = AlexNet_Weights.IMAGENET1K_V1.url
-    kept = perceptual._alexnet
-    if osp.isfile(osp.join(torch.hub.get_dir(), 'checkpoints', osp.basename(url))):
-        yield
-        return
+    kept = perceptual._weights_of
 
-    def unfilled() -> dict[str, torch.Tensor]:
+    def unfilled(network: str, seconds: float | None = None) -> Mapping[str, torch.Tensor]:
+        path, url = cached_at(network), BACKBONES[network].url
+        if path.is_file():
+            return kept(network)
+        instead = '' if seconds is None else f'; without them the measure auto is {perceptual.WITHOUT_WEIGHTS}'
         problems.warnings.append(
-            'LPIPS: AlexNet will be downloaded at the start (0.2 GB); where there is no internet, '
-            f'put {url} into {osp.join(torch.hub.get_dir(), "checkpoints")}'
+            f'LPIPS: its weights ({_SIZES[network]}) will be downloaded at the start; where there is no internet, '
+            f'put {url} into {path.parent}{instead}'
         )
         with torch.random.fork_rng(devices=[]):
-            return AlexNet().state_dict()
+            return _UNTRAINED[network](weights=None).state_dict()
 
-    perceptual.lpips_distance.cache_clear()
-    perceptual._alexnet = unfilled
+    perceptual.forget_measures()
+    perceptual._weights_of = unfilled
     try:
         yield
     finally:
-        perceptual._alexnet = kept
-        perceptual.lpips_distance.cache_clear()
+        perceptual._weights_of = kept
+        perceptual.forget_measures()
 
 
+_UNTRAINED: dict[str, Callable[..., torch.nn.Module]] = {'alex': alexnet, 'squeeze': squeezenet1_1}
+_SIZES = {'alex': '0.2 GB', 'squeeze': '5 MB'}
 _KINDS = {
     'train': 'a training (rsr train)',
     'test': 'a test (rsr test)',

@@ -6,8 +6,9 @@ import os.path as osp
 from typing import Annotated, Any
 
 from rsr_basicsr.attacks import build_attack
-from rsr_basicsr.data.clean_images import REAL_ESRGAN, RealESRGANDegradations
+from rsr_basicsr.data.clean_images import REAL_ESRGAN
 from rsr_basicsr.data.clean_kinds import KINDS
+from rsr_basicsr.data.degradations import GT_SIZE
 from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.options.attack_blocks import SetAttackOptions
 from rsr_basicsr.options.host_blocks import Degradations, Kernels
@@ -126,7 +127,7 @@ def _check_kinds(parsed: dict[str, Any], dot: str) -> None:
                 f'{dot}real_esrgan.{name}: expected three numbers, for up, down and keep, got '
                 f'{parsed["real_esrgan"][name]!r}'
             )
-    largest = RealESRGANDegradations.GT_SIZE // parsed['real_esrgan']['scale']
+    largest = GT_SIZE // parsed['real_esrgan']['scale']
     if parsed['size'] > largest:
         raise OptionsError(
             f'{dot}size: {parsed["size"]} is more than {largest}, the images that {REAL_ESRGAN} makes '

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import functools
-import os
 import os.path as osp
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from basicsr.data.realesrgan_dataset import RealESRGANDataset
-from basicsr.models.realesrnet_model import RealESRNetModel
-from basicsr.utils import DiffJPEG
 from torch.utils.data import default_collate
 
 from rsr_basicsr.data.clean_kinds import KINDS, from_8_bit, to_8_bit
+from rsr_basicsr.data.degradations import GT_SIZE, Degrader, kernel_dataset
 from rsr_basicsr.utils.errors import ImageError
-from rsr_basicsr.utils.random_streams import random_streams_kept
+from rsr_basicsr.utils.random_streams import random_streams_seeded
 
 REAL_ESRGAN = 'real_esrgan'
 SMALLEST = 16  # least side of a photo in pixels
 
 
-class RealESRGANDegradations(RealESRNetModel):
+class RealESRGANDegradations(Degrader):
     """Real-ESRGAN's second-order degradations, by BasicSR's data set and model, without a network.
 
     Each image has a random strength in (0, 1], which scales the ranges of noise, blur, compression and resizing: 0 is
@@ -37,20 +32,12 @@ class RealESRGANDegradations(RealESRNetModel):
     """
 
     MILD = {'resize_range': 1.0, 'noise_range': 1.0, 'poisson_scale_range': 0.05, 'jpeg_range': 95.0, 'blur_sigma': 0.2}
-    GT_SIZE = 400  # fixed in RealESRGANDataset
 
     def __init__(self, photos: Sequence[str], options: Mapping[str, Any]) -> None:
-        # Does not call the parent's, which would build a network.
-        self.options = {**options, 'gt_usm': False, 'use_hflip': False, 'use_rot': False, 'gt_size': self.GT_SIZE}
-        self.device, self.is_train = torch.device('cpu'), True
-        self.jpeger = DiffJPEG(differentiable=False)
-        self.photos = RealESRGANDataset(
-            {**self.options, 'dataroot_gt': '', 'meta_info': os.devnull, 'io_backend': {'type': 'disk'}}
-        )
+        super().__init__(options, GT_SIZE)
+        self.photos = kernel_dataset(options)
         self.photos.paths = list(photos)  # a meta_info file cannot hold names with blanks
-
-    def _dequeue_and_enqueue(self) -> None:
-        """No pair pool: an image depends on its own random numbers only."""
+        self.options = {**self.photos.opt, **self.opt}
 
     def make(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """Degrade the photo at ``index``; float32 RGB (H, W, 3) in [0, 1]."""
@@ -61,11 +48,7 @@ class RealESRGANDegradations(RealESRNetModel):
                 options[key] = [mild + strength * (end - mild) for end in self.options[key]]
         self.opt = self.photos.opt = options
         self.photos.blur_sigma, self.photos.blur_sigma2 = options['blur_sigma'], options['blur_sigma2']
-        with random_streams_kept():
-            seed = int(rng.integers(2**31))
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.default_generator.manual_seed(seed)
+        with random_streams_seeded(int(rng.integers(2**31))):
             self.feed_data(default_collate([self.photos[index]]))
         return self.lq[0].permute(1, 2, 0).numpy()
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from basicsr.data.single_image_dataset import SingleImageDataset
-from basicsr.utils.matlab_functions import imresize
 from basicsr.utils.registry import DATASET_REGISTRY
+
+from rsr_basicsr.ops.resize import reduced
 
 
 @DATASET_REGISTRY.register()
@@ -32,11 +32,18 @@ class ReducedImageDataset(SingleImageDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """``gt`` (3, H, W) and ``lq`` (3, H / scale, W / scale), RGB in [0, 1], with ``gt_path`` and ``lq_path``."""
         item = super().__getitem__(index)
-        scale = self.opt['scale']
-        gt = _centre(item['lq'], self.opt.get('crop'), scale)
-        reduced = imresize(gt.permute(1, 2, 0).double().numpy(), 1 / scale, antialiasing=True)
-        lq = torch.from_numpy(np.rint(reduced.clip(0, 1) * 255).astype(np.float32) / 255).permute(2, 0, 1)
+        gt = _centre(item['lq'], self.opt.get('crop'), self.opt['scale'])
+        lq = self.low_resolution(gt, item['lq_path'])
         return {'lq': lq, 'gt': gt, 'lq_path': item['lq_path'], 'gt_path': item['lq_path']}
+
+    def low_resolution(self, gt: torch.Tensor, path: str) -> torch.Tensor:
+        """The low-resolution image (3, H / scale, W / scale) of an original (3, H, W), both RGB in [0, 1].
+
+        Args:
+            gt: the original.
+            path: its file.
+        """
+        return torch.from_numpy(reduced(gt.permute(1, 2, 0).numpy(), self.opt['scale'])).float().permute(2, 0, 1)
 
 
 def _centre(image: torch.Tensor, side: int | None, scale: int) -> torch.Tensor:

@@ -42,3 +42,17 @@ def random_streams_kept() -> Iterator[None]:
         yield
     finally:
         set_random_state(before)
+
+
+@contextlib.contextmanager
+def random_streams_seeded(seed: int) -> Iterator[None]:
+    """Seed the CPU's random number generators within the block, and restore all of them at its end.
+
+    Args:
+        seed: from 0 to 2**32 - 1.
+    """
+    with random_streams_kept():
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of GPUs too
+        yield
