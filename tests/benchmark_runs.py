@@ -18,6 +18,16 @@ def benchmark(opt, folder, *flags, code=0):
     return folder / 'out'
 
 
+def offline(opt):
+    """Options with a measure that needs no weights in place of ``auto``, which may download some."""
+    if isinstance(opt, dict):
+        return {
+            key: 'local_contrast' if (key, value) == ('measure', 'auto') else offline(value)
+            for key, value in opt.items()
+        }
+    return [offline(value) for value in opt] if isinstance(opt, list) else opt
+
+
 def figures(folder):
     """(network, defense, attack, eps, metric) -> the mean in results.csv."""
     lines = [line.split(',') for line in (folder / 'results.csv').read_text().splitlines()[1:]]

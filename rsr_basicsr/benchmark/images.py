@@ -13,6 +13,7 @@ from basicsr.utils.registry import DATASET_REGISTRY
 
 from rsr_basicsr.options import host
 from rsr_basicsr.options.calls import registered
+from rsr_basicsr.options.degradation_blocks import DegradedImageOptions
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import parse_keys
 from rsr_basicsr.options.types import Count, Keys
@@ -98,6 +99,7 @@ def _check_known(dataset: Mapping[str, Any], where: str) -> None:
     """Reject unknown keys, which BasicSR's data sets would ignore silently."""
     own: dict[str, set[str]] = {
         'ReducedImageDataset': {'crop'},
+        'DegradedImageDataset': {*DegradedImageOptions.model_fields},
         'PairedImageDataset': {'filename_tmpl'},
         'SingleImageDataset': set(),
     }
@@ -113,11 +115,9 @@ def _read_all(options: Mapping[str, Any], name: str, where: str, problems: Probl
         dataset = open_dataset(options, name)
     except Exception as error:  # data sets raise errors of any type
         raise OptionsError(f'{where}: the data set cannot be opened: {in_one_line(error)}') from error
-    wanted = options['datasets'][name].get('num_images', len(dataset))
+    wanted = options['datasets'][name].get('num_images')  # or fewer: the report says so
     if not len(dataset):
         raise OptionsError(f'{where}: the data set has no image')
-    if wanted > len(dataset):
-        raise OptionsError(f'{where}.num_images: {wanted}, but the data set has {len(dataset)} images')
     found: list[BenchmarkImage] = []
     # Sorted by path: BasicSR lists some folders in the order of the file system.
     for path, index in sorted((_path(dataset, index), index) for index in range(len(dataset)))[:wanted]:

@@ -72,8 +72,14 @@ class Matrix:
         self._deployed: dict[tuple[str, str], nn.Module] = {}
         self._sources: dict[str, nn.Module] = {}
         self._random: tuple[nn.Module | None, bool] = (None, False)
-        self.facts = {name: self._network_facts(name) for name in options['networks']}
-        self.cells = list(self._cells())
+
+    @functools.cached_property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        return {name: self._network_facts(name) for name in self.options['networks']}
+
+    @functools.cached_property
+    def cells(self) -> list[Cell]:
+        return list(self._cells())
 
     def network(self, name: str, defense: str = NO_DEFENSE) -> nn.Module:
         """The network behind a defence, on the device, in evaluation mode."""
@@ -101,41 +107,16 @@ class Matrix:
             changes.update(tile=self.options['tile'], overlap=self.options['tile_overlap'])
         if _takes(attack, 'eot_samples') and attack.uses != 'nothing' and not self.draws_at_random(net):
             changes['eot_samples'] = 1  # the passes would all be equal
-        attack = attack.but(**changes) if changes else attack
-        if (
-            not decides(net)
-            or isinstance(attack, _OWN_GATE_SETTINGS)
-            or attack.uses != 'gradients'
-            or attack.gate is not None
-        ):
-            return attack
-        variants = [attack, attack.but(gate='always'), attack.but(gate='never')]  # in the order of GATE_SETTINGS
-        if isinstance(net, DefenseMixin):
-            variants[-1] = variants[-1].but(eot_samples=1)  # without masks the network is deterministic
-        unseeded = [variant.but(seed=None) if _takes(variant, 'seed') else variant for variant in variants]
-        return worst_of(unseeded, seed=attack.seed)
+        return every_gate_setting(attack.but(**changes) if changes else attack, net)
 
     def draws_at_random(self, net: nn.Module) -> bool:
         """Whether a network gives different outputs for the same image; the answer for the last network is cached."""
         if self._random[0] is not net:
             try:
-                self._random = net, self._is_random(net)
+                self._random = net, is_random(net, self.device)
             except Exception:  # a network that rejects this image reports the error in its cells
                 self._random = net, True
         return self._random[1]
-
-    def _is_random(self, net: nn.Module) -> bool:
-        x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(self.device)
-        with contextlib.ExitStack() as stack, torch.no_grad():
-            gates: list[Any] = defenses(net) if decides(net) else []
-            for defense in gates:
-                stack.enter_context(defense.forced(True))
-            first, *others = (self._output(net, x, seed) for seed in range(_TRIALS))
-        return not all(torch.equal(first, other) for other in others)
-
-    def _output(self, net: nn.Module, x: torch.Tensor, seed: int) -> torch.Tensor:
-        with seeded(seed, 0, self.device):
-            return net(x)
 
     def _source(self, options: Mapping[str, Any]) -> nn.Module:
         identity = json.dumps(options, sort_keys=True)
@@ -233,6 +214,42 @@ class Matrix:
         # The cost of a convolutional network is proportional to its parameters and the pixels of the input.
         work = (self.facts[network]['parameters'] + 1e4) * image.size[0] * image.size[1]
         return work * (passes(attack) + 2 * len(self.options['mask_seeds']))
+
+
+def every_gate_setting(attack: Attack, net: nn.Module) -> Attack:
+    """The attack under each of :data:`GATE_SETTINGS`, if it follows gradients and the network has a detector.
+
+    The setting that is the worst for the deployed network counts, per image. An attack that sets the gate itself is
+    returned as it is.
+    """
+    if (
+        not decides(net)
+        or isinstance(attack, _OWN_GATE_SETTINGS)
+        or attack.uses != 'gradients'
+        or attack.gate is not None
+    ):
+        return attack
+    variants = [attack, attack.but(gate='always'), attack.but(gate='never')]  # in the order of GATE_SETTINGS
+    if isinstance(net, DefenseMixin):
+        variants[-1] = variants[-1].but(eot_samples=1)  # without masks the network is deterministic
+    unseeded = [variant.but(seed=None) if _takes(variant, 'seed') else variant for variant in variants]
+    return worst_of(unseeded, seed=attack.seed)
+
+
+def is_random(net: nn.Module, device: torch.device) -> bool:
+    """Whether a network on this device gives different outputs for the same image, masks included."""
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device)
+    with contextlib.ExitStack() as stack, torch.no_grad():
+        gates: list[Any] = defenses(net) if decides(net) else []
+        for defense in gates:
+            stack.enter_context(defense.forced(True))
+        first, *others = (_output(net, x, seed) for seed in range(_TRIALS))
+    return not all(torch.equal(first, other) for other in others)
+
+
+def _output(net: nn.Module, x: torch.Tensor, seed: int) -> torch.Tensor:
+    with seeded(seed, 0, x.device):
+        return net(x)
 
 
 def _built(options: Mapping[str, Any], seed: int) -> nn.Module:

@@ -21,10 +21,13 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import DetectorAware, Universal, WorstOf
 from rsr_basicsr.attacks.alarms import zero_gradient
 from rsr_basicsr.attacks.objectives import Objective
+from rsr_basicsr.attacks.problem import gate_set
 from rsr_basicsr.benchmark.matrix import GATE_SETTINGS, Cell, Matrix, seeded
 from rsr_basicsr.benchmark.names import CLEAN
+from rsr_basicsr.benchmark.options import decides
 from rsr_basicsr.benchmark.record import Record, Recorder
 from rsr_basicsr.metrics.inputs import calculate
+from rsr_basicsr.metrics.stability_metric import calculate_stability
 from rsr_basicsr.ops.tiled import upscale
 from rsr_basicsr.utils.errors import in_one_line
 
@@ -59,7 +62,7 @@ class Bench:
             content=cell.image.digest,
             facts=self.matrix.facts[cell.network],
             attack_options=self.options['attacks'].get(cell.attack, {}),
-            environment=environment(self.matrix),
+            environment=environment(self.matrix.device),
         )
         try:
             found = self._measured(cell)
@@ -89,6 +92,8 @@ class Bench:
         found['values'], found['metric_errors'] = self._metrics(
             images, outputs, clean if cell.attack != CLEAN else None
         )
+        if cell.attack == CLEAN and decides(net):
+            found['gate_stability'] = self._gate_stability(net, lq)
         found['score'] = detector_score(net, attacked, self.options.get('tile') is not None)
         if cell.in_gallery:
             kept = {'lq': images['lq'], 'sr': outputs[0], **({'gt': images['img2']} if gt is not None else {})}
@@ -151,6 +156,14 @@ class Bench:
             self._clean = place, self._outputs(net, lq)
         return self._clean[1]
 
+    def _gate_stability(self, net: nn.Module, lq: torch.Tensor) -> float:
+        """PSNR between the outputs with the gate forced on and off, in dB: what triggering it does by itself."""
+        outputs = []
+        for gate in ('always', 'never'):
+            with gate_set(net, gate):
+                outputs.append(self._outputs(net, lq))
+        return round(fmean(min(calculate_stability(*pair, crop_border=0), 100.0) for pair in zip(*outputs)), 4)
+
     def _outputs(self, net: nn.Module, lq: torch.Tensor) -> list[np.ndarray]:
         """Outputs for an image, BGR uint8, one per mask seed."""
         tiles: dict[str, Any] = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
@@ -181,7 +194,7 @@ class Bench:
             given = {**images, 'img': output, **({} if clean is None else {'img_clean': clean[index]})}
             for name, metric in self.options['metrics'].items():
                 try:
-                    values[name].append(_finite(calculate(metric, given)) if same is None else values[name][same])
+                    values[name].append(finite(calculate(metric, given)) if same is None else values[name][same])
                 except Exception as error:  # the other metrics and the attack are still valid
                     values[name].append(None)
                     errors[name] = f'{type(error).__name__}: {in_one_line(error)}'
@@ -214,15 +227,15 @@ def _inner_types(options: Mapping[str, Any]) -> list[str] | None:
     return [inner.get('type', 'PGD') for inner in options['attacks']] if options['type'] == 'WorstOf' else None
 
 
-def environment(matrix: Matrix) -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
     """Versions and device, which can change the last bits of a result."""
-    device = torch.cuda.get_device_name(matrix.device) if matrix.device.type == 'cuda' else platform.machine()
+    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()
     return {
         'rsr_basicsr': rsr_basicsr.__version__,
         'basicsr': basicsr.__version__,
         'torch': torch.__version__,
         'python': platform.python_version(),
-        'device': f'{matrix.device.type}, {device}',
+        'device': f'{device.type}, {hardware}',
     }
 
 
@@ -259,8 +272,8 @@ def _number(name: str, value: float) -> float:
     return value
 
 
-def _finite(value: float | None) -> float | None:
-    """The value for the record: the infinite PSNR of equal images counts as 100 dB."""
+def finite(value: float | None) -> float | None:
+    """The value of a metric for the record: the infinite PSNR of equal images counts as 100 dB."""
     if value is None or np.isnan(value):
         return None
     return round(min(max(value, -1e6), 100.0) if np.isinf(value) else value, 6)

@@ -65,7 +65,7 @@ def _options_of(folder: Path) -> dict[str, Any]:
         return options
     except KeyError as error:
         raise OptionsError(f'--merge {folder}: no folder of a benchmark ({OPTIONS_FILE} has no {error})') from None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise OptionsError(f'--merge {folder}: no folder of a benchmark ({error})') from None
 
 
@@ -83,6 +83,17 @@ def _are_sound(options: Any) -> bool:
             for key in ('eps', 'mask_seeds')
         )
         and isinstance(options['seed'], int)
+        and (options.get('plane') is None or _is_plane(options['plane']))
+    )
+
+
+def _is_plane(plane: Any) -> bool:
+    """Whether an untrusted block ``plane`` has the types that a report needs."""
+    numbers = [plane.get('bicubic'), plane.get('level'), *(plane.get('matched') or {}).values()]
+    return (
+        all(isinstance(plane[key], str) for key in ('measure', 'reference'))
+        and isinstance(plane.get('dataset'), (str, type(None)))
+        and all(number is None or isinstance(number, (int, float)) for number in numbers)
     )
 
 
@@ -102,7 +113,19 @@ def _together(options: list[dict[str, Any]]) -> dict[str, Any]:
                 name: merged[section][name] for name in dict.fromkeys([*options[0][section], *merged[section]])
             }
         merged['eps'] = sorted({*merged['eps'], *later['eps']})
+        plane = _one_plane(merged.get('plane'), later.get('plane'))
+        merged.update({'plane': plane} if plane else {})
     return merged
+
+
+def _one_plane(first: dict[str, Any] | None, later: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The block ``plane`` of two runs, either of which may have none."""
+    if first is None or later is None:
+        return first or later
+    for key in ('measure', 'reference'):
+        if first[key] != later[key]:
+            raise OptionsError(f'--merge: the runs have different plane.{key}; merge runs of one protocol')
+    return {**first, 'matched': {**(later.get('matched') or {}), **(first.get('matched') or {})}}
 
 
 def _merged(records: Iterable[Iterable[Record]]) -> list[Record]:

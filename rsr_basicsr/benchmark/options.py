@@ -13,8 +13,10 @@ from torch import nn
 
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import ATTACKS, Attack, DetectorAware, RandomNoise, build_attack
+from rsr_basicsr.benchmark.cards import CardOptions
 from rsr_basicsr.benchmark.images import BenchmarkImage, check_datasets
 from rsr_basicsr.benchmark.names import NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
+from rsr_basicsr.benchmark.plane_options import PlaneOptions, check_plane
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, defenses
 from rsr_basicsr.options.attack_blocks import MeasuredAttackOptions
@@ -64,6 +66,7 @@ class BenchmarkOptions(Block):
             'ssim': {'type': 'calculate_ssim', 'crop_border': 4, 'test_y_channel': True},
         },
     )
+    plane: PlaneOptions | None = key('compare networks at equal sharpness', by_default='no comparison')
 
 
 class BenchmarkAttackOptions(MeasuredAttackOptions):
@@ -80,14 +83,6 @@ class BenchmarkAttackOptions(MeasuredAttackOptions):
         ]
         | None
     ) = key('overrides the radii of the file', unit='1/255')
-
-
-class CardOptions(Block):
-    """What the leaderboard says of a network."""
-
-    authors: Text | None = key('who made it')
-    link: Text | None = key('where it is')
-    note: Text | None = key('one sentence')
 
 
 class BenchmarkNetworkOptions(OpenBlock):
@@ -117,6 +112,7 @@ def check_benchmark(options: dict[str, Any]) -> tuple[dict[str, Any], list[Bench
     images = check_datasets(options, problems)
     _check_attacks(options, nets, images, problems)
     _check_metrics(options, problems)
+    check_plane(options, images, problems)
     problems.stop()
     try:
         json.dumps(options)
@@ -265,6 +261,7 @@ def _is_control(options: dict[str, Any], name: str, attack: Attack, every: list[
     return (
         type(attack) is RandomNoise
         and attack.norm == 'Linf'
+        and attack.distribution in (None, 'sign')
         and attack.quantize == 'nearest'
         and attack.clamp is True
         and attack.restarts == 1

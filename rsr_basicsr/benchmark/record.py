@@ -34,6 +34,8 @@ class Record:
         error: why there is no result; empty if there is one.
         values: metric name -> one value per mask seed, None where the metric failed.
         score: log odds of the network's own detector, above 0 if it flags the image; None without a detector.
+        gate_stability: PSNR in dB between the masked and the unmasked output for the clean image, mean over the mask
+            seeds; None without a gate, and for attacked images.
         loss: the attack's objective, evaluated on the deployed network.
         zero_gradient: share of input values whose gradient is exactly zero, at the start and the end of the attack.
         random: whether the network gives different outputs for the same image.
@@ -58,6 +60,7 @@ class Record:
     error: str = ''
     values: dict[str, list[float | None]] = field(default_factory=dict)
     score: float | None = None
+    gate_stability: float | None = None
     loss: float | None = None
     zero_gradient: float | None = None
     random: bool = False
@@ -147,6 +150,7 @@ def _is_sound(record: Record) -> bool:
         record.gallery,
         record.metric_errors,
     )
+    numbers = record.score, record.gate_stability, record.loss, record.zero_gradient
     return (
         all(isinstance(word, str) for word in words)
         and all(isinstance(block, dict) for block in blocks)
@@ -158,9 +162,9 @@ def _is_sound(record: Record) -> bool:
         and all(
             isinstance(text, str) for block in (record.environment, record.metric_errors) for text in block.values()
         )
-        and all(isinstance(numbers, list) for numbers in record.values.values())
-        and all(value is None or _is_number(value) for numbers in record.values.values() for value in numbers)
-        and all(value is None or _is_number(value) for value in (record.score, record.loss, record.zero_gradient))
+        and all(isinstance(each, list) for each in record.values.values())
+        and all(value is None or _is_number(value) for each in record.values.values() for value in each)
+        and all(value is None or _is_number(value) for value in numbers)
         and all(isinstance(path, str) and re.fullmatch(rf'{IMAGES}/\w[\w.]*', path) for path in record.gallery.values())
     )
 

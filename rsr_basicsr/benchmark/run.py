@@ -44,10 +44,7 @@ def run_benchmark(
         OptionsError: the folder cannot be created.
     """
     rank, world = _rank_and_world_size()
-    device = _device(options)
-    if device.type == 'cpu':
-        torch.set_num_threads(options['threads'])
-        cv2.setNumThreads(1)
+    device = prepared_device(options)
     try:
         recorder = Recorder(folder, rank)
     except OSError as error:
@@ -102,8 +99,11 @@ def _rank_and_world_size() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def _device(options: Mapping[str, Any]) -> torch.device:
+def prepared_device(options: Mapping[str, Any]) -> torch.device:
+    """The device of this process for the networks of a benchmark, with torch set up for repeatable results."""
     if options['num_gpu'] == 0 or not torch.cuda.is_available():
+        torch.set_num_threads(options['threads'])
+        cv2.setNumThreads(1)
         return torch.device('cpu')
     device = torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count())
     torch.cuda.set_device(device)

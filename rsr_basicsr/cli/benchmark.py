@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rsr_basicsr.benchmark.matching import resolve_plane
 from rsr_basicsr.benchmark.merging import merge_runs
 from rsr_basicsr.benchmark.options import check_benchmark
 from rsr_basicsr.benchmark.record import Record
+from rsr_basicsr.benchmark.report.equal_sharpness import text_tables
 from rsr_basicsr.benchmark.report.output import write_results
 from rsr_basicsr.benchmark.report.tables import as_text
 from rsr_basicsr.benchmark.report.verdict import verdict
@@ -70,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
         options['description'] = f'{options["description"]} Changed: {"; ".join(args.force_yml)}.'.strip()
     folder = args.output or Path('benchmark') / options['name']
     with launched(args.launcher):
+        options = resolve_plane(options, images)
         records = run_benchmark(options, images, folder)
         if not is_first():
             return 0
@@ -80,7 +83,7 @@ def _report(folder: Path, records: Sequence[Record], options: Mapping[str, Any])
     if not records:
         raise OptionsError(f'{folder} has no results yet')
     results = write_results(folder, records, options)
-    print(f'\n{as_text(results)}\n')
+    print(f'\n{as_text(results, text_tables(results))}\n')
     for sentence in verdict(results):
         print(sentence)
     for sentence in warnings(results):

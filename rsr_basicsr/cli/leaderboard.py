@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rsr_basicsr.benchmark.report.leaderboard import as_leaderboard, read_cards
+from rsr_basicsr.benchmark.report.entries import read_cards
+from rsr_basicsr.benchmark.report.leaderboard import as_leaderboard
 from rsr_basicsr.utils.errors import OptionsError
 
 

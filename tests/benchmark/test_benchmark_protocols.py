@@ -13,7 +13,7 @@ import yaml
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from basicsr.utils.registry import ARCH_REGISTRY, METRIC_REGISTRY
 
-from benchmark_runs import SMALL, benchmark, figures
+from benchmark_runs import SMALL, benchmark, figures, offline
 from helpers import OPTIONS
 from rsr_basicsr.benchmark.matrix import Matrix
 from rsr_basicsr.benchmark.options import check_benchmark
@@ -47,13 +47,22 @@ def test_committed_protocols(file, pairs, tmp_path):
     for name, depth in (('w', 32), ('s', 16)):
         net = SRVGGNetCompact(**{**SMALL, 'num_feat': 64, 'num_conv': depth})
         torch.save({'params': net.state_dict()}, tmp_path / f'{name}.pth')
+    if 'auto' in file.read_text(encoding='utf-8').replace('num_gpu: auto', ''):
+        opt = offline(opt)
     for network in opt['networks'].values():
-        network['weights'] = 'untrained' if network['type'] == 'DefendedCDC' else str(tmp_path / 'w.pth')
+        file_of = {32: 'w.pth', 16: 's.pth'}.get(network.get('num_conv'))
+        if network['type'] != 'Interpolation':
+            network['weights'] = str(tmp_path / file_of) if file_of else 'untrained'
     for attack in opt['attacks'].values():
         if 'source' in attack:
             attack['source']['weights'] = str(tmp_path / 's.pth')
-    if 'lpips' in opt['metrics']:  # whose backbone would be downloaded
-        assert opt['metrics'].pop('lpips')['type'] == 'calculate_lpips'
+        if isinstance(attack.get('objective'), dict):
+            attack['objective']['measure'] = 'local_contrast'
+    for metric in opt['metrics'].values():  # the backbone of LPIPS would be downloaded
+        if metric['type'] in ('calculate_lpips', 'calculate_perceptual', 'calculate_perceptual_stability'):
+            metric['measure'] = 'local_contrast'
+        if metric['type'] == 'calculate_lpips':
+            metric['type'] = 'calculate_perceptual'
     opt['datasets'] = {
         'pairs': {
             'type': 'PairedImageDataset',
@@ -63,6 +72,13 @@ def test_committed_protocols(file, pairs, tmp_path):
         }
     }
     options, images = check_benchmark(opt)
+    if file.stem in ('quick', 'standard', 'adaptive'):
+        plane = options['plane']
+        assert (plane['measure'], plane['reference'], plane['match']) == ('perceptual', 'general-x4v3', True)
+        objective = {'type': 'perceptual', 'measure': 'local_contrast', 'to': 'ground_truth'}
+        assert [name for name, attack in opt['attacks'].items() if attack.get('objective') == objective] == [
+            'perceptual'
+        ]
     cells = Matrix(options, images, torch.device('cpu')).cells
     there = {(cell.network, cell.defense, cell.attack) for cell in cells}
     assert opt['name'] == file.stem and {name for _, _, name in there} == {'clean', 'random noise', *opt['attacks']}

@@ -7,6 +7,7 @@ import re
 from benchmark_runs import benchmark, figures
 from rsr_basicsr.attacks import BPDA
 from rsr_basicsr.benchmark.record import read_records
+from rsr_basicsr.benchmark.report.warnings import attack_of
 from rsr_basicsr.defenses import DEFENSE_REGISTRY, InputTransform
 
 
@@ -92,3 +93,15 @@ def test_missing_attacks_are_reported(options, tmp_path, capsys):
     pgd = [record for record in read_records(folder) if record.attack == 'pgd']
     assert {record.worst for record in pgd} <= {'as it decides', 'always', 'never'}
     assert all(record.score is not None for record in pgd)
+
+
+def test_objectives_of_records_are_told_apart():
+    blocks = [
+        'stability',
+        'perceptual',
+        {'type': 'perceptual', 'to': 'ground_truth'},
+        {'type': 'perceptual', 'measure': 'gmsd', 'to': 'ground_truth', 'backbone': 'not read.pth'},
+    ]
+    objectives = [attack_of({'type': 'PGD', 'objective': block}, 8).objective for block in blocks]
+    assert len(set(map(str, objectives))) == 4
+    assert [objective.needs_ground_truth for objective in objectives] == [False, False, True, True]

@@ -25,10 +25,12 @@ def test_overview_has_means_and_intervals(page):
         assert row[1:3] == [f'{np.mean([c["psnr"] for c in clean]):.2f}', f'{np.mean([c["lpips"] for c in clean]):.3f}']
         for cell, eps in zip(row[3:5], (2.0, 8.0)):
             values = worst_case(network, eps, 'stability', min)
-            assert cell == '{:.2f} [{:.2f}, {:.2f}]'.format(np.mean(values), *interval(values))
+            assert cell == '{:.2f} [{:.2f}, {:.2f}] ×{:.2f}'.format(
+                np.mean(values), *interval(values), 255 / eps / 10 ** (np.mean(values) / 20)
+            )
         assert row[5] == f'{np.mean(worst_case(network, 8.0, "psnr", min)):.2f}'
     # scores: clean -4 and -5, eps 2 -3 and -2, eps 8 3 and 4
-    assert [row[6:] for row in rows] == [['–', '–', '–']] * 2 + [['0 %', '0 %', '100 %']] * 2
+    assert [row[6:9] for row in rows] == [['–', '–', '–']] * 2 + [['0 %', '0 %', '100 %']] * 2
 
 
 def test_best_of_a_column_is_bold(page):
@@ -56,7 +58,9 @@ def test_every_attack_has_its_row(page):
     assert worst[1] == f'{WORST_CASE} {ATTACK} (2 of 2)'
     values = worst_case(1, 8.0, 'stability', min)
     assert worst[3:7] == [
-        '{:.2f} [{:.2f}, {:.2f}]'.format(np.mean(values), *interval(values)),
+        '{:.2f} [{:.2f}, {:.2f}] ×{:.2f}'.format(
+            np.mean(values), *interval(values), 255 / 8 / 10 ** (np.mean(values) / 20)
+        ),
         f'{min(values):.2f}',
         f'{np.std(values, ddof=1):.2f}',
         '0.00',

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rsr_basicsr.benchmark.report.gallery import NO_VALUE
-from rsr_basicsr.benchmark.report.tables import unit, written
-from rsr_basicsr.benchmark.summary import ResultRow, Results
+from rsr_basicsr.benchmark.report.tables import gain_of, unit, written
+from rsr_basicsr.benchmark.summary import MetricEstimate, ResultRow, Results
 from rsr_basicsr.metrics.inputs import is_higher_better
 
 
@@ -96,7 +96,7 @@ def metric_column(
     options = results.metrics[metric]
     show = functools.partial(written, options)
     found = [row.estimates.get(metric) if row else None for row in rows]
-    notes = [f'[{show(e.low)}, {show(e.high)}]' if intervals and e and e.count > 1 else '' for e in found]
+    notes = [noted(options, e, row.eps if row else 0) if intervals and e else '' for e, row in zip(found, rows)]
     return number_column(
         name or metric,
         [None if e is None else getattr(e, figure) for e in found],
@@ -106,6 +106,13 @@ def metric_column(
         unit=unit(options),
         better=better_end(results, metric) if better is None else better,
     )
+
+
+def noted(options: Mapping[str, Any], found: MetricEstimate, eps: float) -> str:
+    """The interval of a metric's estimate, and the gain of a stability under an attack of that eps."""
+    interval = f'[{written(options, found.low)}, {written(options, found.high)}]' if found.count > 1 else ''
+    gain = gain_of(found.mean, eps) if options['type'] == 'calculate_stability' and eps else ''
+    return ' '.join(filter(None, (interval, gain)))
 
 
 def with_best(column: Column) -> Column:

@@ -1,97 +1,24 @@
-"""Leaderboard entries, one per network and defence, similar to RobustBench's model entries, and their table."""
+"""The table of leaderboard entries."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
+import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rsr_basicsr.archs.defense import UNTRAINED
-from rsr_basicsr.benchmark.matrix import by_content
-from rsr_basicsr.benchmark.names import CARD, CLEAN, STABILITY, WORST_CASE
+from rsr_basicsr.benchmark.cards import described, external_of, worst_external
+from rsr_basicsr.benchmark.names import CARD
 from rsr_basicsr.benchmark.report.tables import EMPTY, escaped, markdown_table
-from rsr_basicsr.benchmark.summary import MetricEstimate, Results
-from rsr_basicsr.utils.errors import OptionsError
-
-_TEXTS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'images_digest')
-_NUMBERS = 3  # per estimate: mean and both ends of its interval
-
-
-def cards(results: Results, warnings: Sequence[str]) -> list[dict[str, Any]]:
-    """One entry per network, defence and data set.
-
-    An entry includes the ``card:`` of the network's options (``authors``, ``link``, ``note``).
-
-    Args:
-        results: results of the run.
-        warnings: warnings of the whole run; each entry keeps those about it.
-    """
-    options, found = results.options, []
-    protocol = {key: options.get(key) for key in ('attacks', 'eps', 'metrics', 'mask_seeds', 'scale')}
-    digest = _digest(by_content(protocol))
-    for dataset in results.datasets:
-        contents = sorted({record.content for record in results.records if record.dataset == dataset})
-        for subject in results.subjects(dataset):
-            clean = results.row(dataset, subject, CLEAN, 0.0)
-            attacked = {eps: results.row(dataset, subject, WORST_CASE, eps) for eps in results.strengths}
-            record = next(r for r in results.records if r.network == subject.network)
-            facts = {
-                key: value
-                for key, value in record.facts.items()
-                if key not in ('card', 'decides', 'detector_has_gradient')
-            }
-            found.append(
-                {
-                    **facts,
-                    **record.facts.get('card', {}),
-                    **subject._asdict(),
-                    'protocol': options['name'],
-                    'protocol_digest': digest,
-                    'dataset': dataset,
-                    'images': clean.images,
-                    'images_digest': _digest(contents),
-                    'attacks': results.attacks,
-                    'clean': {name: _numbers(entry) for name, entry in clean.estimates.items()},
-                    'stability': {
-                        f'{eps:g}': _numbers(row.estimates[STABILITY])
-                        for eps, row in attacked.items()
-                        if STABILITY in row.estimates
-                    },
-                    'false_alarms': clean.flagged,
-                    'flagged': {f'{eps:g}': row.flagged for eps, row in attacked.items()},
-                    'failed': sum(bool(r.error) for r in results.records if (r.network, r.defense) == subject),
-                    'warnings': [sentence for sentence in warnings if f'{dataset}, {subject.label}: ' in sentence],
-                    'versions': record.environment,
-                }
-            )
-    return found
-
-
-def read_cards(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Read entries from files with one JSON object per line.
-
-    Raises:
-        OptionsError: a file cannot be read, has no entry, or has a line that is not an entry.
-    """
-    found: list[dict[str, Any]] = []
-    for path in paths:
-        try:
-            lines = path.read_text(encoding='utf-8').splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OptionsError(f'{path} cannot be read: {error}; give a file cards.jsonl of rsr benchmark') from None
-        entries = [_entry(line, f'{path}, line {number}') for number, line in enumerate(lines, start=1) if line.strip()]
-        if not entries:
-            raise OptionsError(f'{path} holds no entry; give a file cards.jsonl of rsr benchmark')
-        found += entries
-    return found
 
 
 def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The entries as Markdown: one table per protocol and data set, sorted by stability at the largest eps."""
+    """The entries as Markdown: one table per protocol and data set.
+
+    Sorted by the distance to the original under attack of the largest eps at equal sharpness; entries without, by
+    stability, or by that under a stronger attack of other people.
+    """
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for entry in entries:
         groups[entry['protocol'], entry['protocol_digest'], entry['dataset'], entry['images_digest']].append(entry)
@@ -100,7 +27,10 @@ def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
         '',
         'Written by `rsr leaderboard` from the entries in `cards.jsonl` of `rsr benchmark`; to add yours, see '
         '[docs/benchmark.md](benchmark.md). Stability in dB under the worst attack per image, [95 % interval over '
-        'the images]. A table holds entries of the same protocol and the same images only.',
+        'the images]. A table holds entries of the same protocol and the same images only. Figures at equal sharpness '
+        'are those of the network blended with bicubic upscaling until it is as sharp as the reference; they come '
+        'first, and sort the table: the blurrier a network, the more stable it looks. External: attacks by other '
+        'people, the worst one.',
     ]
     for (protocol, digest, dataset, images), group in sorted(groups.items()):
         attacks = ', '.join(group[0].get('attacks', []))
@@ -108,7 +38,8 @@ def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
             '',
             f'## {escaped(protocol)} on {escaped(dataset)}',
             '',
-            f'{group[0]["images"]} images ({escaped(images)}), attacks: {escaped(attacks)} ({escaped(digest)}).',
+            f'{group[0]["images"]} images ({escaped(images)}), attacks: {escaped(attacks)} ({escaped(digest)}).'
+            + _level(group),
             '',
             _table(group),
         ]
@@ -118,14 +49,17 @@ def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:
 def _table(group: Sequence[Mapping[str, Any]]) -> str:
     strengths = sorted({eps for entry in group for eps in entry['stability']}, key=float)
     metrics = list(dict.fromkeys(name for entry in group for name in entry['clean']))
-    last = strengths[-1:]
-    group = sorted(group, key=lambda entry: [-entry['stability'].get(eps, [-1e9])[0] for eps in last])
+    group = sorted(group, key=lambda entry: _rank(entry, strengths[-1:]))
+    sharp = _sharp_columns(group, strengths)
+    external = any(external_of(entry) for entry in group)
     head = [
         'network',
         'defence',
+        *sharp,
         'parameters',
         *(f'clean {name}' for name in metrics),
         *(f'stability eps {eps}' for eps in strengths),
+        *(['external'] if external else []),
         'false alarms',
         'warnings',
         'failed cells',
@@ -139,9 +73,11 @@ def _table(group: Sequence[Mapping[str, Any]]) -> str:
             [
                 entry['network'],
                 entry['defense'],
+                *(cell(entry) for cell in sharp.values()),
                 f'{entry.get("parameters", 0) / 1e6:.2f} M',
                 *(_formatted(entry['clean'].get(name), 2, False) for name in metrics),
                 *(_formatted(entry['stability'].get(eps), 1, True) for eps in strengths),
+                *([_external(entry)] if external else []),
                 EMPTY if alarms is None else f'{alarms:.0%}',
                 str(len(entry.get('warnings', []))),
                 str(entry.get('failed', 0)),
@@ -152,45 +88,68 @@ def _table(group: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(lines)
 
 
-def _entry(line: str, where: str) -> dict[str, Any]:
-    try:
-        entry = json.loads(line)
-        sound = _is_sound(entry)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        sound = False
-    if not sound:
-        raise OptionsError(f'{where}: not an entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
-    return entry
+def _rank(entry: Mapping[str, Any], last: Sequence[str]) -> tuple[bool, float]:
+    """Sorts entries, the best first, by their figures at the largest eps."""
+    for eps in last:
+        sharp = entry.get('equal_sharpness', {}).get('attacked', {}).get(eps, {}).get('distance')
+        if sharp is not None:
+            return False, sharp[0]
+        figure = worst_external(external_of(entry), float(eps))
+        stability = [entry['stability'][eps][0]] if eps in entry['stability'] else [-1e9]
+        return True, -min([*stability, *([figure['stability']] if figure else [])])
+    return True, 0.0
 
 
-def _is_sound(entry: Mapping[str, Any]) -> bool:
-    """Whether the fields of an untrusted entry have their types."""
-    texts = [entry[key] for key in _TEXTS] + [entry.get(key) or '' for key in (*CARD, 'sha256')]
-    numbers = [*entry['clean'].values(), *entry['stability'].values()]
-    lists = [entry.get(key, []) for key in ('attacks', 'warnings')]
-    return (
-        all(isinstance(text, str) for text in texts)
-        and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
-        and all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists)
-        and all(_is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
-        and all(_is_number(float(eps)) for eps in entry['stability'])
-    )
+def _sharp_columns(
+    group: Sequence[Mapping[str, Any]], strengths: Sequence[str]
+) -> dict[str, Callable[[Mapping[str, Any]], str]]:
+    """The columns at equal sharpness: heading -> function that gives the cell of an entry; none without figures."""
+    known = [entry['equal_sharpness'] for entry in group if 'equal_sharpness' in entry]
+    if not known:
+        return {}
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {'equal sharpness: alpha': _alpha}
+    for figure, digits in (('distance', 3), ('stability', 1), ('moved', 3)):
+        for eps in strengths:
+            cells = [sharp['attacked'].get(eps, {}).get(figure) for sharp in known]
+            if any(cells):
+                columns[f'equal sharpness: {known[0]["headings"][figure]} eps {eps}'] = functools.partial(
+                    _sharp_cell, eps=eps, figure=figure, digits=digits
+                )
+    return columns
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
+def _level(group: Sequence[Mapping[str, Any]]) -> str:
+    """The sharpness at which a group is compared, as a sentence; empty without."""
+    for sharp in (entry['equal_sharpness'] for entry in group if 'equal_sharpness' in entry):
+        reference, measure = escaped(sharp['reference']), escaped(sharp['measure'])
+        return f' Equal sharpness: that of {reference}, {measure} {sharp["level"]:.3f}.'
+    return ''
+
+
+def _sharp_cell(entry: Mapping[str, Any], *, eps: str, figure: str, digits: int) -> str:
+    return _formatted(entry.get('equal_sharpness', {}).get('attacked', {}).get(eps, {}).get(figure), digits, True)
+
+
+def _alpha(entry: Mapping[str, Any]) -> str:
+    sharp = entry.get('equal_sharpness')
+    if sharp is None:
+        return EMPTY
+    return sharp['problem'] if sharp['alpha'] is None else f'{sharp["alpha"]:.2f}'
+
+
+def _external(entry: Mapping[str, Any]) -> str:
+    """The worst attack by other people, and whether it is worse than those of the benchmark."""
+    figure = worst_external(external_of(entry))
+    if figure is None:
+        return EMPTY
+    measured = entry['stability'].get(f'{figure["eps"]:g}')
+    lower = measured and figure['stability'] < measured[0]
+    return described(figure) + (', counts: lower than measured' if lower else '')
 
 
 def _formatted(numbers: Sequence[float] | None, digits: int, interval: bool) -> str:
     if numbers is None:
         return EMPTY
     mean, low, high = numbers
+    digits += digits == 2 and abs(mean) < 2  # shares and distances, as opposed to decibels
     return f'{mean:.{digits}f}' + (f' [{low:.{digits}f}, {high:.{digits}f}]' if interval else '')
-
-
-def _numbers(found: MetricEstimate) -> list[float]:
-    return [round(number, 4) for number in (found.mean, found.low, found.high)]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]

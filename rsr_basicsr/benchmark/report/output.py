@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rsr_basicsr.benchmark.record import Record
-from rsr_basicsr.benchmark.report.leaderboard import cards
+from rsr_basicsr.benchmark.report.entries import cards
+from rsr_basicsr.benchmark.report.equal_sharpness import markdown_section, of_results
 from rsr_basicsr.benchmark.report.page import write_report
 from rsr_basicsr.benchmark.report.tables import as_csv, as_json, as_markdown
 from rsr_basicsr.benchmark.report.verdict import verdict
@@ -30,8 +31,8 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
     title = f'{options["name"]}: robustness under attack'
     for name, text in {
         'results.csv': as_csv(rows),
-        'results.json': as_json(results, rows, summary, alerts, protocol),
-        'report.md': as_markdown(results, title, summary, alerts, protocol),
+        'results.json': as_json(results, rows, summary, alerts, protocol, of_results(results)),
+        'report.md': as_markdown(results, title, summary, alerts, protocol, markdown_section(results)),
         'cards.jsonl': ''.join(f'{json.dumps(card)}\n' for card in cards(results, alerts)),
     }.items():
         write_whole(folder / name, text.encode('utf-8', errors='replace'))
@@ -71,9 +72,21 @@ def describe(options: Mapping[str, Any]) -> dict[str, str]:
         'Randomness': f'attacks: seed {options["seed"]}; every output is measured under the mask seeds '
         f'{", ".join(map(str, options["mask_seeds"]))}',
         'Intervals': '95 %, bootstrap over the images, 2000 resamples',
+        **_plane(options.get('plane')),
         **{f'Metric {name}': _keys(metric) for name, metric in options['metrics'].items()},
         **{f'Images {name}': _keys(dataset, 'name') for name, dataset in options['datasets'].items()},
     }
+
+
+def _plane(plane: Mapping[str, Any] | None) -> dict[str, str]:
+    if plane is None:
+        return {}
+    matched = '; '.join(
+        f'alpha of {name}: {"none" if alpha is None else f"{alpha:g}"}'
+        for name, alpha in (plane.get('matched') or {}).items()
+    )
+    text = f'clean {plane["measure"]} of {plane["reference"]}'
+    return {'Equal sharpness': text + (f', matched on {plane["dataset"]}: {matched}' if matched else '')}
 
 
 def _versions(results: Results) -> dict[str, str]:

@@ -11,9 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from rsr_basicsr.benchmark.cards import described, external_of
+from rsr_basicsr.benchmark.gate import gate_result
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.report import charts
 from rsr_basicsr.benchmark.report.columns import (
+    Column,
     better_end,
     metric_column,
     number_column,
@@ -23,7 +26,8 @@ from rsr_basicsr.benchmark.report.columns import (
     with_best,
 )
 from rsr_basicsr.benchmark.report.gallery import NO_VALUE, gallery
-from rsr_basicsr.benchmark.report.tables import unit
+from rsr_basicsr.benchmark.report.plane_section import equal_sharpness_section
+from rsr_basicsr.benchmark.report.tables import unit, written
 from rsr_basicsr.benchmark.summary import ResultRow, Results, Subject
 from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.utils.files import write_whole
@@ -85,6 +89,7 @@ def render(results: Results, folder: Path, **words: Any) -> str:
         .render(
             **words,
             strengths=results.strengths,
+            plane=equal_sharpness_section(results),
             drawn=charts.available(),
             datasets=[
                 _dataset(results, name, [row for row in rows if row.dataset == name]) for name in results.datasets
@@ -169,7 +174,24 @@ def _overview(results: Results, rows: Sequence[ResultRow], measured: Sequence[st
         )
         for name, better, of in flagged
     ]
+    columns += _gate_columns(results, subjects, rows[0].dataset, strengths) if rows and strengths else []
     return table([text_column('network and defence', [s.label for s in subjects]), *map(with_best, columns)])
+
+
+def _gate_columns(
+    results: Results, subjects: Sequence[Subject], dataset: str, strengths: Sequence[float]
+) -> list[Column]:
+    """What the gates cost the attacker, in dB of stability."""
+    gates = {eps: [gate_result(results, dataset, subject, eps) for subject in subjects] for eps in strengths}
+    found = {
+        'triggered on clean images': [gate and gate.triggered for gate in gates[strengths[-1]]],
+        **{f'undetected, eps {eps:g}': [gate and gate.undetected for gate in gates[eps]] for eps in strengths},
+    }
+    show = functools.partial(written, results.metrics[STABILITY])
+    return [
+        number_column(name, [e.mean if e else None for e in of], show, group='stability of the gate', unit='dB')
+        for name, of in found.items()
+    ]
 
 
 def _needs_original(options: Mapping[str, Any]) -> bool:
@@ -226,7 +248,7 @@ def _network(name: str, facts: Mapping[str, Any]) -> list[str]:
         None if parameters is None else f'{parameters:,}',
         facts.get('weights'),
         facts.get('sha256'),
-        '; '.join(f'{key}: {value}' for key, value in card.items()),
+        '; '.join(f'{key}: {value}' for key, value in {**card, **_external(card)}.items()),
     ]
     return [name, *(each or NO_VALUE for each in known)]
 
@@ -254,6 +276,10 @@ def _charts(
         clean = results.images(dataset, subject, CLEAN, 0.0).values()
         attacked = {eps: results.images(dataset, subject, WORST_CASE, eps).values() for eps in results.strengths}
         yield {'kind': 'detector', 'svg': charts.detector(clean, attacked), 'subject': subject}
+
+
+def _external(card: Mapping[str, Any]) -> dict[str, str]:
+    return {'external': ', '.join(map(described, external_of(card)))} if 'external' in card else {}
 
 
 @functools.cache

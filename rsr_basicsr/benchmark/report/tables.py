@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
-from rsr_basicsr.benchmark.summary import MetricEstimate, ResultRow, Results
+from rsr_basicsr.benchmark.summary import ResultRow, Results
+from rsr_basicsr.metrics.stability_metric import rms_gain
 
 COLUMNS = (
     'dataset',
@@ -32,11 +33,20 @@ COLUMNS = (
 EMPTY = '-'
 LEGEND = (
     'Stability: PSNR between the outputs for the attacked and the clean image, under the worst attack per image, in '
-    'dB, [95 % interval]; higher is better. Flagged: number of images that the detector flags as attacked, first of '
-    'the clean images, then of the attacked images at each eps.'
+    'dB, [95 % interval]; higher is better. ×: its gain, the root mean square change of the output relative to eps: '
+    'how often the attack is amplified. Flagged: number of images that the detector flags as attacked, first of the '
+    'clean images, then of the attacked images at each eps.'
 )
 _DIGITS = 4
-_DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability')
+_DECIBELS = ('calculate_psnr', 'calculate_psnr_pt', 'calculate_stability', 'calculate_lr_consistency')
+_TITLES = {
+    'lpips': 'LPIPS',
+    'lpips_squeeze': 'LPIPS (SqueezeNet)',
+    'haarpsi': 'HaarPSI distance',
+    'mdsi': 'MDSI',
+    'gmsd': 'GMSD',
+    'vif': 'VIF distance',
+}
 _REFERENCE_METRICS = ('calculate_psnr', 'calculate_ssim')  # the main table shows the worst case of the first one too
 
 
@@ -48,6 +58,22 @@ def unit(metric: Mapping[str, Any]) -> str:
 def written(metric: Mapping[str, Any], value: float) -> str:
     """Format a value of a metric with these options, without its unit."""
     return f'{value:.2f}' if unit(metric) else f'{value:.3f}'
+
+
+def signed(metric: Mapping[str, Any], value: float) -> str:
+    """As :func:`written`, with the sign of a difference."""
+    return f'{"+" if value >= 0 else "-"}{written(metric, abs(value))}'
+
+
+def metric_title(name: str, metric: Mapping[str, Any]) -> str:
+    """What sentences call a metric: its perceptual measure, or its name in the options."""
+    measure = {'calculate_lpips': 'lpips'}.get(metric['type'], metric.get('measure'))
+    return _TITLES.get(measure, name) if isinstance(measure, str) else name
+
+
+def gain_of(stability: float, eps: float) -> str:
+    """The gain of a stability as text: how often an attack of that eps is amplified."""
+    return f'×{rms_gain(stability, eps):.2f}'
 
 
 def as_csv(rows: Sequence[ResultRow]) -> str:
@@ -74,8 +100,9 @@ def as_json(
     summary: Sequence[str],
     warnings: Sequence[str],
     protocol: Mapping[str, Any],
+    equal_sharpness: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """JSON with the rows, the results per image, the verdict, the warnings and the protocol."""
+    """JSON with the results at equal sharpness, the rows, the images, the verdict, the warnings and the protocol."""
     images = [
         {
             key: value
@@ -91,6 +118,7 @@ def as_json(
             'protocol': protocol,
             'networks': {record.network: record.facts for record in results.records},
             'environments': [dict(pairs) for pairs in sorted({tuple(r.environment.items()) for r in results.records})],
+            'equal_sharpness': list(equal_sharpness),
             'rows': [{**asdict(row), 'subject': row.subject._asdict()} for row in rows],
             'images': images,
         },
@@ -124,34 +152,42 @@ def main_table(results: Results, dataset: str) -> list[list[str]]:
         lines.append(
             [
                 subject.label,
-                *(_number(clean[subject].estimates.get(name)) for name in metrics),
-                *(_interval(row.estimates.get(STABILITY)) for row in attacked),
-                *(_number(row.estimates.get(name)) for row in attacked[-1:] for name in others),
+                *(_number(results, name, clean[subject]) for name in metrics),
+                *(_stability(row) for row in attacked),
+                *(_number(results, name, row) for row in attacked[-1:] for name in others),
                 *([_flagged([clean[subject], *attacked])] if detects else []),
             ]
         )
     return lines
 
 
-def as_text(results: Results) -> str:
-    """The main tables for a terminal."""
-    blocks = []
-    for dataset in results.datasets:
-        lines = main_table(results, dataset)
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        padded = ['  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
-        rule = '-' * max(map(len, padded))
-        blocks.append('\n'.join([dataset, padded[0].rstrip(), rule, *padded[1:]]))
+def as_text(results: Results, first: Mapping[str, Sequence[Sequence[str]]] | None = None) -> str:
+    """The main tables for a terminal, after other tables: title -> lines, the first with the column names."""
+    blocks = [text_table(title, lines) for title, lines in (first or {}).items()]
+    blocks += [text_table(dataset, main_table(results, dataset)) for dataset in results.datasets]
     return '\n\n'.join([*blocks, textwrap.fill(LEGEND, 100)])
 
 
+def text_table(title: str, lines: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal; the first line holds the column names."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    padded = ['  '.join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines]
+    return '\n'.join([title, padded[0].rstrip(), '-' * max(map(len, padded)), *padded[1:]])
+
+
 def as_markdown(
-    results: Results, title: str, summary: Sequence[str], warnings: Sequence[str], protocol: Mapping[str, str]
+    results: Results,
+    title: str,
+    summary: Sequence[str],
+    warnings: Sequence[str],
+    protocol: Mapping[str, str],
+    first: Sequence[str] = (),
 ) -> str:
-    """The report as Markdown, without charts and images."""
+    """The report as Markdown, without charts and images; ``first`` holds the lines before the tables."""
     parts = [f'# {escaped(title)}', '', *(f'- {escaped(sentence)}' for sentence in summary)]
     if warnings:
         parts += ['', '**Warnings**', '', *(f'- {escaped(sentence)}' for sentence in warnings)]
+    parts += first
     for dataset in results.datasets:
         parts += ['', f'## {escaped(dataset)}', '', markdown_table(main_table(results, dataset))]
     parts += ['', LEGEND, '', '## How it was measured', '']
@@ -166,12 +202,16 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
     return '\n'.join(f'| {" | ".join(line)} |' for line in [head, rule, *body])
 
 
-def _number(found: MetricEstimate | None) -> str:
-    return EMPTY if found is None else f'{found.mean:.2f}'
+def _number(results: Results, metric: str, row: ResultRow) -> str:
+    found = row.estimates.get(metric)
+    return EMPTY if found is None else written(results.metrics[metric], found.mean)
 
 
-def _interval(found: MetricEstimate | None) -> str:
-    return EMPTY if found is None else f'{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]'
+def _stability(row: ResultRow) -> str:
+    found = row.estimates.get(STABILITY)
+    if found is None:
+        return EMPTY
+    return f'{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] {gain_of(found.mean, row.eps)}'
 
 
 def _flagged(rows: Sequence[ResultRow]) -> str:

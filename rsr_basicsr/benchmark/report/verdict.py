@@ -4,32 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from rsr_basicsr.benchmark.gate import gate_result
 from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE, STABILITY, WORST_CASE
+from rsr_basicsr.benchmark.plane import Plane
+from rsr_basicsr.benchmark.report.plane_verdict import COMPARABLE, plane_verdict
 from rsr_basicsr.benchmark.summary import MetricEstimate, ResultRow, Results, Subject
-
-_COMPARABLE = 5  # images; intervals over fewer are narrow by chance
+from rsr_basicsr.metrics.stability_metric import rms_gain
 
 
 def verdict(results: Results) -> list[str]:
-    """The results of the largest eps per data set, one sentence per item."""
+    """The results of the largest eps per data set, one sentence per item; first those at equal sharpness."""
     return [sentence for dataset in results.datasets for sentence in _of_dataset(results, dataset)]
 
 
 def _of_dataset(results: Results, dataset: str) -> Iterator[str]:
     eps = max(results.strengths, default=None)
-    subjects = results.subjects(dataset)
+    plane = Plane.of(results)
+    # Blends are points of a network's curve, and no defences.
+    subjects = [subject for subject in results.subjects(dataset) if plane is None or not plane.is_blend(subject)]
     if eps is None or not subjects:
         return
+    yield from plane_verdict(results, dataset)
     rows = {subject: results.row(dataset, subject, WORST_CASE, eps) for subject in subjects}
     measured = [subject for subject in subjects if STABILITY in rows[subject].estimates]
     networks = [subject for subject in measured if not _is_interpolation(results, subject)]
     if not networks:
         return
-    baseline = next((subject for subject in networks if subject.defense == NO_DEFENSE), networks[0])
+    undefended = [subject for subject in networks if subject.defense == NO_DEFENSE]
+    undefended.sort(key=lambda subject: plane is not None and subject.network != plane.reference)
+    baseline = next(iter(undefended), networks[0])
     noise = _noise(results, dataset, baseline, eps)
+    stability = rows[baseline].estimates[STABILITY]
     yield (
-        f'{dataset}: at eps {eps:g}, the worst attack per image leaves a stability of '
-        f'{_decibels(rows[baseline].estimates[STABILITY])} for {baseline.label}'
+        f'{dataset}{", each at its own sharpness" if plane else ""}: at eps {eps:g}, the worst attack per image '
+        f'leaves a stability of {_decibels(stability)} for {baseline.label} (amplified '
+        f'{rms_gain(stability.mean, eps):.1f} times)'
         + (f'; random noise of the same size leaves {noise.mean:.1f} dB.' if noise else '.')
     )
     yield from _comparison(results, dataset, eps, baseline, rows, networks)
@@ -53,22 +62,24 @@ def _comparison(
         for subject in networks
         if subject != baseline
     }
-    if any(gain is not None and gain.count < _COMPARABLE for gain in differences.values()):
-        yield f'Too few images to compare networks; at least {_COMPARABLE} are needed.'
-    gains = {subject: gain for subject, gain in differences.items() if gain is not None and gain.count >= _COMPARABLE}
-    best = max(gains, key=lambda subject: gains[subject].mean, default=None)
-    if best is not None and gains[best].low > 0:
+    if any(found is not None and found.count < COMPARABLE for found in differences.values()):
+        yield f'Too few images to compare networks; at least {COMPARABLE} are needed.'
+    better_by = {
+        subject: found for subject, found in differences.items() if found is not None and found.count >= COMPARABLE
+    }
+    best = max(better_by, key=lambda subject: better_by[subject].mean, default=None)
+    if best is not None and (more := better_by[best]).low > 0:
         yield (
-            f'Most stable is {best.label}: {_decibels(rows[best].estimates[STABILITY])}, a gain of '
-            f'{gains[best].mean:.1f} dB [{gains[best].low:.1f}, {gains[best].high:.1f}] over {baseline.label}; '
+            f'Most stable is {best.label}: {_decibels(rows[best].estimates[STABILITY])}, '
+            f'{more.mean:.1f} dB [{more.low:.1f}, {more.high:.1f}] above {baseline.label}; '
             f'{_clean_cost(results, dataset, best, baseline)}.'
         )
-    better = [f'{s.label} ({gains[s].mean:+.1f} dB)' for s in gains if gains[s].low > 0 and s != best]
-    equal = [f'{s.label} ({gains[s].mean:+.1f} dB)' for s in gains if gains[s].low <= 0]
+    better = [f'{s.label} ({better_by[s].mean:+.1f} dB)' for s in better_by if better_by[s].low > 0 and s != best]
+    equal = [f'{s.label} ({better_by[s].mean:+.1f} dB)' for s in better_by if better_by[s].low <= 0]
     if better:
         yield f'Also more stable than {baseline.label}: {", ".join(better)}.'
     if equal:
-        yield f'No significant gain over {baseline.label}: {", ".join(equal)}.'
+        yield f'Not significantly more stable than {baseline.label}: {", ".join(equal)}.'
 
 
 def _clean_cost(results: Results, dataset: str, subject: Subject, baseline: Subject) -> str:
@@ -95,6 +106,26 @@ def _detectors(
                 f'The detector of {subject.label} flags {_share(clean.flagged, clean.images)} clean images and '
                 f'{_share(rows[subject].flagged, rows[subject].images)} images of the worst attack.'
             )
+            yield from _gate(results, dataset, subject, rows[subject])
+
+
+def _gate(results: Results, dataset: str, subject: Subject, row: ResultRow) -> Iterator[str]:
+    """Whether the gate costs the attacker more than it costs the defender."""
+    gate = gate_result(results, dataset, subject, row.eps)
+    if gate is None:
+        return
+    reached = (
+        f'attacks that stay undetected leave {gate.undetected.mean:.1f} dB on {gate.images} of {gate.measured} images'
+        if gate.undetected
+        else f'every attack was detected on all of {gate.measured} images'
+    )
+    if gate.triggered is None:
+        yield f'Of {subject.label}, {reached}.'
+        return
+    yield (
+        f'Triggering the gate of {subject.label} on clean images alone leaves {gate.triggered.mean:.1f} dB of '
+        f'stability; {reached}.'
+    )
 
 
 def _noise(results: Results, dataset: str, subject: Subject, eps: float) -> MetricEstimate | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NoReturn
 
@@ -11,9 +11,16 @@ from torch import nn
 
 from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Attack, Measurement, Perceptual, build_attack, masking_alarms
+from rsr_basicsr.attacks.objectives import DEFAULT_MEASURE, PERCEPTUAL_TO
+from rsr_basicsr.benchmark.cards import described, external_of, worst_external
+from rsr_basicsr.benchmark.names import NO_DEFENSE, STABILITY, WORST_CASE
+from rsr_basicsr.benchmark.plane import Plane
+from rsr_basicsr.benchmark.report.equal_sharpness import no_rows
+from rsr_basicsr.benchmark.report.plane_verdict import insignificant
 from rsr_basicsr.benchmark.summary import Results, Subject
 
 _FEW = 10  # images
+_MEANT = {'standard': 50, 'adaptive': 50}  # protocol -> the images it is meant for
 _LISTED = 3  # failures that are listed in full
 
 
@@ -25,7 +32,9 @@ def warnings(results: Results) -> list[str]:
         *_unfinished(results),
         *_masked_gradients(results),
         *_missing_attacks(results),
+        *_external(results),
         *_few_images(results),
+        *_indistinct(results),
         *_mixed_versions(results),
     ]
 
@@ -130,12 +139,19 @@ def attack_of(options: Mapping[str, Any], eps: float) -> Attack:
     """Build the attack of a record for reading its arguments; it cannot be run."""
     objective = options.get('objective', 'stability')
     if objective not in ('stability', 'ground_truth', 'ground_truth_l1'):
-        objective = Perceptual(_no_distance)  # instead of loading LPIPS
+        block = objective if isinstance(objective, Mapping) else {}
+        objective = Perceptual(_unloaded(block.get('measure', DEFAULT_MEASURE)), to=block.get('to', PERCEPTUAL_TO[0]))
     return build_attack({**options, 'eps': eps, 'objective': objective}, lambda source: nn.Identity())
 
 
-def _no_distance(output: torch.Tensor, reference: torch.Tensor) -> NoReturn:
-    raise NotImplementedError
+def _unloaded(measure: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """A measure by name, which tells one objective from another, without its weights."""
+
+    def distance(output: torch.Tensor, reference: torch.Tensor) -> NoReturn:
+        raise NotImplementedError
+
+    distance.__name__ = str(measure)
+    return distance
 
 
 def _missing_attacks(results: Results) -> Iterator[str]:
@@ -167,8 +183,44 @@ def _missing_attacks(results: Results) -> Iterator[str]:
 def _few_images(results: Results) -> Iterator[str]:
     for dataset in results.datasets:
         count = len({record.image for record in results.records if record.dataset == dataset})
-        if count < _FEW:
-            yield f'{dataset}: only {count} image{"s" * (count != 1)}; results on more images may differ.'
+        name = results.options.get('name', '')
+        wanted = results.options.get('datasets', {}).get(dataset, {}).get('num_images')
+        if count < _MEANT.get(name, _FEW) or (isinstance(wanted, int) and count < wanted):
+            yield (
+                f'{dataset}: only {count} image{"s" * (count != 1)}; results on more images may differ'
+                + (f', and the protocol {name} is meant for {_MEANT[name]}' if name in _MEANT else '')
+                + (f'; num_images is {wanted}.' if isinstance(wanted, int) and count < wanted else '.')
+            )
+
+
+def _indistinct(results: Results) -> Iterator[str]:
+    """Networks that the images do not tell from the reference at equal sharpness."""
+    plane = Plane.of(results)
+    if plane is None:
+        return
+    for dataset in plane.datasets:
+        names = insignificant(plane, dataset)
+        if names:
+            yield (
+                f'{dataset}: at equal sharpness and the largest eps, the difference to {plane.reference} is not '
+                f'significant (paired bootstrap over the images): {", ".join(names)}.'
+            )
+        elif not plane.tells_sharpness(dataset):
+            yield f'{dataset}: {no_rows(plane, dataset)}'
+
+
+def _external(results: Results) -> Iterator[str]:
+    """Attacks by other people that left less than the worst attack here."""
+    for name, card in {r.network: r.facts.get('card') or {} for r in results.records}.items():
+        worst = {eps: worst_external(external_of(card), eps) for eps in results.strengths}
+        for eps, figure in worst.items():
+            for dataset in results.datasets if figure else ():
+                found = results.row(dataset, Subject(name, NO_DEFENSE), WORST_CASE, eps).estimates.get(STABILITY)
+                if figure and found and figure['stability'] < found.mean:
+                    yield (
+                        f'{dataset}, {name}: an attack by other people is stronger than those here, which left '
+                        f'{found.mean:.1f} dB: {described(figure)}.'
+                    )
 
 
 def _mixed_versions(results: Results) -> Iterator[str]:
