@@ -59,9 +59,14 @@ class RunsCode:
         return os.system, (f'touch {CANARY}',)
 
 
-IMAGE_COMMANDS = [['upscale', 'FILE', '-n', 'good.pth', '-o', 'out'], ['detect', 'FILE']]
+IMAGE_COMMANDS = [
+    ['upscale', 'FILE', '-n', 'good.pth', '-o', 'out'],
+    ['detect', 'FILE'],
+    ['stability', 'good.pth', 'FILE', '-o', 'out'],
+]
 WEIGHT_COMMANDS = [
     ['upscale', 'good.png', '-n', 'FILE', '-o', 'out'],
+    ['stability', 'FILE', 'good.png', '-o', 'out'],
     ['export', 'FILE', '--backbone', 'out.pth'],
     ['detect', 'good.png', '--weights', 'FILE'],
     ['train', '-opt', 'good.yml', '--force_yml', 'path:pretrain_network_g=FILE'],
@@ -73,6 +78,7 @@ OPTION_COMMANDS += [
     ['defend', 'FILE', '-o', 'out.yml'],
     ['leaderboard', 'FILE', '-o', 'out.md'],
     ['upscale', 'good.png', '-n', 'good.pth', '-opt', 'FILE', '-o', 'out'],
+    ['stability', 'good.pth', 'good.png', '-opt', 'FILE', '-o', 'out'],
 ]
 
 

@@ -82,7 +82,7 @@ class Upscaler:
             raise OptionsError(f'outscale {outscale}: expected a number above 0')
         if tile < 0 or overlap < 0:
             raise OptionsError(f'tile {tile} with an overlap of {overlap}: expected pixels, 0 or more')
-        self.device, self.precision = _device(device), precision
+        self.device, self.precision = device_of(device), precision
         if precision == 'auto':
             self.precision = 'fp16' if self.device.type == 'cuda' else 'fp32'
         _check_precision(self.precision, self.device)
@@ -172,7 +172,12 @@ def _resized(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(resized.reshape(*resized.shape[:2], -1)).permute(2, 0, 1)[None].clamp_(0, 1)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of that name; ``auto`` is a GPU if there is one, else the CPU.
+
+    Raises:
+        OptionsError: there is no such device.
+    """
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
