@@ -13,41 +13,48 @@ class Preset(NamedTuple):
 
     Args:
         attack: the block ``attack:``; ``warmup`` is shortened for short trainings.
-        mask: the block ``network_g: defense: mask:``.
-        classifier: the block ``network_g: defense: classifier:``.
+        mask: the block ``network_g: defense: mask:``; None for a training without masks.
+        classifier: the block ``network_g: defense: classifier:``, likewise.
     """
 
     attack: Mapping[str, Any]
-    mask: Mapping[str, Any]
-    classifier: Mapping[str, Any]
+    mask: Mapping[str, Any] | None = None
+    classifier: Mapping[str, Any] | None = None
 
 
 _KEEP_RADIUS = [0.43, 0.5]
 _MASK = {'keep_radius': _KEEP_RADIUS, 'per_sample': True}
 _CLASSIFIER = {'type': 'ensemble', 'weights': 'builtin'}
 
+_ADVERSARIAL = {
+    'type': 'PGD',
+    'eps': [1, 8],
+    'warmup': 5000,
+    'steps': 2,
+    'random_start': 1,
+    'objective': 'ground_truth_l1',
+    'quantize': 'nearest',
+    'precision': 'fp32',
+    'mode': 'mixed',
+    'share': 0.5,
+    'masked': 0,
+    'every': 1,
+}
+
 #: docs/options.md gives their costs
 PRESETS = {
-    # That of options/finetune: the batch stays as large as it was, and half of it is attacked. PGD, since its two steps
-    # do more than those of I-FGSM from the same start.
-    'light': Preset(
-        {
-            'type': 'PGD',
-            'eps': [1, 8],
-            'warmup': 5000,
-            'steps': 2,
-            'random_start': 1,
-            'objective': 'ground_truth_l1',
-            'quantize': 'nearest',
-            'precision': 'fp32',
-            'mode': 'mixed',
-            'share': 0.5,
-            'masked': 0.5,
-            'every': 1,
-        },
-        _MASK,
-        _CLASSIFIER,
+    # That of options/finetune: adversarial training alone, which no masks have beaten at equal sharpness. The batch
+    # stays as large as it was, and half of it is attacked. PGD, since its two steps do more than those of I-FGSM.
+    'light': Preset(_ADVERSARIAL),
+    # Every image clean and attacked, with enough steps to move along the border of the ball.
+    'strong': Preset(
+        {**{key: value for key, value in _ADVERSARIAL.items() if key != 'share'}, 'steps': 4, 'mode': 'paired'}
     ),
+    # Attacked samples are compared with the clean output: the steadiest output for trainers with pixel losses. A
+    # discriminator would be taught that outputs are real.
+    'consistency': Preset({**_ADVERSARIAL, 'objective': 'stability', 'attacked_target': 'clean_output'}),
+    # Masks and detector beside the training of `light`.
+    'masks': Preset({**_ADVERSARIAL, 'masked': 0.5}, _MASK, _CLASSIFIER),
     # The published training of Yue et al. 2021, as in options/train/train_cdc_realsr_x4_paper.yml: one strength, three
     # passes per batch, and the paper's classifier, trained jointly.
     'paper': Preset(
@@ -65,24 +72,6 @@ PRESETS = {
         },
         {'keep_radius': _KEEP_RADIUS},
         {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9},
-    ),
-    # Every image clean and attacked, with enough steps to move along the border of the ball.
-    'strong': Preset(
-        {
-            'type': 'PGD',
-            'eps': [1, 8],
-            'warmup': 5000,
-            'steps': 4,
-            'random_start': 1,
-            'objective': 'ground_truth_l1',
-            'quantize': 'nearest',
-            'precision': 'fp32',
-            'mode': 'paired',
-            'masked': 0.5,
-            'every': 1,
-        },
-        _MASK,
-        _CLASSIFIER,
     ),
 }
 DEFAULT_PRESET = 'light'
@@ -105,6 +94,7 @@ _ATTACK_COMMENTS = {
     'mode': 'mixed: a share of the batch is attacked | paired: all of it, and clean too | alternating',
     'share': 'of the batch, in mode mixed',
     'masked': 'share of the attacked images that are masked; the others train for missed detections',
+    'attacked_target': 'ground_truth | clean_output: consistency with the output for the clean image',
     'every': 'attack every n-th iteration only',
 }
 _DEFENSE_COMMENTS = {
@@ -114,7 +104,7 @@ _DEFENSE_COMMENTS = {
     'type': 'ensemble | statistics | residual | paper, see docs/detector.md',
     'weights': 'what comes with the package (builtin) | untrained | a file',
     'threshold': 'an image counts as attacked when P(clean) is below this',
-    'gate': 'what decides when to mask: classifier | soft | always | never',
+    'gate': 'what decides when to mask: classifier | soft | always | never, no masks',
 }
 _VALIDATION_COMMENTS = {
     'panel_freq': 'an image of the first sample: input and output, clean and attacked',
@@ -133,12 +123,14 @@ def defense_block(preset: Preset, network: str, points: Sequence[str]) -> str:
         network: the plain architecture.
         points: all mask points of its defended version.
     """
-    block = {
-        'mask': preset.mask,
-        'points': list(POINTS.get(network, points)),
-        'classifier': preset.classifier,
-        'gate': 'classifier',
-    }
+    block: dict[str, Any] = {'gate': 'never'}
+    if preset.mask is not None:
+        block = {
+            'mask': preset.mask,
+            'points': list(POINTS.get(network, points)),
+            'classifier': preset.classifier,
+            'gate': 'classifier',
+        }
     return _written({'defense': block}, _DEFENSE_COMMENTS)
 
 

@@ -40,7 +40,7 @@ WRITTEN = {
 @pytest.mark.parametrize('way', WRITTEN)
 def test_any_way_to_write_a_file(way):
     before = WRITTEN[way]
-    after = defend_text(before, 'light').text
+    after = defend_text(before, 'masks').text
     if way == 'endless':  # which == does not come to the end of
         before, after = (re.sub('x: .*', '', text) for text in (before, after))
     rest = iter(after)
@@ -55,14 +55,14 @@ def test_any_way_to_write_a_file(way):
 
 
 def test_blocks_stand_where_a_reader_looks_for_them():
-    lines = defend_text(text_of('MSRResNet'), 'light').text.splitlines()
-    assert lines.index('# data') - lines.index('attack:') == len(PRESETS['light'].attack) + 2
+    lines = defend_text(text_of('MSRResNet'), 'masks').text.splitlines()
+    assert lines.index('# data') - lines.index('attack:') == len(PRESETS['masks'].attack) + 2
     assert lines[lines.index('attack:') - 2] == ''
     assert lines[lines.index('  upscale: 4') + 1] == '  defense:'
     place = next(number for number, line in enumerate(lines) if line.startswith('  attack:'))
     assert lines[place + 5 : place + 8] == ['', '  # what is measured', '  metrics:']
     # The steps of the file's own indentation; a comment at the end of a block stays in it.
-    lines = defend_text(text_of('SwinIR x2'), 'light').text.splitlines()
+    lines = defend_text(text_of('SwinIR x2'), 'masks').text.splitlines()
     assert lines[lines.index("    # resi_connection: '3conv'") + 1 :][:2] == ['    defense:', '        mask:']
 
 
@@ -88,5 +88,5 @@ NOT_EDITABLE = {
 def test_what_cannot_be_edited_is_named(sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OptionsError) as error:
-        defend_text(NOT_EDITABLE[sentence], 'light')
+        defend_text(NOT_EDITABLE[sentence], 'masks')
     assert sentence in str(error.value) and '\n' not in str(error.value) and not list(tmp_path.iterdir())

@@ -119,6 +119,11 @@ def test_presets_are_those_of_the_options_files():
     }
 
 
+def test_default_trains_without_masks():
+    opt = yaml.safe_load(defend_text(text_of('RealESRGAN pairs'), DEFAULT_PRESET).text)
+    assert opt['network_g']['defense'] == {'gate': 'never'} and opt['attack']['masked'] == 0
+
+
 def test_guard_only_where_there_is_something_to_compare_with():
     guarded = text_of('ESRGAN')
     assert yaml.safe_load(defend_text(guarded, 'light').text)['val']['guard'] == 0.5

@@ -67,7 +67,7 @@ def test_the_network_of_a_module_of_ones_own(tmp_path, monkeypatch, capsys):
     (tmp_path / 'in.yml').write_text(changed(net='MyOwnNet'))
     assert main(['defend', 'in.yml']) == 2
     assert 'register_defended' in capsys.readouterr().err
-    assert main(['defend', 'in.yml', '--import', 'my_defended_arch']) == 0
+    assert main(['defend', 'in.yml', '--import', 'my_defended_arch', '--preset', 'masks']) == 0
     assert 'points: [input, last]' in capsys.readouterr().out
 
 
