@@ -4,5 +4,5 @@ set -euo pipefail
 # shellcheck source=scripts/_environment.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/_environment.sh"
 
-set_up
+set_up report,metrics
 exec "$PYTHON" -m rsr_basicsr.quickstart "$@"
