@@ -41,8 +41,9 @@ EXTRAS_REQUIRE = {
     'report': [
         'matplotlib>=3.7',  # curves; earlier ones have no legend below the axes
     ],
-    'lpips': [
-        'lpips',  # the perceptual distance, by its authors
+    'metrics': [
+        'lpips',  # the learned perceptual distance, by its authors; brings its trained linear layers
+        'piq>=0.8',  # perceptual distances without weights, for machines that cannot download those of LPIPS's networks
     ],
     'export': [
         'onnx',
@@ -72,6 +73,7 @@ EXTRAS_REQUIRE = {
         'onnxscript',
         'spandrel',  # loads exported networks
         'lpips',
+        'piq>=0.8',
         'matplotlib>=3.7',
         'jsonschema>=4',  # judges the schema of options files
     ],
@@ -127,7 +129,9 @@ setup(
     ],
     python_requires=PYTHON_REQUIRES,
     packages=find_packages(include=['rsr_basicsr', 'rsr_basicsr.*']),
-    package_data={'rsr_basicsr': ['py.typed', 'benchmark/report/templates/*', 'archs/weights/*']},
+    package_data={
+        'rsr_basicsr': ['py.typed', 'benchmark/report/templates/*', 'stability/templates/*', 'archs/weights/*']
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={'console_scripts': ['rsr = rsr_basicsr.cli:main']},

@@ -74,12 +74,15 @@ def code(path, title):
 
 SNIPPETS = [('docs/attacks.md', title) for title in ('Attacks that know the defence', 'Is it robust', 'Arguments of')]
 SNIPPETS += [('docs/training.md', 'From weights and photos'), ('docs/attacks.md', 'Attack your own network')]
+SNIPPETS += [('docs/stability.md', 'In Python')]
 
 
 @pytest.mark.parametrize('path, title', SNIPPETS)
 def test_code_in_the_documents_runs(path, title, tmp_path, monkeypatch, capsys, photo):
     monkeypatch.chdir(tmp_path)
     cv2.imwrite('photo.png', (photo[0, :, :12, :12] * 255).permute(1, 2, 0).numpy())
+    Path('photos').mkdir()
+    cv2.imwrite('photos/photo.png', (photo[0, :, :20, :20] * 255).permute(1, 2, 0).numpy())
     # The smallest classifier: the attacks ask it thousands of times.
     net = DefendedGain(defense={'classifier': {'type': 'paper', 'weights': 'untrained'}}).eval()
     known = {

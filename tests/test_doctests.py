@@ -12,8 +12,9 @@ from rsr_basicsr import attacks, defend, register_defended
 from rsr_basicsr.archs import RandomFrequencyMask
 from rsr_basicsr.inference.detector import detect
 from rsr_basicsr.inference.upscaler import Upscaler
-from rsr_basicsr.metrics.stability_metric import calculate_gain, calculate_stability
+from rsr_basicsr.metrics.stability_metric import calculate_gain, calculate_stability, rms_gain
 from rsr_basicsr.ops.frequency import dct2, idct2
+from rsr_basicsr.stability import measure_stability
 from rsr_basicsr.weights import load_state
 
 ENTRY_POINTS = (
@@ -26,6 +27,8 @@ ENTRY_POINTS = (
     detect,
     calculate_stability,
     calculate_gain,
+    rms_gain,
+    measure_stability,
     dct2,
     idct2,
     load_state,

@@ -33,10 +33,13 @@ LAYERS = {
     'defend_file': 'models, options, archs, utils',
     'export': 'data, inference, archs, ops, weights, utils',
     'benchmark': 'options, defenses, metrics, attacks, archs, ops, weights, utils',
+    'stability': 'benchmark, inference, metrics, attacks, archs, ops, weights, utils',
     'check': 'benchmark, models, data, checkpoints, options, metrics, attacks, archs, ops, weights, utils',
     'pipeline': 'check, options, utils',
     'quickstart': 'benchmark, data, options, weights, utils',
-    'cli': 'pipeline, check, benchmark, export, defend_file, data, inference, options, archs, weights, utils',
+    'cli': (
+        'pipeline, check, stability, benchmark, export, defend_file, data, inference, options, archs, weights, utils'
+    ),
     'train': 'cli',
     'test': 'cli',
     '__init__': 'models, data, compat, metrics, losses, attacks, archs',

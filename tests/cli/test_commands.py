@@ -12,6 +12,7 @@ import torch
 import yaml
 from basicsr.archs import build_network
 
+from benchmark_runs import offline
 from helpers import OPTIONS, SMALL_NETWORKS, shrink
 from rsr_basicsr.cli import main
 
@@ -121,7 +122,8 @@ def _test_options():
 
 
 def _benchmark_options():
-    opt = yaml.safe_load((OPTIONS / 'benchmark/quick.yml').read_text(encoding='utf-8'))
+    opt = offline(yaml.safe_load((OPTIONS / 'benchmark/quick.yml').read_text(encoding='utf-8')))
+    del opt['networks']['bicubic']
     small = SMALL_NETWORKS['SRVGGNetCompact']
     torch.save({'params': build_network({'type': 'SRVGGNetCompact', **small}).state_dict()}, 'small.pth')
     for network in opt['networks'].values():
