@@ -29,7 +29,7 @@ LAYERS = {
     'compat': 'checkpoints, weights',
     'inference': 'checkpoints, options, archs, ops, weights, utils',
     'data': 'inference, options, attacks, ops, weights, utils',
-    'models': 'compat, checkpoints, metrics, attacks, archs, ops, weights, utils',
+    'models': 'compat, checkpoints, options, metrics, attacks, archs, ops, weights, utils',
     'defend_file': 'models, options, archs, utils',
     'export': 'data, inference, archs, ops, weights, utils',
     'benchmark': 'options, defenses, metrics, attacks, archs, ops, weights, utils',

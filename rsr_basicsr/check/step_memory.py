@@ -24,8 +24,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from rsr_basicsr.models.attack_augmentation import SCHEDULE
 from rsr_basicsr.models.training_gradient import iteration_of_generator
+from rsr_basicsr.options.attack_blocks import SCHEDULE
 from rsr_basicsr.utils.random_streams import random_streams_kept
 
 GIB = 2**30

@@ -52,7 +52,8 @@ _OF_MODEL: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'AttackAugmentation': (('attack',), (*_keys(blocks.TrainOptions), 'start')),
     'FrequencyClassifierModel': ((), (*_keys(blocks.ClassifierTrainOptions), 'classifier_opt')),
     'StartNetwork': ((), ()),
-    **dict.fromkeys(('ESRGANModel', 'SwinIRModel', 'CDCModel', 'RobustValidation', 'WholeCheckpoints'), ((), ())),
+    **dict.fromkeys(('AttackedBatches', 'RobustValidation', 'ImageValidation', 'WholeCheckpoints'), ((), ())),
+    **dict.fromkeys(('ESRGANModel', 'SwinIRModel', 'CDCModel'), ((), ())),
 }
 #: Keys of any data set. BasicSR's own options files have ``use_shuffle`` and ``gt_size`` even where nothing reads them.
 _DATASET = (

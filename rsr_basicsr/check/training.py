@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from basicsr.models import lr_scheduler
 from basicsr.models.srgan_model import SRGANModel
-from basicsr.utils.registry import ARCH_REGISTRY, LOSS_REGISTRY
+from basicsr.utils.registry import LOSS_REGISTRY
 
-from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.attacks import ATTACKS, Attack, GradientAttack, build_attack
+from rsr_basicsr.check.attack import check_attack
 from rsr_basicsr.check.datasets import CROP, Images, check_dataset
 from rsr_basicsr.check.step_memory import unfilled_vgg
-from rsr_basicsr.models.attack_augmentation import SCHEDULE, AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.options import host, host_blocks
-from rsr_basicsr.options.attack_blocks import AttackOptions
-from rsr_basicsr.options.blocks import ClassifierTrainOptions, TrainOptions
+from rsr_basicsr.options.blocks import ClassifierTrainOptions
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.messages import Problems
-from rsr_basicsr.options.networks import check_source
-from rsr_basicsr.options.parsing import parse_block, parse_each, parse_keys, parse_open
+from rsr_basicsr.options.parsing import parse_each, parse_keys, parse_open
 from rsr_basicsr.options.types import Keys, Positive, shown
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
@@ -44,7 +39,7 @@ def check_training(opt: dict[str, Any], model: type | None, images: dict[str, Im
         return
     if model is not None:
         _check_host_model(opt, model, problems)
-        _check_attack(opt, model, problems)
+        check_attack(opt, model, problems)
     _check_losses(opt['train'], problems)
     _check_optimizers(opt['train'], problems)
     if model is not None and issubclass(model, FrequencyClassifierModel):
@@ -121,88 +116,6 @@ def check_patches(opt: dict[str, Any], model: type, problems: Problems) -> None:
             )
         if CROP % scale:
             problems.append(f'scale: RealESRGANDataset cuts its images to {CROP}x{CROP}, which {scale} does not divide')
-
-
-def _check_attack(opt: dict[str, Any], model: type, problems: Problems) -> None:
-    if not issubclass(model, AttackAugmentation):
-        if opt.get('attack') is not None:
-            problems.append(
-                f'attack: model_type {opt["model_type"]} does not attack images; write '
-                f'model_type: Defended{model.__name__}'
-            )
-        return
-    parse_each(opt['train'], (TrainOptions,), 'train', problems)
-    if problems.sound('network_g.type'):
-        _check_defended(opt, problems)
-    if not problems.there('attack'):
-        return
-    if 'attack' not in opt:
-        problems.append(f'model_type {opt["model_type"]} needs an attack block')
-        problems.spoil('attack')
-        return
-    with problems.noted(part='attack'):
-        opt['attack'] = parse_block(opt['attack'], AttackOptions, 'attack')
-        built = check_buildable({key: value for key, value in opt['attack'].items() if key not in SCHEDULE}, 'attack')
-        if opt['attack']['warm_start'] and not ATTACKS[opt['attack']['type']].takes_start:
-            raise OptionsError(f'attack.warm_start: {opt["attack"]["type"]} has a start of its own; leave it out')
-        if opt['attack']['first_gradient'] == 'clean_step':
-            _check_first_gradient(opt['attack'], built)
-
-
-def _check_first_gradient(attack: dict[str, Any], built: Attack) -> None:
-    """Whether the clean step's gradient can be the first one of an attack, which then begins at the clean image."""
-    where = 'attack.first_gradient: clean_step'
-    if attack['mode'] != 'alternating':
-        raise OptionsError(f'{where} needs a step on the clean batch; write mode: alternating, got {attack["mode"]}')
-    if attack['warm_start']:
-        raise OptionsError(f'{where} is the gradient at the clean image, where warm_start does not begin; drop one')
-    if built.compares_samples:
-        raise OptionsError(
-            f'{where}: {attack["type"]} compares samples by their losses, which the clean step does not '
-            'have; take IFGSM, MIFGSM or PGD, without keep_best and restarts'
-        )
-    if built.seed is not None:
-        raise OptionsError(f'{where} and seed exclude each other; leave one out')
-    if not isinstance(built, GradientAttack) or float(built.start_radius(torch.ones(()))) != 0:
-        raise OptionsError(f'{where} is the gradient at the clean image; write random_start: 0')
-
-
-def _check_defended(opt: dict[str, Any], problems: Problems) -> None:
-    with problems.noted(part='network_g'):
-        network = registered(ARCH_REGISTRY, opt['network_g']['type'], 'network_g.type')
-        if not issubclass(network, DefenseMixin):
-            raise OptionsError(
-                f'network_g.type: model_type {opt["model_type"]} trains defended networks; write '
-                f'Defended{network.__name__}'
-            )
-
-
-def check_buildable(attack: dict[str, Any], where: str) -> Attack:
-    """Check that an attack can be built of a block whose values have their final types, and return it for eps 1.
-
-    Raises:
-        OptionsError: it cannot, or its number of steps is missing.
-    """
-    if not _knows_its_steps(attack):  # each step costs about as much as the training itself
-        raise OptionsError(f"{where}: the key 'steps' is missing")
-    try:
-        return build_attack({**attack, 'eps': 1}, _source)
-    except ValueError as error:
-        raise OptionsError(f'{where}: {error}') from None
-
-
-def _source(block: Mapping[str, Any]) -> torch.nn.Module:
-    return check_source(cast(dict[str, Any], block))
-
-
-def _knows_its_steps(attack: Mapping[str, Any], given: bool = False) -> bool:
-    """Whether ``steps`` is given for each attack that takes it, inner attacks included."""
-    given = given or 'steps' in attack
-    if attack['type'] == 'Transfer':
-        return _knows_its_steps({'type': 'PGD', **attack.get('attack', {})}, given)
-    if attack['type'] == 'WorstOf':
-        return all(_knows_its_steps({'type': 'PGD', **inner}, given) for inner in attack.get('attacks', ()))
-    return given or 'steps' not in ATTACKS[attack['type']].parameters()
 
 
 def _check_losses(train: dict[str, Any], problems: Problems) -> None:

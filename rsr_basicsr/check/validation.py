@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rsr_basicsr.check.training import check_buildable
+from rsr_basicsr.check.attack import check_buildable
 from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel

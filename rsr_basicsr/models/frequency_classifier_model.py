@@ -26,6 +26,8 @@ from rsr_basicsr.archs.classifier import SampleClassifier, log_odds
 from rsr_basicsr.checkpoints import WholeCheckpoints
 from rsr_basicsr.metrics.detection import ScoredImage, best_temperature, error_table, rates
 from rsr_basicsr.models.running_means import RunningMeans
+from rsr_basicsr.options.blocks import CalibrationOptions, ClassifierTrainOptions
+from rsr_basicsr.options.parsing import typed
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.random_streams import random_streams_kept
 
@@ -63,11 +65,12 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         if self.ema_decay > 0:
             self.net_g_ema = self._build_average()
         self.cri_classifier = build_loss(train_opt.get('classifier_opt') or {'type': 'ClassifierLoss'}).to(self.device)
-        self.clip = train_opt.get('clip_gradient')
+        own = typed(ClassifierTrainOptions, train_opt)
+        self.clip, self.calibration = own.clip_gradient, own.calibration
         self.means = RunningMeans(('l_classifier', 'classifier_acc'))
         self.calibration_sets = [
             build_dataset({'name': 'calibration', 'phase': 'val', **options})
-            for options in (train_opt.get('calibration') or {}).get('datasets', ())
+            for options in (self.calibration.datasets if self.calibration else ())
         ]
         entries = [entry for dataset in self.calibration_sets for entry in getattr(dataset, 'entries', ())]
         if entries and not any('attack' in facts for _, facts in entries):
@@ -180,7 +183,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
             )
             temperature = best_temperature(clean.tolist(), attacked.tolist())
             # method: without interpolation, so that the false alarm rate does not exceed the target.
-            share = 1 - self.opt['train']['calibration']['false_alarms']
+            share = 1 - cast(CalibrationOptions, self.calibration).false_alarms
             limit = np.quantile(clean / temperature, share, method='higher')
             numbers = torch.tensor([temperature, expit(-limit)], dtype=torch.float32, device=self.device)
             if not 1e-6 < numbers[1] < 1 - 1e-6:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import os.path as osp
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from basicsr.utils import get_root_logger, imwrite, tensor2img
+from basicsr.utils import get_root_logger
 from torch import distributed as dist
-from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
-from torchvision.utils import make_grid
 
-from rsr_basicsr.attacks import build_attack
-from rsr_basicsr.attacks.base import Attack
-from rsr_basicsr.metrics.inputs import calculate, is_higher_better, needs
-from rsr_basicsr.models.start_network import StartNetwork
-from rsr_basicsr.ops.tiled import OVERLAP, Padded, upscale
-from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.metrics.inputs import is_higher_better
+from rsr_basicsr.models.image_validation import ImageValidation
 from rsr_basicsr.utils.random_streams import random_streams_kept
-from rsr_basicsr.weights.state_dict import load_network
 
 
-class RobustValidation(StartNetwork):
+class RobustValidation(ImageValidation):
     """Mixin for a BasicSR model class: validates as the class does, then under an attack.
 
     The metrics of the attacked images, and their stability, are logged under the name of the data set followed by
@@ -33,28 +24,17 @@ class RobustValidation(StartNetwork):
     0, which shows what the training gains and costs. Images are distributed over the processes. Validation does not
     change the random streams of the training.
 
-    Options: ``val: attack``, ``tile``, ``tile_overlap``, ``panel_freq``, ``guard``; :mod:`rsr_basicsr.options` has the
+    Options: ``val: panel_freq``, ``guard``, and those of :class:`ImageValidation`; :mod:`rsr_basicsr.options` has the
     schema.
     """
 
-    net_g: nn.Module
-    net_g_ema: nn.Module
-    lq: torch.Tensor
-    gt: torch.Tensor
-    output: torch.Tensor
     metric_results: dict[str, float]
     best_metric_results: dict[str, Any]
 
     def __init__(self, opt: dict[str, Any]) -> None:
         #: Per data set, the PSNR on clean images before the training; None without such a metric
         self._clean_psnr_at_start: dict[str, float | None] = {}
-        # State of the current pass of a validation:
-        self._attack_of_validation: Attack | None = None
-        self._panel: dict[str, torch.Tensor] | None = None
-        self._hidden: dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
-        self._measured: dict[str, list[Any]] = {}  # metrics of attacked images only
-        self._seeds: Iterator[int] = iter(())  # of the masks, one per image
-        self._validated = 0  # images
+        self._validated = 0  # images of the current pass of a validation
         super().__init__(opt)
 
     def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
@@ -75,13 +55,9 @@ class RobustValidation(StartNetwork):
             self._validate(dataloader, current_iter, tb_logger, save_img)
 
     @property
-    def _val(self) -> Mapping[str, Any]:
-        return self.opt.get('val') or {}
-
-    @property
     def _can_compare(self) -> bool:
         """Whether to validate the network before the training."""
-        wanted = self._val.get('attack') is not None or self._val.get('guard') is not None
+        wanted = self.options.val.attack is not None or self.options.val.guard is not None
         return self.opt['is_train'] and wanted and self.opt['train'].get('start') is not None
 
     def _validate_start(self, dataloader: Any, tb_logger: Any) -> None:
@@ -95,7 +71,7 @@ class RobustValidation(StartNetwork):
             for name, net in trained.items():
                 setattr(self, name, net)
         self.start_net.eval()  # BasicSR puts a tested network into training mode
-        if self.opt['train'].get('target') != 'pretrained':
+        if self.options.train.target != 'pretrained':
             self._start_net = None  # no longer needed
 
     def _validate(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool) -> None:
@@ -107,10 +83,10 @@ class RobustValidation(StartNetwork):
         self._validated = len(mine)
         # A process without images takes one that does not count, since BasicSR's loop needs one.
         share: Any = Subset(dataset, mine or [0])
-        panel_freq = self._val.get('panel_freq')
+        panel_freq, attack = self.options.val.panel_freq, self.options.val.attack
         wanted = panel_freq and (not self.opt['is_train'] or current_iter % panel_freq == 0)
         self._panel = {} if wanted and rank == 0 else None
-        passes = [False, True] if self._val.get('attack') is not None else [False]
+        passes = [False, True] if attack is not None else [False]
         for attacked in passes:
             self._attack_of_validation = self._build_attack() if attacked else None
             self._measured = {}
@@ -118,7 +94,7 @@ class RobustValidation(StartNetwork):
                 del self.gt  # of the training; the validation images may have none
             share.opt = {**dataset.opt, 'name': f'{name}_attacked' if attacked else name}
             loader = DataLoader(share, batch_size=1, num_workers=0)
-            seed = (self._val.get('attack') or {}).get('seed') or 0
+            seed = (attack.seed if attack is not None else None) or 0
             self._seeds = iter([seed + index for index in mine or [0]])
             with self._quiet(rank), self._metrics_of_basicsr():
                 self.nondist_validation(
@@ -128,9 +104,6 @@ class RobustValidation(StartNetwork):
         if self._panel:
             self._write_panel(name, self._panel, current_iter, tb_logger)
         self._panel = None
-
-    def _build_attack(self) -> Attack:
-        return build_attack(dict(self._val['attack']), lambda source: load_network(source).to(self.device))
 
     @contextlib.contextmanager
     def _quiet(self, rank: int) -> Iterator[None]:
@@ -143,12 +116,6 @@ class RobustValidation(StartNetwork):
         finally:
             if rank:
                 self.opt['val']['pbar'] = pbar
-
-    @property
-    def _attack_metrics(self) -> dict[str, Mapping[str, Any]]:
-        """Metrics that compare clean and attacked images, for which BasicSR passes no inputs."""
-        metrics = {**(self._val.get('metrics') or {}), **self._hidden}
-        return {name: metric for name, metric in metrics.items() if not set(needs(metric)) <= {'img', 'img2'}}
 
     @contextlib.contextmanager
     def _metrics_of_basicsr(self) -> Iterator[None]:
@@ -163,98 +130,6 @@ class RobustValidation(StartNetwork):
             self._hidden = {}
             if others:
                 self.opt['val']['metrics'] = metrics
-
-    def test(self) -> None:
-        """Upscale ``lq`` into ``output``, in tiles if ``val: tile`` is set; in an attacked validation, attack it first.
-
-        Masks are seeded by the attack's seed and the number of the image: redrawing them adds more noise than hundreds
-        of iterations of training change. The attack does not know the masks.
-        """
-        seed = next(self._seeds, None)
-        if seed is not None:
-            torch.manual_seed(seed)
-        self._upscale()
-        attack = self._attack_of_validation
-        if attack is None:
-            self._remember('input', self.lq)
-            self._remember('output', self.output)
-            return
-        clean, lq_clean = self.output, self.lq
-        self.lq = self._attacked(attack, self.lq, clean)
-        self._upscale()
-        self._measure(clean, lq_clean)
-        self._remember('attacked input', self.lq)
-        self._remember('attacked output', self.output)
-
-    def _measure(self, clean: torch.Tensor, lq_clean: torch.Tensor) -> None:
-        """Compute the stability and the other metrics of the attacked image."""
-        border = next((m['crop_border'] for m in (self._val.get('metrics') or {}).values() if 'crop_border' in m), 0)
-        images = {
-            'img': tensor2img(self.output),
-            'img_clean': tensor2img(clean),
-            'lq': tensor2img(self.lq),
-            'lq_clean': tensor2img(lq_clean),
-        }
-        if hasattr(self, 'gt'):
-            images['img2'] = tensor2img(self.gt)
-        stability = {'type': 'calculate_stability', 'crop_border': border}
-        for name, metric in {'stability': stability, **self._attack_metrics}.items():
-            self._measured.setdefault(name, []).append(calculate(metric, images))
-
-    def _upscale(self) -> None:
-        if not self._val.get('tile'):
-            super().test()
-            return
-        net = self._tested_net
-        training = net.training
-        net.eval()
-        with torch.no_grad():
-            self.output = upscale(self._for_any_size(net), self.lq, **self._tiles)
-        net.train(training and not hasattr(self, 'net_g_ema'))
-
-    @property
-    def _tiles(self) -> dict[str, int]:
-        return {'tile': self._val['tile'], 'overlap': self._val.get('tile_overlap', OVERLAP)}
-
-    @property
-    def _tested_net(self) -> nn.Module:
-        return self.net_g_ema if hasattr(self, 'net_g_ema') else self.get_bare_model(self.net_g)
-
-    def _attacked(self, attack: Attack, lq: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Attack images ``lq``; ``clean`` is the output for them."""
-        net = self._tested_net
-        if attack.objective.needs_ground_truth and not hasattr(self, 'gt'):
-            raise OptionsError(
-                f'val.attack.objective: {self._val["attack"]["objective"]} needs a ground truth, which '
-                'this data set does not have; write stability'
-            )
-        if self._val.get('tile') and attack.tile is None and attack.memory is None and 'tile' in attack.parameters():
-            attack = attack.but(**self._tiles)
-        training = net.training
-        net.eval()
-        try:
-            target = self.gt if attack.objective.needs_ground_truth else clean
-            return attack(self._for_any_size(net), lq, target)
-        finally:
-            net.train(training)
-
-    def _for_any_size(self, net: nn.Module) -> nn.Module:
-        window = self.opt['network_g'].get('window_size')
-        return net if window is None else Padded(net, window)
-
-    def _remember(self, what: str, images: torch.Tensor) -> None:
-        """Keep the first image of a validation for the panel."""
-        if self._panel is not None:
-            self._panel.setdefault(what, images[:1].detach().float().cpu().clamp(0, 1))
-
-    def _write_panel(self, name: str, panel: Mapping[str, torch.Tensor], current_iter: Any, tb_logger: Any) -> None:
-        """Write the images of the panel as one."""
-        size = panel['output'].shape[-2:]
-        images = [F.interpolate(image, size=size, mode='nearest') for image in panel.values()]
-        grid = make_grid(torch.cat(images), nrow=2, padding=4, pad_value=1)
-        imwrite(tensor2img(grid), osp.join(self.opt['path']['visualization'], 'panel', f'{name}_{current_iter}.png'))
-        if tb_logger:
-            tb_logger.add_image(f'panel/{name}', grid, current_iter)
 
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
         """As BasicSR does, after the mean over this process's images is replaced by that over all."""
@@ -292,7 +167,7 @@ class RobustValidation(StartNetwork):
 
     def _guard(self, current_iter: int, dataset_name: str) -> None:
         """Warn if the clean PSNR has dropped by more than ``val: guard`` since the start of the training."""
-        metrics, limit = self._val['metrics'], self._val.get('guard')
+        metrics, limit = self._val['metrics'], self.options.val.guard
         metric = next((name for name, metric in metrics.items() if metric['type'] == 'calculate_psnr'), None)
         psnr = None if metric is None else float(self.metric_results[metric])  # training states hold no NumPy types
         if current_iter == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -10,16 +11,22 @@ from basicsr.archs import build_network
 from torch import nn
 
 from rsr_basicsr.checkpoints import WholeCheckpoints
+from rsr_basicsr.options.blocks import TrainerOptions, typed_options
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.random_streams import random_streams_kept
 
 
 class StartNetwork(WholeCheckpoints):
-    """Mixin for a BasicSR model class: loads the weights that the training started from, when they are needed."""
+    """Mixin for a BasicSR model class: reads our options, and keeps the weights that the training started from."""
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self._start_net: nn.Module | None = None
         super().__init__(opt)
+
+    @functools.cached_property
+    def options(self) -> TrainerOptions:
+        """Our blocks of the options; ``opt`` has those of BasicSR."""
+        return typed_options(self.opt)
 
     @property
     def start_net(self) -> nn.Module:
@@ -29,7 +36,7 @@ class StartNetwork(WholeCheckpoints):
             OptionsError: the options do not say which weights that were.
         """
         if self._start_net is None:
-            start = self.opt['train'].get('start')
+            start = self.opt['train'].get('start')  # written by the check; no key of an options file
             if start is None:
                 raise OptionsError('train.target: pretrained needs options that were checked; start by rsr train')
             with random_streams_kept():  # so that the training draws the same numbers in any case

@@ -216,8 +216,12 @@ class InnerAttackOptions(AnyAttackOptions):
     )
 
 
+#: Keys of ``attack:`` that belong to the training, not to the attack
+SCHEDULE = ('mode', 'share', 'attacked_target', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')
+
+
 class AttackOptions(InnerAttackOptions):
-    """``attack:`` at the top level."""
+    """``attack:`` at the top level: an attack, and when it is used in the training."""
 
     type: Annotated[str, OneOf(ATTACKS.keys())] = key(_TYPE, ...)
     eps: EpsRange = key(
@@ -258,6 +262,18 @@ class AttackOptions(InnerAttackOptions):
         '`random_start: 0`',
         'own',
     )
+
+    @property
+    def eps_range(self) -> tuple[float, float]:
+        """The smallest and the largest radius of a sample, in 1/255."""
+        low, high = self.eps if isinstance(self.eps, list) else (self.eps, self.eps)
+        return low, high
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What builds the attack, with the largest radius."""
+        block = {name: value for name, value in self.plain().items() if name not in SCHEDULE}
+        return {**block, 'eps': self.eps_range[1]}
 
 
 class MeasuredAttackOptions(InnerAttackOptions):

@@ -196,23 +196,29 @@ class NetworkOptions(OpenBlock):
     defense: DefenseOptions | None = key('the defence of a Defended network')
 
 
+class TrainerOptions(OpenBlock):
+    """What our model classes read of the options of a training or a test."""
+
+    attack: AttackOptions | None = key('attack augmentation of a training')
+    network_g: NetworkOptions = key('the network', NetworkOptions)
+    train: TrainOptions = key('the training', TrainOptions)
+    val: ValOptions = key('the validation', ValOptions)
+
+
 class RunTrainOptions(TrainOptions, ClassifierTrainOptions):
     """Our keys of ``train:``, of any model."""
 
 
-class RunOptions(OpenBlock):
-    """Our blocks of the options file of a training or a test."""
+class RunOptions(TrainerOptions):
+    """Our blocks of the options file of a training or a test, of any model."""
 
-    attack: AttackOptions | None = key('attack augmentation of a training')
-    network_g: NetworkOptions = key('the network', NetworkOptions)
     train: RunTrainOptions = key('the training', RunTrainOptions)
-    val: ValOptions = key('the validation', ValOptions)
 
 
-def typed_options(opt: Mapping[str, Any]) -> RunOptions:
+def typed_options(opt: Mapping[str, Any]) -> TrainerOptions:
     """Our blocks of checked options as objects: ``typed_options(opt).train.target``.
 
     Args:
         opt: options that :func:`rsr_basicsr.check.check_options` has checked; they stay as they are.
     """
-    return typed(RunOptions, opt)
+    return typed(TrainerOptions, opt)

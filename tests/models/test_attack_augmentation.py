@@ -10,7 +10,7 @@ from rsr_basicsr.models import DefendedSRModel
 
 
 def test_paired_appends_the_attacked_images(model):
-    model.attack_mode = 'paired'
+    model.schedule.mode = 'paired'
     lq, gt = model.lq.clone(), model.gt.clone()
     labels, decision = next(model.attacked_batches(1))
     assert labels.tolist() == decision.tolist() == [False] * 4 + [True] * 4
@@ -21,7 +21,7 @@ def test_paired_appends_the_attacked_images(model):
 
 
 def test_mixed_replaces_a_share(model):
-    model.attack_mode, model.attack_share = 'mixed', 0.5
+    model.schedule.mode, model.schedule.share = 'mixed', 0.5
     lq = model.lq.clone()
     ((labels, decision),) = model.attacked_batches(1)
     assert model.lq.shape == lq.shape and labels.sum() == 2 and torch.equal(decision, labels)
@@ -29,7 +29,7 @@ def test_mixed_replaces_a_share(model):
 
 
 def test_mixed_keeps_its_share_in_small_batches(model):
-    model.attack_mode, model.attack_share = 'mixed', 0.5
+    model.schedule.mode, model.schedule.share = 'mixed', 0.5
     lq, gt = model.lq[:1], model.gt[:1]
     seen = []
     for _ in range(40):
@@ -40,7 +40,7 @@ def test_mixed_keeps_its_share_in_small_batches(model):
 
 
 def test_alternating_attacks_after_the_clean_step(model, monkeypatch):
-    model.attack_mode = 'alternating'
+    model.schedule.mode = 'alternating'
     lq, weights = model.lq.clone(), model.net_g.body[0].weight.detach().clone()
     seen = []
 
@@ -68,7 +68,7 @@ def test_alternating_attacks_after_the_clean_step(model, monkeypatch):
 @pytest.mark.parametrize('mode', ['paired', 'mixed', 'alternating'])
 def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
     # Tensors of the device meta have no values: anything that the host would wait for is an error.
-    model.attack_mode = mode
+    model.schedule.mode = mode
     for name in ('net_g', 'net_g_ema'):
         setattr(model, name, getattr(model, name).to('meta'))
     model.optimizers.clear()
@@ -85,7 +85,7 @@ def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
 
 
 def test_warmup_and_every(model):
-    model.attack_warmup, model.attack_every, model.eps_range = 4, 2, (8, 8)
+    model.schedule.warmup, model.schedule.every, model.schedule.eps = 4, 2, 8
     model.attack.quantize, batch = 'none', (model.lq, model.gt)
     for iteration, eps in ((1, None), (2, 4), (3, None), (4, 8), (6, 8)):
         model.lq, model.gt = batch
@@ -95,14 +95,14 @@ def test_warmup_and_every(model):
         if eps:
             change = (
                 (model.lq[batch[0].shape[0] :] - batch[0]).abs().amax() * 255
-                if model.attack_mode == 'paired'
+                if model.schedule.mode == 'paired'
                 else (model.lq - batch[0]).abs().amax() * 255
             )
             assert eps * 0.99 < change < eps * 1.01
 
 
 def test_share_of_the_attacked_images_is_masked(model):
-    model.attack_mode, model.attack_masked = 'paired', 0.5
+    model.schedule.mode, model.schedule.masked = 'paired', 0.5
     seen = []
     decide = model.net_g.defense.decide
     model.net_g.defense.decide = lambda x: [seen.append(decide(x)), seen[-1]][1]
@@ -110,14 +110,14 @@ def test_share_of_the_attacked_images_is_masked(model):
     assert labels.sum() == 4 and decision.sum() == 2 and not (decision & ~labels).any()
     # The attack used the gate decision that the training step uses.
     assert seen and all(torch.equal(each, decision[4:]) for each in seen)
-    model.attack_masked = 0
+    model.schedule.masked = 0
     model.lq, model.gt = model.lq[:4], model.gt[:4]
     labels, decision = next(model.attacked_batches(1))
     assert labels.sum() == 4 and not decision.any()
 
 
 def test_warm_start(model, monkeypatch):
-    model.attack_mode, model.warm_start, batch = 'paired', True, (model.lq, model.gt)
+    model.schedule.mode, model.schedule.warm_start, batch = 'paired', True, (model.lq, model.gt)
     starts = []
     perturb = model.attack.perturb
     monkeypatch.setattr(
@@ -137,7 +137,7 @@ def test_warm_start(model, monkeypatch):
 
 
 def test_attack_raises_the_loss_and_keeps_gradients(model):
-    model.attack_mode = 'paired'
+    model.schedule.mode = 'paired'
     ((labels, _),) = model.attacked_batches(1)
     assert all(p.grad is None for p in model.net_g.parameters())
     with torch.no_grad(), model.net_g.defense.forced(False):

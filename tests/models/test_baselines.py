@@ -20,7 +20,7 @@ GREY = torch.full((2, 3, 96, 96), 0.5)
 @pytest.fixture
 def consistent(model):
     """A model that trains attacked samples for consistency."""
-    model.trains_consistency = True
+    model.schedule.attacked_target = 'clean_output'
     return model
 
 
@@ -30,7 +30,7 @@ def clean_output(model, lq):
 
 
 def test_consistency_in_pairs(consistent):
-    consistent.attack_mode = 'paired'
+    consistent.schedule.mode = 'paired'
     lq, gt = consistent.lq.clone(), consistent.gt.clone()
     expected = clean_output(consistent, lq)
     next(consistent.attacked_batches(1))
@@ -40,14 +40,14 @@ def test_consistency_in_pairs(consistent):
 
 
 def test_consistency_of_a_share(consistent):
-    consistent.attack_mode, consistent.attack_share = 'mixed', 0.5
+    consistent.schedule.mode, consistent.schedule.share = 'mixed', 0.5
     gt, expected = consistent.gt.clone(), clean_output(consistent, consistent.lq)
     ((labels, _),) = consistent.attacked_batches(1)
     torch.testing.assert_close(consistent.gt, torch.where(labels.view(-1, 1, 1, 1), expected, gt))
 
 
 def test_consistency_after_the_clean_step(consistent):
-    consistent.attack_mode = 'alternating'
+    consistent.schedule.mode = 'alternating'
     lq, gt = consistent.lq.clone(), consistent.gt.clone()
     batches = consistent.attacked_batches(1)
     next(batches)

@@ -100,7 +100,7 @@ def test_moving_average_uses_the_same_gate_and_classifier(model):
     assert ema.points == model.net_g.points and ema.defense.gate == model.net_g.defense.gate
     before = {name: p.clone() for name, p in ema.named_parameters()}
     trained = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
-    model.attack_mode = 'mixed'
+    model.schedule.mode = 'mixed'
     model.optimize_parameters(1)
     model.optimize_parameters(2)
     moved = {name for name, p in ema.named_parameters() if not torch.equal(p, before[name])}
