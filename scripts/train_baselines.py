@@ -3,14 +3,17 @@
     python scripts/train_baselines.py realesr-general-x4v3 PHOTOS -o baselines --jobs 2
 
 The photos are reduced by antialiased bicubic interpolation. Weights are fetched unless --weights names a file. A
-training that was interrupted continues, one that has ended is skipped. The weights are
+training that was interrupted continues, one that has ended after as many iterations is skipped. The weights are
 OUT/experiments/NAME/models/net_g_latest.pth.
 """
 
 from __future__ import annotations
 
+import rsr_basicsr  # isort: skip  (it makes ``import basicsr`` possible on new torchvision)
+
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +23,6 @@ from pathlib import Path
 import cv2
 from basicsr.utils import tensor2img
 
-import rsr_basicsr  # noqa: F401  registers the data sets
 from rsr_basicsr.data.reduced_image_dataset import ReducedImageDataset
 from rsr_basicsr.options.shipped import options_folder
 from rsr_basicsr.utils.errors import RSRError
@@ -29,6 +31,7 @@ from rsr_basicsr.weights.official import WEIGHTS, fetch
 SCALE = 4
 OPTIONS = options_folder() / 'baselines'
 SUFFIX = '_general_x4v3'
+ITERATION = re.compile(rb'iter: *([\d,]+), .*l_pix: (\S+)')  # of a line of BasicSR's log
 
 
 def main() -> int:
@@ -62,7 +65,9 @@ def main() -> int:
     ]
     experiment = args.network + (f'_seed{args.seed}' if args.seed else '')
     with ThreadPoolExecutor(args.jobs) as pool:
-        failed = list(pool.map(lambda name: train(name, f'{name}_{experiment}', out, overrides), args.only))
+        failed = list(
+            pool.map(lambda name: train(name, f'{name}_{experiment}', out, args.iterations, overrides), args.only)
+        )
     return int(any(failed))
 
 
@@ -84,23 +89,42 @@ def write_pairs(photos: Path, folder: Path) -> Path:
     return folder
 
 
-def train(name: str, experiment: str, out: Path, overrides: list[str]) -> int:
-    """Run or continue one training, and return its exit code."""
-    if (out / 'experiments' / experiment / 'models' / 'net_g_latest.pth').is_file():
+def train(name: str, experiment: str, out: Path, iterations: int, overrides: list[str]) -> int:
+    """Run or continue one training, show its progress, and return its exit code."""
+    finished = out / 'experiments' / experiment / 'iterations.txt'  # written when the training has ended
+    if finished.is_file() and finished.read_text() == str(iterations):
         print(f'{experiment}: there already', flush=True)
         return 0
     log = out / f'{experiment}.log'
     command = [sys.executable, '-m', 'rsr_basicsr.train', '-opt', str(OPTIONS / f'{name}{SUFFIX}.yml'), '--auto_resume']
-    with open(log, 'ab') as file:
-        code = subprocess.run(
+    # The folder of this package first: the training runs elsewhere, where a relative PYTHONPATH means another one.
+    package = str(Path(rsr_basicsr.__file__).resolve().parents[1])
+    paths = os.pathsep.join(filter(None, (package, os.environ.get('PYTHONPATH'))))
+    with (
+        open(log, 'ab') as file,
+        subprocess.Popen(
             [*command, '--force_yml', f'name={experiment}', *overrides],
             cwd=out,
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
-            stdout=file,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': paths},
+            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-        ).returncode
-    print(f'{experiment}: {"done" if code == 0 else f"exit code {code}, see {log}"}', flush=True)
-    return code
+        ) as process,
+    ):
+        for line in process.stdout or ():
+            file.write(line)
+            shown = ITERATION.search(line)
+            if shown:
+                print(
+                    f'{experiment}: {int(shown[1].replace(b",", b""))} of {iterations}, loss {float(shown[2]):.4f}',
+                    flush=True,
+                )
+    if process.returncode == 0:
+        finished.write_text(str(iterations))
+    print(
+        f'{experiment}: {"done" if process.returncode == 0 else f"exit code {process.returncode}, see {log}"}',
+        flush=True,
+    )
+    return process.returncode
 
 
 if __name__ == '__main__':

@@ -1,5 +1,7 @@
 """The baselines of docs/benchmark.md as trainings: what they train on, and their options files."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,14 @@ def test_files_differ_in_their_blocks_only(path):
         attack = parse_block(options['attack'], AttackOptions, 'attack')
         own = ('mode', 'share', 'attacked_target', 'masked', 'every', 'warmup', 'warm_start', 'first_gradient')
         build_attack({**{key: value for key, value in attack.items() if key not in own}, 'eps': 8})
+
+
+def test_script_starts_in_a_fresh_process(tmp_path):
+    script = Path(__file__).parents[2] / 'scripts' / 'train_baselines.py'
+    command = [sys.executable, str(script), '--help']
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert shown.returncode == 0, shown.stderr
+    assert all(path.stem.removesuffix('_general_x4v3') in shown.stdout for path in FILES)
 
 
 def test_six_files():
