@@ -102,3 +102,24 @@ def test_warm_start_is_for_attacks_that_have_a_start(opt):
     opt['attack'] = {'type': 'Square', 'eps': 8, 'queries': 3, 'warm_start': True}
     with pytest.raises(OptionsError, match='attack.warm_start: Square has a start of its own'):
         check_options(opt)
+
+
+CONSISTENT = {'type': 'PGD', 'eps': 8, 'steps': 2, 'attacked_target': 'clean_output'}
+
+
+def test_consistency_passes_with_a_pixel_loss(opt):
+    opt['attack'] = {**CONSISTENT, 'objective': 'stability'}
+    check_options(opt)
+
+
+def test_no_consistency_before_a_discriminator(opt):
+    opt['attack'] = {**CONSISTENT, 'objective': 'stability'}
+    opt['model_type'] = 'DefendedESRGANModel'
+    with pytest.raises(OptionsError, match='clean_output: the discriminator of DefendedESRGANModel .* write ground_'):
+        check_options(opt)
+
+
+def test_no_consistency_under_the_training_loss(opt):
+    opt['attack'] = {**CONSISTENT, 'objective': 'training_loss'}
+    with pytest.raises(OptionsError, match='^attack.attacked_target: clean_output: .* write objective: stability$'):
+        check_options(opt)

@@ -41,6 +41,20 @@ def test_checked_options_are_there_as_objects(opt):
     assert options.attack.plain() == opt['attack']
 
 
+def test_attack_is_built_without_its_schedule(opt):
+    opt['attack'] = {'type': 'PGD', 'eps': [2, 8], 'steps': 3, 'mode': 'mixed', 'share': 0.25, 'warm_start': True}
+    check_options(opt)
+    attack = typed_options(opt).attack
+    assert attack.arguments == dict(type='PGD', eps=8, steps=3, objective='ground_truth_l1', quantize='nearest')
+    assert attack.eps_range == (2, 8) and (attack.mode, attack.share, attack.masked) == ('mixed', 0.25, 1)
+
+
+def test_keys_of_other_models_do_not_stop_a_training(opt):
+    check_options(opt)
+    opt['train']['calibration'] = 'of the classifier'
+    assert typed_options(opt).train.target == 'ground_truth'
+
+
 def test_a_plain_file_needs_two_blocks_and_two_names_only(opt):
     del opt['train']['optim_classifier'], opt['train']['classifier_opt']
     opt['network_g'] = {k: v for k, v in opt['network_g'].items() if k != 'defense'}
