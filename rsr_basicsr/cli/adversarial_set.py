@@ -6,6 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
+from rsr_basicsr.cli.parser import add_import
 from rsr_basicsr.data.adversarial_set import write_adversarial_set
 from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
 from rsr_basicsr.options.loading import load_options
@@ -25,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='number of worker processes (default: one per core; 0: this process only); does not change the data set',
     )
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own architectures',
-    )
+    add_import(parser, 'architectures')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from rsr_basicsr.benchmark.report.tables import as_text
 from rsr_basicsr.benchmark.report.verdict import verdict
 from rsr_basicsr.benchmark.report.warnings import warnings
 from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
+from rsr_basicsr.cli.parser import add_force_yml, add_import
 from rsr_basicsr.options.loading import load_options, override
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
@@ -43,17 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help='folder of the results, where a killed run continues (default: benchmark/NAME)',
     )
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own networks, defences, attacks or metrics',
-    )
-    parser.add_argument(
-        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example datasets:BSD100:num_images=3'
-    )
+    add_import(parser, 'networks, defences, attacks or metrics')
+    add_force_yml(parser, 'datasets:BSD100:num_images=3')
     parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='job launcher')
     parser.epilog = f'Exit code: 0 if all cells were measured, {EXIT_FAILED_CELLS} if some failed.'
 

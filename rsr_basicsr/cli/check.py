@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from rsr_basicsr.check.survey import survey
+from rsr_basicsr.cli.parser import add_force_yml, add_import
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 
@@ -18,17 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'file', nargs='?', metavar='FILE', help='options file of a training, a test, a benchmark or an adversarial set'
     )
     parser.add_argument('-opt', metavar='FILE', help='the same, as an option like in other commands')
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own architectures, data sets, losses or metrics',
-    )
-    parser.add_argument(
-        '--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help='for example train:total_iter=1000'
-    )
+    add_import(parser, 'architectures, data sets, losses or metrics')
+    add_force_yml(parser, 'train:total_iter=1000')
     parser.add_argument(
         '--decode',
         type=int,

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from rsr_basicsr.cli.parser import add_import
 from rsr_basicsr.defend_file.options_file import defend_file, difference, write_defended
 from rsr_basicsr.defend_file.presets import DEFAULT_PRESET, PRESETS
 from rsr_basicsr.pipeline import import_plugins
@@ -25,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'strength and cost of the training, see docs/options.md (default: {DEFAULT_PRESET})',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace OUT.yml if it exists')
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own defended architectures',
-    )
+    add_import(parser, 'defended architectures')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from rsr_basicsr.archs.defense import GATES
+from rsr_basicsr.cli.parser import add_import, add_network_options
 from rsr_basicsr.export import Outputs, export
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.pipeline import import_plugins
@@ -17,12 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'network', metavar='NAME_OR_FILE', help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are downloaded'
     )
-    parser.add_argument(
-        '-opt',
-        metavar='FILE',
-        help='options file whose network_g has these weights; without it '
-        'RRDBNet and SRVGGNetCompact are recognised by their weights',
-    )
+    add_network_options(parser)
     parser.add_argument(
         '--backbone',
         type=Path,
@@ -46,14 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='store the masks of this seed in the file, for one --size (default: new masks in every run)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace existing files')
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own architectures',
-    )
+    add_import(parser, 'architectures')
     parser.epilog = 'Every file is verified against the network before it is written; see docs/export.md.'
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.cli.parser import add_import
 from rsr_basicsr.options.loading import read_network
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
@@ -21,14 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=('HEIGHT', 'WIDTH'),
         help='size of the image in pixels (default: 64 64)',
     )
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own architectures',
-    )
+    add_import(parser, 'architectures')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -45,3 +45,35 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, f'{value!r} is not a choice; {did_you_mean(value, action.choices)}')
+
+
+def add_import(parser: argparse.ArgumentParser, what: str) -> None:
+    """Declare ``--import``, read as ``args.imports``.
+
+    Args:
+        parser: the parser of a command.
+        what: what the modules may register, for its help: ``architectures``.
+    """
+    parser.add_argument(
+        '--import',
+        dest='imports',
+        action='append',
+        default=[],
+        metavar='MODULE',
+        help=f'module that registers your own {what}',
+    )
+
+
+def add_force_yml(parser: argparse.ArgumentParser, example: str) -> None:
+    """Declare BasicSR's ``--force_yml``, with an example for its help."""
+    parser.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE', help=f'for example {example}')
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """Declare ``-opt`` of the commands that take a weight file."""
+    parser.add_argument(
+        '-opt',
+        metavar='FILE',
+        help='options file whose network_g has these weights; without it '
+        'RRDBNet and SRVGGNetCompact are recognised by their weights',
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rsr_basicsr.archs.defense import GATES
+from rsr_basicsr.cli.parser import add_import, add_network_options
 from rsr_basicsr.inference.batch import Naming, Result, find_files, upscale_files, write_report
 from rsr_basicsr.inference.image_io import FORMATS
 from rsr_basicsr.inference.recognition import open_network
@@ -31,12 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME_OR_FILE',
         help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are downloaded',
     )
-    parser.add_argument(
-        '-opt',
-        metavar='FILE',
-        help='options file whose network_g has these weights; without it '
-        'RRDBNet and SRVGGNetCompact are recognised by their weights',
-    )
+    add_network_options(parser)
     parser.add_argument(
         '-o',
         '--output',
@@ -89,14 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='cuda, cuda:1 or cpu (default: a GPU if available)')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write all verdicts to a JSON file')
     parser.add_argument('--overwrite', action='store_true', help='replace existing results')
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own architectures',
-    )
+    add_import(parser, 'architectures')
     parser.epilog = (
         f'Exit code: 0 if all images were upscaled or exist already, {EXIT_FAILED_IMAGES} if some could not be.'
     )
