@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+from rsr_basicsr.cli.parser import add_import, add_network_options
 from rsr_basicsr.cli.upscale import EXIT_FAILED_IMAGES
 from rsr_basicsr.inference.batch import find_files
 from rsr_basicsr.inference.recognition import open_network
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are downloaded',
     )
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='images, or folders of images, as they come')
-    parser.add_argument('-opt', metavar='FILE', help='options file whose network_g has these weights')
+    add_network_options(parser)
     parser.add_argument(
         '-o',
         '--output',
@@ -64,14 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0, help='seed of the attacks (default: 0)')
     parser.add_argument('--device', default='auto', help='cuda, cuda:1 or cpu (default: a GPU if available)')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing page')
-    parser.add_argument(
-        '--import',
-        dest='imports',
-        action='append',
-        default=[],
-        metavar='MODULE',
-        help='module that registers your own architectures',
-    )
+    add_import(parser, 'architectures')
     parser.epilog = f'Exit code: 0; {EXIT_FAILED_IMAGES} if some images could not be read or measured.'
 
 
