@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from basicsr.utils import tensor2img
 
 from rsr_basicsr.benchmark.report.columns import number_column, table, text_column
 from rsr_basicsr.benchmark.report.gallery import embedded
+from rsr_basicsr.benchmark.report.page import page_templates
 from rsr_basicsr.stability.maps import heat_map, scale_bar, smoothed, top_of_scale
 from rsr_basicsr.stability.measure import BORDER, MASK_SEEDS
 from rsr_basicsr.stability.result import MeasuredCrop, StabilityResult
@@ -47,7 +46,7 @@ def render(result: StabilityResult) -> str:
     }
     tops = {eps: top_of_scale(of_eps) for eps, of_eps in maps.items()}
     return (
-        _environment()
+        page_templates('stability/templates')
         .get_template('stability.html')
         .render(
             network=result.network,
@@ -144,19 +143,3 @@ def _protocol(result: StabilityResult) -> dict[str, str]:
         'Randomness': f'seed {settings["seed"]}'
         + (f'; outputs under the mask seeds {", ".join(map(str, MASK_SEEDS))}' if facts['random'] else ''),
     }
-
-
-@functools.cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [
-                jinja2.PackageLoader('rsr_basicsr', 'stability/templates'),
-                jinja2.PackageLoader('rsr_basicsr', 'benchmark/report/templates'),  # style and macros
-            ]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )

@@ -84,7 +84,7 @@ def render(results: Results, folder: Path, **words: Any) -> str:
     """The page as HTML; arguments as for :func:`write_report`."""
     rows = results.rows()
     return (
-        _environment()
+        page_templates()
         .get_template('report.html')
         .render(
             **words,
@@ -283,9 +283,12 @@ def _external(card: Mapping[str, Any]) -> dict[str, str]:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def page_templates(*folders: str) -> jinja2.Environment:
+    """The templates of these folders of the package, and those of the report: its style and macros."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader('rsr_basicsr', 'benchmark/report/templates'),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader('rsr_basicsr', folder) for folder in (*folders, 'benchmark/report/templates')]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
