@@ -13,14 +13,13 @@ from torch import distributed as dist
 from torch import nn
 
 from rsr_basicsr.benchmark.images import BenchmarkImage
-from rsr_basicsr.benchmark.matrix import Matrix, seeded
+from rsr_basicsr.benchmark.matrix import Matrix
 from rsr_basicsr.benchmark.measure import finite
 from rsr_basicsr.benchmark.names import NO_DEFENSE
 from rsr_basicsr.benchmark.plane_options import is_interpolation, with_blends
 from rsr_basicsr.benchmark.run import is_first, prepared_device
 from rsr_basicsr.defenses import Blend
 from rsr_basicsr.metrics.inputs import calculate
-from rsr_basicsr.ops.tiled import upscale
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.progress import progress_bar
 
@@ -196,11 +195,7 @@ class CleanBlends:
     def _outputs(self, net: nn.Module, lq: torch.Tensor) -> list[torch.Tensor]:
         """Clean outputs, one per mask seed; one of a network that does not draw."""
         seeds = self.options['mask_seeds'] if self.matrix.draws_at_random(net) else self.options['mask_seeds'][:1]
-        outputs = []
-        for seed in seeds:
-            with seeded(seed, 0, self.matrix.device), torch.no_grad():
-                outputs.append(upscale(net, lq, tile=self.options.get('tile'), overlap=self.options['tile_overlap']))
-        return outputs
+        return list(self.matrix.outputs(net, lq, seeds))
 
 
 class _Known(nn.Module):

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import os.path as osp
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from rsr_basicsr.benchmark.images import BenchmarkImage, open_dataset
 from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE
 from rsr_basicsr.benchmark.options import applicable, decides, detector_has_gradient
 from rsr_basicsr.defenses import build_defense
-from rsr_basicsr.ops.tiled import Padded, defenses
+from rsr_basicsr.ops.tiled import OVERLAP, Padded, defenses, upscale
 from rsr_basicsr.weights.state_dict import build_quietly, digest, file_sha256, load_network
 
 # Version of the keys and of the meaning of the options in them; since 3 the step size of PGD decreases.
@@ -93,6 +93,10 @@ class Matrix:
                 net = build_defense(self.options['defenses'][defense], net)
             self._deployed[name, defense] = net.to(self.device).eval()
         return self._deployed[name, defense]
+
+    def outputs(self, net: nn.Module, lq: torch.Tensor, seeds: Sequence[int]) -> Iterator[torch.Tensor]:
+        """As :func:`upscaled_under`, in the tiles of the options."""
+        return upscaled_under(net, lq, seeds, self.options.get('tile'), self.options['tile_overlap'])
 
     def read(self, image: BenchmarkImage) -> dict[str, torch.Tensor]:
         """``lq`` and, if available, ``gt``, each (1, 3, H, W) in [0, 1], on the device."""
@@ -243,13 +247,8 @@ def is_random(net: nn.Module, device: torch.device) -> bool:
         gates: list[Any] = defenses(net) if decides(net) else []
         for defense in gates:
             stack.enter_context(defense.forced(True))
-        first, *others = (_output(net, x, seed) for seed in range(_TRIALS))
+        first, *others = upscaled_under(net, x, range(_TRIALS))
     return not all(torch.equal(first, other) for other in others)
-
-
-def _output(net: nn.Module, x: torch.Tensor, seed: int) -> torch.Tensor:
-    with seeded(seed, 0, x.device):
-        return net(x)
 
 
 def _built(options: Mapping[str, Any], seed: int) -> nn.Module:
@@ -258,6 +257,23 @@ def _built(options: Mapping[str, Any], seed: int) -> nn.Module:
         return load_network(options)
     with seeded(seed, 0, torch.device('cpu')):
         return build_quietly(_without(options, 'weights')).eval()
+
+
+def upscaled_under(
+    net: nn.Module, lq: torch.Tensor, seeds: Sequence[int], tile: int | None = None, overlap: int = OVERLAP
+) -> Iterator[torch.Tensor]:
+    """Yield the outputs of a network for images (B, 3, H, W) on its device, one per mask seed, without a gradient.
+
+    Args:
+        net: the network.
+        lq: the images.
+        seeds: seeds of the network's own randomness.
+        tile, overlap: as of :func:`rsr_basicsr.ops.tiled.upscale`.
+    """
+    for seed in seeds:
+        with seeded(seed, 0, lq.device), torch.no_grad():
+            output = upscale(net, lq, tile=tile, overlap=overlap)
+        yield output
 
 
 @contextlib.contextmanager

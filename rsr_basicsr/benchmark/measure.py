@@ -23,12 +23,10 @@ from rsr_basicsr.attacks.alarms import zero_gradient
 from rsr_basicsr.attacks.objectives import Objective
 from rsr_basicsr.attacks.problem import gate_set
 from rsr_basicsr.benchmark.matrix import GATE_SETTINGS, Cell, Matrix, seeded
-from rsr_basicsr.benchmark.names import CLEAN
+from rsr_basicsr.benchmark.names import CLEAN, STABILITY
 from rsr_basicsr.benchmark.options import decides
 from rsr_basicsr.benchmark.record import Record, Recorder
 from rsr_basicsr.metrics.inputs import calculate
-from rsr_basicsr.metrics.stability_metric import calculate_stability
-from rsr_basicsr.ops.tiled import upscale
 from rsr_basicsr.utils.errors import in_one_line
 
 #: Side of the central window of an input that the gallery keeps, in pixels
@@ -162,15 +160,14 @@ class Bench:
         for gate in ('always', 'never'):
             with gate_set(net, gate):
                 outputs.append(self._outputs(net, lq))
-        return round(fmean(min(calculate_stability(*pair, crop_border=0), 100.0) for pair in zip(*outputs)), 4)
+        metric = self.options['metrics'][STABILITY]
+        values = (finite(calculate(metric, {'img': masked, 'img_clean': plain})) for masked, plain in zip(*outputs))
+        return round(fmean(value for value in values if value is not None), 4)
 
     def _outputs(self, net: nn.Module, lq: torch.Tensor) -> list[np.ndarray]:
         """Outputs for an image, BGR uint8, one per mask seed."""
-        tiles: dict[str, Any] = {'tile': self.options.get('tile'), 'overlap': self.options['tile_overlap']}
         outputs = []
-        for seed in self.options['mask_seeds']:
-            with seeded(seed, 0, self.matrix.device), torch.no_grad():
-                output = upscale(net, lq, **tiles)
+        for output in self.matrix.outputs(net, lq, self.options['mask_seeds']):
             if not output.isfinite().all():
                 raise ValueError('the output of the network is not a number')
             outputs.append(tensor2img(output))

@@ -13,7 +13,7 @@ from torch import nn
 
 from rsr_basicsr.archs import Interpolation
 from rsr_basicsr.attacks import PGD, Attack, RandomNoise, WorstOf
-from rsr_basicsr.benchmark.matrix import GATE_SETTINGS, every_gate_setting, is_random, seeded
+from rsr_basicsr.benchmark.matrix import GATE_SETTINGS, every_gate_setting, is_random, upscaled_under
 from rsr_basicsr.benchmark.measure import environment
 from rsr_basicsr.benchmark.options import decides
 from rsr_basicsr.inference.upscaler import device_of
@@ -171,9 +171,7 @@ class Probe:
     def _outputs(self, lq: torch.Tensor) -> list[np.ndarray]:
         """Outputs, BGR uint8; one per mask seed if the network is random."""
         found = []
-        for seed in MASK_SEEDS if self.random else MASK_SEEDS[:1]:
-            with seeded(seed, 0, self.device), torch.no_grad():
-                output = self.net(lq)
+        for output in upscaled_under(self.net, lq, MASK_SEEDS if self.random else MASK_SEEDS[:1]):
             if not output.isfinite().all():
                 raise ValueError('the output or the gradient of the network is not a number; use other weights')
             found.append(tensor2img(output))
