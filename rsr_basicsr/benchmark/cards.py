@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from rsr_basicsr.benchmark.record import is_number
 from rsr_basicsr.options.parsing import Block, key
 from rsr_basicsr.options.types import NonNegative, PositiveEps, Text
 
@@ -39,7 +39,7 @@ def is_external(figure: Any) -> bool:
     return (
         isinstance(figure, dict)
         and all(isinstance(figure.get(name), str) for name in ('attack', 'source'))
-        and all(_is_number(figure.get(name)) for name in ('eps', 'stability'))
+        and all(is_number(figure.get(name)) for name in ('eps', 'stability'))
         and figure['eps'] > 0
     )
 
@@ -53,7 +53,3 @@ def worst_external(figures: list[dict[str, Any]], eps: float | None = None) -> d
 def described(figure: Mapping[str, Any]) -> str:
     """An external figure in words."""
     return f'{figure["stability"]:.1f} dB at eps {figure["eps"]:g} by {figure["attack"]} ({figure["source"]})'
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

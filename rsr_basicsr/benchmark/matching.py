@@ -136,6 +136,7 @@ class CleanBlends:
         self.metric = options['metrics'][plane['measure']]
         self.matrix = Matrix(options, list(images), prepared_device(options))
         self.error = ''
+        self._clean: tuple[str, dict[BenchmarkImage, list[torch.Tensor]]] = '', {}
 
     def matched(self, name: str, reference: np.ndarray) -> float | None:
         """The alpha at which a network is as sharp as the reference, whose distances per image are given."""
@@ -182,7 +183,7 @@ class CleanBlends:
     def _of_image(self, name: str, image: BenchmarkImage, alphas: Sequence[float]) -> list[float]:
         item = self.matrix.read(image)
         given = {'lq': tensor2img(item['lq']), 'img2': tensor2img(item['gt'])}
-        outputs = self._outputs(self.matrix.network(name), item['lq'])
+        outputs = self._outputs(name, image, item['lq'])
         means = []
         for alpha in alphas:
             blends = [Blend(_Known(output), alpha=alpha)(item['lq']) for output in outputs]
@@ -192,10 +193,15 @@ class CleanBlends:
             means.append(fmean(value for value in values if value is not None))
         return means
 
-    def _outputs(self, net: nn.Module, lq: torch.Tensor) -> list[torch.Tensor]:
-        """Clean outputs, one per mask seed; one of a network that does not draw."""
-        seeds = self.options['mask_seeds'] if self.matrix.draws_at_random(net) else self.options['mask_seeds'][:1]
-        return list(self.matrix.outputs(net, lq, seeds))
+    def _outputs(self, name: str, image: BenchmarkImage, lq: torch.Tensor) -> list[torch.Tensor]:
+        """Clean outputs, one per mask seed; one of a network that does not draw. Those of the last network are kept."""
+        if self._clean[0] != name:
+            self._clean = name, {}
+        known = self._clean[1]
+        if image not in known:
+            net, seeds = self.matrix.network(name), self.options['mask_seeds']
+            known[image] = list(self.matrix.outputs(net, lq, seeds if self.matrix.draws_at_random(net) else seeds[:1]))
+        return known[image]
 
 
 class _Known(nn.Module):

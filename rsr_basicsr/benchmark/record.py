@@ -154,17 +154,17 @@ def _is_sound(record: Record) -> bool:
     return (
         all(isinstance(word, str) for word in words)
         and all(isinstance(block, dict) for block in blocks)
-        and _is_number(record.eps)
+        and is_number(record.eps)
         and record.eps >= 0
         and _is_attack(record.attack_options)
-        and _is_number(record.facts.get('parameters', 0))
+        and is_number(record.facts.get('parameters', 0))
         and isinstance(record.facts.get('card', {}), dict)
         and all(
             isinstance(text, str) for block in (record.environment, record.metric_errors) for text in block.values()
         )
         and all(isinstance(each, list) for each in record.values.values())
-        and all(value is None or _is_number(value) for each in record.values.values() for value in each)
-        and all(value is None or _is_number(value) for value in numbers)
+        and all(value is None or is_number(value) for each in record.values.values() for value in each)
+        and all(value is None or is_number(value) for value in numbers)
         and all(isinstance(path, str) and re.fullmatch(rf'{IMAGES}/\w[\w.]*', path) for path in record.gallery.values())
     )
 
@@ -184,5 +184,6 @@ def image_file(folder: Path, path: str) -> Path | None:
     return file if file.is_file() and not file.is_symlink() else None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether an untrusted value is a finite number, and no truth value."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rsr_basicsr.benchmark.gate import gate_result
 from rsr_basicsr.benchmark.matrix import by_content
 from rsr_basicsr.benchmark.names import CARD, CLEAN, NO_DEFENSE, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.plane import Plane
+from rsr_basicsr.benchmark.record import is_number
 from rsr_basicsr.benchmark.report.equal_sharpness import LevelRow, headings, level_rows, title_of
 from rsr_basicsr.benchmark.summary import MetricEstimate, Results, Subject
 from rsr_basicsr.utils.errors import OptionsError
@@ -134,10 +134,10 @@ def _is_sound(entry: Mapping[str, Any]) -> bool:
     lists = [entry.get(key, []) for key in ('attacks', 'warnings')]
     return (
         all(isinstance(text, str) for text in texts)
-        and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in numbers)
+        and all(len(each) == _NUMBERS and all(map(is_number, each)) for each in numbers)
         and all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists)
-        and all(_is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
-        and all(_is_number(float(eps)) for eps in entry['stability'])
+        and all(is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
+        and all(is_number(float(eps)) for eps in entry['stability'])
         and all(map(is_external, entry.get('external') or []))
         and ('equal_sharpness' not in entry or _is_sharp(entry['equal_sharpness']))
     )
@@ -149,15 +149,11 @@ def _is_sharp(sharp: Mapping[str, Any]) -> bool:
     texts = [sharp['reference'], sharp['measure'], sharp['problem'], *sharp['headings'].values()]
     return (
         all(isinstance(text, str) for text in texts)
-        and all(len(each) == _NUMBERS and all(map(_is_number, each)) for each in found)
+        and all(len(each) == _NUMBERS and all(map(is_number, each)) for each in found)
         and all(figure in sharp['headings'] for figures in sharp['attacked'].values() for figure in figures)
-        and _is_number(sharp['level'])
-        and (sharp['alpha'] is None or _is_number(sharp['alpha']))
+        and is_number(sharp['level'])
+        and (sharp['alpha'] is None or is_number(sharp['alpha']))
     )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _card(card: Mapping[str, Any], defense: str) -> dict[str, Any]:
