@@ -21,7 +21,7 @@ import torch
 from basicsr.utils import img2tensor, tensor2img
 from torch import nn
 
-from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier
+from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier, log_odds
 from rsr_basicsr.archs.defense import build_classifier
 from rsr_basicsr.attacks import PGD
 from rsr_basicsr.inference.listing import find_images
@@ -101,9 +101,8 @@ def _tensor(image: np.ndarray) -> torch.Tensor:
 def _score(detector: SampleClassifier, image: np.ndarray) -> float:
     """Log odds against the shipped threshold: above 0 the image is flagged."""
     with torch.no_grad():
-        probability = detector.clean_probability(_tensor(image)).double().clamp(1e-12, 1 - 1e-12)
-        limit = torch.as_tensor(detector.threshold, dtype=torch.float64)
-        return float(limit.logit() - probability.logit())
+        odds = log_odds(detector(_tensor(image)))
+        return float(odds + torch.as_tensor(detector.threshold).to(odds).logit(eps=1e-6))
 
 
 def _effect(net: nn.Module, attacked: np.ndarray, clean: np.ndarray) -> float:
