@@ -19,6 +19,7 @@ from rsr_basicsr.options.blocks import (
     TrainOptions,
     ValOptions,
 )
+from rsr_basicsr.options.degradation_blocks import DegradedImageOptions
 from rsr_basicsr.options.host_blocks import AdversarialImagesDataset, AdversarialSetDataset
 from rsr_basicsr.options.parsing import Block, block_in
 from rsr_basicsr.utils.errors import OptionsError
@@ -30,6 +31,7 @@ TABLES: dict[str, type[Block]] = {
     'train': TrainOptions,
     'train of FrequencyClassifierModel': ClassifierTrainOptions,
     'datasets': AdversarialSetDataset,
+    'DegradedImageDataset': DegradedImageOptions,
     'adversarial set': AdversarialSetOptions,
     'val': ValOptions,
 }
@@ -51,13 +53,16 @@ def json_schema() -> dict[str, Any]:
         BenchmarkAttackOptions,
         AdversarialSetDataset,
         AdversarialImagesDataset,
+        DegradedImageOptions,
     )
     _, schema = models_json_schema([(model, 'validation') for model in models], ref_template='#/$defs/{model}')
     defs = schema['$defs']
     defs['RunOptions']['properties']['datasets'] = _named(
         {
             'allOf': [
-                _of_type(model.__name__, _ref(model)) for model in (AdversarialSetDataset, AdversarialImagesDataset)
+                _of_type('AdversarialSetDataset', _ref(AdversarialSetDataset)),
+                _of_type('AdversarialImagesDataset', _ref(AdversarialImagesDataset)),
+                _of_type('DegradedImageDataset', _ref(DegradedImageOptions)),
             ]
         }
     )
