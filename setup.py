@@ -43,7 +43,7 @@ EXTRAS_REQUIRE = {
     ],
     'metrics': [
         'lpips',  # the learned perceptual distance, by its authors; brings its trained linear layers
-        'piq>=0.8',  # perceptual distances without weights, for machines that cannot download those of LPIPS's networks
+        'piq>=0.8',  # HaarPSI, MDSI, GMSD and VIF, as measures to compare with
     ],
     'export': [
         'onnx',
