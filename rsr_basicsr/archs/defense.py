@@ -16,6 +16,7 @@ from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatabl
 from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
 from rsr_basicsr.ops.caching import any_size
+from rsr_basicsr.utils.registry import take_type
 
 GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('image', 'batch', 'majority', 'tile')
@@ -48,14 +49,11 @@ def build_classifier(options: Mapping[str, Any]) -> SampleClassifier:
         ValueError: unknown type.
         WeightsError: the weights cannot be read, or are for another type.
     """
-    options = dict(options)
-    kind, weights = options.pop('type', DEFAULT_CLASSIFIER), options.pop('weights', None)
-    if kind not in CLASSIFIERS:
-        raise ValueError(f'classifier type must be one of {", ".join(CLASSIFIERS)}, got {kind!r}')
-    if weights is None and not options and CLASSIFIERS[kind].builtin_weights().is_file():
+    _, build, arguments = take_type({'type': DEFAULT_CLASSIFIER, **options}, CLASSIFIERS, 'classifier')
+    weights = arguments.pop('weights', None)
+    if weights is None and not arguments and build.builtin_weights().is_file():
         weights = BUILTIN
-    build: Callable[..., SampleClassifier] = CLASSIFIERS[kind]
-    net = build(**options, weights=None if weights == UNTRAINED else weights)
+    net: SampleClassifier = build(**arguments, weights=None if weights == UNTRAINED else weights)
     net.origin = weights or UNTRAINED
     return net
 

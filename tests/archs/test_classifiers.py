@@ -218,7 +218,7 @@ def test_weights_of_another_classifier_are_refused(tmp_path):
     with pytest.raises(WeightsError, match='weights of another classifier than EnsembleClassifier'):
         build_classifier({'weights': str(tmp_path / 'paper.pth')})
     known = 'ensemble, statistics, residual, paper, paper_rrdb'
-    with pytest.raises(ValueError, match=f"classifier type must be one of {known}, got 'cnn'"):
+    with pytest.raises(ValueError, match=f"there is no classifier of type 'cnn'; known are {known}"):
         build_classifier({'type': 'cnn'})
 
 
