@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from rsr_basicsr.attacks.call import Call
 from rsr_basicsr.attacks.checks import check_images, check_radius, expect
 from rsr_basicsr.attacks.gradient import PGD, to_unit
 from rsr_basicsr.attacks.problem import Generators, Problem, worse
@@ -88,7 +89,7 @@ class DetectorAware(PGD):
         """Attack images, and return the undetected and the overall worst; arguments as in the attack's call."""
         check_images(lq, target)
         check_radius(eps, lq)
-        chosen, overall, evaded = self.results(model, lq, target, eps=eps, generator=generator)
+        chosen, overall, evaded = self.results_of(Call(model, lq, target, eps, generator))
         return Evasion(torch.where(evaded.view(-1, 1, 1, 1), chosen, lq), overall, evaded)
 
     def search(self, problem: Problem) -> tuple[torch.Tensor, ...]:

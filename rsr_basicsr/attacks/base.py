@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import nn
 
+from rsr_basicsr.attacks.call import Call
 from rsr_basicsr.attacks.checks import check_clamp, check_images, check_radius, expect, expect_one_of
 from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
@@ -186,56 +186,31 @@ class Attack:
             first_gradient: gradient of the loss at the clean images, (B, C, H, W), which saves the passes of the first
                 step; only for attacks without ``compares_samples``, and without a seed.
         """
-        if first_gradient is None:
-            return self.results(model, lq, target, eps=eps, generator=generator, start=start)[0]
-        return self._results(model, lq.detach(), target, eps, generator, start, first_gradient)[0]
+        return self.results_of(Call(model, lq, target, eps, generator, start, first_gradient))[0]
 
     def results(
-        self,
-        model: nn.Module,
-        lq: torch.Tensor,
-        target: torch.Tensor | None = None,
-        *,
-        eps: torch.Tensor | None = None,
-        generator: Generators | None = None,
-        start: torch.Tensor | None = None,
+        self, model: nn.Module, lq: torch.Tensor, target: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
         """The result of :meth:`search`: the attacked images first, then what else it reports per sample."""
-        lq = lq.detach()
+        return self.results_of(Call(model, lq, target))
+
+    def results_of(self, call: Call) -> tuple[torch.Tensor, ...]:
+        """As :meth:`results`; with a seed, samples are attacked one by one."""
+        call = call._replace(lq=call.lq.detach())
         if self.seed is None:
-            return self._results(model, lq, target, eps, generator, start)
-        if generator is not None:
+            return self._results(call)
+        if call.generator is not None:
             raise ValueError(f'seed: {self.seed} and a generator exclude each other')
-        optional = ([None] * len(lq) if x is None else x.split(1) for x in (target, eps, start))
-        samples = zip(lq.split(1), *optional)
-        return tuple(map(torch.cat, zip(*(self._seeded(model, self.seed, *sample) for sample in samples))))
+        found = []
+        for sample in call.samples():
+            with sample.seeded(self.seed) as seeded:
+                found.append(self._results(seeded))
+        return tuple(map(torch.cat, zip(*found)))
 
-    def _seeded(
-        self,
-        model: nn.Module,
-        seed: int,
-        lq: torch.Tensor,
-        target: torch.Tensor | None,
-        eps: torch.Tensor | None,
-        start: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, ...]:
-        of_image = zlib.crc32((lq * 255).round().to('cpu', torch.uint8).numpy().tobytes(), seed)
-        with torch.random.fork_rng(devices=[lq.device] if lq.is_cuda else []):
-            torch.manual_seed(of_image)
-            return self._results(model, lq, target, eps, torch.Generator().manual_seed(of_image), start)
-
-    def _results(
-        self,
-        model: nn.Module,
-        lq: torch.Tensor,
-        target: torch.Tensor | None,
-        eps: torch.Tensor | None,
-        generator: Generators | None,
-        start: torch.Tensor | None = None,
-        first_gradient: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
-        with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
-            problem.start, problem.first_gradient = start, first_gradient
+    def _results(self, call: Call) -> tuple[torch.Tensor, ...]:
+        radius = self.radius(call.lq, call.eps)
+        with Problem.of(self, call.model, call.lq, call.target, radius, call.generator) as problem:
+            problem.start, problem.first_gradient = call.start, call.first_gradient
             return self.search(problem)
 
     def radius(self, lq: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from rsr_basicsr.attacks.base import MEASURED, Attack
+from rsr_basicsr.attacks.call import Call
 from rsr_basicsr.attacks.gradient import PGD
-from rsr_basicsr.attacks.problem import Generators, Problem, worse
+from rsr_basicsr.attacks.problem import Problem, worse
 from rsr_basicsr.attacks.registry import ATTACKS, build_attack
 from rsr_basicsr.utils.registry import nearest
 
@@ -60,22 +61,13 @@ class Transfer(Attack):
         _refuse_unknown(cls, shared, [attack])
         return cls(source=source, attack=_inner(attack, shared, load_network))
 
-    def results(
-        self,
-        model: nn.Module,
-        lq: torch.Tensor,
-        target: torch.Tensor | None = None,
-        *,
-        eps: torch.Tensor | None = None,
-        generator: Generators | None = None,
-        start: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+    def results_of(self, call: Call) -> tuple[torch.Tensor, ...]:
         """Attack the source instead of the model. A target that is the model's own output is not passed on."""
-        target = target if self.objective.needs_target else None
+        target = call.target if self.objective.needs_target else None
         modes = {module: module.training for module in self.source.modules()}
         self.source.eval()
         try:
-            return self.attack.results(self.source, lq, target, eps=eps, generator=generator, start=start)[:1]
+            return self.attack.results_of(call._replace(model=self.source, target=target))[:1]
         finally:
             for module, training in modes.items():
                 module.training = training
@@ -137,22 +129,13 @@ class WorstOf(Attack):
         _refuse_unknown(cls, [key for key in shared if key not in own], blocks)
         return cls(attacks=[_inner(block, shared, load_network) for block in blocks], **own)
 
-    def _results(
-        self,
-        model: nn.Module,
-        lq: torch.Tensor,
-        target: torch.Tensor | None,
-        eps: torch.Tensor | None,
-        generator: Generators | None,
-        start: torch.Tensor | None = None,
-        first_gradient: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, ...]:
+    def _results(self, call: Call) -> tuple[torch.Tensor, ...]:
         worst: tuple[torch.Tensor, ...] | None = None
-        with Problem.of(self, model, lq, target, self.radius(lq, eps), generator) as problem:
+        inner = call._replace(start=None, first_gradient=None)
+        radius = self.radius(call.lq, call.eps)
+        with Problem.of(self, call.model, call.lq, call.target, radius, call.generator) as problem:
             for index, attack in enumerate(self.attacks):
-                attacked = attack.results(
-                    model, lq, target, eps=eps, generator=generator if attack.seed is None else None
-                )[0]
+                attacked = attack.results_of(inner if attack.seed is None else inner._replace(generator=None))[0]
                 loss = problem.loss(attacked.to(problem.lq))
                 worst = worse(worst, (loss, attacked, torch.full_like(loss, index, dtype=torch.long)))
             loss, attacked, which = cast(tuple[torch.Tensor, ...], worst)
