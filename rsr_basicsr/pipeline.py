@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -33,6 +35,9 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         OptionsError: before anything is built or written.
     """
     _check_launcher(args.launcher, stage)
+    finished: list[str] = []
+    if args.launcher != 'none':
+        atexit.register(_end_now, finished)
     import_plugins(args.imports)
     # BasicSR applies the changes later, and reports a wrong one as a plain Python error.
     override(read_options(args.opt, stage), args.force_yml, new_sections=False)
@@ -48,6 +53,20 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         # A launcher ends all processes when one fails on exit; the first one may still be saving.
         dist.barrier()
         dist.destroy_process_group()
+        finished.append(stage)
+
+
+def _end_now(finished: list[str]) -> None:
+    """Exit hook: end a process whose run has finished without shutting the interpreter down.
+
+    Threads of gloo outlive the group of a ``DistributedDataParallel``. One that still has tensors to release asks for
+    the interpreter's lock, and where that is shutting down, the process is aborted. Hooks registered later have run.
+    """
+    if finished:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _check_launcher(launcher: str, stage: str) -> None:

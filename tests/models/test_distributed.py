@@ -15,7 +15,7 @@ from helpers import PUBLISHED, paired_options, write
 #: Imported by the processes of a test by ``--import``: the same random numbers in every process and at every step,
 #: and a record of losses and of the communication.
 WITNESS = """
-import json, os, random
+import atexit, json, os, random, sys
 import torch
 from torch import distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
@@ -59,6 +59,13 @@ def note(self, log):
         json.dump(steps, file)
     show(self, log)
 show, MessageLogger.__call__ = MessageLogger.__call__, note
+
+# Exit hooks run, but no thread of gloo may meet an interpreter that is shutting down.
+class Finalized:
+    def __del__(self, write=os.write):
+        write(1, b'the interpreter is shutting down')
+sys.modules['finalized'] = Finalized()
+atexit.register(print, 'exit hooks run')
 """
 
 
@@ -108,8 +115,10 @@ def both(pairs, photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp('both')
     run = torchrun(options(pairs, photos, batch=2), folder / 'two')
     assert run.returncode == 0, run.stdout
+    assert run.stdout.count('exit hooks run') == 2 and 'shutting down' not in run.stdout
     run = start(options(pairs, photos, batch=4), folder / 'one', sys.executable, flags=())
     assert run.returncode == 0, run.stdout
+    assert 'exit hooks run' in run.stdout and 'shutting down' in run.stdout
     return folder
 
 
