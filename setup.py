@@ -45,6 +45,10 @@ EXTRAS_REQUIRE = {
         'lpips',  # the learned perceptual distance, by its authors; brings its trained linear layers
         'piq>=0.8',  # HaarPSI, MDSI, GMSD and VIF, as measures to compare with
     ],
+    'spandrel': [
+        'spandrel>=0.4',  # recognises and builds the networks of the field, which BasicSR does not have
+        'safetensors',  # reads and writes files of that format
+    ],
     'export': [
         'onnx',
         'onnxruntime',  # runs exported networks, to compare
@@ -71,7 +75,8 @@ EXTRAS_REQUIRE = {
         'onnx',
         'onnxruntime',
         'onnxscript',
-        'spandrel',  # loads exported networks
+        'spandrel>=0.4',  # loads exported networks, brings networks that BasicSR does not have
+        'safetensors',
         'lpips',
         'piq>=0.8',
         'matplotlib>=3.7',

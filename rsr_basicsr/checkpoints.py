@@ -28,6 +28,7 @@ from torch import distributed as dist
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
 from rsr_basicsr.utils.random_streams import random_state, set_random_state
+from rsr_basicsr.weights.safetensors_file import NETWORK
 from rsr_basicsr.weights.state_dict import read_file
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ else:
 
 #: Entry of a training state for what BasicSR does not save
 EXTRAS = 'rsr_basicsr'
-
-#: Entry of a weight file for the options of its network
-NETWORK = 'network_g'
 
 _UNFINISHED = '.saving-'
 _logger = logging.getLogger(__name__)
@@ -253,7 +251,7 @@ def _add(path: str, entry: str, value: Any) -> None:
         file.write(written.getvalue())
 
 
-def _described(network: Mapping[str, Any]) -> dict[str, Any]:
+def described(network: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a network for its weight file, without paths of this machine."""
     described = copy.deepcopy(dict(network))
     described.get('defense', {}).get('classifier', {}).pop('weights', None)
@@ -319,7 +317,7 @@ class WholeCheckpoints(BaseModel):
         path = osp.join(self.opt['path']['models'], name)
         first = self.get_bare_model(net[0] if isinstance(net, list) else net)
         if isinstance(first, DefenseMixin) and get_dist_info()[0] == 0 and osp.isfile(path):
-            _add(path, NETWORK, _described(self.opt['network_g']))
+            _add(path, NETWORK, described(self.opt['network_g']))
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Resume as BasicSR does, then restore what :meth:`more_state` saved."""

@@ -244,7 +244,7 @@ def _load_any_state_dict() -> None:
 
     from rsr_basicsr.weights import loading
 
-    BaseModel.load_network = loading.load_network
+    BaseModel.load_network = loading.load_any_weights
 
 
 def _distribute_on_cpu() -> None:

@@ -144,7 +144,8 @@ class Attack:
         """Attack images.
 
         Args:
-            model: maps (B, C, H, W) to (B, C, sH, sW), value range [0, 1].
+            model: maps (B, C, H, W) to (B, C, sH, sW), value range [0, 1]; also an
+                ``ImageModelDescriptor`` of spandrel.
             lq: the images, (B, C, H, W) in [0, 1].
             target: what the objective compares with, (B, C, sH, sW): the ground truth, the image to be reached, or
                 for ``stability`` the clean output if it is not the model's own.

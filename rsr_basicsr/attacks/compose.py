@@ -15,6 +15,7 @@ from rsr_basicsr.attacks.gradient import PGD
 from rsr_basicsr.attacks.problem import Problem, worse
 from rsr_basicsr.attacks.registry import ATTACKS, build_attack
 from rsr_basicsr.utils.registry import nearest
+from rsr_basicsr.weights.spandrel_network import as_network
 
 LoadNetwork = Callable[[Mapping[str, Any]], nn.Module]
 AttackBlock = Mapping[str, Any] | Attack
@@ -33,6 +34,7 @@ class Transfer(Attack):
     uses = 'nothing'
 
     def __init__(self, *, source: nn.Module, attack: Attack | None = None, **common: Any) -> None:
+        source = as_network(source)
         if not isinstance(source, nn.Module):
             raise ValueError(f'Transfer needs source, a network, got {source!r}')
         if attack is not None and common:

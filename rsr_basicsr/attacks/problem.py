@@ -12,6 +12,7 @@ from torch import nn
 from rsr_basicsr.attacks import constraints, restrictions
 from rsr_basicsr.attacks.memory import MemorySaving
 from rsr_basicsr.ops.tiled import defenses, tile_within, upscale
+from rsr_basicsr.weights.spandrel_network import as_network
 
 if TYPE_CHECKING:
     from rsr_basicsr.attacks.base import Attack
@@ -67,9 +68,10 @@ class Problem:
     ) -> Iterator[Problem]:
         """A problem with its reference; within the block, the network is frozen and its gate set.
 
-        Images in half precision, which cannot tell all 256 levels apart, are computed in float32.
+        A descriptor of spandrel counts as its network. Images in half precision, which cannot tell all 256 levels
+        apart, are computed in float32.
         """
-        kind = lq.dtype
+        kind, model = lq.dtype, as_network(model)
         lq, radius = (x if kind == torch.float64 else x.float() for x in (lq, radius))
         with untouched(model), torch.enable_grad():
             problem = cls(attack, model, lq, radius, generators)

@@ -205,7 +205,7 @@ class Matrix:
         file = None if weights == UNTRAINED else weights
         return {
             'fingerprint': hashlib.sha256(identity.encode()).hexdigest(),
-            'type': options['type'],
+            'type': getattr(net, 'architecture', options['type']),
             'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
             'weights': weights and osp.basename(weights),
             'sha256': file and _sha256(file),

@@ -1,4 +1,4 @@
-"""Export a network as a plain weight file, torch.export program or ONNX file."""
+"""Export a network as a weight file, torch.export program or ONNX file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from rsr_basicsr.archs.defense import GATES
 from rsr_basicsr.cli.parser import add_import, add_network_options
 from rsr_basicsr.export import Outputs, export
-from rsr_basicsr.inference.recognition import open_network
+from rsr_basicsr.inference.recognition import open_with_options
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.weights.official import WEIGHTS
 
@@ -23,7 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--backbone',
         type=Path,
         metavar='OUT.pth',
-        help='write the network without its defence, for Real-ESRGAN and others',
+        help='write the network without its defence, for Real-ESRGAN and others; OUT.safetensors in that format',
+    )
+    parser.add_argument(
+        '--safetensors',
+        type=Path,
+        metavar='OUT.safetensors',
+        help='write the whole network, with its defence and its settings, as a weight file',
     )
     parser.add_argument('--torch', type=Path, metavar='OUT.pt2', help='write a program for torch.export.load')
     parser.add_argument('--onnx', type=Path, metavar='OUT.onnx', help='write an ONNX file for onnxruntime and others')
@@ -48,12 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print two lines per file: its path and protection, and the verification."""
-    outputs = Outputs(args.backbone, args.torch, args.onnx)
+    outputs = Outputs(args.backbone, args.torch, args.onnx, args.safetensors)
     outputs.check(args.overwrite, sources=[args.network, *([args.opt] if args.opt else [])])
     import_plugins(args.imports)
-    net = open_network(args.network, args.opt)
+    opened = open_with_options(args.network, args.opt, own_classes=True)
     size = tuple(args.size) if args.size else None
-    for written in export(net, outputs, gate=args.gate, size=size, seed=args.seed):
+    for written in export(opened.net, outputs, gate=args.gate, size=size, seed=args.seed, network=opened.options):
         print(
             f'{written.path}: for {written.accepts}; keeps {written.protection}\n'
             f'  verified on {written.images} inputs: largest difference from the network {written.difference:.1e}'

@@ -74,6 +74,5 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '-opt',
         metavar='FILE',
-        help='options file whose network_g has these weights; without it '
-        'RRDBNet and SRVGGNetCompact are recognised by their weights',
+        help='options file whose network_g has these weights; without it the network is recognised by its weights',
     )

@@ -11,6 +11,7 @@ from torch import nn
 from rsr_basicsr.attacks.checks import expect
 from rsr_basicsr.ops.frequency import without_autocast
 from rsr_basicsr.utils.registry import TypeRegistry
+from rsr_basicsr.weights.spandrel_network import as_network
 
 #: By the name of ``type`` in a defence block; any callable that takes the network first, then keyword arguments
 DEFENSE_REGISTRY = TypeRegistry('defense')
@@ -22,7 +23,7 @@ class NetworkWrapper(nn.Module):
     Subclasses implement ``forward``, and keep their keyword arguments as attributes of the same name.
 
     Args:
-        net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1].
+        net: maps (B, 3, H, W) to (B, 3, sH, sW) in [0, 1]; also an ``ImageModelDescriptor`` of spandrel.
 
     Shape:
         As of ``net``.
@@ -30,7 +31,7 @@ class NetworkWrapper(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = net
+        self.net = as_network(net)
 
     def extra_repr(self) -> str:
         names = [name for name in inspect.signature(type(self)).parameters if name != 'net' and hasattr(self, name)]

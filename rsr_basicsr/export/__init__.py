@@ -1,21 +1,32 @@
-"""Export networks to formats that run without this package: a plain weight file, torch.export, ONNX."""
+"""Export networks to formats that run without this package, and to safetensors."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
+from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.export import onnx_file, torch_file
-from rsr_basicsr.export.backbone import BACKBONE_ACCEPTS, backbone_bytes, backbone_protection, verify_backbone
+from rsr_basicsr.export.backbone import (
+    BACKBONE_ACCEPTS,
+    DEFENDED_ACCEPTS,
+    PLAIN_PROTECTION,
+    WHOLE_PROTECTION,
+    backbone_bytes,
+    backbone_protection,
+    verify_weights,
+    whole_bytes,
+)
 from rsr_basicsr.export.graph import record
-from rsr_basicsr.utils.errors import ExportError, OptionsError
+from rsr_basicsr.utils.errors import ExportError, OptionsError, WeightsError
 from rsr_basicsr.utils.files import check_new, write_whole
+from rsr_basicsr.weights.safetensors_file import SAFETENSORS, check_package
 
 #: Largest allowed difference between a network and an export: a quarter of an 8-bit grey level, or relative to the
 #: largest output
@@ -27,14 +38,16 @@ class Outputs:
     """The files to write.
 
     Attributes:
-        backbone: a weight file of the network without its defence, as Real-ESRGAN's are.
+        backbone: a weight file of the network without its defence, as Real-ESRGAN's are; safetensors if it ends so.
         torch: a program for ``torch.export.load``.
         onnx: an ONNX file.
+        safetensors: a weight file of the whole network.
     """
 
     backbone: Path | None = None
     torch: Path | None = None
     onnx: Path | None = None
+    safetensors: Path | None = None
 
     def check(self, overwrite: bool = False, sources: Sequence[str] = ()) -> None:
         """Check, before any work, that all files can be written.
@@ -48,7 +61,7 @@ class Outputs:
         """
         chosen = [path for path in vars(self).values() if path]
         if not chosen:
-            raise OptionsError('nothing to write; give --backbone, --torch or --onnx with a file')
+            raise OptionsError('nothing to write; give --backbone, --safetensors, --torch or --onnx with a file')
         if len({path.resolve() for path in chosen}) < len(chosen):
             raise OptionsError(f'{chosen[0]} is named twice; give each format its own file')
         for path in chosen:
@@ -57,6 +70,11 @@ class Outputs:
                 raise OptionsError(f'{path} is what is to be exported; name another file')
         if self.onnx:
             onnx_file.check_packages()
+        if self.safetensors or (self.backbone and self.backbone.suffix.lower() == SAFETENSORS):
+            try:
+                check_package()
+            except WeightsError as error:
+                raise OptionsError(str(error)) from None
 
 
 class Written(NamedTuple):
@@ -86,6 +104,7 @@ def export(
     gate: str | None = None,
     size: tuple[int, int] | None = None,
     seed: int | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> Iterator[Written]:
     """Export a network to each requested format; each file is verified first and written atomically.
 
@@ -95,6 +114,7 @@ def export(
         gate: how to decide on masking, see :class:`rsr_basicsr.archs.Defense`; None keeps the gate of the network.
         size: height and width of all images in pixels, for batches of one; None for any size and batch.
         seed: seed of the masks, which the file then contains; needs ``size``.
+        network: the options of a defended network, which a safetensors file keeps.
 
     Raises:
         OptionsError: the arguments do not fit the network, or a file cannot be written.
@@ -102,13 +122,20 @@ def export(
     """
     graph_wanted = outputs.torch or outputs.onnx
     if (gate, size, seed) != (None, None, None) and not graph_wanted:
-        raise OptionsError('--gate, --size and --seed are for --torch and --onnx; a backbone has no defence')
+        raise OptionsError('--gate, --size and --seed are for --torch and --onnx, not for weight files')
     net = copy.deepcopy(net).eval().requires_grad_(False)
     graph = record(net, gate=gate, size=size, seed=seed) if graph_wanted else None
     if outputs.backbone:
-        content = backbone_bytes(net)
-        differences = verify_backbone(content, net)
+        content = backbone_bytes(net, outputs.backbone)
+        differences = verify_weights(content, net, outputs.backbone.suffix)
         yield _write(outputs.backbone, content, differences, BACKBONE_ACCEPTS, backbone_protection(net))
+    if outputs.safetensors:
+        content = whole_bytes(net, network)
+        differences = verify_weights(content, net, SAFETENSORS)
+        accepts, protection = BACKBONE_ACCEPTS, PLAIN_PROTECTION
+        if isinstance(net, DefenseMixin):
+            accepts, protection = DEFENDED_ACCEPTS, WHOLE_PROTECTION
+        yield _write(outputs.safetensors, content, differences, accepts, protection)
     formats: tuple[tuple[Path | None, ModuleType], ...] = ((outputs.torch, torch_file), (outputs.onnx, onnx_file))
     for path, module in formats:
         if path and graph:

@@ -9,7 +9,7 @@ import math
 import os.path as osp
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
@@ -19,50 +19,114 @@ from rsr_basicsr.archs.cdc_published import is_published, renamed
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import POINTS, DefenseMixin
 from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED
-from rsr_basicsr.checkpoints import NETWORK
+from rsr_basicsr.checkpoints import described
 from rsr_basicsr.options.blocks import DefenseOptions
-from rsr_basicsr.options.loading import read_network
+from rsr_basicsr.options.loading import load_options, read_network
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, RSRError, WeightsError, in_one_line
 from rsr_basicsr.weights.official import WEIGHTS, fetch, find
+from rsr_basicsr.weights.safetensors_file import NETWORK
+from rsr_basicsr.weights.spandrel_network import INSTALL_SPANDREL, has_spandrel, spandrel_network
 from rsr_basicsr.weights.state_dict import build_quietly, fill, load_state, read_file, state_in, without_wrapper
 
 State = Mapping[str, torch.Tensor]
+
+# By a key of theirs: RRDBNet under the names of earlier releases.
+_OTHER_NAMES = {
+    'model.1.sub.0.RDB1.conv1.0.weight': 'an RRDBNet under the names of the first ESRGAN release',
+    'RRDB_trunk.0.RDB1.conv1.weight': 'an RRDBNet under the names of BSRGAN and RealSR',
+}
+
+
+class OpenedNetwork(NamedTuple):
+    """The network of a weight file.
+
+    Args:
+        net: the network on the CPU, in evaluation mode.
+        options: the options block of a defended network, without paths; None for other networks.
+    """
+
+    net: nn.Module
+    options: dict[str, Any] | None
 
 
 def open_network(name_or_file: str, options: str | None = None) -> nn.Module:
     """Load the network of an official name or of a weight file.
 
+    Plain networks are recognised by spandrel where it is installed, which knows most architectures of the field; else,
+    and if spandrel does not know one, RRDBNet, SRVGGNetCompact and CDC are.
+
     Args:
-        name_or_file: a name of :data:`rsr_basicsr.weights.official.WEIGHTS`, which is fetched, or a file. A file
-            without network options but with ``defense.*`` keys gives a defended network with default settings.
+        name_or_file: a name of :data:`rsr_basicsr.weights.official.WEIGHTS`, which is fetched, or a file of any format
+            of :func:`rsr_basicsr.weights.read_file`. A file without network options but with ``defense.*`` keys gives a
+            defended network with default settings.
         options: an options file with the ``network_g`` of the weights: overrides the settings in the file, and
             serves architectures that cannot be inferred from the tensors.
 
     Returns:
-        The network on the CPU, in evaluation mode.
+        The network on the CPU, in evaluation mode; for one of spandrel's, frozen, a
+        :class:`rsr_basicsr.weights.spandrel_network.SpandrelNetwork`.
 
     Raises:
         OptionsError: there is no such file or name, or the options file is invalid.
-        WeightsError: the file cannot be read, or its network cannot be inferred.
+        WeightsError: the file cannot be read, its network cannot be inferred, or it is not for super-resolution.
     """
-    path = name_or_file
+    return open_with_options(name_or_file, options).net
+
+
+def open_with_options(name_or_file: str, options: str | None = None, *, own_classes: bool = False) -> OpenedNetwork:
+    """As :func:`open_network`, with the options block that a file of the network needs.
+
+    Args:
+        name_or_file: as there.
+        options: as there.
+        own_classes: take spandrel only for networks that BasicSR does not have: its own classes keep the key names that
+            Real-ESRGAN's programs read.
+    """
+    path = _found(name_or_file)
+    if options is not None:
+        net = read_network(options)
+        network = load_options(options)['network_g']
+        fill(net, load_state(path), path)
+        return OpenedNetwork(net, described(network) if isinstance(net, DefenseMixin) else None)
+    content = read_file(path)
+    state = without_wrapper(state_in(content, path))
+    stored = content.get(NETWORK) if isinstance(content, dict) else None
+    if stored is not None:
+        network = _checked(stored, state, path)
+    elif any(key.startswith('defense.') for key in state):
+        network = recognise(state, path)
+    else:
+        return OpenedNetwork(_plain(state, path, own_classes), None)
+    net = fill(build_quietly(network), state, path)
+    return OpenedNetwork(net, described(network))
+
+
+def _found(name_or_file: str) -> str:
+    """The path of a weight file, fetched if it is an official name."""
     if name_or_file in WEIGHTS and not osp.isfile(name_or_file):
-        path = str(fetch(name_or_file))
-    elif not osp.exists(name_or_file):
-        if osp.splitext(name_or_file)[1] or osp.basename(path) != path:
+        return str(fetch(name_or_file))
+    if not osp.exists(name_or_file):
+        if osp.splitext(name_or_file)[1] or osp.basename(name_or_file) != name_or_file:
             raise OptionsError(f'{name_or_file} does not exist; check the path, or fetch weights with "rsr weights"')
         try:
             find(name_or_file)
         except OptionsError as error:
             raise OptionsError(f'there is no file {name_or_file}, and {error}') from None
-    if options is not None:
-        net = read_network(options)
-        return fill(net, load_state(path), path)
-    content = read_file(path)
-    state = state_in(content, path)
-    stored = content.get(NETWORK) if isinstance(content, dict) else None
-    network = recognise(state, path) if stored is None else _checked(stored, state, path)
+    return name_or_file
+
+
+def _plain(state: State, path: str, own_classes: bool) -> nn.Module:
+    """A network without a defence: of spandrel, or of BasicSR's classes if spandrel cannot be used or shall not."""
+    network = _backbone(state)
+    if has_spandrel() and not (own_classes and network is not None):
+        try:
+            return spandrel_network(state, path)
+        except WeightsError:
+            if network is None:
+                raise
+    if network is None:
+        raise WeightsError(_unknown(state, path))
     return fill(build_quietly(network), state, path)
 
 
@@ -77,14 +141,9 @@ def recognise(state: State, path: str) -> dict[str, Any]:
         WeightsError: the architecture or the classifier is unknown.
     """
     state = without_wrapper(state)
-    if is_published(state):
-        state = renamed(state)
-    network = _rrdbnet(state) or _compact(state) or _cdc(state)
+    network = _backbone(state)
     if network is None:
-        raise WeightsError(
-            f'{path}: the network cannot be inferred from these weights, only RRDBNet, CDC and SRVGGNetCompact of '
-            'three channels can; give an options file with its network_g by -opt'
-        )
+        raise WeightsError(_unknown(state, path))
     classifier = {
         key[len('defense.classifier.') :]: value
         for key, value in state.items()
@@ -97,6 +156,24 @@ def recognise(state: State, path: str) -> dict[str, Any]:
     if kind in POINTS:
         defense['points'] = list(POINTS[kind])
     return {**network, 'type': f'Defended{kind}', 'defense': defense}
+
+
+def _backbone(state: State) -> dict[str, Any] | None:
+    if is_published(state):
+        state = renamed(state)
+    return _rrdbnet(state) or _compact(state) or _cdc(state)
+
+
+def _unknown(state: State, path: str) -> str:
+    """The sentence for tensors of an unknown network."""
+    for key, what in _OTHER_NAMES.items():
+        if key in state:
+            return f'{path}: these are weights of {what}, which spandrel reads; {INSTALL_SPANDREL}'
+    others = '' if has_spandrel() else f'; {INSTALL_SPANDREL} to recognise others'
+    return (
+        f'{path}: the network cannot be inferred from these weights, only RRDBNet, CDC and SRVGGNetCompact of three '
+        f'channels can{others}; or give an options file with its network_g by -opt'
+    )
 
 
 def _checked(network: Any, state: State, path: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Upscaler:
         tile: tile size in pixels of the input, without the overlap; 0 for no tiles.
         overlap: pixels around a tile that the network sees.
         precision: of the network, ``fp32``, ``fp16`` or ``bf16``; masks and classifier stay in fp32. ``auto`` is
-            fp16 on a GPU, else fp32.
+            fp16 on a GPU if the network takes it, else fp32.
         device: where the network runs; ``auto`` is a GPU if there is one. Images stay in main memory.
         gate: overrides the network's gate, see :class:`rsr_basicsr.archs.Defense`.
         seed: overrides the network's seed; with a seed, masks are the same every time.
@@ -84,7 +84,8 @@ class Upscaler:
             raise OptionsError(f'tile {tile} with an overlap of {overlap}: expected pixels, 0 or more')
         self.device, self.precision = device_of(device), precision
         if precision == 'auto':
-            self.precision = 'fp16' if self.device.type == 'cuda' else 'fp32'
+            takes_half = getattr(net, 'supports_half', True)  # spandrel knows networks that do not
+            self.precision = 'fp16' if self.device.type == 'cuda' and takes_half else 'fp32'
         _check_precision(self.precision, self.device)
         self.net = net.eval().requires_grad_(False).to(self.device)
         self.defended = isinstance(net, DefenseMixin)

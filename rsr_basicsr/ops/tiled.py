@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from rsr_basicsr.ops.whole_masks import WholeMasks, spans
+from rsr_basicsr.weights.spandrel_network import SpandrelNetwork
 
 if TYPE_CHECKING:
     from rsr_basicsr.archs.defense import Decision, Defense
@@ -121,10 +122,12 @@ def windows_of(net: nn.Module) -> int:
     """The number that image sides must be multiples of for a network; 1 for most.
 
     It follows from integer attributes ``window_size`` of the network or its parts, as in SwinIR and CDC, and from the
-    scale of an RRDBNet, which unshuffles pixels into channels below x4.
+    scale of an RRDBNet, which unshuffles pixels into channels below x4. Networks of spandrel pad images themselves.
     """
-    sizes = [getattr(module, 'window_size', 1) for module in net.modules()]
-    folds = [max(4 // module.scale, 1) for module in net.modules() if isinstance(module, RRDBNet)]
+    padded = {part for module in net.modules() if isinstance(module, SpandrelNetwork) for part in module.modules()}
+    modules = [module for module in net.modules() if module not in padded]
+    sizes = [getattr(module, 'window_size', 1) for module in modules]
+    folds = [max(4 // module.scale, 1) for module in modules if isinstance(module, RRDBNet)]
     return math.lcm(*(size for size in (*sizes, *folds) if isinstance(size, int)))
 
 

@@ -17,13 +17,16 @@ from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.host_blocks import Typed
-from rsr_basicsr.options.parsing import parse_block, parse_keys, parse_open
+from rsr_basicsr.options.messages import Problems
+from rsr_basicsr.options.parsing import parse_block, parse_keys, parse_open, refuse_unknown
 from rsr_basicsr.options.types import ExistingFile
 from rsr_basicsr.utils.errors import OptionsError, WeightsError, in_one_line
 from rsr_basicsr.weights.official import WEIGHTS
+from rsr_basicsr.weights.spandrel_network import SPANDREL
 from rsr_basicsr.weights.state_dict import (
     entry_taken,
     is_state,
+    load_network,
     load_state,
     read_file,
     state_in,
@@ -38,6 +41,11 @@ _PROBE = 16  # pixels
 def check_network(opt: dict[str, Any], name: str) -> torch.nn.Module:
     """Check the options of ``network_*`` by what its class takes, and return the network built from them."""
     options = opt[name]
+    if options['type'] == SPANDREL:
+        raise OptionsError(
+            f'{name}: type: {SPANDREL} is for networks that are attacked or measured, with weights, a file; name the '
+            'class of the network'
+        )
     cls = registered(ARCH_REGISTRY, options['type'], f'{name}.type')
     defended = issubclass(cls, DefenseMixin)
     if 'defense' in options and not defended:
@@ -69,9 +77,11 @@ def check_source(options: dict[str, Any], where: str = 'attack.source', scale: i
     Args:
         options: the block.
         where: what it is called in messages.
-        scale: what a defended network must upscale by; None takes any.
+        scale: what a defended network, or one of spandrel, must upscale by; None takes any.
     """
     parse_open(options, _Source, where)
+    if options['type'] == SPANDREL:
+        return _check_spandrel(options, where, scale)
     network = {key: value for key, value in options.items() if key != 'weights'}
     net = check_network({where: network, 'scale': scale}, where)
     options.update(network)
@@ -84,6 +94,21 @@ def check_source(options: dict[str, Any], where: str = 'attack.source', scale: i
         _check_versions(net, state, f'{where}.weights: {options["weights"]}')
     except WeightsError as error:
         raise OptionsError(f'{where}.weights: {error}') from None
+    return net
+
+
+def _check_spandrel(options: dict[str, Any], where: str, scale: int | None) -> torch.nn.Module:
+    """As :func:`check_source`, for a network that the tensors in its file describe."""
+    problems = Problems()
+    refuse_unknown(options, ('type', 'weights'), where, problems)
+    problems.stop()
+    parse_keys(options, ('weights',), ExistingFile, where, required=True)
+    try:
+        net = load_network(options)
+    except WeightsError as error:
+        raise OptionsError(f'{where}.weights: {error}') from None
+    if scale is not None and net.scale != scale:
+        raise OptionsError(f'{where}: it upscales by {net.scale}, but scale is {scale}')
     return net
 
 
@@ -238,7 +263,7 @@ def _state(path: str, key: str | None, where: str, key_option: str) -> dict[str,
         if key is None and {'params', 'params_ema'} & set(found):
             raise OptionsError(f'{where}{path} has the entries {", ".join(found)}; name one in {key_option}')
         entry = entry_taken(content, key)
-        return state_in(content, path, entry if entry in (None, 'state_dict') else (entry, 'params'))
+        return state_in(content, path, (entry, 'params') if entry is not None and entry == key else entry)
     except WeightsError as error:
         raise OptionsError(f'{where}{error}; see {key_option}') from None
 

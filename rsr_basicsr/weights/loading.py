@@ -10,7 +10,7 @@ from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights.state_dict import entry_taken, read_file, tensors_in, under_own_names, without_wrapper
 
 
-def load_network(
+def load_any_weights(
     self: BaseModel, net: nn.Module, load_path: str, strict: bool = True, param_key: str | None = 'params'
 ) -> None:
     """Load a network as BasicSR does; also takes a bare state dict, and one under published names.

@@ -15,7 +15,14 @@ import torch
 from basicsr.archs import build_network
 
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
+from rsr_basicsr.weights.safetensors_file import is_safetensors, read_safetensors
+from rsr_basicsr.weights.spandrel_network import SPANDREL, spandrel_network
+from rsr_basicsr.weights.torchscript_file import is_torchscript, read_torchscript
 from rsr_basicsr.weights.versions import with_metadata
+
+# Entries under which trainers save a state dict, the first one that is there counts.
+_AVERAGED, _OTHER_ENTRIES = ('params_ema', 'params'), ('params-ema', 'state_dict', 'model_state_dict', 'model', 'net')
+_WRAPPER = 'netG.'  # prefix that trainers of GANs add to each key
 
 
 def file_sha256(path: str | Path) -> str:
@@ -37,9 +44,10 @@ def load_state(path: str | Path, key: str | Sequence[str] | None = None) -> dict
     """Read the state dict in a weight file, on the CPU, without running code from the file.
 
     Args:
-        path: a file written by ``torch.save``.
+        path: a file written by ``torch.save``, a safetensors file, or a TorchScript archive, whose program is ignored.
         key: the entry that holds the state dict, or several, of which the first existing one is taken; None takes
-            ``params_ema``, else ``params``, else ``state_dict``, else the whole file.
+            ``params_ema``, else ``params``, else what other trainers write, such as ``state_dict``, else the whole
+            file.
 
     Returns:
         The state dict, with the metadata that ``torch.save`` kept, see :mod:`rsr_basicsr.weights.versions`.
@@ -81,13 +89,13 @@ def entry_taken(content: Any, key: str | None) -> str | None:
     Args:
         content: as :func:`read_file` returns it.
         key: the entry named in the options. If missing, ``params`` is taken, else the state dict in ``state_dict`` or
-            at the top of the file.
+            an entry of other trainers, or at the top of the file.
     """
     entries_there = content if isinstance(content, dict) else {}
     found = next((entry for entry in (key, 'params') if entry in entries_there), None)
-    if found is None and is_state(entries_there.get('state_dict')):
-        return 'state_dict'
-    return key if found is None and not is_state(content) else found
+    if found is None and not is_state(content):
+        return _other_entry(entries_there) or key
+    return found
 
 
 def is_state(value: Any) -> bool:
@@ -102,7 +110,7 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
 
     Args:
         options: ``type`` and arguments as in BasicSR's ``network_g``, and ``weights``, the file; not needed for a
-            network without parameters.
+            network without parameters. ``type: Spandrel`` has no arguments: spandrel recognises the network.
 
     Returns:
         The network on the CPU, in evaluation mode.
@@ -112,6 +120,10 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
     """
     options = dict(options)
     path = options.pop('weights', None)
+    if options.get('type') == SPANDREL:
+        if path is None or len(options) > 1:
+            raise WeightsError(f'the network {SPANDREL} takes weights, a file, and no other argument')
+        return spandrel_network(without_wrapper(load_state(path)), path)
     net = build_quietly(options)
     if path is None:
         if any(True for _ in net.parameters()):
@@ -161,12 +173,18 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Pa
 
 
 def without_wrapper(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """A state dict without the prefix ``module.`` that DataParallel adds."""
-    prefix = 'module.'
+    """A state dict without the prefix ``module.`` that DataParallel adds, or ``netG.`` before each key."""
+    bare = _without_prefix(state, 'module.')
+    if bare and all(key.startswith(_WRAPPER) for key in bare):
+        return _without_prefix(bare, _WRAPPER)
+    return bare
+
+
+def _without_prefix(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     bare = OrderedDict((key[len(prefix) :] if key.startswith(prefix) else key, value) for key, value in state.items())
     metadata = getattr(state, '_metadata', None)
     if metadata is not None:
-        if 'module' in metadata:  # beside the entry of the wrapper itself
+        if prefix[:-1] in metadata:  # beside the entry of the wrapper itself
             metadata = {
                 f'{name}.'[len(prefix) : -1]: entry for name, entry in metadata.items() if f'{name}.'.startswith(prefix)
             }
@@ -199,15 +217,25 @@ def entries(path: str | Path) -> list[str]:
 
 
 def read_file(path: str | Path) -> Any:
-    """Read a file that ``torch.save`` wrote, on the CPU, without running code from it.
+    """Read a weight file, on the CPU, without running code from it.
+
+    Args:
+        path: a file that ``torch.save`` wrote, a safetensors file, or a TorchScript archive, of which only the tensors
+            are read.
 
     Raises:
         WeightsError: the file is missing or damaged, or contains code.
     """
     try:
+        if is_safetensors(path):
+            return read_safetensors(path)
+        if is_torchscript(path):
+            return read_torchscript(path)
         return torch.load(path, map_location='cpu', weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(f'{path} does not exist; check the path, or fetch weights with "rsr weights"') from error
+    except WeightsError:
+        raise
     except (PermissionError, IsADirectoryError) as error:
         raise WeightsError(f'{path} cannot be read ({error.strerror}); give the path of a readable file') from error
     except Exception as error:  # a damaged pickle can raise anything
@@ -222,11 +250,18 @@ def read_file(path: str | Path) -> Any:
 
 def _pick(path: str | Path, content: Any, key: str | Sequence[str] | None) -> Any:
     entries_there = content.keys() if isinstance(content, dict) else ()
-    wanted = ('params_ema', 'params') if key is None else (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
+    wanted = _AVERAGED if key is None else (key,) if isinstance(key, str) else tuple(dict.fromkeys(key))
     found = next((entry for entry in wanted if entry in entries_there), None)
     if found is not None:
         return content[found]
     if key is None:
-        return content['state_dict'] if 'state_dict' in entries_there and is_state(content['state_dict']) else content
+        entry = _other_entry(content)
+        return content if entry is None else content[entry]
     there = ', '.join(map(str, list(entries_there)[:5])) or 'none'
     raise WeightsError(f'{path} has no entry {" or ".join(wanted)}; it has {there}')
+
+
+def _other_entry(content: Any) -> str | None:
+    """The first of the other trainers' entries that holds a state dict."""
+    there = content if isinstance(content, dict) else {}
+    return next((entry for entry in _OTHER_ENTRIES if there.get(entry) and is_state(there[entry])), None)

@@ -6,7 +6,7 @@ from basicsr.archs import build_network
 from torch import nn
 
 from helpers import SMALL_NETWORKS, paired_options, train
-from rsr_basicsr.inference.recognition import open_network, recognise
+from rsr_basicsr.inference.recognition import open_network, open_with_options, recognise
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.state_dict import load_state
@@ -30,14 +30,16 @@ def save(net, path, key='params'):
 def test_saved_network_is_reopened(kind, defended, tmp_path):
     name = f'{"Defended" * defended}{TYPES[kind]}'
     net = build_network({'type': name, **KINDS[kind], **({'defense': {'gate': 'never'}} if defended else {})}).eval()
-    found = open_network(save(net, tmp_path / 'net.pth', 'params_ema'))
-    assert type(found).__name__ == name and not found.training
-    x = torch.rand(1, 3, 8, 12)
-    with torch.no_grad():
+    file = save(net, tmp_path / 'net.pth', 'params_ema')
+    own, x = open_with_options(file, own_classes=True).net, torch.rand(1, 3, 8, 12)
+    assert type(own).__name__ == name
+    for found in (own, open_network(file)):  # the second one is of spandrel, where it is installed
+        assert not found.training
         if defended:
             assert found.defense.gate == 'classifier'
             found.defense.gate = 'never'
-        assert torch.equal(found(x), net(x))
+        with torch.no_grad():
+            assert torch.equal(found(x), net(x))
 
 
 @pytest.mark.parametrize('kind', ['ensemble', 'statistics', 'residual', 'paper'])
@@ -57,7 +59,7 @@ def test_classifier_type_is_inferred(kind, tmp_path):
 def test_official_weights_are_recognised(real_weights):
     name = 'realesr-animevideov3'
     assert recognise(torch.load(real_weights, weights_only=True)[WEIGHTS[name].key], name) == WEIGHTS[name].network
-    assert type(open_network(name)).__name__ == 'SRVGGNetCompact'
+    assert type(open_with_options(name, own_classes=True).net).__name__ == 'SRVGGNetCompact'
 
 
 @pytest.fixture(scope='module')
