@@ -1,7 +1,8 @@
 """Cost of the built-in detectors, and attacks that evade them: python scripts/measure_detector.py [--only ...]
 
 ``time`` compares a decision with a forward pass of the networks it protects, timed in turn. ``aware`` attacks a network
-together with its detector (DetectorAware) and prints how many images evade it, and the stability under those.
+together with its detector (DetectorAware) and prints how many images evade it, and the stability under those. ``crops``
+counts false alarms on random crops of photos.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` poss
 import argparse
 import functools
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from basicsr.archs import build_network
 from timing import describe, fastest
 
 from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED, build_classifier
+from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED, Defense, build_classifier
 from rsr_basicsr.attacks import PGD, DetectorAware
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.inference.image_io import read_image
@@ -72,6 +74,27 @@ def measure_aware(name: str, kinds: Sequence[str], photos: str | None, eps: floa
         )
 
 
+def measure_crops(folder: str, kinds: Sequence[str], per_image: int = 20) -> None:
+    """Print how many random crops of photos as they come are flagged, and of which photos most are."""
+    for kind in kinds:
+        defense = Defense(classifier={'type': kind, 'weights': BUILTIN}).eval()
+        for side in (64, 128):
+            drawn, flagged, generator = 0, Counter[str](), torch.Generator().manual_seed(0)
+            for path in find_images([folder]):
+                image = read_image(path).rgb
+                if min(image.shape[-2:]) < side:
+                    continue
+                for _ in range(per_image):
+                    top, left = (
+                        int(torch.randint(length - side + 1, (), generator=generator)) for length in image.shape[-2:]
+                    )
+                    crop = image[..., top : top + side, left : left + side]
+                    flagged[Path(path).name] += int(defense.attacked(crop).sum())
+                    drawn += 1
+            worst = ', '.join(f'{name} {count}' for name, count in flagged.most_common(3) if count)
+            print(f'{folder}, {kind}: {flagged.total()} of {drawn} crops of {side}x{side} flagged; {worst}', flush=True)
+
+
 def _images(folder: str | None) -> torch.Tensor:
     """Centre crops of 64x64 of the images in a folder, by default of scikit-image photos reduced by 4."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -88,7 +111,7 @@ def _images(folder: str | None) -> torch.Tensor:
 def main() -> None:
     """Run the sections asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
-    parser.add_argument('--only', choices=['time', 'aware'])
+    parser.add_argument('--only', choices=['time', 'aware', 'crops'])
     parser.add_argument('--size', type=int, default=256)
     parser.add_argument('--network', choices=NETWORKS, default=NETWORKS[-1])
     parser.add_argument('--types', nargs='+', choices=tuple(CLASSIFIERS), default=['ensemble'])
@@ -98,9 +121,13 @@ def main() -> None:
     parser.add_argument('--images', type=int, default=8)
     args = parser.parse_args()
     print(describe(torch.device('cpu')))
-    if args.only != 'aware':
+    if args.only == 'crops':
+        if args.photos is None:
+            parser.error('--only crops: name the photos by --photos')
+        measure_crops(args.photos, args.types)
+    if args.only in (None, 'time'):
         measure_time(args.size)
-    if args.only != 'time':
+    if args.only in (None, 'aware'):
         for eps in args.eps:
             measure_aware(args.network, args.types, args.photos, eps, args.steps, args.images)
 
