@@ -19,7 +19,6 @@ from rsr_basicsr import checkpoints
 from rsr_basicsr.checkpoints import ResumingSampler, newest_whole_state, written_whole
 from rsr_basicsr.cli import main
 from rsr_basicsr.utils import files
-from rsr_basicsr.utils.random_streams import random_state, set_random_state
 from rsr_basicsr.weights.state_dict import load_state
 
 
@@ -83,18 +82,6 @@ def test_resumed_training_equals_an_uninterrupted_one(iterations, target, pairs,
     ours, theirs = found['rsr_basicsr']['random'][0], expected['rsr_basicsr']['random'][0]
     assert torch.equal(ours.pop('torch'), theirs.pop('torch')) and ours == theirs
     assert torch.equal(found['rsr_basicsr']['perturbation'][0], expected['rsr_basicsr']['perturbation'][0])
-
-
-def test_random_streams_are_restored(tmp_path):
-    torch.save(random_state(), tmp_path / 'state')
-    state = torch.load(tmp_path / 'state', weights_only=True)
-
-    def draw():
-        return random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item()
-
-    first = draw()
-    set_random_state(state)
-    assert draw() == first
 
 
 def test_sampler_skips_seen_samples_of_the_epoch(monkeypatch):

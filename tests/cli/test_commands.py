@@ -27,7 +27,7 @@ ELSEWHERE = {
     'source .venv/bin/activate': ('scripts/_environment.sh', 'bin/activate'),
     'python scripts/install_basicsr.py': ('tests/test_packaging.py', 'install_basicsr.py'),
     'pip install': ('tests/test_packaging.py', 'pip'),
-    'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/models/test_distributed.py', 'torch.distributed.run'),
+    'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/distributed_runs.py', 'torch.distributed.run'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.cli benchmark': (
         'tests/benchmark/test_benchmark_resuming.py',
         'torch.distributed.run',
