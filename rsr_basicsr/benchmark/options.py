@@ -38,6 +38,7 @@ from rsr_basicsr.options.types import (
 )
 from rsr_basicsr.utils.errors import OptionsError, RSRError, in_one_line
 from rsr_basicsr.utils.registry import did_you_mean
+from rsr_basicsr.weights.spandrel_network import architecture_of
 from rsr_basicsr.weights.state_dict import load_state
 
 
@@ -213,7 +214,7 @@ def _check_scale(net: nn.Module, network: Mapping[str, Any], scale: int, where: 
             size = tuple(net(torch.zeros(1, 3, side, side)).shape[-2:])
     except Exception as error:  # networks raise anything on a size they do not take
         raise OptionsError(
-            f'{where}: {type(net).__name__} does not take an image of {side}x{side}: {in_one_line(error)}'
+            f'{where}: {architecture_of(net)} does not take an image of {side}x{side}: {in_one_line(error)}'
         ) from error
     if size != (scale * side, scale * side):
         raise OptionsError(f'{where}: it upscales by {size[0] / side:g}, but scale is {scale}')

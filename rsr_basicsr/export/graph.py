@@ -21,6 +21,7 @@ from rsr_basicsr.export.examples import example_images
 from rsr_basicsr.ops.caching import for_any_size
 from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.utils.errors import ExportError, OptionsError, in_one_line
+from rsr_basicsr.weights.spandrel_network import architecture_of
 
 SMALLEST_SIDE = 16  # pixels; the classifiers pad smaller images
 LARGEST_SIDE = 2**15  # pixels
@@ -78,7 +79,7 @@ def record(
     multiple = windows_of(wrapped)
     if size is not None and any(side % multiple or side < 1 for side in size):
         raise OptionsError(
-            f'--size {size[0]} {size[1]}: {type(net).__name__} needs sides that are positive multiples of '
+            f'--size {size[0]} {size[1]}: {architecture_of(net)} needs sides that are positive multiples of '
             f'{multiple} pixels'
         )
     deciding = defense if defense is not None and defense.gate not in ('always', 'never') else None
@@ -114,7 +115,7 @@ def _with_settings(net: Any, gate: str | None, size: tuple[int, int] | None, see
     net = copy.deepcopy(net)
     if not isinstance(net, DefenseMixin):
         if (gate, seed) != (None, None):
-            raise OptionsError(f'--gate and --seed are for defended networks; {type(net).__name__} is not defended')
+            raise OptionsError(f'--gate and --seed are for defended networks; {architecture_of(net)} is not defended')
         return _OneInput(net)
     if seed is not None and seed < 0:
         raise OptionsError(f'--seed {seed}: expected 0 or more')

@@ -17,6 +17,7 @@ from rsr_basicsr.archs.defense import Decision, Defense
 from rsr_basicsr.inference.image_io import LoadedImage
 from rsr_basicsr.ops.tiled import upscale, windows_of
 from rsr_basicsr.utils.errors import ImageError, OptionsError, in_one_line
+from rsr_basicsr.weights.spandrel_network import architecture_of
 
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 TILE, TILE_PAD = 512, 64  # defaults, in pixels of the input
@@ -90,7 +91,7 @@ class Upscaler:
         self.net = net.eval().requires_grad_(False).to(self.device)
         self.defended = isinstance(net, DefenseMixin)
         if not self.defended and (gate, seed) != (None, None):
-            raise OptionsError(f'gate and seed need a defended network; {type(net).__name__} is not defended')
+            raise OptionsError(f'gate and seed need a defended network; {architecture_of(net)} is not defended')
         # Without a defence in the network, only the verdict is used.
         self.defense: Defense = (
             net.defense if isinstance(net, DefenseMixin) else Defense(gate='never').eval().to(self.device)
@@ -157,7 +158,7 @@ class Upscaler:
                     f'{self.tile or "the whole image"}'
                 ) from error
             raise ImageError(
-                f'{type(self.net).__name__} does not take an image of {width}x{height}: {in_one_line(error)}'
+                f'{architecture_of(self.net)} does not take an image of {width}x{height}: {in_one_line(error)}'
             ) from error
         scale = output.shape[-1] // padded.shape[-1]
         return output[..., : height * scale, : width * scale]

@@ -23,6 +23,7 @@ from rsr_basicsr.stability.crops import MIN_SIDE, Crop, read_images, take_crops
 from rsr_basicsr.stability.result import CropAttack, MeasuredCrop, StabilityResult, gain_row
 from rsr_basicsr.utils.errors import ImageError, OptionsError, in_one_line
 from rsr_basicsr.utils.progress import progress_bar
+from rsr_basicsr.weights.spandrel_network import architecture_of
 from rsr_basicsr.weights.state_dict import digest
 
 DEFAULT_EPS, DEFAULT_STEPS, DEFAULT_CROP, DEFAULT_IMAGES = (2, 8), 20, 64, 8  # defaults
@@ -79,7 +80,7 @@ def measure_stability(
     """
     settings = check_settings(eps=eps, steps=steps, crop=crop, num_images=num_images, seed=seed)
     place = device_of(device)
-    name, facts = name or type(net).__name__, _facts(net)
+    name, facts = name or architecture_of(net), _facts(net)
     found = list(read_images(images, num_images))
     failed = [str(image) for image in found if isinstance(image, ImageError)]
     crops = take_crops([image for image in found if not isinstance(image, ImageError)], crop)
@@ -205,7 +206,7 @@ def check_settings(*, eps: Sequence[float], **others: int) -> dict[str, Any]:
 def _facts(net: nn.Module) -> dict[str, Any]:
     state = {key: value.cpu() for key, value in net.state_dict().items()}
     return {
-        'type': type(net).__name__,
+        'type': architecture_of(net),
         'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
         'digest': digest(state),
         'detector': decides(net),

@@ -101,6 +101,11 @@ class SpandrelNetwork(nn.Module):
         return F.pad(x, (0, right, 0, bottom), mode)
 
 
+def architecture_of(net: nn.Module) -> str:
+    """The name of a network's class, or of the architecture of a network of spandrel."""
+    return net.architecture if isinstance(net, SpandrelNetwork) else type(net).__name__
+
+
 def as_network(model: Any) -> Any:
     """A descriptor of spandrel as a network that can be attacked; anything else as it is."""
     spandrel = sys.modules.get('spandrel')  # who has such a descriptor has imported it
