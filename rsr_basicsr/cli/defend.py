@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rsr_basicsr.cli.parser import add_import
 from rsr_basicsr.defend_file.options_file import defend_file, difference, write_defended
-from rsr_basicsr.defend_file.presets import DEFAULT_PRESET, PRESETS
+from rsr_basicsr.defend_file.presets import DEFAULT_PRESET, DEFAULT_PRESET_GAN, PRESETS
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--preset',
         choices=tuple(PRESETS),
-        default=DEFAULT_PRESET,
-        help=f'strength and cost of the training, see docs/options.md (default: {DEFAULT_PRESET})',
+        help='strength and cost of the training, see docs/options.md '
+        f'(default: {DEFAULT_PRESET}, or {DEFAULT_PRESET_GAN} where there is a discriminator)',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace OUT.yml if it exists')
     add_import(parser, 'defended architectures')

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from basicsr.models.sr_model import SRModel
+from basicsr.models.srgan_model import SRGANModel
 from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY, Registry
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.defend_file.presets import PRESETS, attack_block, defense_block, validation_block
+from rsr_basicsr.defend_file.presets import (
+    DEFAULT_PRESET,
+    DEFAULT_PRESET_GAN,
+    PRESETS,
+    attack_block,
+    defense_block,
+    validation_block,
+)
 from rsr_basicsr.defend_file.yaml_text import YamlText
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import host
@@ -53,12 +61,13 @@ class Defended(NamedTuple):
     notes: list[str]
 
 
-def defend_file(path: Path, preset: str) -> Defended:
+def defend_file(path: Path, preset: str | None = None) -> Defended:
     """Read an options file and defend it; nothing is written.
 
     Args:
         path: of the options file, UTF-8.
-        preset: one of :data:`rsr_basicsr.defend_file.presets.PRESETS`.
+        preset: one of :data:`rsr_basicsr.defend_file.presets.PRESETS`; None takes the one that the evidence speaks for,
+            by whether the model has a discriminator.
 
     Raises:
         OptionsError: it cannot be read, or cannot be defended; one sentence that begins with the file.
@@ -94,15 +103,17 @@ def difference(before: str, after: str, name_before: str, name_after: str) -> st
     return ''.join(line if line.endswith('\n') else f'{line}\n\\ No newline at end of file\n' for line in lines)
 
 
-def defend_text(text: str, preset: str) -> Defended:
-    """Defend the text of an options file.
+def defend_text(text: str, preset: str | None = None) -> Defended:
+    """Defend the text of an options file, as :func:`defend_file` does.
 
     Raises:
         OptionsError: one sentence that says what cannot be defended, and why.
     """
     file = YamlText(text)
-    opt, chosen = file.data, PRESETS[preset]
+    opt = file.data
     _check_mappable(opt)
+    model = MODEL_REGISTRY.get(f'{PREFIX}{opt["model_type"]}')
+    chosen = PRESETS[preset or (DEFAULT_PRESET_GAN if issubclass(model, SRGANModel) else DEFAULT_PRESET)]
     stage = 'train' if 'train' in opt else 'test'
     points = ARCH_REGISTRY.get(f'{PREFIX}{opt["network_g"]["type"]}').chosen_points()
     if isinstance(opt.get('name'), str):

@@ -50,9 +50,16 @@ PRESETS = {
     'strong': Preset(
         {**{key: value for key, value in _ADVERSARIAL.items() if key != 'share'}, 'steps': 4, 'mode': 'paired'}
     ),
-    # Attacked samples are compared with the clean output: the steadiest output for trainers with pixel losses. A
-    # discriminator would be taught that outputs are real.
-    'consistency': Preset({**_ADVERSARIAL, 'objective': 'stability', 'attacked_target': 'clean_output'}),
+    # Attacked samples are compared with the clean output, as in options/baselines: steadier than `light`, and closer to
+    # the original under attack, at equal sharpness. A discriminator would be taught that outputs are real.
+    'consistency': Preset(
+        {
+            **{key: value for key, value in _ADVERSARIAL.items() if key not in ('random_start', 'share')},
+            'objective': 'stability',
+            'mode': 'paired',
+            'attacked_target': 'clean_output',
+        }
+    ),
     # Masks and detector beside the training of `light`.
     'masks': Preset({**_ADVERSARIAL, 'masked': 0.5}, _MASK, _CLASSIFIER),
     # The published training of Yue et al. 2021, as in options/train/train_cdc_realsr_x4_paper.yml: one strength, three
@@ -74,7 +81,8 @@ PRESETS = {
         {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9},
     ),
 }
-DEFAULT_PRESET = 'light'
+#: The best one of docs/benchmark.md for trainers with pixel losses, and for those with a discriminator
+DEFAULT_PRESET, DEFAULT_PRESET_GAN = 'consistency', 'light'
 
 #: Largest share of a training's iterations over which eps rises
 _WARMUP_SHARE = 0.1
