@@ -64,12 +64,12 @@ def open_network(name_or_file: str, options: str | None = None) -> nn.Module:
             serves architectures that cannot be inferred from the tensors.
 
     Returns:
-        The network on the CPU, in evaluation mode; for one of spandrel's, frozen, a
+        The network on the CPU, in evaluation mode; for one of spandrel's, a
         :class:`rsr_basicsr.weights.spandrel_network.SpandrelNetwork`.
 
     Raises:
         OptionsError: there is no such file or name, or the options file is invalid.
-        WeightsError: the file cannot be read, its network cannot be inferred, or it is not for super-resolution.
+        WeightsError: the file cannot be read, its network cannot be inferred, or it is not for images.
     """
     return open_with_options(name_or_file, options).net
 
@@ -117,7 +117,7 @@ def _found(name_or_file: str) -> str:
 
 
 def _plain(state: State, path: str, own_classes: bool) -> nn.Module:
-    """A network without a defence: of spandrel, or of BasicSR's classes if spandrel cannot be used or shall not."""
+    """A network without a defence: of spandrel, or of BasicSR's classes where spandrel is not wanted or cannot."""
     network = _backbone(state)
     if has_spandrel() and not (own_classes and network is not None):
         try:

@@ -132,13 +132,19 @@ def spandrel_network(state: Mapping[str, torch.Tensor], path: str | Path) -> Spa
     if not has_spandrel():
         raise WeightsError(f'{path}: spandrel recognises its network, but is not installed; {INSTALL_SPANDREL}')
     with _without_warnings():
-        import spandrel
+        try:
+            import spandrel
 
-        registry = spandrel.MAIN_REGISTRY.copy()
-        if importlib.util.find_spec('spandrel_extra_arches') is not None:
-            import spandrel_extra_arches
+            registry = spandrel.MAIN_REGISTRY.copy()
+            if importlib.util.find_spec('spandrel_extra_arches') is not None:
+                import spandrel_extra_arches
 
-            registry.add(*spandrel_extra_arches.EXTRA_REGISTRY, ignore_duplicates=True)
+                registry.add(*spandrel_extra_arches.EXTRA_REGISTRY, ignore_duplicates=True)
+        except ImportError as error:
+            raise WeightsError(
+                f'{path}: spandrel recognises its network, but cannot be imported ({in_one_line(error)}); '
+                f'{INSTALL_SPANDREL}'
+            ) from error
         try:
             # A constructor draws initial values, which must not change the numbers of what comes after.
             with torch.random.fork_rng(devices=[]):
