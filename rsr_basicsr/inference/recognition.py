@@ -94,7 +94,7 @@ def open_with_options(name_or_file: str, options: str | None = None, *, own_clas
     stored = content.get(NETWORK) if isinstance(content, dict) else None
     if stored is not None:
         network = _checked(stored, state, path)
-    elif any(key.startswith('defense.') for key in state):
+    elif any(key.startswith('defense.') for key in _own_names(state)):
         network = recognise(state, path)
     else:
         return OpenedNetwork(_plain(state, path, own_classes), None)
@@ -140,7 +140,7 @@ def recognise(state: State, path: str) -> dict[str, Any]:
     Raises:
         WeightsError: the architecture or the classifier is unknown.
     """
-    state = without_wrapper(state)
+    state = _own_names(without_wrapper(state))
     network = _backbone(state)
     if network is None:
         raise WeightsError(_unknown(state, path))
@@ -158,9 +158,13 @@ def recognise(state: State, path: str) -> dict[str, Any]:
     return {**network, 'type': f'Defended{kind}', 'defense': defense}
 
 
+def _own_names(state: State) -> State:
+    """A published CDC under the names of this package, with its classifier as that of a defence."""
+    return renamed(state) if is_published(state) else state
+
+
 def _backbone(state: State) -> dict[str, Any] | None:
-    if is_published(state):
-        state = renamed(state)
+    state = _own_names(state)
     return _rrdbnet(state) or _compact(state) or _cdc(state)
 
 

@@ -17,7 +17,6 @@ from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.defend_file.options_file import defend_text
 from rsr_basicsr.defend_file.presets import PRESETS
 
-
 #: What a preset writes out although it is the default, or for long trainings
 SCHEDULE = {'warmup', 'precision', 'every'}
 
