@@ -1,7 +1,8 @@
-"""Small networks that BasicSR does not have, of spandrel's own classes, and an image reader of spandrel to compare."""
+"""Small networks that BasicSR does not have, of spandrel's own classes, and what spandrel itself makes of a file."""
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,7 @@ def build(name: str) -> nn.Module:
     module, arguments, _ = NETWORKS[name]
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # torch.jit is deprecated
-        import spandrel.architectures as _  # noqa: F401
-
-        found = __import__(f'spandrel.architectures.{module}', fromlist=[name])
+        found = importlib.import_module(f'spandrel.architectures.{module}')
     torch.manual_seed(0)
     net: nn.Module = getattr(found, name)(**arguments)
     return net.eval()

@@ -21,7 +21,7 @@ from rsr_basicsr.archs.defended_arch import POINTS, DefenseMixin
 from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED
 from rsr_basicsr.checkpoints import described
 from rsr_basicsr.options.blocks import DefenseOptions
-from rsr_basicsr.options.loading import load_options, read_network
+from rsr_basicsr.options.loading import read_network_block
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, RSRError, WeightsError, in_one_line
 from rsr_basicsr.weights.official import WEIGHTS, fetch, find
@@ -85,8 +85,7 @@ def open_with_options(name_or_file: str, options: str | None = None, *, own_clas
     """
     path = _found(name_or_file)
     if options is not None:
-        net = read_network(options)
-        network = load_options(options)['network_g']
+        net, network = read_network_block(options)
         fill(net, load_state(path), path)
         return OpenedNetwork(net, described(network) if isinstance(net, DefenseMixin) else None)
     content = read_file(path)
@@ -118,7 +117,7 @@ def _found(name_or_file: str) -> str:
 
 def _plain(state: State, path: str, own_classes: bool) -> nn.Module:
     """A network without a defence: of spandrel, or of BasicSR's classes where spandrel is not wanted or cannot."""
-    network = _backbone(state)
+    network = _backbone(_own_names(state))
     if has_spandrel() and not (own_classes and network is not None):
         try:
             return spandrel_network(state, path)
@@ -164,7 +163,6 @@ def _own_names(state: State) -> State:
 
 
 def _backbone(state: State) -> dict[str, Any] | None:
-    state = _own_names(state)
     return _rrdbnet(state) or _compact(state) or _cdc(state)
 
 

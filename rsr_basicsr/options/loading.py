@@ -42,10 +42,15 @@ def read_network(path: str) -> torch.nn.Module:
     Raises:
         OptionsError: as :func:`read_options` does, or the network cannot be built.
     """
+    return read_network_block(path)[0]
+
+
+def read_network_block(path: str) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """As :func:`read_network`, with the checked block ``network_g``."""
     opt = load_options(path)
     parse_open(opt, _WithNetwork, '')
     parse_open(opt['network_g'], host_blocks.Typed, 'network_g')
-    return check_network(opt, 'network_g')
+    return check_network(opt, 'network_g'), opt['network_g']
 
 
 def load_options(path: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 
-from helpers import SMALL_NETWORKS
+from helpers import SMALL_NETWORKS, write
 from rsr_basicsr.cli import main
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.utils.errors import WeightsError
@@ -54,6 +54,13 @@ def test_defended_network_keeps_its_settings(defended, tmp_path, capsys):
     found = open_network(str(out))
     assert (found.defense.gate, type(found).__name__) == ('soft', 'DefendedSRVGGNetCompact')
     assert all(torch.equal(found.state_dict()[key], value) for key, value in net.state_dict().items())
+
+
+def test_settings_of_an_options_file_are_kept(defended, tmp_path):
+    out, options = tmp_path / 'out.safetensors', {**DEFENDED, 'defense': {**DEFENDED['defense'], 'gate': 'always'}}
+    file = write({'network_g': options}, tmp_path / 'options.yml')
+    assert main(['export', defended[1], '-opt', str(file), '--safetensors', str(out)]) == 0
+    assert open_network(str(out)).defense.gate == 'always' and open_network(defended[1]).defense.gate == 'soft'
 
 
 def test_backbone_is_written_in_the_format_of_its_name(defended, tmp_path):

@@ -50,7 +50,7 @@ def test_batches_and_gradients_are_right(net):
     def loss(images):
         return (net(images) ** 2).sum()
 
-    # The outer ones alone: batches hold independent images.
+    # The images of a batch are independent.
     assert torch.allclose(net(x)[1:], net(x[1:]), rtol=1e-9, atol=1e-9)
     step = 1e-6
     with torch.no_grad():
