@@ -263,3 +263,15 @@ def test_unsupported_networks_are_not_written(net, message, tmp_path):
     if isinstance(net, OneSize):
         (written,) = export(net, Outputs(torch=tmp_path / 'a.pt2'), size=(48, 64))
         assert written.accepts == 'one image of 48x64' and 'no defence' in written.protection
+
+
+def test_masks_within_rounding_of_a_threshold_are_compared_once_more(tmp_path, monkeypatch):
+    pytest.importorskip('onnxscript')
+    net, verify = DefendedGain(defense={'gate': 'always'}).eval(), onnx_file.verify
+    flipped = iter([True, False, True, True])
+    monkeypatch.setattr(onnx_file, 'verify', lambda *args: [(0.0013, 1.0)] if next(flipped) else verify(*args))
+    (written,) = export(net, Outputs(onnx=tmp_path / 'net.onnx'))
+    assert written.difference < 1e-5
+    with pytest.raises(ExportError, match='would differ from the network by 0.0013'):
+        list(export(net, Outputs(onnx=tmp_path / 'other.onnx')))
+    assert [file.name for file in tmp_path.iterdir()] == ['net.onnx'] and not list(flipped)
