@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torchvision.transforms.functional import gaussian_blur, rgb_to_grayscale
+from torch.nn import functional as F
+from torchvision.transforms.functional import rgb_to_grayscale
 
 _BANDS = 2  # octaves below the finest details, of width 1 and 2 pixels
 _WINDOW, _WINDOW_SIDE = 1.5, 11  # in which contrast is local, in pixels
@@ -29,7 +30,7 @@ class LocalContrast(nn.Module):
 
     Examples:
         >>> image = torch.rand(1, 3, 32, 32)
-        >>> blurred = gaussian_blur(image, 5)
+        >>> blurred = F.avg_pool2d(image, 5, stride=1, padding=2)
         >>> bool(LocalContrast()(blurred, image) > LocalContrast()(image, image))
         True
     """
@@ -48,6 +49,20 @@ def _contrasts(images: torch.Tensor) -> Iterator[torch.Tensor]:
     base = rgb_to_grayscale(images) * 255
     for octave in range(_BANDS):
         sigma = 2.0**octave
-        low = gaussian_blur(base, [2 * int(3 * sigma) + 1] * 2, [sigma] * 2)
-        yield gaussian_blur((base - low).square(), [_WINDOW_SIDE] * 2, [_WINDOW] * 2)
+        low = _blur(base, 2 * int(3 * sigma) + 1, sigma)
+        yield _blur((base - low).square(), _WINDOW_SIDE, _WINDOW)
         base = low
+
+
+def _blur(images: torch.Tensor, side: int, sigma: float) -> torch.Tensor:
+    """Gaussian blur, reflecting at the border, as torchvision's ``gaussian_blur``.
+
+    By sums of shifted images: 20 times as fast on a CPU as a convolution of one channel, which counts in a loss.
+    """
+    reach = side // 2
+    weights = torch.linspace(-reach, reach, side, dtype=torch.float64).square().div(-2 * sigma**2).exp()
+    weights = weights / weights.sum()
+    height, width = images.shape[-2:]
+    padded = F.pad(images, [reach] * 4, mode='reflect')
+    rows = sum(weight * padded[..., shift : shift + height, :] for shift, weight in enumerate(weights.tolist()))
+    return sum(weight * rows[..., shift : shift + width] for shift, weight in enumerate(weights.tolist()))

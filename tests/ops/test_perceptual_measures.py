@@ -100,6 +100,28 @@ def test_lpips_on_squeezenet_against_its_definition(tmp_path):
         perceptual_measure('lpips', path)
 
 
+def local_contrast_by_definition(x, y):
+    """Mean of |ln((c + f) / (r + f))| / 2 over two octaves."""
+
+    def contrasts(image):
+        base = np.einsum('i,ihw->hw', [0.2989, 0.587, 0.114], image[0].numpy()) * 255
+        for sigma in (1, 2):
+            low = scipy.ndimage.gaussian_filter(base, sigma, mode='mirror', radius=3 * sigma)
+            yield scipy.ndimage.gaussian_filter((base - low) ** 2, 1.5, mode='mirror', radius=5)
+            base = low
+
+    ratios = [np.abs(np.log((c + 50) / (r + 50))).mean() / 2 for c, r in zip(contrasts(x), contrasts(y))]
+    return np.mean(ratios)
+
+
+def test_local_contrast_against_its_definition():
+    x = photo()
+    y = noisy(x, 15)[..., :40]
+    expected = local_contrast_by_definition(y, x[..., :40])
+    assert expected > 0.1
+    assert perceptual_measure('local_contrast')(y, x[..., :40]).item() == pytest.approx(expected, rel=1e-6)
+
+
 @FREE
 def test_zero_for_equal_images_and_growing(name):
     measure, x = perceptual_measure(name), photo(dtype=torch.float32)
