@@ -18,6 +18,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.models.attacked_batches import AttackedBatches
 from rsr_basicsr.models.joint_loss import joint_loss
 from rsr_basicsr.models.running_means import RunningMeans
+from rsr_basicsr.models.training_gradient import forward_in
 from rsr_basicsr.utils.errors import OptionsError
 
 USE_TORCHRUN = (
@@ -37,8 +38,8 @@ class AttackAugmentation(AttackedBatches):
     pass of the step: with several processes, gradients are reduced as often as without an attack. (In a step that skips
     ``net_g``, as in GANs with ``net_d_iters`` above 1, the classifier learns nothing.)
 
-    Options: ``train: train_classifier``, ``target``, ``optim_classifier`` and ``classifier_opt``, and those of
-    :class:`AttackedBatches`; :mod:`rsr_basicsr.options` has the schema.
+    Options: ``train: train_classifier``, ``target``, ``precision``, ``optim_classifier`` and ``classifier_opt``, and
+    those of :class:`AttackedBatches`; :mod:`rsr_basicsr.options` has the schema.
 
     The host never waits for the device: logged values stay there until they are printed.
     """
@@ -126,6 +127,7 @@ class AttackAugmentation(AttackedBatches):
                 if classifier_steps or self.opt['dist']:
                     weight = 1 / classifier_steps if classifier_steps else 0
                     stack.enter_context(self._joint_loss(batch.labels, weight))
+                stack.enter_context(forward_in(self.options.train.precision, self.net_g))
                 super().optimize_parameters(current_iter)
             self._log_errors(batch.labels)
         if self.optimizer_classifier is not None and attacks:

@@ -18,7 +18,7 @@ from rsr_basicsr.attacks.base import Attack
 from rsr_basicsr.attacks.objectives import TrainingLoss
 from rsr_basicsr.models.robust_validation import RobustValidation
 from rsr_basicsr.models.running_means import RunningMeans, Stopwatch
-from rsr_basicsr.models.training_gradient import gradient_of_step, iteration_of_generator
+from rsr_basicsr.models.training_gradient import forward_in, gradient_of_step, iteration_of_generator
 from rsr_basicsr.options.attack_blocks import AttackOptions
 from rsr_basicsr.weights.state_dict import load_network
 
@@ -155,7 +155,8 @@ class AttackedBatches(RobustValidation):
         consistency = self.schedule.attacked_target == 'clean_output'
         clean_output: torch.Tensor | None = None
         if consistency or not self.attack.objective.needs_ground_truth:
-            with torch.no_grad(), net.defense.forced(False):
+            precision = self.options.train.precision
+            with torch.no_grad(), net.defense.forced(False), forward_in(precision, net):
                 clean_output = net(lq)
         if clean_output is not None and not self.attack.objective.needs_ground_truth:
             target = clean_output

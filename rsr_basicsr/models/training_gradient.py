@@ -49,7 +49,7 @@ def gradient_of_step(
         for name, value in vars(model).items():
             if isinstance(value, nn.Module) and name.startswith('net_'):
                 stack.enter_context(untouched(value))
-        stack.enter_context(_forward_in(precision, model.net_g))
+        stack.enter_context(forward_in(precision, model.net_g))
         try:
             step()
         except _UpdateReached:
@@ -108,7 +108,7 @@ def _replaced(model: SRModel, stand_ins: dict[str, Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _forward_in(precision: str, net: nn.Module) -> Iterator[None]:
+def forward_in(precision: str, net: nn.Module) -> Iterator[None]:
     """Run the forward pass of a network in a precision within the block; its outputs are float32."""
     if precision == 'fp32':
         yield

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER, GATES, UNTRAINED
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
+from rsr_basicsr.attacks.problem import ATTACK_PRECISIONS
 from rsr_basicsr.ops.tiled import OVERLAP
 from rsr_basicsr.options.attack_blocks import DIAGONAL, PIXELS, AttackOptions, ValAttackOptions
 from rsr_basicsr.options.parsing import Block, OpenBlock, key, typed
@@ -136,6 +137,11 @@ class TrainOptions(OpenBlock):
         'what all losses of the step compare with; `pretrained` is the output that the weights in `path: '
         'pretrain_network_g` gave for the clean image',
         'ground_truth',
+    )
+    precision: Annotated[str, OneOf(ATTACK_PRECISIONS)] = key(
+        "of the network's forward pass in the training step, by autocast; weights, losses and optimizer stay in fp32. "
+        "The attack's passes have a `precision` of their own",
+        'fp32',
     )
     optim_classifier: ClassifierOptimOptions = key("the classifier's own optimizer", ClassifierOptimOptions)
     classifier_opt: ClassifierLossOptions = key("the classifier's own loss", ClassifierLossOptions)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.models.sr_model import SRModel
+from torch.nn import functional as F
 
 from helpers import SMALL_NETWORKS, paired_options
 from rsr_basicsr.models import DefendedSRModel
+from rsr_basicsr.models.attacked_batches import Attacked
 
 
 def test_paired_appends_the_attacked_images(model):
@@ -82,6 +84,28 @@ def test_the_host_never_waits_for_the_device(model, mode, monkeypatch):
     assert 'l_pix' in model.log_dict
     with pytest.raises((RuntimeError, NotImplementedError), match='meta'):
         model.get_current_log()
+
+
+@pytest.mark.parametrize('mode', ['paired', 'mixed', 'alternating'])
+def test_precision_of_the_step(model, mode):
+    model.schedule.mode, model.schedule.eps, batch = mode, 4, (model.lq, model.gt)
+    types, gradients = set(), []
+    model.net_g.body[0].register_forward_hook(lambda module, args, output: types.add(output.dtype))
+    state = {key: value.clone() for key, value in model.net_g.state_dict().items()}
+    for precision in ('fp32', 'bf16'):
+        types.clear()
+        model.net_g.load_state_dict(state)
+        model.lq, model.gt = batch
+        model.opt['train']['precision'] = precision
+        vars(model).pop('options')
+        torch.manual_seed(0)
+        model.attack_images = lambda lq, *args: Attacked(lq + 4 / 255 * torch.randn_like(lq).sign(), False, None)
+        model.optimize_parameters(1)
+        assert types == {torch.bfloat16 if precision == 'bf16' else torch.float32}
+        assert model.output.dtype == torch.float32 and 'forward' not in vars(model.net_g)
+        gradients.append(torch.cat([weight.grad.flatten() for weight in model.net_g.body.parameters()]))
+    assert gradients[1].dtype == torch.float32
+    assert 0.98 < F.cosine_similarity(*gradients, dim=0) < 1
 
 
 def test_warmup_and_every(model):
