@@ -2,9 +2,10 @@
 
     python scripts/train_baselines.py realesr-general-x4v3 PHOTOS -o baselines --jobs 2
 
-The photos are reduced by antialiased bicubic interpolation. Weights are fetched unless --weights names a file. A
-training that was interrupted continues, one that has ended after as many iterations is skipped. The weights are
-OUT/experiments/NAME/models/net_g_latest.pth.
+The photos are reduced by antialiased bicubic interpolation. --degraded adds each of them behind Real-ESRGAN's
+degradations, as often as it says; with --look, the target of those is the output of the released network instead of
+the photo. Weights are fetched unless --weights names a file. A training that was interrupted continues, one that has
+ended after as many iterations is skipped. The weights are OUT/experiments/NAME/models/net_g_latest.pth.
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import torch
 from basicsr.utils import tensor2img
+from torch import nn
 
+from rsr_basicsr.attacks.problem import ATTACK_PRECISIONS
+from rsr_basicsr.data.degraded_image_dataset import DegradedImageDataset
 from rsr_basicsr.data.reduced_image_dataset import ReducedImageDataset
+from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.options.shipped import options_folder
 from rsr_basicsr.utils.errors import RSRError
 from rsr_basicsr.weights.official import WEIGHTS, fetch
@@ -42,6 +48,11 @@ def main() -> int:
     parser.add_argument('photos', type=Path, help='folder of high-resolution training photos')
     parser.add_argument('-o', '--output', type=Path, default=Path('baselines'), help='default: baselines')
     parser.add_argument('--weights', type=Path, help='file of the released weights, instead of fetching them')
+    parser.add_argument('--degraded', type=int, default=0, metavar='N', help='pairs of each photo behind degradations')
+    parser.add_argument('--look', action='store_true', help='degraded pairs keep the look of the released network')
+    parser.add_argument(
+        '--precision', choices=ATTACK_PRECISIONS, default='fp32', help='bf16: twice as fast where it is'
+    )
     parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME', help=', '.join(names))
     parser.add_argument('--iterations', type=int, default=150)
     parser.add_argument('--seed', type=int, default=0)
@@ -50,7 +61,7 @@ def main() -> int:
     out = args.output.resolve()
     try:
         weights = (args.weights or fetch(args.network)).resolve()
-        pairs = write_pairs(args.photos, out / 'photos')
+        pairs = write_pairs(args.photos, out / 'photos', args.degraded, weights if args.look else None)
     except RSRError as error:
         print(f'train_baselines: {error}', file=sys.stderr)
         return error.exit_code
@@ -62,6 +73,7 @@ def main() -> int:
         f'train:total_iter={args.iterations}',
         f'train:scheduler:periods=[{args.iterations}]',
         f'manual_seed={args.seed}',
+        f'train:precision={args.precision}',
     ]
     experiment = args.network + (f'_seed{args.seed}' if args.seed else '')
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -71,22 +83,41 @@ def main() -> int:
     return int(any(failed))
 
 
-def write_pairs(photos: Path, folder: Path) -> Path:
-    """Write ``HR`` and ``LRx4`` into a folder, unless it is there, and return it."""
+def write_pairs(photos: Path, folder: Path, degraded: int, look: Path | None) -> Path:
+    """Write ``HR`` and ``LRx4`` into a folder, unless it is there, and return it.
+
+    Args:
+        photos: folder of the originals.
+        folder: where the two are written.
+        degraded: pairs of each photo behind Real-ESRGAN's degradations, beside the one that is only reduced.
+        look: weights of the network whose outputs are the HR of degraded pairs; None takes the original.
+    """
     if not folder.is_dir():
         unfinished = folder.with_name(f'{folder.name}.unfinished')
         shutil.rmtree(unfinished, ignore_errors=True)
-        dataset = ReducedImageDataset(
-            {'dataroot_gt': str(photos), 'io_backend': {'type': 'disk'}, 'scale': SCALE, 'phase': 'val'}
-        )
-        for number in range(len(dataset)):
-            item = dataset[number]
-            for key, name in (('gt', 'HR'), ('lq', f'LRx{SCALE}')):
-                path = unfinished / name / f'{Path(item["lq_path"]).stem}.png'
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), tensor2img(item[key]))
+        network = None if look is None else open_network(str(look)).eval()
+        common = {'dataroot_gt': str(photos), 'scale': SCALE, 'phase': 'val'}
+        reduced = ReducedImageDataset({**common, 'io_backend': {'type': 'disk'}})
+        _write(reduced, unfinished, '', None)
+        for seed in range(degraded):
+            options = {**common, 'name': 'photos', 'type': 'DegradedImageDataset', 'seed': seed}
+            dataset = DegradedImageDataset({**options, 'io_backend': {'type': 'disk'}})
+            _write(dataset, unfinished, f'_degraded{seed}', network)
         unfinished.rename(folder)
     return folder
+
+
+def _write(dataset: ReducedImageDataset, folder: Path, suffix: str, network: nn.Module | None) -> None:
+    for number in range(len(dataset)):
+        item = dataset[number]
+        lq, hr = item['lq'], item['gt']
+        if network is not None:
+            with torch.no_grad():
+                hr = network(lq[None])[0].clamp(0, 1)
+        for name, image in (('HR', hr), (f'LRx{SCALE}', lq)):
+            path = folder / name / f'{Path(item["lq_path"]).stem}{suffix}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), tensor2img(image))
 
 
 def train(name: str, experiment: str, out: Path, iterations: int, overrides: list[str]) -> int:

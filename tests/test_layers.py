@@ -21,7 +21,7 @@ LAYERS = {
     'ops': 'weights',
     'archs': 'ops, weights, utils',
     'attacks': 'ops, weights, utils',
-    'losses': '',
+    'losses': 'ops, utils',
     'metrics': 'ops',
     'defenses': 'attacks, ops, weights, utils',
     'options': 'metrics, attacks, archs, ops, weights, utils',

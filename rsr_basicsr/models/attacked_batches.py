@@ -71,7 +71,8 @@ class AttackedBatches(RobustValidation):
     def prepare_attack(self) -> None:
         """Build the attack of the training."""
         self.schedule = cast(AttackOptions, self.options.attack)
-        self.attack = build_attack(self.schedule.arguments, lambda source: load_network(source).to(self.device))
+        arguments = {'precision': self.options.train.precision, **self.schedule.arguments}
+        self.attack = build_attack(arguments, lambda source: load_network(source).to(self.device))
         if isinstance(self.attack.objective, TrainingLoss):
             setattr(self.attack.objective, 'gradient', self._gradient_of_training_loss)
         self.perturbation = None

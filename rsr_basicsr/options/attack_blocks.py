@@ -174,7 +174,9 @@ class AnyAttackOptions(Block):
     tile: Count | None = key("tiles of the attack's passes", unit=PIXELS, by_default='none')
     overlap: Natural | None = key('what the network sees around each tile', unit=PIXELS, by_default='16')
     memory: Positive | None = key('the memory that chooses the tiles', unit='GiB', by_default='none')
-    precision: Annotated[str, OneOf(ATTACK_PRECISIONS)] | None = key("of the attack's passes", by_default='`fp32`')
+    precision: Annotated[str, OneOf(ATTACK_PRECISIONS)] | None = key(
+        "of the attack's passes", by_default='`fp32`; in training that of `train: precision`'
+    )
     seed: Natural | None = key('repeatable attacks, image by image', by_default='none')
     decay: NonNegative | None = key('`MIFGSM`: of the momentum', by_default='1')
     momentum: Share | None = key('`APGD`: weight of the new step against the last one', by_default='0.75')

@@ -139,8 +139,8 @@ class TrainOptions(OpenBlock):
         'ground_truth',
     )
     precision: Annotated[str, OneOf(ATTACK_PRECISIONS)] = key(
-        "of the network's forward pass in the training step, by autocast; weights, losses and optimizer stay in fp32. "
-        "The attack's passes have a `precision` of their own",
+        "of the network's forward pass in the training step, by autocast, and of the attack's passes unless `attack: "
+        "precision` says otherwise; weights, losses and optimizer stay in fp32",
         'fp32',
     )
     optim_classifier: ClassifierOptimOptions = key("the classifier's own optimizer", ClassifierOptimOptions)

@@ -108,6 +108,16 @@ def test_precision_of_the_step(model, mode):
     assert 0.98 < F.cosine_similarity(*gradients, dim=0) < 1
 
 
+@pytest.mark.parametrize('own, expected', [({}, 'bf16'), ({'precision': 'fp32'}, 'fp32')])
+def test_attack_takes_the_precision_of_the_step(model, own, expected):
+    model.opt['train']['precision'] = 'bf16'
+    model.opt['attack'].pop('precision')
+    model.opt['attack'].update(own)
+    vars(model).pop('options')
+    model.prepare_attack()
+    assert model.attack.precision == expected
+
+
 def test_warmup_and_every(model):
     model.schedule.warmup, model.schedule.every, model.schedule.eps = 4, 2, 8
     model.attack.quantize, batch = 'none', (model.lq, model.gt)
