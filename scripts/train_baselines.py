@@ -56,6 +56,9 @@ def main() -> int:
     parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='NAME', help=', '.join(names))
     parser.add_argument('--iterations', type=int, default=150)
     parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument(
+        '--set', nargs='+', default=[], metavar='KEY=VALUE', help='more values of the options, as of --force_yml'
+    )
     parser.add_argument('--jobs', type=int, default=1, help='trainings side by side, each on one thread')
     args = parser.parse_args()
     out = args.output.resolve()
@@ -74,6 +77,7 @@ def main() -> int:
         f'train:scheduler:periods=[{args.iterations}]',
         f'manual_seed={args.seed}',
         f'train:precision={args.precision}',
+        *args.set,
     ]
     experiment = args.network + (f'_seed{args.seed}' if args.seed else '')
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -1,4 +1,4 @@
-"""Download official Real-ESRGAN weights and print their paths."""
+"""Fetch weights by name, the official ones of Real-ESRGAN or those of this package, and print their paths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '-o',
         '--output',
         metavar='DIR',
-        help='folder of the files (default: $RSR_CACHE, else ~/.cache/rsr_basicsr/weights)',
+        help='folder of the files (default: $RSR_CACHE, else ~/.cache/rsr_basicsr/weights, or this package)',
     )
     parser.add_argument('--list', action='store_true', help='list the known weights and exit')
 
@@ -25,7 +25,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the path of each file on stdout; the progress goes to stderr."""
     if args.list:
         for weights in WEIGHTS.values():
-            print(f'{weights.name:<28}{weights.network["type"]:<17}{weights.size / 1e6:5.1f} MB  {weights.url}')
+            print(
+                f'{weights.name:<28}{weights.network["type"]:<17}{weights.size / 1e6:5.1f} MB  {weights.url or "in this package"}'
+            )
         return 0
     if not args.names:
         raise OptionsError(f'give at least one of {", ".join(WEIGHTS)}')

