@@ -25,9 +25,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the path of each file on stdout; the progress goes to stderr."""
     if args.list:
         for weights in WEIGHTS.values():
-            print(
-                f'{weights.name:<28}{weights.network["type"]:<17}{weights.size / 1e6:5.1f} MB  {weights.url or "in this package"}'
-            )
+            source = weights.url or 'in this package'
+            print(f'{weights.name:<28}{weights.network["type"]:<17}{weights.size / 1e6:5.1f} MB  {source}')
         return 0
     if not args.names:
         raise OptionsError(f'give at least one of {", ".join(WEIGHTS)}')

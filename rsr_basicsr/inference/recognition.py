@@ -24,6 +24,7 @@ from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.loading import read_network_block
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, RSRError, WeightsError, in_one_line
+from rsr_basicsr.weights.bounds import built_within
 from rsr_basicsr.weights.official import WEIGHTS, fetch, find
 from rsr_basicsr.weights.safetensors_file import NETWORK
 from rsr_basicsr.weights.spandrel_network import INSTALL_SPANDREL, has_spandrel, spandrel_network
@@ -92,8 +93,9 @@ def open_with_options(name_or_file: str, options: str | None = None, *, own_clas
     state = without_wrapper(state_in(content, path))
     stored = content.get(NETWORK) if isinstance(content, dict) else None
     if stored is not None:
-        network = _checked(stored, state, path)
-    elif any(key.startswith('defense.') for key in _own_names(state)):
+        net, network = _described(stored, state, path)
+        return OpenedNetwork(fill(net, state, path), described(network))
+    if any(key.startswith('defense.') for key in _own_names(state)):
         network = recognise(state, path)
     else:
         return OpenedNetwork(_plain(state, path, own_classes), None)
@@ -178,8 +180,8 @@ def _unknown(state: State, path: str) -> str:
     )
 
 
-def _checked(network: Any, state: State, path: str) -> dict[str, Any]:
-    """The network options stored in a file, checked against its tensors: the file may come from anywhere."""
+def _described(network: Any, state: State, path: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that a file describes, and its options, checked against the tensors: it may come from anywhere."""
     where = f'{path}: {NETWORK}'
     try:
         kind = network['type']
@@ -193,21 +195,18 @@ def _checked(network: Any, state: State, path: str) -> dict[str, Any]:
         defense = parse_block(network.get('defense'), DefenseOptions, f'{where}.defense')
         defense['classifier']['weights'] = UNTRAINED  # the file holds its values
         network = {**network, 'defense': defense}
-        with torch.device('meta'):  # takes no memory, however large the stated size
-            shapes = {
-                key: value.shape
-                for key, value in cls(**{key: value for key, value in network.items() if key != 'type'})
-                .state_dict()
-                .items()
-            }
+        net = built_within(lambda: build_quietly(network), state)
+    except WeightsError as error:
+        raise WeightsError(f'{where} cannot be built: {error}') from None
     except RSRError as error:
         raise WeightsError(str(error)) from None
     except Exception as error:  # a constructor can raise anything on wrong arguments
         raise WeightsError(f'{where} cannot be built: {in_one_line(error)}') from error
+    shapes = {key: value.shape for key, value in net.state_dict().items()}
     for key, value in state.items():
         if shapes.get(key) != value.shape:
             raise WeightsError(f'{where} does not match the tensors: {key}')
-    return network
+    return net, network
 
 
 def _rrdbnet(state: State) -> dict[str, Any] | None:
