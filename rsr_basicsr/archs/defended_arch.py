@@ -6,6 +6,7 @@ Data flow: ``DefenseMixin.forward`` asks the gate once, masks the image accordin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ from torch import nn
 
 from rsr_basicsr.archs.cdc_arch import CDC
 from rsr_basicsr.archs.defense import Decision, Defense
+from rsr_basicsr.ops.caching import any_size
 
 if TYPE_CHECKING:
     Backbone = nn.Module
@@ -29,8 +31,11 @@ else:
     Backbone = object  # a mixin: the module comes from the class that it is combined with
 
 INPUT = 'input'
+LAYOUTS = ('BCHW', 'BHWC', 'BLC')
 #: Recommended mask points of networks for which not all are
 POINTS = {'SRVGGNetCompact': ('input',)}  # masks at the others blur the output
+
+_SKEW = 1.5  # what a map may be stretched by against its image
 
 
 class MaskPoint(NamedTuple):
@@ -41,10 +46,12 @@ class MaskPoint(NamedTuple):
             of them, each with its own mask.
         repeat: the tensor to mask arrives upscaled by this factor, by nearest neighbours. It is reduced, masked and
             upscaled again, which is exact.
+        layout: axes of the tensor: ``BCHW``, ``BHWC`` (channels last), or ``BLC`` (tokens row by row, L is H times W).
     """
 
     module: str
     repeat: int = 1
+    layout: str = 'BCHW'
 
 
 class MaskPlace(NamedTuple):
@@ -64,13 +71,60 @@ class MaskPlace(NamedTuple):
 
 
 class _MaskHook:
-    """Forward pre-hook of a submodule. An object, not a closure, so that a copied network uses its own defence."""
+    """Forward pre-hook of a submodule. An object, not a closure, so that a copied network uses its own defence.
 
-    def __init__(self, defense: Defense, repeat: int) -> None:
-        self.defense, self.repeat = defense, repeat
+    Args:
+        defense: masks, and decides.
+        path: the submodule, for messages.
+        point: where it sits.
+    """
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self.defense.apply_mask(args[0], self.repeat), *args[1:])
+    def __init__(self, defense: Defense, path: str, point: MaskPoint) -> None:
+        self.defense, self.path, self.point = defense, path, point
+        self.image: tuple[int, ...] | None = None  # height and width of the image, where they are needed
+        self.called = False
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        self.called = True
+        if args:
+            return (self._masked(args[0]), *args[1:]), kwargs
+        name = next(iter(kwargs))  # a module that is given nothing has no input to mask
+        return args, {**kwargs, name: self._masked(kwargs[name])}
+
+    def feature_map(self, x: torch.Tensor) -> torch.Tensor:
+        """The tensor as (B, C, H, W).
+
+        Raises:
+            ValueError: it cannot be one of the stated layout, or is no map of the image.
+        """
+        layout, shape = self.point.layout, tuple(x.shape)
+        features, fits = x, len(shape) == len(layout)
+        if fits and layout == 'BHWC':
+            features = x.permute(0, 3, 1, 2)
+        elif fits and layout == 'BLC' and self.image is not None:
+            height, width = self.image
+            factor = math.sqrt(shape[1] / (height * width))
+            rows, columns = round(height * factor), round(width * factor)
+            fits = rows * columns == shape[1]
+            features = x.transpose(1, 2).reshape(shape[0], shape[2], rows, columns) if fits else x
+        if fits and self.image is not None:
+            down, across = (size / side for size, side in zip(features.shape[-2:], self.image))
+            fits = _SKEW > down / across > 1 / _SKEW  # windows pad the two sides by different shares
+        if not fits:
+            size = 'x'.join(map(str, self.image or ()))
+            raise ValueError(
+                f'the input of {self.path} is {shape}, not {layout} of an image of {size}; write another '
+                f'layout of its MaskPoint ({", ".join(LAYOUTS)}), or mask another module'
+            )
+        return features
+
+    def _masked(self, x: torch.Tensor) -> torch.Tensor:
+        if self.point.layout == 'BCHW':
+            if self.image is not None:
+                self.feature_map(x)
+            return self.defense.apply_mask(x, self.point.repeat)
+        masked = self.defense.apply_mask(self.feature_map(x), self.point.repeat)
+        return masked.permute(0, 2, 3, 1) if self.point.layout == 'BHWC' else masked.flatten(2).transpose(1, 2)
 
 
 Points = Mapping[str, MaskPoint | Callable[[nn.Module], MaskPoint]]
@@ -87,18 +141,25 @@ class DefenseMixin(Backbone):
         defense: ``points``, see :meth:`chosen_points`, and the arguments of :class:`Defense`.
     """
 
-    backbone: type[nn.Module]
+    backbone_class: type[nn.Module]
     inner_points: Points = {}
+    mask_points: tuple[str, ...]
     defense: Defense
     loaded_defense = False  # whether the last loaded state dict included a defence
 
     def __init__(self, *args: Any, defense: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        for name in ('defense', 'mask_points', '_mask_hooks'):
+            if name in {**vars(self), **self._modules, **self._parameters, **self._buffers}:
+                raise ValueError(f'{self.backbone_class.__name__} has an attribute {name}, as its defence; rename it')
         options = dict(defense or {})
-        self.points = self.chosen_points(options.pop('points', None))
+        self.mask_points = self.chosen_points(options.pop('points', None))
         self.defense = Defense(**options)
-        for _, repeat, module in self._masked_modules():
-            module.register_forward_pre_hook(_MaskHook(self.defense, repeat))
+        self._mask_hooks: list[_MaskHook] = []
+        for _, point, module in self._masked_modules():
+            hook = _MaskHook(self.defense, _path(self, module), point)
+            self._mask_hooks.append(hook)
+            module.register_forward_pre_hook(hook, with_kwargs=True)
         self.register_load_state_dict_pre_hook(_keep_defense_of_plain_files)
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -121,18 +182,37 @@ class DefenseMixin(Backbone):
         return _for_each(lambda same: _mean(same, decision), outputs)
 
     def _masked(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if INPUT in self.points:
+        # Compilers trace a network that has run, and exporters know no sizes.
+        checks = not (any_size() or torch.compiler.is_compiling())
+        for hook in self._mask_hooks:
+            if checks or hook.point.layout == 'BLC':
+                hook.image, hook.called = tuple(x.shape[-2:]), False
+        if INPUT in self.mask_points:
             x = self.defense.apply_mask(x)
-        return super().forward(x, *args, **kwargs)
+        output = super().forward(x, *args, **kwargs)
+        if not (isinstance(output, torch.Tensor) or hasattr(output, '_fields')):
+            raise ValueError(
+                f'{self.backbone_class.__name__} returns a {type(output).__name__}; a network that is defended returns '
+                'images, or a named tuple whose last field they are'
+            )
+        for hook in self._mask_hooks if checks else ():
+            hook.image = None
+            if not hook.called:
+                raise ValueError(
+                    f'the network never calls {hook.path}, so nothing is masked there; mask another module'
+                )
+        return output
 
-    def _masked_modules(self) -> Iterator[tuple[str, int, nn.Module]]:
-        """Name, factor and submodule of each mask besides that of the image."""
-        for name in self.points:
+    def _masked_modules(self) -> Iterator[tuple[str, MaskPoint, nn.Module]]:
+        """Name, point and submodule of each mask besides that of the image."""
+        for name in self.mask_points:
             if name != INPUT:
-                point = self.inner_points[name]
-                path, repeat = point if isinstance(point, MaskPoint) else point(self)
-                for module in _submodules(self, path):
-                    yield name, repeat, module
+                found = self.inner_points[name]
+                point = found if isinstance(found, MaskPoint) else found(self)
+                if point.layout not in LAYOUTS:
+                    raise ValueError(f'{name}: layout must be one of {", ".join(LAYOUTS)}, got {point.layout!r}')
+                for module in _submodules(self, point.module):
+                    yield name, point, module
 
     def mask_places(self, height: int = 64, width: int = 64) -> list[MaskPlace]:
         """The masks of the network, in the order of the forward pass.
@@ -141,20 +221,21 @@ class DefenseMixin(Backbone):
             height, width: size of the image.
         """
         found, handles = [], []
-        for name, repeat, module in self._masked_modules():
+        for (name, _, module), hook in zip(self._masked_modules(), self._mask_hooks):
 
             def note(
                 module: nn.Module,
                 args: tuple[Any, ...],
+                kwargs: dict[str, Any],
                 name: str = name,
-                repeat: int = repeat,
-                path: str = _path(self, module),
+                hook: _MaskHook = hook,
             ) -> None:
-                *_, channels, rows, columns = args[0].shape
-                found.append(MaskPlace(name, path, (channels, rows // repeat, columns // repeat), repeat))
+                *_, channels, rows, columns = hook.feature_map((*args, *kwargs.values())[0]).shape
+                repeat = hook.point.repeat
+                found.append(MaskPlace(name, hook.path, (channels, rows // repeat, columns // repeat), repeat))
 
-            handles.append(module.register_forward_pre_hook(note))
-        if INPUT in self.points:
+            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
+        if INPUT in self.mask_points:
             found.append(MaskPlace(INPUT, '', (3, height, width)))
         try:
             with torch.no_grad(), self.defense.forced(False):
@@ -242,7 +323,7 @@ def defend(cls: type[nn.Module], points: Points | None = None) -> type[nn.Module
         The class, derived from :class:`DefenseMixin` and ``cls``.
 
     Raises:
-        TypeError: ``cls`` is defended already.
+        TypeError: ``cls`` is defended already, or has a method that the defence needs the name of.
 
     Examples:
         >>> class Doubling(nn.Module):
@@ -260,12 +341,15 @@ def defend(cls: type[nn.Module], points: Points | None = None) -> type[nn.Module
     """
     if issubclass(cls, DefenseMixin):
         raise TypeError(f'{cls.__name__} is defended already')
+    for name in vars(DefenseMixin):
+        if not name.startswith('__') and name != 'forward' and hasattr(cls, name):
+            raise TypeError(f'{cls.__name__} has a method or class attribute {name}, as its defence; rename it')
     return type(
         f'Defended{cls.__name__}',
         (DefenseMixin, cls),
         {
             '__doc__': f'{cls.__name__} behind random frequency masks; see rsr_basicsr.defend.',
-            'backbone': cls,
+            'backbone_class': cls,
             'inner_points': dict(points or {}),
         },
     )
@@ -299,6 +383,8 @@ def register_defended(points: Points | None = None) -> Callable[[type[nn.Module]
 
 
 def _swinir_upsampler(net: nn.Module) -> MaskPoint:
+    if net.upsampler == '':  # for images that keep their size
+        return MaskPoint('conv_last')
     return MaskPoint('conv_up1', repeat=2) if net.upsampler == 'nearest+conv' else MaskPoint('upsample')
 
 

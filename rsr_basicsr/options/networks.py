@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os.path as osp
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
@@ -14,6 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import UNTRAINED
+from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.calls import check_call, registered
 from rsr_basicsr.options.host_blocks import Typed
@@ -35,7 +37,7 @@ from rsr_basicsr.weights.state_dict import (
 )
 from rsr_basicsr.weights.versions import check_versions
 
-_PROBE = 16  # pixels
+_PROBE = 16  # pixels, of images that networks are tried on, unless their windows need more
 
 
 def check_network(opt: dict[str, Any], name: str) -> torch.nn.Module:
@@ -50,7 +52,7 @@ def check_network(opt: dict[str, Any], name: str) -> torch.nn.Module:
     defended = issubclass(cls, DefenseMixin)
     if 'defense' in options and not defended:
         raise OptionsError(f'{name}: {cls.__name__} takes no defense; write type: Defended{cls.__name__}')
-    check_call(cls.backbone if defended else cls, options, name, own=('defense',) if defended else ())
+    check_call(cls.backbone_class if defended else cls, options, name, own=('defense',) if defended else ())
     if defended:
         options['defense'] = parse_block(options.get('defense'), DefenseOptions, f'{name}.defense')
     try:
@@ -113,10 +115,29 @@ def _check_spandrel(options: dict[str, Any], where: str, scale: int | None) -> t
 
 
 def _check_scale(net: torch.nn.Module, scale: int | None) -> None:
-    with torch.no_grad(), cast(DefenseMixin, net).defense.forced(False):
-        size = net(torch.zeros(1, 3, _PROBE, _PROBE)).shape[-2:]
-    if scale is not None and tuple(size) != (scale * _PROBE, scale * _PROBE):
-        raise ValueError(f'it upscales by {size[0] / _PROBE:g}, but scale is {scale:g}')
+    """Run a defended network on images of two shapes, which shows whether its mask points are maps of the image."""
+    window, refusal = windows_of(net), None
+    for side in dict.fromkeys((_probe(net), 32, 48, 64, 96, 128)):  # some take multiples of a number they do not tell
+        least = math.ceil(side / window) * window
+        images = torch.zeros(1, 3, least, 2 * least), torch.zeros(1, 3, 2 * least, least)
+        try:
+            with torch.no_grad(), cast(DefenseMixin, net).defense.forced(False):
+                outputs = [net(image) for image in images]
+            break
+        except Exception as error:  # networks raise anything on a size they do not take
+            refusal = refusal or error
+    else:
+        raise refusal or ValueError('it takes no image')
+    for image, output in zip(images, outputs):
+        size = (output if isinstance(output, torch.Tensor) else output[-1]).shape[-2:]
+        if scale is not None and tuple(size) != tuple(scale * length for length in image.shape[-2:]):
+            raise ValueError(f'it upscales by {size[0] / image.shape[-2]:g}, but scale is {scale:g}')
+
+
+def _probe(net: torch.nn.Module) -> int:
+    """Side of the images that a network is tried on, in pixels: at least two of its windows."""
+    window = windows_of(net)
+    return window * max(2, math.ceil(_PROBE / window))
 
 
 def check_upscaling(net: torch.nn.Module, scale: int | None) -> None:
@@ -127,13 +148,14 @@ def check_upscaling(net: torch.nn.Module, scale: int | None) -> None:
     """
     if isinstance(net, DefenseMixin) or scale is None:
         return  # checked when it was built
+    side = _probe(net)
     try:
         with torch.no_grad():
-            size = sketch(net)(torch.zeros(1, 3, _PROBE, _PROBE, device='meta')).shape[-2:]
+            size = sketch(net)(torch.zeros(1, 3, side, side, device='meta')).shape[-2:]
     except Exception:  # the network refuses that size, or the device meta
         return
-    if len(size) == 2 and tuple(size) != (scale * _PROBE, scale * _PROBE):
-        raise OptionsError(f'network_g: {type(net).__name__} upscales by {size[0] / _PROBE:g}, but scale is {scale}')
+    if len(size) == 2 and tuple(size) != (scale * side, scale * side):
+        raise OptionsError(f'network_g: {type(net).__name__} upscales by {size[0] / side:g}, but scale is {scale}')
 
 
 def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: int | None, scale: int) -> None:
@@ -154,7 +176,7 @@ def check_patch(net: torch.nn.Module, options: Mapping[str, Any], gt_size: int |
     if not isinstance(window, int) or not 0 < window <= size:
         window = None
     refusal = _refusal(on_meta, size)
-    if refusal is None or _refusal(on_meta, _PROBE if window is None else 2 * window) is not None:
+    if refusal is None or _refusal(on_meta, _probe(net)) is not None:
         return  # skipped: this network cannot run on the meta device
     remedy = f': {refusal}'
     if window is not None and size % window:
@@ -171,7 +193,7 @@ def check_tiles(net: torch.nn.Module, tile: int, overlap: int) -> None:
     Runs on the device meta, which computes sizes only: large tiles would take minutes.
     """
     on_meta = sketch(net)
-    if _refusal(on_meta, _PROBE) is not None:
+    if _refusal(on_meta, _probe(net)) is not None:
         return  # skipped: this network cannot run on the meta device
     for size in (tile + overlap, tile + 2 * overlap):
         refusal = _refusal(on_meta, size)

@@ -98,7 +98,7 @@ def published_file(tmp_path_factory):
 def test_reference_from_a_published_file(published_file, log):
     net, case = open_network(published_file), REFERENCE['cases'][1]
     assert type(net).__name__ == 'DefendedCDC' and net.defense.gate == 'classifier'
-    assert float(net.defense.threshold_in_effect) == pytest.approx(0.9) and len(net.points) == 3
+    assert float(net.defense.threshold_in_effect) == pytest.approx(0.9) and len(net.mask_points) == 3
     with torch.no_grad(), net.defense.forced(False):
         found, expected = at_reference(net(reference_input(*case['size'])), case['heads']['fused'])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

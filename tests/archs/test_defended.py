@@ -110,7 +110,7 @@ def test_third_party_architecture_in_one_line():
             return self.layers(x)
 
     net = build_network({'type': 'DefendedThirdPartyNet', 'width': 4, 'defense': {'gate': 'always'}})
-    assert net.points == ('input', 'last') and isinstance(net, ThirdPartyNet)
+    assert net.mask_points == ('input', 'last') and isinstance(net, ThirdPartyNet)
     assert net(torch.rand(1, 3, 9, 9)).shape == (1, 3, 9, 9)
 
 
@@ -151,9 +151,9 @@ def test_places_of_the_masks(cls):
 
 
 def test_presets_of_points():
-    assert build(RRDBNet, points=['all']).points == build(RRDBNet).points == ('input', 'trunk', 'upsampler')
-    assert build(RRDBNet, points=['features']).points == ('trunk', 'upsampler')
-    assert build(RRDBNet, points=['input']).points == ('input',) and build(RRDBNet, points=[]).points == ()
+    assert build(RRDBNet, points=['all']).mask_points == build(RRDBNet).mask_points == ('input', 'trunk', 'upsampler')
+    assert build(RRDBNet, points=['features']).mask_points == ('trunk', 'upsampler')
+    assert build(RRDBNet, points=['input']).mask_points == ('input',) and build(RRDBNet, points=[]).mask_points == ()
     with pytest.raises(ValueError, match='features, trunk names a mask point twice'):
         build(RRDBNet, points=['features', 'trunk'])
 

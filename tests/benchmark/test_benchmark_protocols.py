@@ -109,7 +109,7 @@ def test_the_protocol_of_the_paper(pairs):
         }
     )
     assert sum(parameter.numel() for key, parameter in net.named_parameters() if 'defense.' not in key) == 39_920_530
-    assert len(list(net._masked_modules())) + ('input' in net.points) == 13
+    assert len(list(net._masked_modules())) + ('input' in net.mask_points) == 13
     assert type(net.defense.classifier).__name__ == 'FrequencyClassifier' and net.defense.threshold == 0.9
 
 

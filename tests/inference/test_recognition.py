@@ -84,7 +84,7 @@ def trained(pairs, photos, tmp_path_factory):
 
 def test_trained_file_stores_its_network(trained):
     net = open_network(str(trained))
-    assert type(net).__name__ == 'DefendedMSRResNet' and net.points == ('trunk',)
+    assert type(net).__name__ == 'DefendedMSRResNet' and net.mask_points == ('trunk',)
     assert (net.defense.gate, net.defense.threshold, net.defense.mask.keep_radius) == ('soft', 0.7, (0.3, 0.4))
     state = load_state(trained)
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())

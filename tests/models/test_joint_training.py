@@ -97,7 +97,7 @@ def test_moving_average_starts_from_the_trained_classifier(model, pairs, photos,
 def test_moving_average_uses_the_same_gate_and_classifier(model):
     model.ema_decay = 0.5
     ema = model.net_g_ema
-    assert ema.points == model.net_g.points and ema.defense.gate == model.net_g.defense.gate
+    assert ema.mask_points == model.net_g.mask_points and ema.defense.gate == model.net_g.defense.gate
     before = {name: p.clone() for name, p in ema.named_parameters()}
     trained = {name: p.detach().clone() for name, p in model.net_g.named_parameters()}
     model.schedule.mode = 'mixed'

@@ -43,7 +43,7 @@ def test_batch_is_the_published_one_written_out(kind, pairs, photos):
     opt, loss = cases(pairs, photos)[kind]
     lq, gt = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 64, 64)
     model = built(opt, lq, gt)
-    cls = model.bare_net.backbone
+    cls = model.bare_net.backbone_class
     net = cls(**{key: value for key, value in opt['network_g'].items() if key not in ('type', 'defense')})
     net.load_state_dict({key: value for key, value in model.bare_net.state_dict().items() if 'defense.' not in key})
     net.returns_components = True
