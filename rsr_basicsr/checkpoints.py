@@ -95,8 +95,17 @@ def _broken_files(folder: str, written: Mapping[str, Sequence[str]], networks: S
 
 
 def _flush(path: str) -> None:
-    """Flush a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Flush a file, or a folder's list of names, to the disk.
+
+    Windows flushes only what may be written to, and opens no folders; its file systems keep their lists themselves.
+    """
+    if osp.isdir(path):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except PermissionError:  # Windows
+            return
+    else:
+        descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

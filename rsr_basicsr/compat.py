@@ -8,6 +8,7 @@ before BasicSR is imported for the first time, ``after_import()`` afterwards.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import importlib
 import importlib.util
@@ -15,7 +16,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -42,6 +43,7 @@ def before_import() -> None:
 def after_import() -> None:
     """Make BasicSR safe, and able to train without a GPU."""
     _read_options_safely()
+    _read_text_as_utf8()
     _train_real_esrgan_on_cpu()
     _blur_any_memory_layout()
     _resume_what_is_whole()
@@ -128,6 +130,49 @@ def _read_options_safely() -> None:
     from basicsr.utils import options
 
     options.ordered_yaml = lambda: (yaml.SafeLoader, yaml.SafeDumper)
+
+
+def _read_text_as_utf8() -> None:
+    """BasicSR opens options files and lists of images in the encoding of the locale, which is rarely UTF-8 on Windows.
+
+    A byte order mark, which some editors write, is no part of the first name.
+
+    Upstream: ``basicsr/utils/options.py``, ``basicsr/data/``.
+    """
+    from basicsr import data
+    from basicsr.utils import options
+
+    for module in (options, *(found for found in vars(data).values() if isinstance(found, ModuleType))):
+        if module is options or module.__name__.startswith('basicsr.data.'):
+            vars(module)['open'] = _open_as_utf8
+
+
+def _open_as_utf8(file: Any, mode: str = 'r', *args: Any, **kwargs: Any) -> Any:
+    if 'b' not in mode and not args:
+        kwargs.setdefault('encoding', 'utf-8' if '+' in mode or 'w' in mode or 'a' in mode else 'utf-8-sig')
+    return open(file, mode, *args, **kwargs)
+
+
+def pickle_by_plugin(classes: Iterable[type]) -> None:
+    """Let pickled objects of BasicSR's classes import this package first.
+
+    A loader worker that is spawned unpickles its data set, and for that imports BasicSR, which needs
+    :func:`before_import`. Where the main module is imported there, it does so by itself; ``rsr.exe`` is none.
+
+    Args:
+        classes: of data sets.
+    """
+    for cls in classes:
+        copyreg.pickle(cls, _reduced)
+
+
+def _reduced(instance: Any) -> tuple[Any, ...]:
+    function, arguments, *state = instance.__reduce_ex__(2)
+    return _rebuilt, (function, arguments), *state
+
+
+def _rebuilt(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return function(*arguments)
 
 
 @functools.cache

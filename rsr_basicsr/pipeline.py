@@ -6,6 +6,7 @@ import argparse
 import atexit
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
@@ -13,9 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from basicsr.utils.registry import DATASET_REGISTRY
 from torch import distributed as dist
 
 from rsr_basicsr.check import check_options
+from rsr_basicsr.compat import pickle_by_plugin
 from rsr_basicsr.options.loading import override, read_options
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import sole_writer
@@ -39,6 +42,7 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     if args.launcher != 'none':
         atexit.register(_end_now, finished)
     import_plugins(args.imports)
+    pickle_by_plugin(cls for _, cls in DATASET_REGISTRY)
     # BasicSR applies the changes later, and reports a wrong one as a plain Python error.
     override(read_options(args.opt, stage), args.force_yml, new_sections=False)
     module = importlib.import_module(f'basicsr.{stage}')
@@ -47,6 +51,7 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]),
         _replaced(module, 'parse_options', _checked(module.parse_options, args, held)),
         _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)),
+        _replaced(module, 'get_root_logger', _logging_in_utf8(module.get_root_logger)),
     ):
         getattr(module, f'{stage}_pipeline')(os.getcwd())
     if dist.is_available() and dist.is_initialized():
@@ -129,6 +134,19 @@ def _waited_for(make_exp_dirs: Callable[[dict[str, Any]], None]) -> Callable[[di
             dist.barrier()
 
     return make_and_wait
+
+
+def _logging_in_utf8(get_root_logger: Callable[..., logging.Logger]) -> Callable[..., logging.Logger]:
+    """Let BasicSR's log file take every character of the options, whatever the locale."""
+
+    def get_in_utf8(*args: Any, **kwargs: Any) -> logging.Logger:
+        logger = get_root_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
+                handler.stream.reconfigure(encoding='utf-8')
+        return logger
+
+    return get_in_utf8
 
 
 def _checked(

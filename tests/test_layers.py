@@ -21,7 +21,7 @@ LAYERS = {
     'ops': 'weights',
     'archs': 'ops, weights, utils',
     'attacks': 'ops, weights, utils',
-    'losses': 'ops, utils',
+    'losses': 'ops',
     'metrics': 'ops',
     'defenses': 'attacks, ops, weights, utils',
     'options': 'metrics, attacks, archs, ops, weights, utils',
@@ -35,7 +35,7 @@ LAYERS = {
     'benchmark': 'options, defenses, metrics, attacks, archs, ops, weights, utils',
     'stability': 'benchmark, inference, metrics, attacks, archs, ops, weights, utils',
     'check': 'benchmark, models, data, checkpoints, options, metrics, attacks, archs, ops, weights, utils',
-    'pipeline': 'check, options, utils',
+    'pipeline': 'check, compat, options, utils',
     'quickstart': 'benchmark, data, options, weights, utils',
     'cli': (
         'pipeline, check, stability, benchmark, export, defend_file, data, inference, options, archs, weights, utils'

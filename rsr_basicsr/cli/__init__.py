@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -52,6 +53,9 @@ _BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')  # a locale without a character of a name must not end a run
     parser = Parser(prog='rsr', description='Super-resolution that is robust to adversarial attacks.')
     parser.add_argument(
         '--version',

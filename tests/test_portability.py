@@ -1,0 +1,91 @@
+"""What other systems do differently, as far as it can be had here: Windows' files, spawned workers, other locales."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import zipapp
+
+import pytest
+import yaml
+from basicsr.data.paired_image_dataset import PairedImageDataset
+
+from helpers import paired_options, train
+
+SPAWN = 'import multiprocessing\n\nmultiprocessing.set_start_method("spawn", force=True)\n'
+MAIN = 'import sys\nfrom rsr_basicsr.cli import main\n\nif __name__ == "__main__":\n    sys.exit(main())\n'
+PLAIN_C = {'LC_ALL': 'C', 'LANG': 'C', 'PYTHONUTF8': '0', 'PYTHONCOERCECLOCALE': '0'}
+
+
+@pytest.fixture
+def as_on_windows(monkeypatch):
+    """Folders cannot be opened, and only descriptors that may write can be flushed."""
+    opened, fsync, flushed = os.open, os.fsync, []
+
+    def open_file(path, flags, *args, **kwargs):
+        if os.path.isdir(path):
+            raise PermissionError(13, 'Permission denied', path)
+        return opened(path, flags, *args, **kwargs)
+
+    def fsync_file(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, 'Bad file descriptor')
+        flushed.append(descriptor)
+        return fsync(descriptor)
+
+    monkeypatch.setattr(os, 'open', open_file)
+    monkeypatch.setattr(os, 'fsync', fsync_file)
+    monkeypatch.setattr(shutil, '_use_fd_functions', False)  # which open folders, and which Windows does not have
+    return flushed
+
+
+def test_checkpoints_on_windows(as_on_windows, pairs, photos, tmp_path, monkeypatch, caplog):
+    folder = train(paired_options(pairs, photos=photos, iterations=2), tmp_path, monkeypatch)
+    assert (folder / 'models' / 'net_g_2.pth').is_file() and (folder / 'training_states' / '2.state').is_file()
+    assert len(as_on_windows) >= 2 and 'not saved' not in caplog.text and 'Errno' not in caplog.text
+
+
+def options_file(pairs, photos, folder, workers=0):
+    opt = paired_options(pairs, photos=photos, iterations=2)
+    opt['datasets']['train']['num_worker_per_gpu'] = workers
+    text = f'# 中文, Größe\n{yaml.safe_dump(opt, sort_keys=False)}'
+    (folder / 'opt.yml').write_bytes(text.encode())
+    return folder / 'opt.yml'
+
+
+def run(folder, command, **more):
+    environment = {**os.environ, **more}
+    done = subprocess.run([sys.executable, *command], cwd=folder, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr.decode(errors='replace')[-3000:]
+    return done.stdout.decode(errors='replace')
+
+
+def test_spawned_workers_of_a_program_that_is_no_module(pairs, photos, tmp_path):
+    # As rsr.exe on Windows, whose main module the spawned processes do not import.
+    for name, file, content in (('app', '__main__.py', MAIN), ('spawn', 'sitecustomize.py', SPAWN)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(content)
+    zipapp.create_archive(tmp_path / 'app', tmp_path / 'rsr.pyz')
+    path = options_file(pairs, photos, tmp_path, workers=1)
+    root = os.path.dirname(os.path.dirname(__file__))
+    run(tmp_path, ['rsr.pyz', 'train', '-opt', path.name], PYTHONPATH=f'{tmp_path / "spawn"}{os.pathsep}{root}')
+    assert (tmp_path / 'experiments' / 'paired' / 'models' / 'net_g_latest.pth').is_file()
+
+
+@pytest.mark.parametrize('command', ['check', 'train'])
+def test_options_in_utf8_under_another_locale(command, pairs, photos, tmp_path):
+    path = options_file(pairs, photos, tmp_path)
+    flag = ['-opt'] if command == 'train' else []
+    run(tmp_path, ['-m', 'rsr_basicsr.cli', command, *flag, path.name], **PLAIN_C)
+    if command == 'train':
+        copied = tmp_path / 'experiments' / 'paired' / 'opt.yml'
+        assert '# 中文, Größe' in copied.read_text(encoding='utf-8')
+
+
+def test_lists_of_images_with_a_byte_order_mark(pairs, tmp_path):
+    name = sorted(os.listdir(pairs / 'gt'))[0]
+    (tmp_path / 'list.txt').write_bytes(f'\ufeff{name} (64,64,3)\n'.encode())
+    opt = {'dataroot_gt': str(pairs / 'gt'), 'dataroot_lq': str(pairs / 'lq'), 'io_backend': {'type': 'disk'}}
+    dataset = PairedImageDataset({**opt, 'meta_info_file': str(tmp_path / 'list.txt'), 'phase': 'val', 'scale': 4})
+    assert dataset[0]['gt'].shape == (3, 64, 64)
