@@ -10,6 +10,8 @@ import io
 import logging
 import os
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from torch import distributed as dist
 from rsr_basicsr.check import check_options
 from rsr_basicsr.compat import pickle_by_plugin
 from rsr_basicsr.options.loading import override, read_options
-from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.errors import OptionsError, in_one_line
 from rsr_basicsr.utils.files import sole_writer
 
 
@@ -95,7 +97,7 @@ def import_plugins(names: list[str]) -> None:
     """Import modules that register architectures, losses or metrics, from the working directory too.
 
     Raises:
-        OptionsError: there is no such module.
+        OptionsError: there is no such module, or it raises an error.
     """
     sys.path.insert(0, os.getcwd())
     for name in names:
@@ -105,6 +107,22 @@ def import_plugins(names: list[str]) -> None:
             raise OptionsError(
                 f'--import {name}: {error}; it must be in the working directory or in the environment'
             ) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a module can raise anything, and end the process by sys.exit
+            raise OptionsError(
+                f'--import {name}: {_where(error)}{type(error).__name__}: {in_one_line(error)}; mend the module'
+            ) from error
+
+
+def _where(error: BaseException) -> str:
+    """File and line of an error in a module that was imported: the last line of it that is not of a library."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f'{error.filename}, line {error.lineno}: '
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)[1:] if not frame.filename.startswith('<')]
+    libraries = sysconfig.get_path('stdlib'), sysconfig.get_path('purelib')
+    frames = [frame for frame in frames if not frame.filename.startswith(libraries)] or frames
+    return f'{frames[-1].filename}, line {frames[-1].lineno}: ' if frames else ''
 
 
 def _basicsr_flags(args: argparse.Namespace) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers import paired_options, write
+from rsr_basicsr.cli import main
 
 #: A package for BasicSR by someone who does not know this one
 PACKAGE = """
@@ -131,3 +132,27 @@ def test_model_of_another_package_trains(folder, pairs, photos):
     assert run.returncode == 0, run.stderr[-2000:]
     saved = torch.load(folder / 'experiments' / opt['name'] / 'models' / 'net_g_latest.pth', weights_only=True)
     assert 'head.weight' in saved['params'] and saved['network_g']['type'] == 'DefendedMyNet'
+
+
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('import torch\n\nraise ValueError("not\\ntoday")\n', 'broken.py, line 3: ValueError: not today'),
+        ('def broken(:\n', 'broken.py, line 1: SyntaxError: '),
+        ('import json\njson.loads("{")\n', 'broken.py, line 2: JSONDecodeError: '),
+        ('import sys\nsys.exit(0)\n', 'broken.py, line 2: SystemExit: 0'),
+        (
+            'from basicsr.utils.registry import ARCH_REGISTRY\n\n\n@ARCH_REGISTRY.register()\nclass SwinIR: ...\n',
+            'broken.py, line 4: AssertionError: ',
+        ),
+    ],
+)
+def test_module_that_raises_is_named_with_its_line(text, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    (tmp_path / 'broken.py').write_text(text)
+    monkeypatch.delitem(sys.modules, 'broken', raising=False)
+    assert main(['upscale', 'a.png', '-n', 'realesr-animevideov3', '--import', 'broken']) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('rsr upscale: --import broken: ') and said in error and 'Traceback' not in error
+    assert error.count('\n') == 1
