@@ -6,6 +6,7 @@ Images are not read here; :mod:`rsr_basicsr.check.images` does that.
 from __future__ import annotations
 
 import os.path as osp
+import re
 from typing import Any, NamedTuple
 
 from basicsr.utils import scandir
@@ -152,14 +153,29 @@ def _listed(dataset: dict[str, Any], where: str, path: str) -> list[tuple[str, .
                 raise OptionsError(f'{where}: {path} has the line {line!r}, expected "gt, lq"')
         return [tuple(line.split(', ')) for line in lines]
     found = [line.split(' ')[0] for line in lines if line]
+    _check_spaces(names(dataset[FOLDERS_OF[dataset['type']][0]]), lines, where, path)
     if dataset['type'] == 'PairedImageDataset':
         return [(name, _counterpart(dataset, name, where)) for name in found]
     return [(name,) for name in found]
 
 
+def _check_spaces(folders: list[str], lines: list[str], where: str, path: str) -> None:
+    """Refuse names with spaces: BasicSR takes the first word of a line, since a size may follow."""
+    for line in lines:
+        name = re.sub(r' \(\d+,.*$', '', line)
+        if ' ' not in name:
+            continue
+        first = name.split(' ')[0]
+        there = {entry: any(osp.isfile(osp.join(folder, entry)) for folder in folders) for entry in (first, name)}
+        if there[name] and not there[first]:
+            raise OptionsError(
+                f'{where}: {path} lists {name!r}, of which BasicSR reads {first!r}, up to the space; rename the image'
+            )
+
+
 def _lines(path: str, where: str) -> list[str]:
     try:
-        with open(path, encoding='utf-8') as file:
+        with open(path, encoding='utf-8-sig') as file:
             return file.readlines()
     except (OSError, UnicodeDecodeError):
         raise OptionsError(f'{where}: {path} cannot be read as a text file') from None

@@ -1,6 +1,7 @@
 """What ``rsr check`` finds in images that are really broken, and that BasicSR trips over the same."""
 
 import copy
+import os
 
 import cv2
 import lmdb
@@ -106,6 +107,22 @@ def test_lists(folder, photos, tmp_path, capsys):
     assert check(opt, tmp_path, capsys, '--no-memory')[0] == [
         'datasets.train.dataset_enlarge_ratio: 2 images, each 0.5 times, do not fill one batch of 2, and nothing '
         'would be trained; write 1 or more'
+    ]
+
+
+@pytest.mark.parametrize('size', ['', ' (64,64,3)'])
+def test_names_with_spaces_in_lists(size, folder, photos, tmp_path, capsys):
+    for kind in ('gt', 'lq'):
+        os.rename(folder / kind / 'coffee_cup.png', folder / kind / 'coffee cup.png')
+    (tmp_path / 'list.txt').write_text(f'\ufeffcoffee cup.png{size}\ncoffee_spoon.png{size}\n', encoding='utf-8')
+    opt = in_order(paired_options(folder, photos=photos))
+    opt['datasets']['train'].update(meta_info_file=str(tmp_path / 'list.txt'))
+    with pytest.raises(FileNotFoundError):
+        read_all(opt)
+    errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
+    assert errors == [
+        f"datasets.train.meta_info_file: {tmp_path / 'list.txt'} lists 'coffee cup.png', of which BasicSR reads "
+        "'coffee', up to the space; rename the image"
     ]
 
 
