@@ -17,6 +17,7 @@ from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.models.attacked_batches import AttackedBatches
 from rsr_basicsr.models.joint_loss import joint_loss
+from rsr_basicsr.models.resumed_schedule import Hyperparameters
 from rsr_basicsr.models.running_means import RunningMeans
 from rsr_basicsr.models.training_gradient import forward_in
 from rsr_basicsr.utils.errors import OptionsError
@@ -47,6 +48,7 @@ class AttackAugmentation(AttackedBatches):
     output: torch.Tensor
     optimizer_g: torch.optim.Optimizer
     optimizers: list[torch.optim.Optimizer]
+    schedulers: list[torch.optim.lr_scheduler.LRScheduler]
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
         """As BasicSR does; a classifier that is not trained is frozen first."""
@@ -165,7 +167,7 @@ class AttackAugmentation(AttackedBatches):
         return OrderedDict({**super().get_current_log(), **self.means.take(distributed=self.opt['dist'])})
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
-        """Restore optimizers and schedulers.
+        """Restore optimizers and schedulers; with ``train: resume_from: options``, with learning rates of the options.
 
         Raises:
             OptionsError: the training state has another number of optimizers.
@@ -175,4 +177,13 @@ class AttackAugmentation(AttackedBatches):
                 f'the training state has {len(resume_state["optimizers"])} optimizers, these options '
                 f'make {len(self.optimizers)}; train: train_classifier must be as it was'
             )
+        hyperparameters = Hyperparameters(self.optimizers, self.schedulers)
         super().resume_training(resume_state)
+        differences = hyperparameters.differences()
+        if differences and self.options.train.resume_from == 'options':
+            hyperparameters.restore()
+        elif differences:
+            get_root_logger().warning(
+                f'The training state goes on with {"; ".join(differences)}. Write train: resume_from: options to go on '
+                'with those of the options'
+            )

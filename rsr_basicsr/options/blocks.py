@@ -143,6 +143,11 @@ class TrainOptions(OpenBlock):
         'precision` says otherwise; weights, losses and optimizer stay in fp32',
         'fp32',
     )
+    resume_from: Annotated[str, OneOf(('state', 'options'))] = key(
+        'where a resumed training takes learning rates and schedule from. BasicSR always takes those of the training '
+        'state; a warning says where the options have others',
+        'state',
+    )
     optim_classifier: ClassifierOptimOptions = key("the classifier's own optimizer", ClassifierOptimOptions)
     classifier_opt: ClassifierLossOptions = key("the classifier's own loss", ClassifierLossOptions)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os.path as osp
+
 from basicsr.models.base_model import BaseModel
 from basicsr.utils import get_root_logger
 from torch import nn
 
 from rsr_basicsr.utils.errors import WeightsError
-from rsr_basicsr.weights.state_dict import entry_taken, read_file, tensors_in, under_own_names, without_wrapper
+from rsr_basicsr.weights.state_dict import (
+    another_network,
+    entry_taken,
+    read_file,
+    tensors_in,
+    under_own_names,
+    without_wrapper,
+)
 
 
 def load_any_weights(
@@ -23,7 +32,7 @@ def load_any_weights(
         param_key: as of :func:`rsr_basicsr.weights.state_dict.entry_taken`.
 
     Raises:
-        WeightsError: the file cannot be read, holds no state dict, or is for an earlier version of the network.
+        WeightsError: the file cannot be read, holds no state dict, or is for another network or version of it.
     """
     logger = get_root_logger()
     net = self.get_bare_model(net)
@@ -38,3 +47,9 @@ def load_any_weights(
         net.load_state_dict(state, strict=strict)
     except WeightsError as error:
         raise WeightsError(f'{load_path}: {error}') from None
+    except RuntimeError as error:
+        refusal = another_network(net, state, load_path, error)
+        models = self.opt['path'].get('models')
+        if models and osp.dirname(osp.abspath(load_path)) == osp.abspath(models):
+            refusal = WeightsError(f'{refusal}; resume with the network_g that the training began with, or rename it')
+        raise refusal from error

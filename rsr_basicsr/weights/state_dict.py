@@ -155,21 +155,34 @@ def fill(net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Pa
     except WeightsError as error:
         raise WeightsError(f'{path}: {error}') from None
     except RuntimeError as error:
-        found, own = (
-            {key: tuple(value.shape) for key, value in tensors.items()}
-            for tensors in (under_own_names(net, state), net.state_dict())
-        )
-        what = next(
-            (
-                f'{key} is {found.get(key, "missing")} in the file and {own.get(key, "missing")} in '
-                f'{type(net).__name__}'
-                for key in [*found, *own]
-                if found.get(key) != own.get(key)
-            ),
-            in_one_line(error),
-        )
-        raise WeightsError(f'{path} holds weights of another network: {what}') from error
+        raise another_network(net, state, path, error) from error
     return net.eval()
+
+
+def another_network(
+    net: torch.nn.Module, state: Mapping[str, torch.Tensor], path: str | Path, error: RuntimeError
+) -> WeightsError:
+    """The error for weights that do not fit a network; names the first tensor that differs.
+
+    Args:
+        net: the network.
+        state: the tensors.
+        path: name of the file.
+        error: what loading them raised.
+    """
+    found, own = (
+        {key: tuple(value.shape) for key, value in tensors.items()}
+        for tensors in (under_own_names(net, state), net.state_dict())
+    )
+    what = next(
+        (
+            f'{key} is {found.get(key, "missing")} in the file and {own.get(key, "missing")} in {type(net).__name__}'
+            for key in [*found, *own]
+            if found.get(key) != own.get(key)
+        ),
+        in_one_line(error),
+    )
+    return WeightsError(f'{path} holds weights of another network: {what}')
 
 
 def without_wrapper(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
