@@ -18,9 +18,9 @@ class SpectrumL1Loss(nn.Module):
 
     L1 alone prefers a blurry output wherever details cannot be known, and the more so under attack. The second term
     punishes energy that is missing, as blur, and energy that is not in the target, as the hatching which attacks cause;
-    see :class:`rsr_basicsr.ops.local_spectrum.LocalSpectrum`. The third, :func:`grid`, forbids a pattern with the period
-    of a low-resolution pixel: it holds under every attack, since it does not depend on the input, and LPIPS does not
-    mind it. No term needs weights.
+    see :class:`rsr_basicsr.ops.local_spectrum.LocalSpectrum`. The third, :func:`grid`, forbids a pattern with the
+    period of a low-resolution pixel, which holds under every attack, since it does not depend on the input, and which
+    LPIPS does not mind. No term needs weights.
 
     Args:
         loss_weight: factor of the sum.
