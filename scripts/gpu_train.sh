@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One slice of a training on a borrowed GPU: bash scripts/gpu_train.sh PHOTOS WEIGHTS OUT [MINUTES [NAME]]
 #
-# Trains the recipe NAME of options/baselines (contrast) in bf16 from the released WEIGHTS on PHOTOS, clean and degraded,
+# Trains the recipe NAME of options/baselines (spectrum) in bf16 from the released WEIGHTS on PHOTOS, clean and degraded,
 # for MINUTES (9). OUT/state holds the newest weights and the training state: call it again with the same OUT, on the
 # same machine or another, to go on; the last call leaves OUT/net_g_latest.pth.
 # Set beforehand if you like: BATCH (32), ITERATIONS (20000), WORKERS (8), PYTHON (python, with this package), WORK (a
@@ -10,7 +10,7 @@ set -euo pipefail
 
 [ $# -ge 3 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 REPO="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
-PHOTOS="$(realpath -- "$1")" WEIGHTS="$(realpath -- "$2")" MINUTES="${4:-9}" NAME="${5:-contrast}"
+PHOTOS="$(realpath -- "$1")" WEIGHTS="$(realpath -- "$2")" MINUTES="${4:-9}" NAME="${5:-spectrum}"
 mkdir -p -- "$3"
 OUT="$(realpath -- "$3")"
 PYTHON="${PYTHON:-python}" ITERATIONS="${ITERATIONS:-20000}"

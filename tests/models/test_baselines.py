@@ -109,7 +109,7 @@ def test_files_differ_in_their_blocks_only(path):
     def rest(options):
         shared = {key: value for key, value in options.items() if key not in ('name', 'model_type', 'attack')}
         network = {key: value for key, value in shared['network_g'].items() if key not in ('type', 'defense')}
-        train = {key: value for key, value in shared['train'].items() if key != 'train_classifier'}
+        train = {key: value for key, value in shared['train'].items() if key not in ('train_classifier', 'pixel_opt')}
         return {**shared, 'network_g': network, 'train': train}
 
     options = yaml.safe_load(path.read_text())
@@ -129,8 +129,10 @@ def test_script_starts_in_a_fresh_process(tmp_path):
     assert all(path.stem.removesuffix('_general_x4v3') in shown.stdout for path in FILES)
 
 
-def test_six_files():
-    assert len(FILES) == 6
+def test_files():
+    assert len(FILES) == 7
+    losses = {path.stem: yaml.safe_load(path.read_text())['train']['pixel_opt']['type'] for path in FILES}
+    assert losses.pop('spectrum_general_x4v3') == 'SpectrumL1Loss' and set(losses.values()) == {'L1Loss'}
 
 
 def test_unknown_target_is_refused():
