@@ -135,7 +135,13 @@ setup(
     python_requires=PYTHON_REQUIRES,
     packages=find_packages(include=['rsr_basicsr', 'rsr_basicsr.*']),
     package_data={
-        'rsr_basicsr': ['py.typed', 'benchmark/report/templates/*', 'stability/templates/*', 'archs/weights/*']
+        'rsr_basicsr': [
+            'py.typed',
+            'benchmark/report/templates/*',
+            'stability/templates/*',
+            'archs/weights/*',
+            'weights/shipped/*',
+        ]
     },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

@@ -20,8 +20,8 @@ compat.warn_of_unknown_versions(
 
 from rsr_basicsr import archs, attacks, data, losses, metrics, models  # noqa: E402, F401
 from rsr_basicsr.archs import MaskPoint, defend, register_defended  # noqa: E402
-from rsr_basicsr.models import defend_model  # noqa: E402
+from rsr_basicsr.models import attack_batch, defend_model  # noqa: E402
 
 __version__ = '0.1.0'
 
-__all__ = ['MaskPoint', 'defend', 'defend_model', 'register_defended']
+__all__ = ['MaskPoint', 'attack_batch', 'defend', 'defend_model', 'register_defended']

@@ -53,7 +53,7 @@ def test_a_wheel_holds_options_weights_and_templates_and_no_tests(wheel):
     there = set(zipfile.ZipFile(wheel).namelist())
     for folder in ('rsr_basicsr', 'options'):
         for path in (ROOT / folder).rglob('*'):
-            if path.suffix in ('.py', '.yml', '.pth', '.html', '.css', '.js'):
+            if path.suffix in ('.py', '.yml', '.pth', '.md', '.html', '.css', '.js'):
                 name = path.relative_to(ROOT).as_posix()
                 assert re.sub('^options/', 'rsr_basicsr/option_files/', name) in there, name
     assert {name.split('/')[0] for name in there} == {'rsr_basicsr', wheel.name.split('-py3')[0] + '.dist-info'}
@@ -80,6 +80,7 @@ skimage.io.imsave('photo.png', skimage.data.astronaut()[:64, :64])
 assert main(['options', '-o', 'options']) == 0
 assert main(['masks', '-opt', 'options/finetune/finetune_defended_general_x4v3.yml']) == 0
 assert main(['detect', 'photo.png']) in (0, 3)
+assert main(['upscale', 'photo.png', '-n', 'defended-general-x4v3', '-o', 'out']) == 0
 from rsr_basicsr import quickstart
 assert quickstart.TRAINING_OPTIONS.is_file()
 """

@@ -16,7 +16,7 @@ from rsr_basicsr.weights.official import WEIGHTS
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr export``."""
     parser.add_argument(
-        'network', metavar='NAME_OR_FILE', help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are downloaded'
+        'network', metavar='NAME_OR_FILE', help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are fetched'
     )
     add_network_options(parser)
     parser.add_argument(

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'weights',
         metavar='NAME_OR_FILE',
-        help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are downloaded',
+        help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are fetched',
     )
     parser.add_argument('images', nargs='+', metavar='IMAGE', help='images, or folders of images, as they come')
     add_network_options(parser)

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model_name',
         required=True,
         metavar='NAME_OR_FILE',
-        help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are downloaded',
+        help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are fetched',
     )
     add_network_options(parser)
     parser.add_argument(
@@ -108,9 +108,11 @@ def run(args: argparse.Namespace) -> int:
         alpha_by_network=args.alpha_upsampler == 'realesrgan',
     )
     if not upscaler.defended:
+        shipped = args.model_name in WEIGHTS and WEIGHTS[args.model_name].url is None
+        what = 'holds by its training, without masks' if shipped else 'is not defended'
         print(
-            f'rsr upscale: {args.model_name} is not defended: images flagged by the built-in detector are '
-            'reported, but not masked',
+            f'rsr upscale: {args.model_name} {what}: images flagged by the built-in detector are reported, but not '
+            'masked',
             file=sys.stderr,
         )
     results = []

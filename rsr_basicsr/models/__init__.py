@@ -1,6 +1,7 @@
 """Models in BasicSR's registry: BasicSR's models with attack augmentation, CDC, and training of a classifier."""
 
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+from rsr_basicsr.models.batch_attack import AttackedBatch, attack_batch
 from rsr_basicsr.models.cdc_model import CDCModel
 from rsr_basicsr.models.defended_model import (
     DefendedCDCModel,
@@ -16,6 +17,7 @@ from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierMod
 
 __all__ = [
     'AttackAugmentation',
+    'AttackedBatch',
     'CDCModel',
     'DefendedCDCModel',
     'DefendedESRGANModel',
@@ -25,5 +27,6 @@ __all__ = [
     'DefendedSRModel',
     'DefendedSwinIRModel',
     'FrequencyClassifierModel',
+    'attack_batch',
     'defend_model',
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, cast
 
@@ -16,6 +15,7 @@ from rsr_basicsr.archs.defense import Decision
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.attacks.base import Attack
 from rsr_basicsr.attacks.objectives import TrainingLoss
+from rsr_basicsr.models.batch_attack import radii, rounded_at_random
 from rsr_basicsr.models.robust_validation import RobustValidation
 from rsr_basicsr.models.running_means import RunningMeans, Stopwatch
 from rsr_basicsr.models.training_gradient import forward_in, gradient_of_step, iteration_of_generator
@@ -119,7 +119,7 @@ class AttackedBatches(RobustValidation):
             yield Batch(labels, torch.cat([clean.labels, self._for_each(attacked.decision, size)]))
         else:
             # Rounded at random, so that the share holds on average for small batches, too.
-            count = _rounded_at_random(self.schedule.share * size)
+            count = rounded_at_random(self.schedule.share * size)
             if not count:
                 yield clean
                 return
@@ -152,7 +152,7 @@ class AttackedBatches(RobustValidation):
         """
         stopwatch = Stopwatch(lq.device)
         net = self.bare_net
-        eps, decision = self._radii(lq, current_iter), self._decision(lq)
+        eps, decision = radii(self.schedule, lq, current_iter), self._decision(lq)
         consistency = self.schedule.attacked_target == 'clean_output'
         clean_output: torch.Tensor | None = None
         if consistency or not self.attack.objective.needs_ground_truth:
@@ -170,21 +170,11 @@ class AttackedBatches(RobustValidation):
         self.means.add('attack_eps', eps)
         return Attacked(attacked, decision, clean_output if consistency else None)
 
-    def _radii(self, lq: torch.Tensor, current_iter: int) -> torch.Tensor:
-        """Radius of each sample's ball in 1/255, (B,)."""
-        low, high = self.schedule.eps_range
-        eps = torch.full((len(lq),), float(low), device=lq.device)
-        if high > low:
-            eps = eps + (high - low) * torch.rand(len(lq), device=lq.device)
-        if current_iter < self.schedule.warmup:
-            eps = eps * (current_iter / self.schedule.warmup)
-        return eps
-
     def _decision(self, lq: torch.Tensor) -> Decision:
         """Which of the attacked samples are masked."""
         if self.schedule.masked == 1:
             return True
-        return torch.arange(len(lq), device=lq.device) < _rounded_at_random(self.schedule.masked * len(lq))
+        return torch.arange(len(lq), device=lq.device) < rounded_at_random(self.schedule.masked * len(lq))
 
     @contextlib.contextmanager
     def _forced(self, decision: Decision) -> Iterator[None]:
@@ -233,8 +223,3 @@ class AttackedBatches(RobustValidation):
         super().restore_more_state(mine)
         last = mine.get('perturbation')
         self.perturbation = None if last is None else last.to(self.device)
-
-
-def _rounded_at_random(number: float) -> int:
-    """The integer below or above, at random, with ``number`` as the mean."""
-    return int(number + random.random())

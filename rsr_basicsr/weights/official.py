@@ -118,6 +118,14 @@ WEIGHTS: dict[str, Weights] = {
             network=_compact(num_conv=32),
             key='params',
         ),
+        Weights(
+            name='defended-general-x4v3',
+            url=None,
+            sha256='ad1535734bd9b426dd1a885d2424e71ea43ef469ea1ae6212c5fa522e1f37762',
+            size=2457807,
+            network=_compact(num_conv=32),
+            key='params',
+        ),
     )
 }
 

@@ -1,0 +1,51 @@
+"""Put trained weights into the package, as rsr weights finds them: the backbone alone, in half precision.
+
+    python scripts/ship_weights.py experiments/NAME/models/net_g_latest.pth defended-general-x4v3
+
+Prints the values for the table in rsr_basicsr/weights/official.py, and by how much half precision moves the output for
+a photo. The model card beside the file is written by hand.
+"""
+
+from __future__ import annotations
+
+import rsr_basicsr  # noqa: F401  # isort: skip  (it makes ``import basicsr`` possible on new torchvision)
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from skimage import data
+
+from rsr_basicsr.inference.recognition import open_network
+from rsr_basicsr.utils.errors import RSRError
+from rsr_basicsr.weights.official import SHIPPED
+from rsr_basicsr.weights.state_dict import file_sha256, load_state
+
+
+def main() -> int:
+    """Write the file, print what it is, and return the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
+    parser.add_argument('checkpoint', type=Path, help='of rsr train')
+    parser.add_argument('name', help='of the weights')
+    args = parser.parse_args()
+    try:
+        state = load_state(args.checkpoint)
+        trained = open_network(str(args.checkpoint))
+    except RSRError as error:
+        print(f'ship_weights: {error}', file=sys.stderr)
+        return error.exit_code
+    backbone = {key: value for key, value in state.items() if not key.startswith('defense.')}
+    path = SHIPPED / f'{args.name}.pth'
+    path.parent.mkdir(exist_ok=True)
+    torch.save({'params': {key: value.half().contiguous() for key, value in backbone.items()}}, path)
+    photo = torch.from_numpy(data.astronaut()[:128, :128].copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.no_grad():
+        moved = (open_network(str(path))(photo) - trained(photo)).abs()
+    print(f"sha256='{file_sha256(path)}',\nsize={path.stat().st_size},")
+    print(f'half precision moves the output for a photo by {float(moved.max()) * 255:.3f} grey levels at most')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
