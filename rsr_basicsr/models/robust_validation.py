@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -157,6 +158,12 @@ class RobustValidation(ImageValidation):
         """As BasicSR does, after the mean over this process's images is replaced by that over all."""
         self.metric_results[metric] = val = self._mean_of_all(val)
         self._averaged.add(metric)
+        if not math.isfinite(val):
+            get_root_logger().warning(
+                f'Validation {dataset_name}: {metric} is {val}, which no later value could beat, and is not kept as '
+                'the best. An output equals its ground truth, as of a black image; take that image out'
+            )
+            return
         super()._update_best_metric_result(dataset_name, metric, val, current_iter)
 
     def _mean_of_all(self, mean: float) -> float:

@@ -3,6 +3,7 @@
 import re
 
 import cv2
+import numpy as np
 import pytest
 import torch
 from basicsr.archs import build_network
@@ -258,3 +259,21 @@ def test_missing_pretrained_weights_are_named(opt, tmp_path, monkeypatch, capsys
     opt['train']['target'] = 'pretrained'
     assert main(['train', '-opt', str(write(opt, tmp_path / 'options.yml'))]) == 2
     assert 'train.target: pretrained needs the weights' in capsys.readouterr().err
+
+
+def test_infinite_psnr_is_no_best(opt, tmp_path, monkeypatch, caplog):
+    # BasicSR would keep it for ever: the output for a black image can equal its ground truth.
+    for kind, side in (('gt', 64), ('lq', 16)):
+        (tmp_path / 'black' / kind).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / 'black' / kind / 'a.png'), np.zeros((side, side, 3), np.uint8))
+        opt['datasets']['val'][f'dataroot_{kind}'] = str(tmp_path / 'black' / kind)
+    network = build_network({'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']})
+    for weight in network.parameters():
+        torch.nn.init.zeros_(weight)  # the residual is 0, so that black stays black
+    torch.save({'params': network.state_dict()}, tmp_path / 'start.pth')
+    opt['network_g']['defense'] = {'gate': 'never'}
+    opt['train']['optim_g']['lr'] = 1e-12
+    folder = train(opt, tmp_path, monkeypatch)
+    log = next(folder.glob('train_*.log')).read_text()
+    assert 'Validation pairs: psnr is inf, which no later value could beat' in log
+    assert 'Best: inf' not in log and '# psnr: inf' in log
