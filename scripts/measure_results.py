@@ -1,11 +1,12 @@
 """Measure networks on real images, for docs/results.md: fidelity on real pairs, naturalness without a reference.
 
     python scripts/measure_results.py released=realesr-general-x4v3 defended=defended-general-x4v3 \
-        --pairs City100 --images RealSRSet
+        --pairs City100 --images RealSRSet --photos BSD100
 
 --pairs names a folder with the subfolders HR and LRx4 of equal file names: PSNR (Y) and LPIPS of the outputs.
---images names a folder of low-resolution images: NIQE of the outputs. Both are means over images, outputs rounded to
-8 bits.
+--images names a folder of low-resolution images: NIQE of the outputs. --photos names a folder of photos: PSNR and LPIPS
+of the outputs for their middle, 160x160, reduced, and behind Real-ESRGAN's degradations. All are means over images,
+outputs rounded to 8 bits.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import sys
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -24,10 +26,13 @@ from basicsr.metrics import calculate_metric
 from basicsr.utils import img2tensor, tensor2img
 from torch import nn
 
+from rsr_basicsr.data.degraded_image_dataset import DegradedImageDataset
+from rsr_basicsr.data.reduced_image_dataset import ReducedImageDataset
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.ops.perceptual import perceptual_measure
 from rsr_basicsr.utils.errors import RSRError
 
+SCALE, CROP = 4, 160
 BORDER = 4  # pixels that no measure sees
 
 
@@ -37,6 +42,7 @@ def main() -> int:
     parser.add_argument('networks', nargs='+', metavar='NAME=WEIGHTS', help='weight files, or names of rsr weights')
     parser.add_argument('--pairs', type=Path, help='folder with HR and LRx4')
     parser.add_argument('--images', type=Path, help='folder of low-resolution images')
+    parser.add_argument('--photos', type=Path, help='folder of high-resolution photos')
     parser.add_argument('--backbone', help='weights of the network of LPIPS, instead of fetching them')
     args = parser.parse_args()
     try:
@@ -46,15 +52,18 @@ def main() -> int:
     except RSRError as error:
         print(f'measure_results: {error}', file=sys.stderr)
         return error.exit_code
+    sets: dict[str, list[Pair]] = {}
     if args.pairs:
+        sets[args.pairs.name] = [read_pair(hr, args.pairs / 'LRx4' / hr.name) for hr in images(args.pairs / 'HR')]
+    if args.photos:
+        for kind, cls in (('reduced', ReducedImageDataset), ('degraded', DegradedImageDataset)):
+            sets[f'{args.photos.name}, {kind}'] = reduced(cls, args.photos)
+    for name, pairs in sets.items():
         lpips = perceptual_measure('lpips', args.backbone)
-        print(f'\n| {args.pairs.name} | PSNR | LPIPS |\n|---|---|---|')
-        for name, net in networks.items():
-            rows = [fidelity(net, hr, args.pairs / 'LRx4' / hr.name, lpips) for hr in images(args.pairs / 'HR')]
-            print(
-                f'| {name} | {np.mean([row[0] for row in rows]):.2f} | {np.mean([row[1] for row in rows]):.3f} |',
-                flush=True,
-            )
+        print(f'\n| {name}, {len(pairs)} images | PSNR | LPIPS |\n|---|---|---|')
+        for label, net in networks.items():
+            psnr, distance = np.mean([fidelity(net, pair, lpips) for pair in pairs], axis=0)
+            print(f'| {label} | {psnr:.2f} | {distance:.3f} |', flush=True)
     if args.images:
         print(f'\n| {args.images.name} | NIQE |\n|---|---|')
         for name, net in networks.items():
@@ -67,13 +76,33 @@ def images(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if cv2.haveImageReader(str(path)))
 
 
-def fidelity(net: nn.Module, hr: Path, lr: Path, lpips: nn.Module) -> tuple[float, float]:
+class Pair(NamedTuple):
+    """A low-resolution image and its original, (H, W, 3) BGR of 8 bits."""
+
+    lq: np.ndarray
+    hr: np.ndarray
+
+
+def read_pair(hr: Path, lq: Path) -> Pair:
+    """The pair of two files."""
+    return Pair(cv2.imread(str(lq)), cv2.imread(str(hr)))
+
+
+def reduced(cls: type[ReducedImageDataset], photos: Path) -> list[Pair]:
+    """The pairs of a data set, from the middle of each photo."""
+    options = {'name': 'photos', 'type': cls.__name__, 'dataroot_gt': str(photos), 'io_backend': {'type': 'disk'}}
+    dataset = cls({**options, 'scale': SCALE, 'phase': 'val', 'crop': CROP})
+    items = [dataset[number] for number in range(len(dataset))]
+    return [Pair(tensor2img(item['lq']), tensor2img(item['gt'])) for item in items]
+
+
+def fidelity(net: nn.Module, pair: Pair, lpips: nn.Module) -> tuple[float, float]:
     """PSNR (Y) and LPIPS of the output for a low-resolution image."""
-    output, target = upscaled(net, cv2.imread(str(lr))), cv2.imread(str(hr))
-    pair = [img2tensor(image[BORDER:-BORDER, BORDER:-BORDER] / 255.0, float32=True)[None] for image in (output, target)]
+    output = upscaled(net, pair.lq)
+    tensors = [img2tensor(x[BORDER:-BORDER, BORDER:-BORDER] / 255.0, float32=True)[None] for x in (output, pair.hr)]
     metric = {'type': 'calculate_psnr', 'crop_border': BORDER, 'test_y_channel': True}
     with torch.no_grad():
-        return calculate_metric({'img': output, 'img2': target}, metric), float(lpips(*pair))
+        return calculate_metric({'img': output, 'img2': pair.hr}, metric), float(lpips(*tensors))
 
 
 def naturalness(net: nn.Module, path: Path) -> float:
