@@ -121,7 +121,7 @@ WEIGHTS: dict[str, Weights] = {
         Weights(
             name='defended-general-x4v3',
             url=None,
-            sha256='ad1535734bd9b426dd1a885d2424e71ea43ef469ea1ae6212c5fa522e1f37762',
+            sha256='a2c8949fb5a92e81ab5e5f005c890d36498c1a099449f4bbdaade3bafb0a56ab',
             size=2457807,
             network=_compact(num_conv=32),
             key='params',
