@@ -44,9 +44,8 @@ class ImageValidation(StartNetwork):
         self._measured: dict[str, list[Any]] = {}  # metrics of attacked images only
         self._seeds: Iterator[int] = iter(())  # of the masks, one per image
         self._validates = False
-        self._to_measure: tuple[torch.Tensor, torch.Tensor] | None = (
-            None  # clean output and input of the attacked image
-        )
+        # Clean output and clean input of the image that is attacked:
+        self._to_measure: tuple[torch.Tensor, torch.Tensor] | None = None
         super().__init__(opt)
 
     @property
@@ -67,7 +66,7 @@ class ImageValidation(StartNetwork):
     def feed_data(self, data: Any) -> None:
         """As the class does; in an attacked validation, the image is attacked right away.
 
-        So the attack reaches the network whatever a validation loop does next. Masks are seeded by the attack's seed
+        The attack then reaches the network whatever a validation loop does next. Masks are seeded by the attack's seed
         and the number of the image: redrawing them adds more noise than hundreds of iterations of training change. The
         attack does not know the masks.
         """
