@@ -78,7 +78,7 @@ def verify_weights(content: bytes, net: nn.Module, suffix: str) -> list[tuple[fl
         opened = _opened(path, net)
         if opened is None:
             state, own = load_state(path), _plain_state(net)
-            return [(float((state[name] - own[name]).abs().max()), 1.0) for name in own]
+            return [(float((state[name] - own[name]).abs().max()), 1.0) for name in own if own[name].numel()]
     if isinstance(opened, DefenseMixin):
         found, own = opened.state_dict(), net.state_dict()
         if found.keys() != own.keys() or not all(torch.equal(found[name], own[name]) for name in own):

@@ -110,9 +110,23 @@ class _OneInput(nn.Module):
         return output
 
 
+def _folded(net: nn.Module) -> nn.Module:
+    """Fold the convolutions of SPAN once: in evaluation it does so in every pass, which cannot be recorded."""
+    for part in net.modules():
+        if type(part).__name__ == 'Conv3XC':
+            convolution: Any = part
+            convolution.update_params()
+            convolution.update_params = _nothing
+    return net
+
+
+def _nothing() -> None:
+    pass
+
+
 def _with_settings(net: Any, gate: str | None, size: tuple[int, int] | None, seed: int | None) -> _OneInput:
     """A wrapped copy of the network with the gate and the seed of the graph."""
-    net = copy.deepcopy(net)
+    net = _folded(copy.deepcopy(net))
     if not isinstance(net, DefenseMixin):
         if (gate, seed) != (None, None):
             raise OptionsError(f'--gate and --seed are for defended networks; {architecture_of(net)} is not defended')

@@ -117,17 +117,24 @@ def _check_spandrel(options: dict[str, Any], where: str, scale: int | None) -> t
 def _check_scale(net: torch.nn.Module, scale: int | None) -> None:
     """Run a defended network on images of two shapes, which shows whether its mask points are maps of the image."""
     window, refusal = windows_of(net), None
-    for side in dict.fromkeys((_probe(net), 32, 48, 64, 96, 128)):  # some take multiples of a number they do not tell
-        least = math.ceil(side / window) * window
-        images = torch.zeros(1, 3, least, 2 * least), torch.zeros(1, 3, 2 * least, least)
-        try:
-            with torch.no_grad(), cast(DefenseMixin, net).defense.forced(False):
-                outputs = [net(image) for image in images]
-            break
-        except Exception as error:  # networks raise anything on a size they do not take
-            refusal = refusal or error
-    else:
-        raise refusal or ValueError('it takes no image')
+    modes = [(part, part.training) for part in net.modules()]
+    net.eval()  # normalisation over a batch refuses a single image in training
+    try:
+        # Some take multiples of a number they do not tell.
+        for side in dict.fromkeys((_probe(net), 32, 48, 64, 96, 128)):
+            least = math.ceil(side / window) * window
+            images = torch.zeros(1, 3, least, 2 * least), torch.zeros(1, 3, 2 * least, least)
+            try:
+                with torch.no_grad(), cast(DefenseMixin, net).defense.forced(False):
+                    outputs = [net(image) for image in images]
+                break
+            except Exception as error:  # networks raise anything on a size they do not take
+                refusal = refusal or error
+        else:
+            raise refusal or ValueError('it takes no image')
+    finally:
+        for part, mode in modes:
+            part.training = mode
     for image, output in zip(images, outputs):
         size = (output if isinstance(output, torch.Tensor) else output[-1]).shape[-2:]
         if scale is not None and tuple(size) != tuple(scale * length for length in image.shape[-2:]):

@@ -214,3 +214,24 @@ def test_side_that_a_network_does_not_tell(monkeypatch):
     check_network({'network_g': {'type': 'Defended'}, 'scale': 2}, 'network_g')
     with pytest.raises(OptionsError, match='it upscales by 2, but scale is 3'):
         check_network({'network_g': {'type': 'Defended'}, 'scale': 3}, 'network_g')
+
+
+class Normed(Base):
+    """Normalises one value per channel and image, as DAT does: in training it refuses a single image."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+        self.middle.train(False)
+
+    def between(self, x):
+        return x + self.norm(self.middle(x).mean((2, 3), keepdim=True))
+
+
+def test_network_that_refuses_a_single_image_in_training(monkeypatch):
+    with pytest.raises(ValueError, match='more than 1 value per channel'):
+        Normed()(torch.rand(1, 3, 16, 16))
+    monkeypatch.setitem(ARCH_REGISTRY._obj_map, 'Defended', defend(Normed, {'trunk': MaskPoint('middle')}))
+    net = check_network({'network_g': {'type': 'Defended'}, 'scale': 2}, 'network_g')
+    assert net.norm.training and not net.middle.training  # as the constructor left them
+    assert net.norm.num_batches_tracked == 0
