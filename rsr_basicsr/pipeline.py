@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from basicsr.utils import options as basicsr_options
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import distributed as dist
 
@@ -45,12 +46,12 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         atexit.register(_end_now, finished)
     import_plugins(args.imports)
     pickle_by_plugin(cls for _, cls in DATASET_REGISTRY)
-    # BasicSR applies the changes later, and reports a wrong one as a plain Python error.
-    override(read_options(args.opt, stage), args.force_yml, new_sections=False)
+    override(read_options(args.opt, stage), args.force_yml, new_sections=False)  # refused before anything starts
     module = importlib.import_module(f'basicsr.{stage}')
     with (
         contextlib.ExitStack() as held,
         _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]),
+        _replaced(basicsr_options, 'ordered_yaml', _overriding(basicsr_options.ordered_yaml, args.force_yml)),
         _replaced(module, 'parse_options', _checked(module.parse_options, args, held)),
         _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)),
         _replaced(module, 'get_root_logger', _logging_in_utf8(module.get_root_logger)),
@@ -126,10 +127,29 @@ def _where(error: BaseException) -> str:
 
 
 def _basicsr_flags(args: argparse.Namespace) -> list[str]:
-    """The command line for BasicSR's own parser."""
+    """The command line for BasicSR's own parser, without ``--force_yml``: see :func:`_overriding`."""
     flags = ['--launcher', args.launcher]
     flags += [f'--{name}' for name in ('auto_resume', 'debug') if getattr(args, name)]
-    return ['-opt', args.opt, *flags, *(['--force_yml', *args.force_yml] if args.force_yml else [])]
+    return ['-opt', args.opt, *flags]
+
+
+def _overriding(ordered_yaml: Callable[[], tuple[Any, Any]], changes: list[str]) -> Callable[[], tuple[Any, Any]]:
+    """Let BasicSR read the options file with the values of ``--force_yml`` in it.
+
+    BasicSR runs them as code, and only after it has set the seed, so that ``manual_seed=1`` changes nothing.
+    """
+
+    def overridden() -> tuple[Any, Any]:
+        loader, dumper = ordered_yaml()
+
+        def get_single_data(self: Any) -> Any:
+            options = loader.get_single_data(self)
+            override(options, changes, new_sections=False)
+            return options
+
+        return type('OverridingLoader', (loader,), {'get_single_data': get_single_data}), dumper
+
+    return overridden
 
 
 @contextlib.contextmanager
@@ -173,15 +193,9 @@ def _checked(
     held: contextlib.ExitStack,
 ) -> Callable[..., tuple[dict[str, Any], argparse.Namespace]]:
     def parse_and_check(root_path: str, is_train: bool = True) -> tuple[dict[str, Any], argparse.Namespace]:
-        try:
-            opt, basicsr_args = parse_options(root_path, is_train=is_train)
-        except Exception as error:  # BasicSR runs --force_yml as code, which raises anything
-            if not args.force_yml:
-                raise
-            raise OptionsError(
-                f'--force_yml: cannot be applied ({error!r}); write section:key=value, for sections '
-                'that the options file has'
-            ) from error
+        opt, basicsr_args = parse_options(root_path, is_train=is_train)
+        if args.force_yml:
+            sys.argv += ['--force_yml', *args.force_yml]  # BasicSR notes the command beside the options
         check_options(opt)
         _claim_folder(opt, held)
         return opt, basicsr_args

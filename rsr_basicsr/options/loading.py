@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import os.path as osp
 from collections.abc import Mapping, Sequence
@@ -198,6 +199,7 @@ def _named(place: Mapping[str, Any]) -> bool:
 
 def _value(change: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except Exception as error:  # Python refuses invalid dates, beside what YAML refuses
         raise OptionsError(f'--force_yml {change}: {in_one_line(error)}') from None
+    return text if isinstance(value, datetime.date) else value  # no option is a date, but a name can look like one

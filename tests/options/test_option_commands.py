@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 from training_files import TRAIN
 
 from helpers import OPTIONS, read, write
@@ -55,7 +57,8 @@ def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch, capsys):
     for wrong, sentence in {
         'atack:eps=3': 'has no block atack',
         'attack:eps': 'write section:key=value',
-        'attack:eps=[1/0]': '--force_yml: cannot be applied',
+        'attack:eps=[1/0]': 'attack.eps: expected',
+        'attack:eps=[1': '--force_yml attack:eps=[1',
     }.items():
         assert main([*command, f'--force_yml={wrong}']) == 2
         assert sentence in capsys.readouterr().err
@@ -64,6 +67,36 @@ def test_force_yml_reaches_our_blocks(tmp_path, opt, monkeypatch, capsys):
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert main(command) == 2
     assert 'WORLD_SIZE is 2, but the processes would not know of each other' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('seed', [3, 4])
+def test_seed_of_force_yml_is_the_seed(seed, tmp_path, opt, monkeypatch):
+    from basicsr import train
+
+    for key in ('is_train', 'dist'):
+        del opt[key]
+    command = ['train', '-opt', str(write(opt, tmp_path / 'o.yml'))]
+    monkeypatch.setattr(train, 'train_pipeline', lambda root: train.parse_options(root))
+    assert opt['manual_seed'] != seed
+    assert main([*command, '--force_yml', f'manual_seed={seed}', 'name=2026-11-26']) == 0
+    drawn = torch.rand(3), np.random.rand()
+    torch.manual_seed(seed)
+    assert torch.equal(drawn[0], torch.rand(3)) and drawn[1] == np.random.RandomState(seed).rand()
+
+
+@pytest.mark.parametrize(
+    'change', ['val:nix=[open("made", "w")]', 'val"]=open("made", "w") or ["=1', 'name=[open("made","w")]']
+)
+def test_force_yml_runs_no_code(change, tmp_path, opt, monkeypatch):
+    from basicsr import train
+
+    monkeypatch.chdir(tmp_path)
+    for key in ('is_train', 'dist'):
+        del opt[key]
+    command = ['train', '-opt', str(write(opt, tmp_path / 'o.yml'))]
+    monkeypatch.setattr(train, 'train_pipeline', lambda root: train.parse_options(root))
+    main([*command, '--force_yml', change])  # taken as text, or refused
+    assert not (tmp_path / 'made').exists()
 
 
 def test_masks_are_listed(tmp_path, capsys):
