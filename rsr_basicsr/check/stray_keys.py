@@ -99,12 +99,14 @@ class _Block(NamedTuple):
         options: the block.
         known: the keys that are read.
         sure: whether no other key is read.
+        elsewhere: the keys that other classes read there; BasicSR ignores one that is left over of them.
     """
 
     where: str
     options: Mapping[str, Any]
     known: tuple[str, ...]
     sure: bool
+    elsewhere: tuple[str, ...] = ()
 
 
 def check_strays(opt: Mapping[str, Any], model: type | None, problems: Problems) -> None:
@@ -125,20 +127,21 @@ def check_strays(opt: Mapping[str, Any], model: type | None, problems: Problems)
 def _blocks(opt: Mapping[str, Any], model: type | None) -> Iterator[_Block]:
     top, train, sure = _read_by(model)
     networks = tuple(key for key in opt if isinstance(key, str) and key.startswith('network_'))
-    yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure)
+    all_top, all_train, _ = _read_by(None)
+    yield _Block('', opt, (*top, *networks, 'network_g', 'network_d'), sure, all_top)
     attacked = model is not None and issubclass(model, AttackAugmentation)
     val = (*_VAL, *((*_keys(blocks.ValOptions), *host_blocks.TILES) if attacked else ()))
-    for where, known, certain in (
-        ('train', train, sure),
-        ('val', val, sure),
-        ('logger', _keys(host_blocks.Logger), True),
-        ('logger.wandb', _WANDB, True),
+    for where, known, certain, elsewhere in (
+        ('train', train, sure, all_train),
+        ('val', val, sure, ()),
+        ('logger', _keys(host_blocks.Logger), True, ()),
+        ('logger.wandb', _WANDB, True, ()),
     ):
         block: Any = opt
         for key in where.split('.'):
             block = block.get(key) if isinstance(block, Mapping) else None
         if isinstance(block, Mapping):
-            yield _Block(where, block, known, certain)
+            yield _Block(where, block, known, certain, elsewhere)
     datasets = opt.get('datasets')
     for phase, dataset in datasets.items() if isinstance(datasets, Mapping) else ():
         kind = dataset.get('type') if isinstance(dataset, Mapping) else None
@@ -165,7 +168,7 @@ def _check_block(block: _Block, problems: Problems) -> None:
         if key in block.known or key in ours:
             continue
         close = nearest(key, (*ours, *block.known), ALIKE)
-        if close is None or (close in block.options and close not in ours):
+        if close is None or key in block.elsewhere or (close in block.options and close not in ours):
             unread.append(str(key))
             continue
         sentence = f'{block.where or "the options"}: unknown key {key!r}; did you mean {close!r}?'

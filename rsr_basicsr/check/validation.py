@@ -67,6 +67,8 @@ def _sound_metrics(val: dict[str, Any], problems: Problems) -> dict[str, Any]:
 
 def _check_given(opt: dict[str, Any], model: type, where: str, metric: dict[str, Any]) -> None:
     """Check that the validation has the images that a metric compares."""
+    if 'img2' in needs(metric):
+        _check_originals(opt, where, metric['type'])
     if set(needs(metric)) <= {'img', 'img2'}:
         return
     where = f'{where}: {metric["type"]} is for attacked images'
@@ -77,6 +79,17 @@ def _check_given(opt: dict[str, Any], model: type, where: str, metric: dict[str,
         )
     if opt['val'].get('attack') is None:
         raise OptionsError(f'{where}; add a block val.attack, or leave it out')
+
+
+def _check_originals(opt: dict[str, Any], where: str, metric: str) -> None:
+    """Refuse a comparison with the original for a data set that has low-resolution images alone."""
+    datasets = opt.get('datasets')
+    for phase, dataset in datasets.items() if isinstance(datasets, dict) else ():
+        if phase != 'train' and isinstance(dataset, dict) and dataset.get('type') == 'SingleImageDataset':
+            raise OptionsError(
+                f'{where}: {metric} compares with the original, and datasets.{phase} is a SingleImageDataset, which '
+                'has none; write a PairedImageDataset, or a metric without one, such as calculate_niqe'
+            )
 
 
 def _check_ours(opt: dict[str, Any], metrics: dict[str, Any], problems: Problems) -> None:

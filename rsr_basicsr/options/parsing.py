@@ -284,5 +284,6 @@ def _not_a_block(value: Any, model: type[Block], where: str) -> str:
 
 
 def _near_miss(name: str, options: Mapping[str, Any]) -> str:
-    close = nearest(name, [key for key in options if key not in ADDED_BY_BASICSR])
+    # The discriminator of a file without a network_g is no misspelling of it.
+    close = nearest(name, [key for key in options if key not in (*ADDED_BY_BASICSR, 'network_d')])
     return f'; did you mean {name!r} where it says {close!r}?' if close else ''

@@ -74,3 +74,37 @@ def asked_for(cls, name):
         if getattr(owner, 'id', getattr(owner, 'attr', None)) == name and isinstance(key, ast.Constant):
             found.add(key.value)
     return found
+
+
+def test_keys_left_over_of_another_class_are_a_warning(opt, tmp_path, capsys):
+    # Published files of RealESRNetModel keep the three keys of RealESRGANModel, which BasicSR ignores.
+    opt.update(l1_gt_usm=True, percep_gt_usm=True, gan_gt_usm=False)
+    opt['train']['net_d_iter'] = 1  # that of a discriminator, misspelt, is not one of them
+    opt['train']['net_d_iters'] = 1
+    errors, warnings, _ = check(opt, tmp_path, capsys, '--no-memory')
+    assert errors == [] and 'the options: nothing reads l1_gt_usm, percep_gt_usm, gan_gt_usm; remove it' in warnings
+    assert 'train: nothing reads net_d_iter, net_d_iters; remove it' in warnings
+
+
+def test_a_discriminator_is_no_misspelt_generator(opt, tmp_path, capsys):
+    opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3}
+    del opt['network_g']
+    errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
+    assert "the key 'network_g' is missing" in errors
+    opt['network_generator'] = {'type': 'RRDBNet'}
+    errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
+    assert "the key 'network_g' is missing; did you mean 'network_g' where it says 'network_generator'?" in errors
+
+
+def test_metric_against_the_original_without_originals(opt, tmp_path, capsys):
+    val = opt['datasets']['val']
+    single = {'name': 'photos', 'type': 'SingleImageDataset', 'dataroot_lq': val.get('dataroot_lq', val['dataroot_gt'])}
+    opt['datasets']['val_2'] = {**single, 'io_backend': {'type': 'disk'}}
+    opt['val']['metrics'] = {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}
+    errors, _, _ = check(opt, tmp_path, capsys, '--no-memory')
+    assert errors == [
+        'val.metrics.psnr: calculate_psnr compares with the original, and datasets.val_2 is a SingleImageDataset, '
+        'which has none; write a PairedImageDataset, or a metric without one, such as calculate_niqe'
+    ]
+    opt['val']['metrics'] = {'niqe': {'type': 'calculate_niqe', 'crop_border': 4}}
+    assert check(opt, tmp_path, capsys, '--no-memory')[0] == []
