@@ -83,13 +83,15 @@ class _MaskHook:
         self.defense, self.path, self.point = defense, path, point
         self.image: tuple[int, ...] | None = None  # height and width of the image, where they are needed
         self.called = False
+        self.apart = False  # whether compilers leave the mask out
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
         self.called = True
+        masked = _masked_apart if self.apart else _MaskHook.masked
         if args:
-            return (self._masked(args[0]), *args[1:]), kwargs
+            return (masked(self, args[0]), *args[1:]), kwargs
         name = next(iter(kwargs))  # a module that is given nothing has no input to mask
-        return args, {**kwargs, name: self._masked(kwargs[name])}
+        return args, {**kwargs, name: masked(self, kwargs[name])}
 
     def feature_map(self, x: torch.Tensor) -> torch.Tensor:
         """The tensor as (B, C, H, W).
@@ -118,13 +120,19 @@ class _MaskHook:
             )
         return features
 
-    def _masked(self, x: torch.Tensor) -> torch.Tensor:
+    def masked(self, x: torch.Tensor) -> torch.Tensor:
+        """The input of the submodule, masked."""
         if self.point.layout == 'BCHW':
             if self.image is not None:
                 self.feature_map(x)
             return self.defense.apply_mask(x, self.point.repeat)
         masked = self.defense.apply_mask(self.feature_map(x), self.point.repeat)
         return masked.permute(0, 2, 3, 1) if self.point.layout == 'BHWC' else masked.flatten(2).transpose(1, 2)
+
+
+@torch.compiler.disable
+def _masked_apart(hook: _MaskHook, x: torch.Tensor) -> torch.Tensor:
+    return hook.masked(x)
 
 
 Points = Mapping[str, MaskPoint | Callable[[nn.Module], MaskPoint]]
@@ -146,6 +154,7 @@ class DefenseMixin(Backbone):
     mask_points: tuple[str, ...]
     defense: Defense
     loaded_defense = False  # whether the last loaded state dict included a defence
+    compiled_pass: Callable[..., Any] | None = None  # the backbone's forward pass, if it is compiled
 
     def __init__(self, *args: Any, defense: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -189,7 +198,7 @@ class DefenseMixin(Backbone):
                 hook.image, hook.called = tuple(x.shape[-2:]), False
         if INPUT in self.mask_points:
             x = self.defense.apply_mask(x)
-        output = super().forward(x, *args, **kwargs)
+        output = (self.compiled_pass or super().forward)(x, *args, **kwargs)
         if not (isinstance(output, torch.Tensor) or hasattr(output, '_fields')):
             raise ValueError(
                 f'{self.backbone_class.__name__} returns a {type(output).__name__}; a network that is defended returns '
@@ -202,6 +211,15 @@ class DefenseMixin(Backbone):
                     f'the network never calls {hook.path}, so nothing is masked there; mask another module'
                 )
         return output
+
+    def compile_passes(self) -> None:
+        """Compile the passes of the backbone by torch.compile; parameters keep their names.
+
+        The gate and all masks stay outside, so that no decision compiles anew.
+        """
+        for hook in self._mask_hooks:
+            hook.apart = True
+        self.compiled_pass = torch.compile(super().forward)
 
     def _masked_modules(self) -> Iterator[tuple[str, MaskPoint, nn.Module]]:
         """Name, point and submodule of each mask besides that of the image."""

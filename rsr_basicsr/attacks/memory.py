@@ -131,7 +131,9 @@ class MemorySaving(nn.Module):
         self.module = module
         modules = module.modules() if isinstance(module, nn.Module) else ()
         # torch.compile plans the memory of its networks itself.
-        self.compiled = any(hasattr(part, '_orig_mod') for part in modules)
+        self.compiled = any(
+            hasattr(part, '_orig_mod') or getattr(part, 'compiled_pass', None) is not None for part in modules
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with contextlib.nullcontext() if self.compiled else InputGradientOnly():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -38,6 +40,8 @@ def check_attack(opt: dict[str, Any], model: type, problems: Problems) -> None:
             )
         return
     parse_each(opt['train'], (TrainOptions,), 'train', problems)
+    if problems.sound('train.compile') and opt['train'].get('compile') and opt.get('num_gpu') == 0:
+        _check_compiler(problems)
     if problems.sound('network_g.type'):
         _check_defended(opt, problems)
     if not problems.there('attack'):
@@ -55,6 +59,12 @@ def check_attack(opt: dict[str, Any], model: type, problems: Problems) -> None:
             _check_first_gradient(opt['attack'], built)
         if opt['attack']['attacked_target'] == 'clean_output':
             _check_consistency(model, built)
+
+
+def _check_compiler(problems: Problems) -> None:
+    """Check that torch.compile finds a compiler for the CPU."""
+    if os.environ.get('CXX') is None and not any(map(shutil.which, ('g++', 'c++', 'clang++', 'cl'))):
+        problems.append('train.compile: torch.compile finds no C++ compiler; install g++, or write compile: false')
 
 
 def _check_consistency(model: type, built: Attack) -> None:

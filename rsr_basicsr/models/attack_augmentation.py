@@ -51,9 +51,15 @@ class AttackAugmentation(AttackedBatches):
     schedulers: list[torch.optim.lr_scheduler.LRScheduler]
 
     def model_to_device(self, net: nn.Module) -> nn.Module:
-        """As BasicSR does; a classifier that is not trained is frozen first."""
-        if isinstance(net, DefenseMixin) and self.opt['is_train'] and not self._trains_classifier(net):
+        """As BasicSR does; a classifier that is not trained is frozen first, and the network laid out and compiled."""
+        if not self.opt['is_train']:
+            return super().model_to_device(net)
+        if isinstance(net, DefenseMixin) and not self._trains_classifier(net):
             net.defense.classifier.requires_grad_(False)  # or DistributedDataParallel would wait for its gradients
+        if self.options.train.channels_last:
+            net = net.to(memory_format=torch.channels_last)
+        if self.options.train.compile and isinstance(net, DefenseMixin):
+            net.compile_passes()
         return super().model_to_device(net)
 
     def init_training_settings(self) -> None:
@@ -116,6 +122,8 @@ class AttackAugmentation(AttackedBatches):
 
     def optimize_parameters(self, current_iter: int) -> None:
         """Attack the batch, run the class's own step on it, and update the classifier."""
+        if self.options.train.channels_last:
+            self.lq = self.lq.contiguous(memory_format=torch.channels_last)
         if self.options.train.target == 'pretrained':
             self._take_pretrained_target()
         attacks = current_iter % self.schedule.every == 0

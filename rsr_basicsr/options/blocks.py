@@ -143,6 +143,14 @@ class TrainOptions(OpenBlock):
         'precision` says otherwise; weights, losses and optimizer stay in fp32',
         'fp32',
     )
+    channels_last: Flag = key(
+        'whether network and images are laid out channels last, which tensor cores and AMX prefer', False
+    )
+    compile: Flag = key(
+        "whether torch.compile compiles the network's passes, the attack's too; it needs a C++ compiler, and minutes "
+        'for the first iterations',
+        False,
+    )
     resume_from: Annotated[str, OneOf(('state', 'options'))] = key(
         'where a resumed training takes learning rates and schedule from. BasicSR always takes those of the training '
         'state; a warning says where the options have others',
