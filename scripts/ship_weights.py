@@ -1,9 +1,11 @@
 """Put trained weights into the package, as rsr weights finds them: the backbone alone, in half precision.
 
-    python scripts/ship_weights.py experiments/NAME/models/net_g_latest.pth defended-general-x4v3
+    python scripts/ship_weights.py defended-general-x4v3 experiments/NAME/models/net_g_latest.pth
 
-Prints the values for the table in rsr_basicsr/weights/official.py, and by how much half precision moves the output for
-a photo. The model card beside the file is written by hand.
+Of several checkpoints, which must have started from the same weights, the mean is taken (Wortsman et al. 2022). Prints
+the values for the table in rsr_basicsr/weights/official.py, and by how much half precision moves the output for a
+photo.
+The model card beside the file is written by hand.
 """
 
 from __future__ import annotations
@@ -26,16 +28,20 @@ from rsr_basicsr.weights.state_dict import file_sha256, load_state
 def main() -> int:
     """Write the file, print what it is, and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
-    parser.add_argument('checkpoint', type=Path, help='of rsr train')
     parser.add_argument('name', help='of the weights')
+    parser.add_argument('checkpoints', type=Path, nargs='+', metavar='CHECKPOINT', help='of rsr train')
     args = parser.parse_args()
     try:
-        state = load_state(args.checkpoint)
-        trained = open_network(str(args.checkpoint))
+        states = [backbone_of(path) for path in args.checkpoints]
+        trained = open_network(str(args.checkpoints[0]))
     except RSRError as error:
         print(f'ship_weights: {error}', file=sys.stderr)
         return error.exit_code
-    backbone = {key: value for key, value in state.items() if not key.startswith('defense.')}
+    if any(shapes_of(state) != shapes_of(states[0]) for state in states):
+        print('ship_weights: the checkpoints are of different networks; give those of one', file=sys.stderr)
+        return 2
+    backbone = {key: torch.stack([state[key].float() for state in states]).mean(0) for key in states[0]}
+    trained.load_state_dict(backbone, strict=False)  # a defended one keeps its defence
     path = SHIPPED / f'{args.name}.pth'
     path.parent.mkdir(exist_ok=True)
     torch.save({'params': {key: value.half().contiguous() for key, value in backbone.items()}}, path)
@@ -45,6 +51,16 @@ def main() -> int:
     print(f"sha256='{file_sha256(path)}',\nsize={path.stat().st_size},")
     print(f'half precision moves the output for a photo by {float(moved.max()) * 255:.3f} grey levels at most')
     return 0
+
+
+def backbone_of(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint without those of the defence."""
+    return {key: value for key, value in load_state(path).items() if not key.startswith('defense.')}
+
+
+def shapes_of(state: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
+    """The shape of each tensor by its name."""
+    return {key: value.shape for key, value in state.items()}
 
 
 if __name__ == '__main__':

@@ -129,6 +129,11 @@ def defend_text(text: str, preset: str | None = None) -> Defended:
 
 
 def _check_mappable(opt: Mapping[str, Any]) -> None:
+    if isinstance(opt.get('network_g'), Mapping) and 'model_type' not in opt:
+        raise OptionsError(
+            'there is no model_type, so this is no file of BasicSR; of a trainer such as traiNNer-redux or neosr, put '
+            'attack_batch into its training step (docs/training.md, "Your own trainer")'
+        )
     if (
         not isinstance(opt.get('model_type'), str)
         or not isinstance(opt.get('network_g'), Mapping)
@@ -199,7 +204,8 @@ def _found(registry: Registry, name: str) -> Any:
 
 def _meant(name: str, registry: Registry) -> str:
     close = nearest(name, _defended_names(registry), 0.85)
-    return f' (did you mean {close}?)' if close else ''
+    # A name with letters in front, such as ESRModel, is that of another class.
+    return f' (did you mean {close}?)' if close and not name.lower().endswith(close.lower()) else ''
 
 
 def _defended_names(registry: Registry) -> list[str]:

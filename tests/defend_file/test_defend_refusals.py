@@ -28,6 +28,8 @@ REFUSED = {
     'model_type: HiFaceGANModel has no defended version': changed(model='HiFaceGANModel', net='HiFaceGAN'),
     "model_type: GFPGANModel is none of BasicSR's;": changed(model='GFPGANModel', net='GFPGANv1'),
     "model_type: RealESRGANMdel is none of BasicSR's (did you mean RealESRGANModel?)": changed(model='RealESRGANMdel'),
+    "model_type: ESRModel is none of BasicSR's;": changed(model='ESRModel'),  # of PLKSR: no misspelling
+    'no file of BasicSR; of a trainer such as traiNNer-redux': 'name: a\nscale: 4\nnetwork_g:\n  type: esrgan\n',
     'network_g.type: DFDNet has no defended version; there is one of CDC, EDSR, ': changed(net='DFDNet'),
     'network_g.type: ECBSR has no defended version': changed(net='ECBSR'),
     'network_g.type: SwinIRR has no defended version (did you mean SwinIR?)': changed(net='SwinIRR'),
