@@ -121,7 +121,7 @@ WEIGHTS: dict[str, Weights] = {
         Weights(
             name='defended-general-x4v3',
             url=None,
-            sha256='a2c8949fb5a92e81ab5e5f005c890d36498c1a099449f4bbdaade3bafb0a56ab',
+            sha256='9c87aa9958ce5b67569fdc63fc3b0bdd2146366daadafbdfabdc835461897b78',
             size=2457807,
             network=_compact(num_conv=32),
             key='params',
