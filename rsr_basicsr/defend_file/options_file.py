@@ -159,8 +159,8 @@ def _check_model(name: str) -> None:
     if cls is None:
         raise OptionsError(
             f"{where} is none of BasicSR's{_meant(name, MODEL_REGISTRY)}; of a trainer of single "
-            'images, name a module that registers its defended version '
-            '(docs/training.md) with --import'
+            'images, name a module that registers its defended version with --import, or call attack_batch in its '
+            'training step (docs/training.md, "Your own trainer")'
         )
     if issubclass(cls, AttackAugmentation):
         raise OptionsError(f'{where} is defended already')

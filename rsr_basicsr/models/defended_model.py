@@ -23,7 +23,8 @@ def defend_model(cls: type[SRModel]) -> type[SRModel]:
     registered; ``MODEL_REGISTRY.register(defend_model(MyModel))`` does that.
 
     Args:
-        cls: SRModel or a derived class: ``lq`` and ``gt`` are batches of images, ``net_g`` is trained.
+        cls: SRModel or a derived class. ``feed_data`` puts batches of images into ``lq`` and ``gt``;
+            ``optimize_parameters(current_iter)`` trains ``net_g`` on them, and updates it by ``optimizer_g``.
 
     Returns:
         The class, derived from :class:`AttackAugmentation` and ``cls``.
@@ -34,7 +35,11 @@ def defend_model(cls: type[SRModel]) -> type[SRModel]:
     if issubclass(cls, AttackAugmentation):
         raise TypeError(f'{cls.__name__} is defended already')
     if not issubclass(cls, SRModel) or issubclass(cls, VideoBaseModel):
-        raise TypeError(f"{cls.__name__} is not a trainer of single images; BasicSR's are derived from SRModel")
+        kind = 'works on video' if issubclass(cls, VideoBaseModel) else "is not derived from BasicSR's SRModel"
+        raise TypeError(
+            f'{cls.__name__} {kind}; of another trainer of single images, call attack_batch in its training step '
+            '(docs/training.md, "Your own trainer")'
+        )
     return type(
         f'Defended{cls.__name__}',
         (AttackAugmentation, cls),

@@ -3,10 +3,13 @@
 import re
 
 import pytest
+from basicsr.models.base_model import BaseModel
+from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 from defend_files import text_of
 
 from helpers import OPTIONS
+from rsr_basicsr import defend_model
 from rsr_basicsr.cli import main
 from rsr_basicsr.defend_file.options_file import defend_text
 
@@ -93,3 +96,14 @@ def test_what_is_left_to_do_is_said():
     ]:
         said = notes(changed().replace(old, new))
         assert 'rsr train refuses it as it is: ' in said and problem in said
+
+
+def test_trainers_that_are_not_derived_from_srmodel():
+    # As NAFNet's ImageRestorationModel and PLKSR's ESRModel are.
+    class ImageRestorationModel(BaseModel):
+        pass
+
+    with pytest.raises(TypeError, match="is not derived from BasicSR's SRModel; .* call attack_batch"):
+        defend_model(ImageRestorationModel)
+    with pytest.raises(TypeError, match='VideoBaseModel works on video'):
+        defend_model(VideoBaseModel)
