@@ -40,23 +40,18 @@ from rsr_basicsr.data import write_evaluation_pairs
 
 SCALE = 4
 MODULE = 'registered'  # for --import: the lines that a user writes
-COMMANDS = ('defend', 'train', 'validate under attack', 'upscale', 'export', 'ONNX', 'benchmark')
 WEIGHTS = 'pretrained.pth'
 YES = 'yes'
-#: What other systems do differently, and the tests that do the same here
+#: What other systems do differently, and the test that does the same here
 EMULATED = {
-    'Windows: folders and files open for reading cannot be flushed': [
-        'test_portability.py::test_checkpoints_on_windows'
-    ],
-    'Windows, macOS: loader workers are spawned, also by `rsr.exe`': [
-        'test_portability.py::test_spawned_workers_of_a_program_that_is_no_module'
-    ],
-    'a locale without UTF-8': ['test_portability.py::test_options_in_utf8_under_another_locale'],
-    'Windows: lists with a byte order mark': ['test_portability.py::test_lists_of_images_with_a_byte_order_mark'],
+    'Windows: folders and files open for reading cannot be flushed': 'test_checkpoints_on_windows',
+    'Windows, macOS: loader workers are spawned, also by `rsr.exe`': (
+        'test_spawned_workers_of_a_program_that_is_no_module'
+    ),
+    'a locale without UTF-8': 'test_options_in_utf8_under_another_locale',
+    'Windows: lists with a byte order mark': 'test_lists_of_images_with_a_byte_order_mark',
 }
-READ = [
-    'Nothing was run on Windows or macOS themselves. The whole suite runs on Linux with Python 3.10 to 3.13.',
-]
+NOT_RUN = 'Nothing was run on Windows or macOS themselves. The whole suite runs on Linux with Python 3.10 to 3.13.'
 
 
 class Network(NamedTuple):
@@ -178,26 +173,18 @@ def try_network(name: str) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         sys.path.insert(0, folder)
-        Path(f'{MODULE}.py').write_text(registrations([name] if NETWORKS[name].home else []), encoding='utf-8')
+        Path(f'{MODULE}.py').write_text(registrations([name]), encoding='utf-8')
         write_evaluation_pairs(Path('hr'), Path('lq'), gt_size=64)
         _write_weights(name)
         Path('plain.yml').write_text(yaml.safe_dump(options(name), sort_keys=False), encoding='utf-8')
-        steps: dict[str, Callable[[str], None]] = {
-            'defend': _defend,
-            'train': _train,
-            'validate under attack': _validated,
-            'upscale': _upscale,
-            'export': _export,
-            'ONNX': _onnx,
-            'benchmark': _benchmark,
-        }
-        row = {command: _cell(step, name) for command, step in steps.items()}
+        row = {command: _cell(step, name) for command, step in STEPS.items()}
         os.chdir('/')
     return row
 
 
 def registrations(names: Sequence[str]) -> str:
-    """The module that makes networks known; empty for those of this package."""
+    """The module that makes networks of spandrel known; empty without one."""
+    names = [name for name in names if NETWORKS[name].home]
     if not names:
         return ''
     imports = [f'from {NETWORKS[name].home} import {name}' for name in names]
@@ -328,10 +315,22 @@ def _checkpoint() -> Path:
     return next(Path('experiments').glob('*/models/net_g_latest.pth'), Path('net_g_latest.pth'))
 
 
+#: What a network is taken through, in this order: later steps use the files of earlier ones
+STEPS: dict[str, Callable[[str], None]] = {
+    'defend': _defend,
+    'train': _train,
+    'validate under attack': _validated,
+    'upscale': _upscale,
+    'export': _export,
+    'ONNX': _onnx,
+    'benchmark': _benchmark,
+}
+
+
 def networks_page(cells: dict[str, dict[str, str]]) -> str:
     """The first half of the page: how it was made, a row for each network, and the lines that register them."""
     rows = [[f'`{name}`', _home(name), *(cell.split('\n')[0] for cell in row.values())] for name, row in cells.items()]
-    registered = registrations([name for name in cells if NETWORKS[name].home])
+    registered = registrations(list(cells))
     page = [
         '# Compatibility',
         '',
@@ -345,7 +344,7 @@ def networks_page(cells: dict[str, dict[str, str]]) -> str:
         'iterations, validated under attack, and upscales images; its plain weights are exported, the whole is written',
         'as safetensors and as an ONNX file, which onnxruntime runs; a benchmark attacks it beside the undefended one.',
         '',
-        *_table(['network', 'from', *COMMANDS], rows),
+        *_table(['network', 'from', *STEPS], rows),
         '',
     ]
     if registered:
@@ -362,12 +361,13 @@ def networks_page(cells: dict[str, dict[str, str]]) -> str:
 
 def systems_page() -> str:
     """The second half of the page: what was run on this system, and what is emulated by tests."""
-    rows = [
-        [system, f'emulated by `tests/{test}`', _passed(test)] for system, tests in EMULATED.items() for test in tests
-    ]
+    rows = []
+    for system, name in EMULATED.items():
+        test = f'tests/test_portability.py::{name}'
+        rows.append([system, f'emulated by `{test}`', _passed(test)])
     here = [platform.system(), f'run: the table above, Python {platform.python_version()}', YES]
     page = ['', '## Systems', '', *_table(['system', 'tried how', 'works'], [here, *rows]), '']
-    return '\n'.join([*page, *READ, ''])
+    return '\n'.join([*page, NOT_RUN, ''])
 
 
 def _home(name: str) -> str:
@@ -387,9 +387,9 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _passed(test: str) -> str:
-    tests = Path(__file__).resolve().parents[1] / 'tests'
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(tests / test)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tests.parent)
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', test]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
     return YES if done.returncode == 0 else f'no: {done.stdout.strip().splitlines()[-1]}'
 
 

@@ -37,7 +37,7 @@ def defend_model(cls: type[SRModel]) -> type[SRModel]:
     if not issubclass(cls, SRModel) or issubclass(cls, VideoBaseModel):
         kind = 'works on video' if issubclass(cls, VideoBaseModel) else "is not derived from BasicSR's SRModel"
         raise TypeError(
-            f'{cls.__name__} {kind}; of another trainer of single images, call attack_batch in its training step '
+            f'{cls.__name__} {kind}; for another trainer of single images, call attack_batch in its training step '
             '(docs/training.md, "Your own trainer")'
         )
     return type(

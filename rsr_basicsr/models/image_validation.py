@@ -66,7 +66,7 @@ class ImageValidation(StartNetwork):
     def feed_data(self, data: Any) -> None:
         """As the class does; in an attacked validation, the image is attacked right away.
 
-        The attack then reaches the network whatever a validation loop does next. Masks are seeded by the attack's seed
+        Every validation loop then runs the network on the attacked image. Masks are seeded by the attack's seed
         and the number of the image: redrawing them adds more noise than hundreds of iterations of training change. The
         attack does not know the masks.
         """
