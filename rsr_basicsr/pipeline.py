@@ -102,6 +102,8 @@ def import_plugins(names: list[str]) -> None:
     """
     sys.path.insert(0, os.getcwd())
     for name in names:
+        if not all(part.isidentifier() for part in name.split('.')):
+            raise OptionsError(f'--import {name!r}: expected the name of a module, such as my_archs for my_archs.py')
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import remove_leftovers, write_whole
 
 FOLDER = 'record'  # one file per process
 IMAGES = 'images'
@@ -85,6 +85,7 @@ class Recorder:
         self.folder, self.path = folder, folder / FOLDER / f'{rank}.jsonl'
         for made in (folder / FOLDER, folder / IMAGES):
             made.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(made)
         # A killed run may have left half a line: start a new one.
         torn = self.path.is_file() and self.path.read_bytes()[-1:] not in (b'', b'\n')
         self._file = open(self.path, 'a', encoding='utf-8')
@@ -115,12 +116,15 @@ def read_records(folder: Path) -> list[Record]:
     found: dict[str, Record] = {}
     names = {entry.name for entry in dataclasses.fields(Record)}
     for file in sorted((folder / FOLDER).glob('*.jsonl')):
+        if not file.is_file():
+            continue
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
             try:
                 content = json.loads(line)
+                json.dumps(content, ensure_ascii=False).encode()  # half of a character could not be written
                 content = {_FORMER_NAMES.get(key, key): value for key, value in content.items()}
                 record = Record(**{key: value for key, value in content.items() if key in names})
-            except (ValueError, TypeError, AttributeError):
+            except (ValueError, TypeError, AttributeError, RecursionError):
                 continue
             if not _is_sound(record):
                 continue

@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from rsr_basicsr.check.datasets import CROP, Images
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.utils.errors import in_one_line
+from rsr_basicsr.utils.image_formats import open_image
 
 #: The last bytes of a complete file, by its first bytes
 _ENDS = {b'\x89PNG': b'IEND\xaeB`\x82', b'\xff\xd8\xff': b'\xff\xd9'}
@@ -165,9 +166,9 @@ def _parsed(file: BinaryIO) -> Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            image = Image.open(file)
-            # For a PNG, getexif would decode the image.
-            turned = image.format != 'PNG' and image.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
+            image = open_image(file)
+            # For a PNG, getexif would decode the image; for TIFF, the size is that of the image turned upright.
+            turned = image.format not in ('PNG', 'TIFF') and image.getexif().get(_ORIENTATION) in _ON_THEIR_SIDE
     except UnidentifiedImageError:
         return _decoded_header(file)
     except Exception as error:  # PIL raises anything on a damaged header
@@ -198,7 +199,7 @@ def _decode(content: bytes) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            Image.open(io.BytesIO(content)).load()
+            open_image(io.BytesIO(content)).load()
     except UnidentifiedImageError:
         pass  # a format that only OpenCV may know
     except Exception as error:  # PIL raises anything on a damaged image

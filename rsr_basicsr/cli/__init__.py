@@ -66,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, module in _COMMANDS.items():
         summary = (module.__doc__ or '').strip().splitlines()[0]
         module.add_arguments(commands.add_parser(name, help=summary, description=summary))
-    args, left = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if any('\0' in word for word in words):
+        parser.error('an argument holds a NUL, which no file name and no value can')
+    args, left = parser.parse_known_args(words)
     if left:
         commands.choices[args.command].refuse(left)
     try:
@@ -88,6 +91,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not _stdout_is_closed():
             raise
         return _BROKEN_PIPE
+    except OSError as error:  # a full disk, a folder that may not be written, a name that no file can have
+        if not error.strerror:
+            raise
+        where = f'{error.filename}: ' if error.filename else ''
+        print(f'rsr {args.command}: {where}{error.strerror}', file=sys.stderr)
+        return RSRError.exit_code
 
 
 def _stdout_is_closed() -> bool:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 
 from rsr_basicsr.archs.classifier import BUILTIN
 from rsr_basicsr.archs.defense import CLASSIFIERS, DEFAULT_CLASSIFIER, build_classifier
 from rsr_basicsr.inference.detector import Detection, detect
-from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.inference.listing import list_images
+from rsr_basicsr.utils.errors import ImageError, OptionsError
 
 #: Exit code if an image is flagged as attacked; 1 if none is but some files cannot be read
 EXIT_ATTACKED = 3
@@ -47,6 +50,11 @@ def run(args: argparse.Namespace) -> int:
     if args.weights == BUILTIN and not CLASSIFIERS[args.type].builtin_weights().is_file():
         raise OptionsError(f'--type {args.type}: the package has no weights for it; give a file by --weights')
     classifier = build_classifier({'type': args.type, 'weights': args.weights}).eval()
+    for folder in filter(os.path.isdir, args.files):
+        with contextlib.suppress(ImageError):  # which is shown in its turn below
+            remark = list_images([folder]).remark
+            if remark:
+                print(f'rsr detect: {remark}', file=sys.stderr)
     found: list[Detection] = []
     broken = 0
     for verdict in detect(args.files, classifier, args.threshold):

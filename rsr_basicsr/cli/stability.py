@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in ('eps', 'steps', 'crop', 'num_images', 'seed')}
     check_settings(**settings)
     import_plugins(args.imports)
-    found = len(find_files(args.images))
+    found = len(find_files(args.images).files)
     net = open_network(args.weights, args.opt)
     name = args.weights if args.weights in WEIGHTS else Path(args.weights).stem
     if 0 < args.num_images < found:

@@ -95,7 +95,10 @@ def run(args: argparse.Namespace) -> int:
     """Print one line per image, and a summary."""
     check_new(args.report, args.overwrite, made=args.output)
     import_plugins(args.imports)
-    files = find_files(args.inputs)
+    naming = Naming(args.output, args.suffix, args.ext, args.overwrite)
+    files, remark = find_files(args.inputs, naming)
+    if remark:
+        print(f'rsr upscale: {remark}', file=sys.stderr)
     upscaler = Upscaler(
         open_network(args.model_name, args.opt),
         outscale=args.outscale,
@@ -116,7 +119,6 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     results = []
-    naming = Naming(args.output, args.suffix, args.ext, args.overwrite)
     try:
         # The bar goes to stderr, and only on a terminal.
         for result in tqdm(upscale_files(files, upscaler, naming), total=len(files), unit='image', disable=None):

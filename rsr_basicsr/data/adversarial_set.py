@@ -70,7 +70,8 @@ def write_adversarial_set(
         if _packed(folder / f'{side}.lmdb') != keys:
             (folder / FACTS).unlink(missing_ok=True)  # its presence marks a finished set
             _pack(parts, side, keys, folder / f'{side}.lmdb')
-    write_whole(folder / FACTS, ''.join(f'{(parts / f"{key}.json").read_text()}\n' for key in keys).encode())
+    lines = [(parts / f'{key}.json').read_text(encoding='utf-8') for key in keys]
+    write_whole(folder / FACTS, ''.join(f'{line}\n' for line in lines).encode())
     return len(missing)
 
 
@@ -96,11 +97,11 @@ def _claim(folder: Path, options: Mapping[str, Any]) -> None:
     if folder.exists() and not folder.is_dir():
         raise OptionsError(f'{folder} is a file; give a folder')
     if claim.is_file():
-        if claim.read_text().strip() != mine:
+        if claim.read_text(encoding='utf-8').strip() != mine:
             raise OptionsError(
                 f'{folder} holds pairs of other options, weights or photos; give another folder, or delete it'
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and any(not entry.name.startswith('.') for entry in folder.iterdir()):
         raise OptionsError(f'{folder} is not empty and not an adversarial set; give another folder')
     else:
         for photo in options['photos']:
@@ -182,7 +183,11 @@ def _key(index: int) -> str:
 def _packed(target: Path) -> list[str]:
     """The keys in an LMDB data set; none if it does not exist."""
     meta_info = target / 'meta_info.txt'
-    return [line.split('.')[0] for line in meta_info.read_text().splitlines()] if meta_info.is_file() else []
+    return (
+        [line.split('.')[0] for line in meta_info.read_text(encoding='utf-8').splitlines()]
+        if meta_info.is_file()
+        else []
+    )
 
 
 def _pack(parts: Path, side: str, keys: Sequence[str], target: Path) -> None:

@@ -44,7 +44,7 @@ def write_training_photos(folder: Path) -> Path:
     """
     names = [_write(folder, name, photo()) for name, photo in TRAINING.items()]
     meta_info = folder / 'meta_info.txt'
-    meta_info.write_text(''.join(f'{name}\n' for name in names))
+    meta_info.write_text(''.join(f'{name}\n' for name in names), encoding='utf-8')
     return meta_info
 
 

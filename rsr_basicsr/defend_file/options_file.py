@@ -30,7 +30,7 @@ from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_network
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import read_text, write_whole
 from rsr_basicsr.utils.registry import nearest
 
 PREFIX = 'Defended'
@@ -73,7 +73,7 @@ def defend_file(path: Path, preset: str | None = None) -> Defended:
         OptionsError: it cannot be read, or cannot be defended; one sentence that begins with the file.
     """
     try:
-        return defend_text(path.read_bytes().decode('utf-8'), preset)
+        return defend_text(read_text(path), preset)
     except OSError as error:
         raise OptionsError(f'{path}: {error.strerror}') from None
     except UnicodeDecodeError:

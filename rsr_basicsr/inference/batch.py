@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from rsr_basicsr.inference.image_io import LoadedImage, read_image, write_image
-from rsr_basicsr.inference.listing import find_images
+from rsr_basicsr.inference.image_io import FORMATS, LoadedImage, check_size, read_image, write_image
+from rsr_basicsr.inference.listing import list_images, no_image
 from rsr_basicsr.inference.upscaler import Upscaler
 from rsr_basicsr.utils.errors import ImageError, OptionsError
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import remove_leftovers, write_whole
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,11 @@ class Naming:
         folder: output folder; subfolders of the input are kept below it.
         suffix: appended to the image's name after ``_``; may be empty.
         extension: one of :data:`rsr_basicsr.inference.image_io.FORMATS`, or ``auto`` to keep the image's own.
-            Images with an alpha channel become PNG files.
+            Images with an alpha channel become PNG files, and those of formats that are only read.
         overwrite: whether existing outputs may be replaced. Input images never are.
+
+    Raises:
+        OptionsError: the suffix names a folder.
     """
 
     folder: Path
@@ -33,9 +37,14 @@ class Naming:
     extension: str = 'auto'
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        if set(self.suffix) & set('/\\'):
+            raise OptionsError(f'suffix {self.suffix!r}: expected a part of a file name, without a folder')
+
     def path(self, file: Path, inside: Path, alpha: bool) -> Path:
         """Output path of a file from the subfolder ``inside``."""
-        extension = 'png' if alpha else file.suffix[1:] if self.extension == 'auto' else self.extension
+        own = file.suffix[1:] if file.suffix[1:].lower() in FORMATS else 'png'
+        extension = 'png' if alpha else own if self.extension == 'auto' else self.extension
         return self.folder / inside / f'{file.stem}{f"_{self.suffix}" if self.suffix else ""}.{extension}'
 
 
@@ -67,28 +76,68 @@ class Result:
     error: str | None = None
 
 
-def find_files(paths: Sequence[str | Path]) -> list[tuple[Path, Path]]:
-    """List the images to upscale, each with its subfolder relative to the folder given.
+class Found(NamedTuple):
+    """Images to upscale.
+
+    Args:
+        files: each with its subfolder relative to the folder given.
+        remark: a sentence that names what was skipped in folders; may be empty.
+    """
+
+    files: list[tuple[Path, Path]]
+    remark: str
+
+
+def find_files(paths: Sequence[str | Path], naming: Naming | None = None) -> Found:
+    """List the images to upscale.
+
+    A folder may also be the output folder, or hold it: results of earlier runs in it are left out.
 
     Args:
         paths: images, which are kept as given, and folders, whose images are listed sorted by name.
+        naming: of the results, if there are any.
 
     Raises:
         OptionsError: a folder holds no image, or none of the paths exists.
     """
     found: list[tuple[Path, Path]] = []
+    remarks: list[str] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            try:
-                files = [Path(file) for file in find_images([str(path)])]
-            except ImageError as error:
-                raise OptionsError(str(error)) from None
-            found += [(file, file.parent.relative_to(path)) for file in files]
-        else:
+        if not path.is_dir():
             found.append((path, Path()))
-    if not any(file.exists() for file, _ in found):
+            continue
+        try:
+            listing = list_images([str(path)])
+        except ImageError as error:
+            raise OptionsError(str(error)) from None
+        if not listing.images:
+            raise OptionsError(no_image([str(path)], listing))
+        inside = [(file, file.parent.relative_to(path)) for file in map(Path, listing.images)]
+        found += _without_results(inside, path, naming) if naming else inside
+        remarks += [listing.remark] if listing.skipped else []
+    if not any(map(_there, (file for file, _ in found))):
         raise OptionsError(f'{", ".join(map(str, paths))}: no such file or folder')
-    return found
+    return Found(found, '; '.join(remarks))
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _without_results(files: list[tuple[Path, Path]], folder: Path, naming: Naming) -> list[tuple[Path, Path]]:
+    """The images of a folder without the results that an earlier run with this naming has written into it."""
+    root, results = folder.resolve(), naming.folder.resolve()
+    if not results.is_relative_to(root):
+        return files
+    if results != root:
+        return [(file, inside) for file, inside in files if not file.resolve().is_relative_to(results)]
+    sources = {
+        naming.path(file, inside, alpha).resolve(): file.resolve() for file, inside in files for alpha in (False, True)
+    }
+    return [(file, inside) for file, inside in files if sources.get(file.resolve(), file.resolve()) == file.resolve()]
 
 
 def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
@@ -98,7 +147,8 @@ def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming
         files: as :func:`find_files` returns them.
     """
     originals = {file.resolve() for file, _ in files}
-    written: set[Path] = set()
+    remove_leftovers(naming.folder)
+    written: set[tuple[int, int]] = set()
     for file, inside in files:
         started = time.time()
         try:
@@ -112,31 +162,48 @@ def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming
 
 
 def _upscale_file(
-    file: Path, inside: Path, upscaler: Upscaler, naming: Naming, originals: set[Path], written: set[Path]
+    file: Path, inside: Path, upscaler: Upscaler, naming: Naming, originals: set[Path], written: set[tuple[int, int]]
 ) -> Result:
     image = read_image(file)
     path = naming.path(file, inside, image.alpha is not None)
     _check_free(path, originals, written)
-    if path.exists() and not naming.overwrite:
-        written.add(path.resolve())
+    if _exists(path) and not naming.overwrite:
+        written.add(_identity(path))
         return Result(str(file), str(path), skipped=True)
+    check_size(path, *upscaler.output_size(image))
     upscaled, verdict = upscaler(image)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ImageError(f'the folder {path.parent} cannot be created: {error.strerror}') from None
     upscaled = write_image(path, upscaled)
-    written.add(path.resolve())
+    written.add(_identity(path))
     return Result(
         str(file), str(path), False, *_size(image), *_size(upscaled), notes=upscaled.notes, **verdict._asdict()
     )
 
 
-def _check_free(path: Path, originals: set[Path], written: set[Path]) -> None:
+def _exists(path: Path) -> bool:
+    """Whether there is a whole result; an empty file is what a full disk or a lost machine has left."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ImageError(f'{path} cannot be written: {error.strerror}') from None
+
+
+def _check_free(path: Path, originals: set[Path], written: set[tuple[int, int]]) -> None:
     if path.resolve() in originals:
         raise ImageError(f'the output would overwrite the input image {path}; give a suffix or another folder')
-    if path.resolve() in written:
+    if _exists(path) and _identity(path) in written:
         raise ImageError(f'the output would overwrite that of another image, {path}; use separate output folders')
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tells files apart where names do not, as A.png and a.png on Windows and macOS."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def write_report(path: Path, network: str, upscaler: Upscaler, results: Sequence[Result]) -> None:

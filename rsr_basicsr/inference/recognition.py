@@ -99,8 +99,7 @@ def open_with_options(name_or_file: str, options: str | None = None, *, own_clas
         network = recognise(state, path)
     else:
         return OpenedNetwork(_plain(state, path, own_classes), None)
-    net = fill(build_quietly(network), state, path)
-    return OpenedNetwork(net, described(network))
+    return OpenedNetwork(fill(_built(network, state, path), state, path), described(network))
 
 
 def _found(name_or_file: str) -> str:
@@ -128,7 +127,15 @@ def _plain(state: State, path: str, own_classes: bool) -> nn.Module:
                 raise
     if network is None:
         raise WeightsError(_unknown(state, path))
-    return fill(build_quietly(network), state, path)
+    return fill(_built(network, state, path), state, path)
+
+
+def _built(network: dict[str, Any], state: State, path: str) -> nn.Module:
+    """The network of an options block that was inferred from tensors."""
+    try:
+        return built_within(lambda: build_quietly(network), state)
+    except WeightsError as error:
+        raise WeightsError(f'{path}: the {network["type"]} of these tensors cannot be built: {error}') from None
 
 
 def recognise(state: State, path: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from rsr_basicsr.weights.spandrel_network import architecture_of
 
 PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 TILE, TILE_PAD = 512, 64  # defaults, in pixels of the input
+_LARGEST_OUTSCALE = 64
+_PROBE = 32  # pixels per side of the image that tells the scale of a network
 _LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as OpenCV converts RGB to grey
 
 
@@ -79,8 +81,8 @@ class Upscaler:
         seed: int | None = None,
         alpha_by_network: bool = True,
     ) -> None:
-        if outscale is not None and not (math.isfinite(outscale) and outscale > 0):
-            raise OptionsError(f'outscale {outscale}: expected a number above 0')
+        if outscale is not None and not 0 < outscale <= _LARGEST_OUTSCALE:
+            raise OptionsError(f'outscale {outscale}: expected a number above 0, at most {_LARGEST_OUTSCALE}')
         if tile < 0 or overlap < 0:
             raise OptionsError(f'tile {tile} with an overlap of {overlap}: expected pixels, 0 or more')
         self.device, self.precision = device_of(device), precision
@@ -127,6 +129,18 @@ class Upscaler:
             rgb, alpha = _resized(rgb, size), None if alpha is None else _resized(alpha, size)
         upscaled = image.replaced(rgb=rgb, alpha=alpha, notes=(*image.notes, *notes))
         return upscaled, GateVerdict(clean.item(), attacked, float(decision))
+
+    def output_size(self, image: LoadedImage) -> tuple[int, int]:
+        """(H, W) of the output for an image, without computing it."""
+        height, width = image.rgb.shape[-2:]
+        factor = self._scale if self.outscale is None else self.outscale
+        return int(height * factor), int(width * factor)
+
+    @functools.cached_property
+    def _scale(self) -> int:
+        """What the network upscales by: found out on a small image, since not every network says so."""
+        with torch.no_grad():
+            return self._run(torch.zeros(1, 3, _PROBE, _PROBE), False, 'fp32').shape[-1] // _PROBE
 
     def _upscale(self, lq: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, tuple[str, ...]]:
         """The output in [0, 1] and notes on it; repeats in fp32 where half precision overflows."""

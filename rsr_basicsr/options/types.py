@@ -9,6 +9,7 @@ import os
 import os.path as osp
 import re
 import reprlib
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -25,6 +26,9 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+_LONGEST_NAME = 200  # bytes of 255: BasicSR and this package append to it
+#: Characters and endings that no file has on Windows, and the names of its devices
+_NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)', re.IGNORECASE)
 _SHORT = reprlib.Repr()  # aliases let a file of a few lines hold a value whose text has no end
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 120, 120
 
@@ -177,8 +181,12 @@ def names(value: Any) -> list[str]:
 
 
 def _plain_name(value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r'[^/\\]+', value) or value in ('.', '..'):
+    if not isinstance(value, str) or not re.fullmatch(r'[^/\\\0]+', value) or value in ('.', '..'):
         raise ValueError('expected a plain name, since it becomes a folder')
+    if len(value.encode(errors='surrogateescape')) > _LONGEST_NAME:
+        raise ValueError(f'expected a name of at most {_LONGEST_NAME} bytes, since it becomes a folder')
+    if sys.platform == 'win32' and _NOT_ON_WINDOWS.search(value):
+        raise ValueError('it becomes a folder, which Windows does not allow; take another name')
     return value
 
 

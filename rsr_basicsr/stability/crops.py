@@ -67,7 +67,7 @@ def read_images(images: Sequence[str | Path | torch.Tensor], num_images: int = 0
     ]
     paths = [image for image in images if not isinstance(image, torch.Tensor)]
     if paths:
-        files = find_files(paths)
+        files = find_files(paths).files
         times = Counter(inside / file.name for file, inside in files)
         for file, inside in files:
             short = inside / file.name

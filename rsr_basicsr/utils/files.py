@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from filelock import FileLock, Timeout
 from rsr_basicsr.utils.errors import OptionsError
 
 _LOCK_TIMEOUT = 10  # seconds
+_PART, _KEPT = '.part', 100  # ending of a file that is being written, characters of its name that are kept
+_ABANDONED = 3600  # seconds
 
 
 def check_new(path: Path | None, overwrite: bool = False, made: Path | None = None) -> None:
@@ -35,20 +40,57 @@ def check_new(path: Path | None, overwrite: bool = False, made: Path | None = No
         raise OptionsError(f'{path} cannot be written: there is no folder {path.parent}')
 
 
+def read_regular(path: Path) -> bytes:
+    """The content of a regular file; a pipe could wait for ever, a device never end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    if path.exists() and not path.is_file():
+        kind = 'a folder' if path.is_dir() else 'no regular file'
+        raise OSError(errno.EINVAL, f'it is {kind}', str(path))
+    return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    """The content of a regular file in UTF-8.
+
+    Raises:
+        OSError: as :func:`read_regular`.
+        UnicodeDecodeError: it is not in UTF-8.
+    """
+    return read_regular(path).decode('utf-8')
+
+
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically: a reader sees the old content or all of ``content``.
+    """Write a file atomically: a reader sees the old content or all of ``content``, also after a loss of power.
 
     Raises:
         OSError: the file cannot be written; the old content is untouched.
     """
-    # In the same folder: a rename is atomic only within a file system.
-    aside = path.with_name(f'.{path.name}.{os.getpid()}')
+    # In the same folder: a rename is atomic only within a file system. A random name: process numbers repeat in
+    # containers that share a folder.
+    aside = path.with_name(f'.{path.name[:_KEPT]}.{secrets.token_hex(6)}{_PART}')
     try:
-        aside.write_bytes(content)
+        with open(aside, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs have left of :func:`write_whole` in a folder, which need not exist.
+
+    Only what is an hour old: another process may be writing.
+    """
+    with contextlib.suppress(OSError):  # the next run can remove it
+        for path in folder.glob(f'.*{_PART}'):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

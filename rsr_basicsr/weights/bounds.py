@@ -1,8 +1,10 @@
-"""What a file may cost: a network that a stranger's file describes is built within the size of its tensors."""
+"""What a file may cost: what a stranger's file claims, and the network it describes, are bounded by its size."""
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -17,6 +19,12 @@ _BYTES = 64 * 2**20  # that any network may take beyond its tensors: buffers, in
 _TIMES = 8  # more is taken for intermediate tensors of a constructor, counted together
 _CALLS = 200  # of torch per tensor
 _TENSORS = 100  # that any network may have beyond those in the file
+_NUMBERS = 20  # by which names may count per tensor: layers without tensors are numbered too
+_DIGITS, _LONGEST = 9, 100  # of a number in a name, of a name in a sentence
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
 
 
 def built_within(build: Callable[[], _Built], state: Mapping[str, torch.Tensor]) -> _Built:
@@ -34,6 +42,65 @@ def built_within(build: Callable[[], _Built], state: Mapping[str, torch.Tensor])
     size = sum(4 * value.numel() for value in state.values())
     with _Bounded(_TIMES * size + _BYTES, _CALLS * (len(state) + _TENSORS)):
         return build()
+
+
+def check_archive(path: Path) -> None:
+    """Check that an archive does not unpack to much more than its size; other files pass.
+
+    Raises:
+        WeightsError: it does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > _TIMES * path.stat().st_size + _BYTES:
+        raise WeightsError(
+            f'{path} would unpack to {unpacked / 2**20:,.0f} MiB, far more than its size; take another file'
+        )
+
+
+def check_claims(state: Mapping[str, torch.Tensor], path: str | Path) -> None:
+    """Check that tensors are plain numbers, which the file really holds, and that names count no further than they do.
+
+    Raises:
+        WeightsError: one sentence with the tensor and the reason.
+    """
+    storages: set[int] = set()
+    held = claimed = 0  # bytes
+    for name, tensor in state.items():
+        kind = _unusable(tensor)
+        if kind:
+            raise WeightsError(f'{path} holds {name} as {kind}; save its tensors as float32, float16 or bfloat16')
+        storage = tensor.untyped_storage()
+        held += 0 if storage.data_ptr() in storages else storage.nbytes()
+        storages.add(storage.data_ptr())
+        claimed += tensor.numel() * tensor.element_size()
+        if claimed > _TIMES * held + _BYTES:
+            raise WeightsError(
+                f'{path} claims more numbers than it holds: {name} is {" x ".join(map(str, tensor.shape))}; '
+                'take another file'
+            )
+    counted = _NUMBERS * (len(state) + _TENSORS)
+    for name in state:
+        for part in name.split('.'):
+            if part.isdigit() and (len(part) > _DIGITS or int(part) > counted):
+                raise WeightsError(
+                    f'{path} holds {len(state)} tensors, but numbers one {name[:_LONGEST]}; take another file'
+                )
+
+
+def _unusable(tensor: torch.Tensor) -> str:
+    """What a tensor is instead of plain numbers; empty for those."""
+    if tensor.device.type == 'meta':
+        return 'a shape without numbers (meta)'
+    if tensor.layout != torch.strided:
+        return f'a sparse tensor ({str(tensor.layout).removeprefix("torch.")})'
+    if tensor.is_quantized:
+        return f'quantized numbers ({str(tensor.dtype).removeprefix("torch.")})'
+    if tensor.is_complex() or tensor.dtype not in _DTYPES:
+        return f'{str(tensor.dtype).removeprefix("torch.")}'
+    return ''
 
 
 class _Bounded(TorchDispatchMode):

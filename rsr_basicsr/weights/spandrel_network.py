@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
+from rsr_basicsr.weights.bounds import built_within
 
 #: ``type`` of such a network in options
 SPANDREL = 'Spandrel'
@@ -148,7 +149,8 @@ def spandrel_network(state: Mapping[str, torch.Tensor], path: str | Path) -> Spa
         try:
             # A constructor draws initial values, which must not change the numbers of what comes after.
             with torch.random.fork_rng(devices=[]):
-                descriptor: Any = spandrel.ModelLoader(registry=registry).load_from_state_dict(dict(state))
+                loader = spandrel.ModelLoader(registry=registry)
+                descriptor: Any = built_within(lambda: loader.load_from_state_dict(dict(state)), state)
         except spandrel.UnsupportedModelError:
             raise WeightsError(
                 f'{path}: the network cannot be inferred from these weights, spandrel {spandrel.__version__} does not '

@@ -15,6 +15,7 @@ import torch
 from basicsr.archs import build_network
 
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
+from rsr_basicsr.weights.bounds import check_archive, check_claims
 from rsr_basicsr.weights.safetensors_file import is_safetensors, read_safetensors
 from rsr_basicsr.weights.spandrel_network import SPANDREL, spandrel_network
 from rsr_basicsr.weights.torchscript_file import is_torchscript, read_torchscript
@@ -80,6 +81,7 @@ def tensors_in(content: Any, path: str | Path, key: str | Sequence[str] | None =
         raise WeightsError(
             f'{path} holds no state dict; give a weight file with tensors under params_ema, params or at its top'
         )
+    check_claims(state, path)
     return with_metadata(state, state)
 
 
@@ -134,7 +136,7 @@ def load_network(options: Mapping[str, Any]) -> torch.nn.Module:
 
 def build_quietly(options: Mapping[str, Any]) -> torch.nn.Module:
     """BasicSR's ``build_network``, without its prints to stdout about suffixed names."""
-    with open(os.devnull, 'w') as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, 'w', encoding='utf-8') as nowhere, contextlib.redirect_stdout(nowhere):
         return build_network(options)
 
 
@@ -239,9 +241,13 @@ def read_file(path: str | Path) -> Any:
     Raises:
         WeightsError: the file is missing or damaged, or contains code.
     """
+    if Path(path).exists() and not Path(path).is_file():  # a pipe could wait for ever, a device never end
+        kind = 'a folder' if Path(path).is_dir() else 'no regular file'
+        raise WeightsError(f'{path} cannot be read (it is {kind}); give the path of a weight file')
     try:
         if is_safetensors(path):
             return read_safetensors(path)
+        check_archive(Path(path))
         if is_torchscript(path):
             return read_torchscript(path)
         return torch.load(path, map_location='cpu', weights_only=True)

@@ -1,6 +1,8 @@
 """Image files of all kinds: read like other libraries, and written without loss."""
 
 import io
+import os
+import subprocess
 import zlib
 
 import cv2
@@ -9,7 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from rsr_basicsr.inference.image_io import LoadedImage, read_image, write_image
+from rsr_basicsr.inference.image_io import LoadedImage, check_size, read_image, write_image
 from rsr_basicsr.utils.errors import ImageError
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile('sRGB')).tobytes()
@@ -77,16 +79,109 @@ def test_exception_on_oversized_header(rgb, tmp_path):
         read_image(tmp_path / 'huge.png')
 
 
+def pixels_of(image):
+    return (image.rgb[0] * 255).round().byte().permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize('ending', ['png', 'tif', 'webp'])
 @pytest.mark.parametrize('orientation', range(1, 9))
-def test_orientation_reference_pillow(orientation, rgb, tmp_path):
+def test_orientation_reference_pillow(orientation, ending, rgb, tmp_path):
     image = Image.fromarray(rgb)
     exif = image.getexif()
     exif[0x0112] = orientation
-    image.save(tmp_path / 'turned.png', exif=exif)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / 'turned.png')))
-    image = read_image(tmp_path / 'turned.png')
-    assert np.array_equal((image.rgb[0] * 255).round().byte().permute(1, 2, 0).numpy(), expected)
+    path = tmp_path / f'turned.{ending}'
+    image.save(path, exif=exif, **({'lossless': True} if ending == 'webp' else {}))
+    with Image.open(path) as opened:
+        expected = np.asarray(ImageOps.exif_transpose(opened))
+    image = read_image(path)
+    assert np.array_equal(pixels_of(image), expected)
     assert bool(image.notes) == (orientation != 1)
+    write_image(tmp_path / 'again.png', image)  # which must not be turned once more
+    assert np.array_equal(pixels_of(read_image(tmp_path / 'again.png')), expected)
+
+
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_orientation_of_deep_tiff(orientation, rgb, tmp_path):
+    grey = rgb[..., 0].astype(np.uint16) * 257
+    Image.fromarray(grey).save(tmp_path / 'deep.tif', tiffinfo={0x0112: orientation})
+    Image.fromarray(rgb[..., 0]).save(tmp_path / 'flat.tif', tiffinfo={0x0112: orientation})
+    assert np.array_equal(*(pixels_of(read_image(tmp_path / f'{name}.tif')) for name in ('deep', 'flat')))
+
+
+@pytest.mark.parametrize('kind', ['TIFF', 'JPEG'])
+def test_cmyk_is_converted_to_rgb(kind, tmp_path):
+    blue = Image.new('CMYK', (16, 16), (255, 255, 0, 0))
+    blue.save(tmp_path / 'print', format=kind)
+    image = read_image(tmp_path / 'print')
+    assert image.alpha is None and 'CMYK converted to RGB' in image.notes
+    assert np.abs(pixels_of(image).astype(int) - (0, 0, 255)).max() < 8
+
+
+def test_transparent_colour_becomes_alpha(rgb, tmp_path):
+    rgb[:10] = 255, 0, 255
+    Image.fromarray(rgb).save(tmp_path / 'key.png', transparency=(255, 0, 255))
+    Image.fromarray(rgb).quantize(8).save(tmp_path / 'palette.png', transparency=0)
+    Image.fromarray(rgb[..., 1]).save(tmp_path / 'grey.png', transparency=0)
+    assert not read_image(tmp_path / 'key.png').alpha[..., :10, :].any()
+    for name in ('key', 'palette', 'grey'):
+        with Image.open(tmp_path / f'{name}.png') as opened:
+            expected = np.asarray(opened.convert('RGBA'))[..., 3]
+        assert np.array_equal(read_image(tmp_path / f'{name}.png').alpha[0, 0].mul(255).byte().numpy(), expected)
+    assert read_image(tmp_path / 'grey.png').grey
+
+
+def test_exif_and_resolution_are_kept_or_said_to_be_dropped(rgb, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = 'Maker', 6
+    Image.fromarray(rgb).save(tmp_path / 'in.jpg', exif=exif, dpi=(300, 300))
+    image = read_image(tmp_path / 'in.jpg')
+    for ending, lost in (
+        ('jpg', ''),
+        ('png', ''),
+        ('tif', ''),
+        ('webp', 'resolution dropped'),
+        ('bmp', 'EXIF dropped'),
+    ):
+        notes = ' '.join(write_image(tmp_path / f'out.{ending}', image).notes)
+        assert lost in notes and ('dropped' in notes) == bool(lost), notes
+        with Image.open(tmp_path / f'out.{ending}') as written:
+            assert (written.getexif().get(0x010F) == 'Maker') == (ending != 'bmp')
+            assert written.getexif().get(0x0112, 1) == 1 and written.size == (20, 30)
+            assert ending == 'webp' or round(float(written.info['dpi'][0])) == 300
+    deep = ' '.join(write_image(tmp_path / 'deep.png', image.replaced(bits=16)).notes)
+    assert 'EXIF dropped' in deep and 'resolution dropped' in deep
+
+
+def test_other_programs_are_not_started(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(subprocess, 'Popen', lambda *args, **kwargs: started.append(args))
+    for name, content in (
+        ('postscript.png', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n'),
+        ('metafile.png', b'\xd7\xcd\xc6\x9a' + bytes(40)),
+        ('flipbook.png', b'8BPS' + bytes(40)),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ImageError, match='is not an image that can be read'):
+            read_image(tmp_path / name)
+    assert not started
+
+
+@pytest.mark.parametrize('kind', [os.mkfifo, lambda path: path.symlink_to('/dev/zero')])
+def test_neither_pipe_nor_device_is_read(kind, tmp_path):
+    kind(tmp_path / 'p.png')
+    with pytest.raises(ImageError, match='no regular file'):
+        read_image(tmp_path / 'p.png')
+
+
+@pytest.mark.parametrize('ending, limit', [('webp', 16383), ('jpg', 65500), ('jfif', 65500)])
+def test_limits_of_encoders(ending, limit, tmp_path):
+    check_size(tmp_path / f'p.{ending}', 1, limit)
+    with pytest.raises(ImageError, match=f'holds at most {limit} pixels per side'):
+        check_size(tmp_path / f'p.{ending}', limit + 1, 1)
+    strip = LoadedImage(torch.zeros(1, 3, 1, limit).expand(1, 3, 2, limit))
+    write_image(tmp_path / f'p.{ending}', strip)  # the encoder agrees
+    assert read_image(tmp_path / f'p.{ending}').rgb.shape == (1, 3, 2, limit)
+    check_size(tmp_path / 'p.png', 1, 10**6)
 
 
 @pytest.mark.parametrize('alpha', [False, True])

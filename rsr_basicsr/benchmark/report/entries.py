@@ -16,7 +16,8 @@ from rsr_basicsr.benchmark.plane import Plane
 from rsr_basicsr.benchmark.record import is_number
 from rsr_basicsr.benchmark.report.equal_sharpness import LevelRow, headings, level_rows, title_of
 from rsr_basicsr.benchmark.summary import MetricEstimate, Results, Subject
-from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.errors import OptionsError, in_one_line
+from rsr_basicsr.utils.files import read_text
 
 _TEXTS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'images_digest')
 _NUMBERS = 3  # per estimate: mean and both ends of its interval
@@ -106,9 +107,10 @@ def read_cards(paths: Iterable[Path]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for path in paths:
         try:
-            lines = path.read_text(encoding='utf-8').splitlines()
+            lines = read_text(path).splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise OptionsError(f'{path} cannot be read: {error}; give a file cards.jsonl of rsr benchmark') from None
+            reason = getattr(error, 'strerror', None) or in_one_line(error)
+            raise OptionsError(f'{path} cannot be read: {reason}; give a file cards.jsonl of rsr benchmark') from None
         entries = [_entry(line, f'{path}, line {number}') for number, line in enumerate(lines, start=1) if line.strip()]
         if not entries:
             raise OptionsError(f'{path} holds no entry; give a file cards.jsonl of rsr benchmark')
@@ -119,8 +121,9 @@ def read_cards(paths: Iterable[Path]) -> list[dict[str, Any]]:
 def _entry(line: str, where: str) -> dict[str, Any]:
     try:
         entry = json.loads(line)
+        json.dumps(entry, ensure_ascii=False).encode()  # half of a character could not be written
         sound = _is_sound(entry)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         sound = False
     if not sound:
         raise OptionsError(f'{where}: not an entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
