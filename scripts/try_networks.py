@@ -50,8 +50,14 @@ EMULATED = {
     ),
     'a locale without UTF-8': 'test_options_in_utf8_under_another_locale',
     'Windows: lists with a byte order mark': 'test_lists_of_images_with_a_byte_order_mark',
+    'Windows: names of devices, and characters that no file name has': 'test_names_that_windows_keeps_for_itself',
+    'Windows, macOS: names that differ in case alone': 'test_results_that_differ_in_case_alone',
+    'Windows: a file that another program has open cannot be replaced': 'test_result_that_another_program_has_open',
 }
-NOT_RUN = 'Nothing was run on Windows or macOS themselves. The whole suite runs on Linux with Python 3.10 to 3.13.'
+NOT_RUN = (
+    'Nothing was run on Windows or macOS themselves. The whole suite runs on Linux with Python 3.10 to 3.13. The two\n'
+    'scripts of the quick start need bash: on Windows that of WSL, or install by `pip`, as README says.'
+)
 
 
 class Network(NamedTuple):

@@ -7,11 +7,17 @@ import subprocess
 import sys
 import zipapp
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from helpers import paired_options, train
+from rsr_basicsr.cli import main
+from rsr_basicsr.options.parsing import Block, parse_block
+from rsr_basicsr.options.types import PlainName
+from rsr_basicsr.utils.errors import OptionsError
 
 SPAWN = 'import multiprocessing\n\nmultiprocessing.set_start_method("spawn", force=True)\n'
 MAIN = 'import sys\nfrom rsr_basicsr.cli import main\n\nif __name__ == "__main__":\n    sys.exit(main())\n'
@@ -89,3 +95,53 @@ def test_lists_of_images_with_a_byte_order_mark(pairs, tmp_path):
     opt = {'dataroot_gt': str(pairs / 'gt'), 'dataroot_lq': str(pairs / 'lq'), 'io_backend': {'type': 'disk'}}
     dataset = PairedImageDataset({**opt, 'meta_info_file': str(tmp_path / 'list.txt'), 'phase': 'val', 'scale': 4})
     assert dataset[0]['gt'].shape == (3, 64, 64)
+
+
+class Named(Block):
+    """A block with a name that becomes a folder."""
+
+    name: PlainName
+
+
+@pytest.mark.parametrize('name', ['aux', 'NUL.yml', 'com1', 'a:b', 'what?', 'dot.', 'space ', '<x>'])
+def test_names_that_windows_keeps_for_itself(name, monkeypatch):
+    assert parse_block({'name': name}, Named, '')['name'] == name  # elsewhere they are names as any other
+    monkeypatch.setattr(sys, 'platform', 'win32')
+    with pytest.raises(OptionsError, match='which Windows does not allow; take another name'):
+        parse_block({'name': name}, Named, '')
+    assert parse_block({'name': f'_{name.strip(". ")}_'.translate({ord(c): '_' for c in ':?<>'})}, Named, '')
+
+
+@pytest.mark.parametrize('name', ['x' * 300, 'ä' * 150, 'a\0b'])
+def test_names_that_no_system_allows(name):
+    with pytest.raises(OptionsError, match='since it becomes a folder'):
+        parse_block({'name': name}, Named, '')
+
+
+@pytest.fixture
+def two_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('a.png', 'A.jpg'):
+        assert cv2.imwrite(name, np.zeros((16, 16, 3), np.uint8))
+
+
+def test_results_that_differ_in_case_alone(two_images, capsys):
+    os.makedirs('out')
+    os.symlink('a_out.png', 'out/A_out.png')  # as on a file system that takes both names for one
+    assert main(['upscale', 'a.png', 'A.jpg', '-n', 'defended-general-x4v3', '-o', 'out', '--ext', 'png']) == 1
+    assert 'overwrite that of another image' in capsys.readouterr().err
+
+
+def test_result_that_another_program_has_open(two_images, monkeypatch, capsys):
+    replace = os.replace
+
+    def refuse(source, target):
+        if str(target).endswith('a_out.png'):
+            raise PermissionError(13, 'Permission denied', str(source), None, str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, 'replace', refuse)
+    assert main(['upscale', 'a.png', 'A.jpg', '-n', 'defended-general-x4v3', '-o', 'out']) == 1
+    captured = capsys.readouterr()
+    assert 'out/a_out.png cannot be written: Permission denied' in captured.err
+    assert '1 of 2 images upscaled' in captured.out and os.listdir('out') == ['A_out.jpg']  # nothing half is left

@@ -95,12 +95,3 @@ def test_names_that_no_file_can_have(folder, words, capsys):
     assert main(['upscale', *words, '-n', 'defended-general-x4v3']) in (1, 2)
     err = capsys.readouterr().err
     assert 'no such file' in err or 'File name too long' in err
-
-
-def test_results_that_differ_in_case_alone_are_told_apart(folder, monkeypatch, capsys):
-    # As on a file system that takes A_out.png and a_out.png for one.
-    (folder / 'A.jpg').write_bytes((folder / 'sub' / 'b.jpg').read_bytes())
-    os.makedirs('out')
-    os.symlink('a_out.png', 'out/A_out.png')
-    assert main(['upscale', 'in/a.png', 'in/A.jpg', '-n', 'defended-general-x4v3', '-o', 'out', '--ext', 'png']) == 1
-    assert 'overwrite that of another image' in capsys.readouterr().err
