@@ -4,7 +4,8 @@
         --pairs City100 --images RealSRSet --photos BSD100
 
 --pairs names a folder with the subfolders HR and LRx4 of equal file names: PSNR (Y) and LPIPS of the outputs.
---images names a folder of low-resolution images: NIQE of the outputs. --photos names a folder of photos: PSNR and LPIPS
+--images names a folder of low-resolution images: NIQE of the outputs, and how steady they are, PSNR between the outputs
+for two draws of noise, and between those with and without JPEG. --photos names a folder of photos: PSNR and LPIPS
 of the outputs for their middle, 160x160, reduced, and behind Real-ESRGAN's degradations. All are means over images,
 outputs rounded to 8 bits.
 """
@@ -34,6 +35,8 @@ from rsr_basicsr.utils.errors import RSRError
 
 SCALE, CROP = 4, 160
 BORDER = 4  # pixels that no measure sees
+NOISE = 2  # grey levels, standard deviation of each of the two draws
+QUALITY = 90  # of JPEG
 
 
 def main() -> int:
@@ -65,9 +68,12 @@ def main() -> int:
             psnr, distance = np.mean([fidelity(net, pair, lpips) for pair in pairs], axis=0)
             print(f'| {label} | {psnr:.2f} | {distance:.3f} |', flush=True)
     if args.images:
-        print(f'\n| {args.images.name} | NIQE |\n|---|---|')
+        print(f'\n| {args.images.name} | NIQE | noise of {NOISE} twice, dB | JPEG {QUALITY}, dB |\n|---|---|---|---|')
         for name, net in networks.items():
-            print(f'| {name} | {np.mean([naturalness(net, path) for path in images(args.images)]):.2f} |', flush=True)
+            paths = images(args.images)
+            noise, jpeg = np.mean([steadiness(net, path) for path in paths], axis=0)
+            natural = np.mean([naturalness(net, path) for path in paths])
+            print(f'| {name} | {natural:.2f} | {noise:.2f} | {jpeg:.2f} |', flush=True)
     return 0
 
 
@@ -85,7 +91,15 @@ class Pair(NamedTuple):
 
 def read_pair(hr: Path, lq: Path) -> Pair:
     """The pair of two files."""
-    return Pair(cv2.imread(str(lq)), cv2.imread(str(hr)))
+    return Pair(read(lq), read(hr))
+
+
+def read(path: Path) -> np.ndarray:
+    """An image of a folder, (H, W, 3) BGR of 8 bits."""
+    image = cv2.imread(str(path))
+    if image is None:
+        raise RSRError(f'{path}: it cannot be read as an image; save it again or remove it')
+    return np.asarray(image, np.uint8)
 
 
 def reduced(cls: type[ReducedImageDataset], photos: Path) -> list[Pair]:
@@ -107,10 +121,24 @@ def fidelity(net: nn.Module, pair: Pair, lpips: nn.Module) -> tuple[float, float
 
 def naturalness(net: nn.Module, path: Path) -> float:
     """NIQE of the output for an image."""
-    output = upscaled(net, cv2.imread(str(path)))
+    output = upscaled(net, read(path))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return float(calculate_metric({'img': output}, {'type': 'calculate_niqe', 'crop_border': BORDER}))
+
+
+def steadiness(net: nn.Module, path: Path) -> tuple[float, float]:
+    """PSNR in dB between the outputs for an image with two draws of noise, and between those with and without JPEG."""
+    image = read(path)
+    draw = np.random.default_rng(0)
+    noisy = [np.clip(image + np.rint(draw.normal(0, NOISE, image.shape)), 0, 255).astype(np.uint8) for _ in range(2)]
+    saved = cv2.imencode('.jpg', image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    jpeg = np.asarray(cv2.imdecode(saved, cv2.IMREAD_COLOR), np.uint8)
+    metric = {'type': 'calculate_psnr', 'crop_border': BORDER}
+    pairs = [noisy, [image, jpeg]]
+    found = [[upscaled(net, each) for each in pair] for pair in pairs]
+    first, second = (float(calculate_metric({'img': a, 'img2': b}, dict(metric))) for a, b in found)
+    return first, second
 
 
 def upscaled(net: nn.Module, image: np.ndarray) -> np.ndarray:

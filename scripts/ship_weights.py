@@ -30,6 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('name', help='of the weights')
     parser.add_argument('checkpoints', type=Path, nargs='+', metavar='CHECKPOINT', help='of rsr train')
+    parser.add_argument('-o', '--output', type=Path, help='file to write instead, elsewhere')
     args = parser.parse_args()
     try:
         states = [backbone_of(path) for path in args.checkpoints]
@@ -42,8 +43,8 @@ def main() -> int:
         return 2
     backbone = {key: torch.stack([state[key].float() for state in states]).mean(0) for key in states[0]}
     trained.load_state_dict(backbone, strict=False)  # a defended one keeps its defence
-    path = SHIPPED / f'{args.name}.pth'
-    path.parent.mkdir(exist_ok=True)
+    path = args.output or SHIPPED / f'{args.name}.pth'
+    path.parent.mkdir(exist_ok=True, parents=True)
     torch.save({'params': {key: value.half().contiguous() for key, value in backbone.items()}}, path)
     photo = torch.from_numpy(data.astronaut()[:128, :128].copy()).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
