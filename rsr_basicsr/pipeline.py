@@ -22,6 +22,7 @@ from torch import distributed as dist
 
 from rsr_basicsr.check import check_options
 from rsr_basicsr.compat import pickle_by_plugin
+from rsr_basicsr.data.sound_images import naming_broken_images
 from rsr_basicsr.options.loading import override, read_options
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 from rsr_basicsr.utils.files import sole_writer
@@ -55,13 +56,22 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         _replaced(module, 'parse_options', _checked(module.parse_options, args, held)),
         _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)),
         _replaced(module, 'get_root_logger', _logging_in_utf8(module.get_root_logger)),
+        _replaced(module, 'build_dataset', naming_broken_images(module.build_dataset)),
     ):
-        getattr(module, f'{stage}_pipeline')(os.getcwd())
-    if dist.is_available() and dist.is_initialized():
-        # A launcher ends all processes when one fails on exit; the first one may still be saving.
-        dist.barrier()
-        dist.destroy_process_group()
-        finished.append(stage)
+        try:
+            getattr(module, f'{stage}_pipeline')(os.getcwd())
+            if is_launched():
+                # A launcher ends all processes when one fails on exit; the first one may still be saving.
+                dist.barrier()
+                finished.append(stage)
+        finally:
+            if is_launched():
+                dist.destroy_process_group()
+
+
+def is_launched() -> bool:
+    """Whether a process group was made."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def _end_now(finished: list[str]) -> None:

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         launched = getattr(args, 'launcher', 'none') != 'none'
         if launched and os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) != '0':
             return error.exit_code
-        print(f'rsr {args.command}: {error}', file=sys.stderr)
+        print(f'rsr {args.command}: {_sentence(error)}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         remedy = '; continue with --auto_resume' if args.command == 'train' else ''
@@ -97,6 +97,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f'{error.filename}: ' if error.filename else ''
         print(f'rsr {args.command}: {where}{error.strerror}', file=sys.stderr)
         return RSRError.exit_code
+
+
+def _sentence(error: RSRError) -> str:
+    """The message of an error; torch puts the traceback of a loader's worker around it."""
+    text = str(error)
+    if 'Original Traceback' not in text:
+        return text
+    return text.rstrip().rpartition(f'{type(error).__name__}: ')[2]
 
 
 def _stdout_is_closed() -> bool:

@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'the headers of all images are read',
     )
     parser.add_argument(
+        '--all-images', dest='decode', action='store_const', const=sys.maxsize, help='decode all images'
+    )
+    parser.add_argument(
         '--no-memory', dest='memory', action='store_false', help='do not measure the memory of a training step'
     )
     parser.epilog = 'Writes no files. Exit code: 0 without errors, 2 with errors.'

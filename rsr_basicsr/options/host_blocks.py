@@ -10,6 +10,7 @@ from typing import Annotated
 from rsr_basicsr.options.degradation_blocks import DegradedImageOptions
 from rsr_basicsr.options.parsing import OpenBlock, key
 from rsr_basicsr.options.types import (
+    ON_BROKEN,
     AnyList,
     Count,
     Flag,
@@ -172,6 +173,10 @@ class Loader(OpenBlock):
 
     batch_size_per_gpu: Count
     num_worker_per_gpu: Natural
+    broken_images: Annotated[str, OneOf(ON_BROKEN)] | None = key(
+        'what a training does with an image that cannot be read: end with its name, or warn and take the next one',
+        by_default='stop',
+    )
 
 
 class Backend(OpenBlock):

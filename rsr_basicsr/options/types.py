@@ -26,6 +26,8 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+#: Values of ``broken_images``, the default first
+ON_BROKEN = ('stop', 'skip')
 _LONGEST_NAME = 200  # bytes of 255: BasicSR and this package append to it
 #: Characters and endings that no file has on Windows, and the names of its devices
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\x00-\x1f]|[. ]$|^(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)', re.IGNORECASE)
