@@ -153,7 +153,7 @@ def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
     Raises:
         WeightsError: one of the files is missing, damaged, or contains code.
     """
-    content = read_file(state)
+    content = _read_sound(state)
     if not isinstance(content, dict) or not isinstance(content.get('iter'), int):
         raise WeightsError(f'{state} is not a training state')
     saved = content.get(EXTRAS, {}).get('networks', [('net_g',)])[0]
@@ -162,7 +162,26 @@ def check_checkpoint(opt: Mapping[str, Any], state: str) -> None:
         # Options may name a network that the model does not have, such as a discriminator of another training.
         if label in saved or osp.isfile(path):
             # No check for finite values, unlike load_state: a diverged training is complete, and reports that itself.
-            read_file(path)
+            _read_sound(path)
+
+
+def _read_sound(path: str) -> Any:
+    """As :func:`read_file`, with the checksums of the archive compared, which torch leaves unread.
+
+    Raises:
+        WeightsError: as there, or a bit has changed since the file was written.
+    """
+    content = read_file(path)
+    if not zipfile.is_zipfile(path):
+        return content  # the format of old versions of torch has no checksums
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise WeightsError(f'{path} is damaged: {in_one_line(error)}') from None
+    if damaged is not None:
+        raise WeightsError(f'{path} is damaged: the checksum of {damaged} is wrong')
+    return content
 
 
 def network_labels(opt: Mapping[str, Any]) -> list[str]:
