@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,23 +16,43 @@ from rsr_basicsr.inference.image_io import FORMATS
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.inference.upscaler import PRECISIONS, TILE, TILE_PAD, Upscaler
 from rsr_basicsr.pipeline import import_plugins
+from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import check_new
 from rsr_basicsr.weights.official import WEIGHTS
 
 #: Exit code if some images could not be upscaled
 EXIT_FAILED_IMAGES = 1
+DEFAULT_NETWORK = 'defended-general-x4v3'
+#: Options of Real-ESRGAN's script -> what to do instead
+_NOT_OFFERED = {
+    ('-dn', '--denoise_strength'): (
+        'it mixes realesr-general-x4v3 with realesr-general-wdn-x4v3; upscale with either of the two files by -n'
+    ),
+    ('--face_enhance',): 'run GFPGAN on the results',
+}
+
+
+class _Refusal(argparse.Action):
+    """An option of Real-ESRGAN's script that is not offered; ``const`` says what to do instead."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        parser.error(f'{args[-1]} is not offered: {self.const}')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr upscale``, named as in Real-ESRGAN's script."""
-    parser.add_argument('inputs', nargs='+', metavar='INPUT', help='images, or folders of images')
+    parser.add_argument('inputs', nargs='*', metavar='INPUT', help='images, or folders of images')
+    parser.add_argument(
+        '-i', '--input', dest='more', action='append', default=[], metavar='INPUT', help='the same, as an option'
+    )
     parser.add_argument(
         '-n',
         '--model_name',
-        required=True,
+        default=DEFAULT_NETWORK,
         metavar='NAME_OR_FILE',
-        help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are fetched',
+        help=f'a weight file, or one of {", ".join(WEIGHTS)}, which are fetched (default: {DEFAULT_NETWORK})',
     )
+    parser.add_argument('--model_path', dest='model_name', metavar='FILE', help='same as -n, for a file')
     add_network_options(parser)
     parser.add_argument(
         '-o',
@@ -83,6 +104,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--fp32', dest='precision', action='store_const', const='fp32', help='same as --precision fp32')
     parser.add_argument('--device', default='auto', help='cuda, cuda:1 or cpu (default: a GPU if available)')
+    parser.add_argument('-g', '--gpu-id', type=int, metavar='N', help='same as --device cuda:N')
+    for flags, remedy in _NOT_OFFERED.items():
+        parser.add_argument(*flags, nargs='?', dest=flags[-1], action=_Refusal, help=argparse.SUPPRESS, const=remedy)
     parser.add_argument('--report', type=Path, metavar='FILE', help='write all verdicts to a JSON file')
     parser.add_argument('--overwrite', action='store_true', help='replace existing results')
     add_import(parser, 'architectures')
@@ -94,9 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line per image, and a summary."""
     check_new(args.report, args.overwrite, made=args.output)
+    if not (args.inputs or args.more):
+        raise OptionsError('give images or folders of images: rsr upscale PHOTOS')
+    device = args.device if args.gpu_id is None else f'cuda:{args.gpu_id}'
     import_plugins(args.imports)
     naming = Naming(args.output, args.suffix, args.ext, args.overwrite)
-    files, remark = find_files(args.inputs, naming)
+    files, remark = find_files([*args.inputs, *args.more], naming)
     if remark:
         print(f'rsr upscale: {remark}', file=sys.stderr)
     upscaler = Upscaler(
@@ -105,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         tile=args.tile,
         overlap=args.tile_pad,
         precision=args.precision,
-        device=args.device,
+        device=device,
         gate=args.gate,
         seed=args.seed,
         alpha_by_network=args.alpha_upsampler == 'realesrgan',

@@ -249,3 +249,14 @@ def test_bf16_is_near_fp32_and_nan_is_repeated(real_network, photo):
 
     upscaled, _ = Upscaler(Overflow(3, 3, 1), device='cpu', precision='bf16')(image)
     assert torch.isfinite(upscaled.rgb).all() and 'repeated in fp32' in upscaled.notes[0]
+
+
+def test_options_of_real_esrgans_script(files, small, capsys):
+    assert main(['upscale', '-i', 'in/rgb.jpg', '--model_path', small, '-o', 'out', '-t', '0', '--fp32']) == 0
+    assert main(['upscale', 'in/rgb.jpg', '-n', small, '-o', 'same', '-t', '0', '--fp32']) == 0
+    assert (files / 'out' / 'rgb_out.jpg').is_file() and (files / 'same' / 'rgb_out.jpg').is_file()
+    assert main(['upscale', '-i', 'in/rgb.jpg', '-o', 'default']) == 0  # the weights of the package
+    assert 'defended-general-x4v3 holds by its training' in capsys.readouterr().err
+    assert main(['upscale', '-o', 'out']) == 2 and 'give images or folders' in capsys.readouterr().err
+    assert main(['upscale', '-i', 'in/rgb.jpg', '-o', 'gpu', '-g', '99']) == 2
+    assert 'device cuda:99' in capsys.readouterr().err
