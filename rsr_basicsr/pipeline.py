@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import contextlib
 import importlib
 import io
@@ -42,9 +41,6 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         OptionsError: before anything is built or written.
     """
     _check_launcher(args.launcher, stage)
-    finished: list[str] = []
-    if args.launcher != 'none':
-        atexit.register(_end_now, finished)
     import_plugins(args.imports)
     pickle_by_plugin(cls for _, cls in DATASET_REGISTRY)
     override(read_options(args.opt, stage), args.force_yml, new_sections=False)  # refused before anything starts
@@ -63,7 +59,6 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
             if is_launched():
                 # A launcher ends all processes when one fails on exit; the first one may still be saving.
                 dist.barrier()
-                finished.append(stage)
         finally:
             if is_launched():
                 dist.destroy_process_group()
@@ -72,19 +67,6 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
 def is_launched() -> bool:
     """Whether a process group was made."""
     return dist.is_available() and dist.is_initialized()
-
-
-def _end_now(finished: list[str]) -> None:
-    """Exit hook: end a process whose run has finished without shutting the interpreter down.
-
-    Threads of gloo outlive the group of a ``DistributedDataParallel``. One that still has tensors to release asks for
-    the interpreter's lock, and where that is shutting down, the process is aborted. Hooks registered later have run.
-    """
-    if finished:
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
 
 
 def _check_launcher(launcher: str, stage: str) -> None:

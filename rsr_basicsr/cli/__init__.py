@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import atexit
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -72,8 +75,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, left = parser.parse_known_args(words)
     if left:
         commands.choices[args.command].refuse(left)
+    if getattr(args, 'launcher', 'none') == 'none':
+        return _run(args)
+    ending: list[int] = []
+    atexit.register(_end_now, ending)
+    ending.append(_run(args))
+    return ending[0]
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the command, and turn errors that a user can cause into a sentence."""
     try:
-        code = _COMMANDS[args.command].run(args)
+        code: int = _COMMANDS[args.command].run(args)
         sys.stdout.flush()  # so that a closed pipe is handled below
         return code
     except RSRError as error:
@@ -97,6 +110,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f'{error.filename}: ' if error.filename else ''
         print(f'rsr {args.command}: {where}{error.strerror}', file=sys.stderr)
         return RSRError.exit_code
+
+
+def _end_now(ending: list[int]) -> None:
+    """Exit hook: end a process of a launcher without shutting the interpreter down.
+
+    Threads of gloo outlive their process group. One that still has a tensor to release asks for the interpreter's lock,
+    and where that is shutting down, the process is aborted (PyTorch, issue 190489). Hooks registered later have run.
+
+    Args:
+        ending: the exit code; empty behind an error that was not foreseen, whose code is the interpreter's.
+    """
+    if ending:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ending[0])
 
 
 def _sentence(error: RSRError) -> str:
