@@ -233,10 +233,10 @@ def worse(best: Sequence[torch.Tensor] | None, candidate: Sequence[torch.Tensor]
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Within the block no parameter requires a gradient; at its end every buffer has its old value.
+    """Within the block no parameter requires a gradient; at its end what a pass can write to has its old value.
 
     Autograd keeps less for the backward pass when parameters need no gradient. A pass can write to buffers, such as
-    the running statistics of a batch norm.
+    the running statistics of a batch norm, and in training to parameters that are none, as the residual classifier's.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     trainable = [p for module in modules for p in module.parameters(recurse=False) if p.requires_grad]
@@ -244,6 +244,13 @@ def untouched(model: nn.Module) -> Iterator[None]:
         (module, name, buffer, buffer.detach().clone())
         for module in modules
         for name, buffer in module.named_buffers(recurse=False)
+    ]
+    constants = [
+        (parameter, parameter.detach().clone())
+        for module in modules
+        if module.training
+        for parameter in module.parameters(recurse=False)
+        if not parameter.requires_grad
     ]
     for parameter in trainable:
         parameter.requires_grad_(False)
@@ -256,6 +263,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
             for module, name, buffer, before in buffers:
                 buffer.copy_(before)
                 setattr(module, name, buffer)  # some networks replace their buffers
+            for parameter, before in constants:
+                parameter.copy_(before)
 
 
 @contextlib.contextmanager

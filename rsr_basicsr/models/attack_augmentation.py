@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
+from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel
 
@@ -173,6 +174,31 @@ class AttackAugmentation(AttackedBatches):
     def get_current_log(self) -> OrderedDict[str, float]:
         """BasicSR's losses of this step, and ours as means over all steps and processes since the last call."""
         return OrderedDict({**super().get_current_log(), **self.means.take(distributed=self.opt['dist'])})
+
+    def save(self, epoch: int, current_iter: int) -> None:
+        """As BasicSR does; processes agree on the classifier first."""
+        self._share_statistics()
+        super().save(epoch, current_iter)
+
+    def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
+        """As BasicSR does; processes agree on the classifier first."""
+        self._share_statistics()
+        super().validation(dataloader, current_iter, tb_logger, save_img)
+
+    @torch.no_grad()
+    def _share_statistics(self) -> None:
+        """Average what the classifier keeps without training it, such as running statistics, over all processes.
+
+        DistributedDataParallel keeps only gradients equal, and each process saw other images.
+        """
+        if not (self.opt['is_train'] and self.opt['dist']) or self.optimizer_classifier is None:
+            return
+        kept = [name for name, parameter in self.classifier.named_parameters() if not parameter.requires_grad]
+        for net in filter(None, (self.bare_net, getattr(self, 'net_g_ema', None))):
+            for name in kept:
+                value = net.defense.classifier.get_parameter(name)
+                dist.all_reduce(value)
+                value /= self.opt['world_size']
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Restore optimizers and schedulers; with ``train: resume_from: options``, with learning rates of the options.

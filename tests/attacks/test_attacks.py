@@ -12,6 +12,7 @@ from rsr_basicsr.attacks import (
     APGD,
     IFGSM,
     PGD,
+    DetectorAware,
     RandomNoise,
     Square,
     Transfer,
@@ -218,6 +219,19 @@ def test_buffers_are_restored(training):
     net = Counter().train(training)
     PGD(steps=2)(net, torch.rand(1, 3, 8, 8))
     assert net.replaced == net.written == 0 and 'replaced' in net.state_dict()
+
+
+def test_statistics_of_a_classifier_in_training_are_restored():
+    # They are parameters that require no gradient, so that a moving average and several processes handle them.
+    defense = {'classifier': {'type': 'residual', 'weights': 'untrained'}}
+    net = DefendedGain(defense=defense).train()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    DetectorAware(eps=8, steps=2, weights=[1.0])(net, torch.rand(2, 3, 32, 32))
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert any('running_var' in name for name in before)
+    net.defense.classifier(torch.rand(2, 3, 32, 32))  # a step of its own training does write to them
+    name = next(name for name in before if 'running_var' in name)
+    assert not torch.equal(net.state_dict()[name], before[name])
 
 
 @pytest.mark.parametrize('attack', [IFGSM(eps=4), APGD(eps=4, steps=3), PGD(eps=4, norm='L2')], ids=repr)

@@ -1,5 +1,6 @@
 """Several processes: gloo on the CPU, started by torchrun or by slurm's variables."""
 
+import json
 import os
 import re
 import socket
@@ -215,3 +216,41 @@ def test_wrong_options_are_reported_once(pairs, photos, tmp_path):
     assert run.returncode != 0
     assert run.stdout.count("attack: unknown key 'stepz'; did you mean 'steps'?") == 1
     assert not (tmp_path / 'experiments').exists()
+
+
+STATISTICS = """
+import json, os
+import torch
+from rsr_basicsr.models.attack_augmentation import AttackAugmentation
+
+save = AttackAugmentation.save
+def save_and_tell(self, epoch, current_iter):
+    sums = []
+    for shared in (False, True):
+        nets = (self.bare_net, self.net_g_ema) if hasattr(self, 'net_g_ema') else (self.bare_net,)
+        sums.append([[float(p.double().sum()) for n, p in net.defense.classifier.named_parameters() if 'running' in n]
+                     for net in nets])
+        if not shared:
+            save(self, epoch, current_iter)
+    file = f'statistics_{os.environ["RANK"]}.json'
+    if not os.path.isfile(file):  # the first of two: the processes agree from then on
+        with open(file, 'w') as opened:
+            json.dump(sums, opened)
+AttackAugmentation.save = save_and_tell
+"""
+
+
+def test_processes_agree_on_the_statistics_of_the_classifier(pairs, photos, tmp_path):
+    opt = options(pairs, photos, batch=2, iterations=3)
+    opt['network_g']['defense']['classifier'] = {'type': 'residual', 'weights': 'untrained'}
+    opt['train'].update(train_classifier=True, ema_decay=0.5)
+    (tmp_path / 'noted.py').write_text(STATISTICS)
+    run = torchrun(opt, tmp_path, flags=('--launcher', 'pytorch', '--import', 'noted'))
+    assert run.returncode == 0, run.stdout
+    (before, after), (other_before, other_after) = (
+        json.loads((tmp_path / f'statistics_{rank}.json').read_text()) for rank in range(2)
+    )
+    assert before != other_before and after == other_after and len(after) == 2
+    for sums in zip(before, other_before, after):
+        for mine, theirs, both in zip(*sums):
+            assert abs((mine + theirs) / 2 - both) < 1e-4 * max(1, abs(both))
