@@ -195,6 +195,16 @@ def _check_enough(opt: dict[str, Any], count: int, problems: Problems) -> None:
             f'{where}: {count} images, each {ratio:g} times, do not fill one batch of {batch_size(opt)}, '
             f'and nothing would be trained; write {math.ceil(batch_size(opt) / count)} or more'
         )
+    elif problems.sound('train.total_iter'):
+        # BasicSR counts epochs by rounded-up batches, and an epoch ends with the last full one.
+        wanted, batches = int(opt['train']['total_iter']), math.ceil(count * ratio) / batch_size(opt)
+        reached = (math.ceil(wanted / math.ceil(batches)) + 1) * math.floor(batches)
+        if reached < wanted:
+            problems.warnings.append(
+                f'train.total_iter: the training ends after {reached:,} of {wanted:,} iterations: {count} images, each '
+                f'{ratio:g} times, fill {batches:.1f} batches, of which BasicSR counts {math.ceil(batches)} and takes '
+                f'{math.floor(batches)} per epoch; raise dataset_enlarge_ratio'
+            )
 
 
 def _check_loader(opt: dict[str, Any], problems: Problems) -> None:
