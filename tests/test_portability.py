@@ -15,6 +15,8 @@ from basicsr.data.paired_image_dataset import PairedImageDataset
 
 from helpers import paired_options, train
 from rsr_basicsr.cli import main
+from rsr_basicsr.data.clean_images import read_photo
+from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.options.parsing import Block, parse_block
 from rsr_basicsr.options.types import PlainName
 from rsr_basicsr.utils.errors import OptionsError
@@ -145,3 +147,42 @@ def test_result_that_another_program_has_open(two_images, monkeypatch, capsys):
     captured = capsys.readouterr()
     assert 'out/a_out.png cannot be written: Permission denied' in captured.err
     assert '1 of 2 images upscaled' in captured.out and os.listdir('out') == ['A_out.jpg']  # nothing half is left
+
+
+@pytest.fixture
+def odd_name(tmp_path, monkeypatch):
+    """Working directory with a folder that holds one image, both with names that are not in UTF-8."""
+    monkeypatch.chdir(tmp_path)
+    folder = os.fsdecode(b'photos\xfe')
+    os.mkdir(folder)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    with open(os.path.join(folder, os.fsdecode(b'\xff.png')), 'wb') as file:
+        file.write(cv2.imencode('.png', image)[1].tobytes())
+    return folder
+
+
+def test_names_that_are_not_in_utf8(odd_name, capsys):
+    assert main(['upscale', odd_name, '-o', os.fsdecode(b'out\xfd'), '--report', 'report.json']) == 0
+    assert os.listdir(b'out\xfd') == [b'\xff_out.png']
+    assert main(['detect', odd_name]) == 0
+    (path,) = find_images([odd_name])
+    assert read_photo(path).shape == (64, 64, 3)  # for which OpenCV's imread ends the process
+
+
+def test_benchmark_of_names_that_are_not_in_utf8(odd_name, capsys):
+    network = {'type': 'Interpolation', 'mode': 'bicubic', 'scale': 4}
+    options = {
+        'name': 'odd',
+        'num_gpu': 0,
+        'networks': {'bicubic': network},
+        'attacks': {'pgd': {'type': 'PGD', 'steps': 1}},
+        'eps': [8],
+        'datasets': {'photos': {'type': 'ReducedImageDataset', 'dataroot_gt': odd_name}},
+    }
+    with open('options.yml', 'w', encoding='ascii') as file:
+        yaml.safe_dump(options, file)
+    folder = os.fsdecode(b'run\xfd')
+    assert main(['benchmark', '-opt', 'options.yml', '-o', folder]) == 0
+    with open(os.path.join(folder, 'report.html'), encoding='utf-8') as file:
+        assert '\\udcff' in file.read()
+    assert main(['leaderboard', os.path.join(folder, 'cards.jsonl'), '-o', 'leaderboard.md']) == 0

@@ -161,5 +161,6 @@ def _path(dataset: ImageDataset, index: int) -> str:
 
 def _name(path: str, found: list[BenchmarkImage]) -> str:
     """The file name without its suffix, or the whole path if another image has that name."""
+    path = path.encode(errors='backslashreplace').decode()  # a name that is not in UTF-8 could not be written
     short = osp.splitext(osp.basename(path))[0]
     return path if short in {image.name for image in found} else short

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os.path as osp
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ from torch.utils.data import default_collate
 from rsr_basicsr.data.clean_kinds import KINDS, from_8_bit, to_8_bit
 from rsr_basicsr.data.degradations import GT_SIZE, Degrader, kernel_dataset
 from rsr_basicsr.utils.errors import ImageError
+from rsr_basicsr.utils.image_formats import read_bgr
 from rsr_basicsr.utils.random_streams import random_streams_seeded
 
 REAL_ESRGAN = 'real_esrgan'
@@ -98,7 +100,7 @@ def read_photo(path: str) -> np.ndarray:
     Raises:
         ImageError: the file cannot be read, or a side is below :data:`SMALLEST`.
     """
-    bgr = cv2.imread(path, cv2.IMREAD_COLOR)
+    bgr = read_bgr(Path(path))
     if bgr is None:
         raise ImageError(f'{path} is not an image that can be read; remove it from the folder')
     if min(bgr.shape[:2]) < SMALLEST:

@@ -54,6 +54,8 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     check_package()
     from safetensors import SafetensorError, safe_open
 
+    if any(0xD800 <= ord(letter) < 0xE000 for letter in str(path)):
+        raise WeightsError(f'{path}: safetensors reads only files whose path is in UTF-8; rename it')
     state: OrderedDict[str, torch.Tensor] = OrderedDict()
     try:
         with safe_open(str(path), framework='pt') as file:

@@ -16,6 +16,7 @@ from rsr_basicsr.benchmark.record import Record, image_file
 from rsr_basicsr.benchmark.report import charts
 from rsr_basicsr.benchmark.report.tables import unit, written
 from rsr_basicsr.benchmark.summary import Results, Subject
+from rsr_basicsr.utils.image_formats import read_bgr
 
 NO_VALUE = '–'
 _QUALITY = 90  # JPEG quality of outputs
@@ -84,7 +85,7 @@ def _shots(results: Results, folder: Path, dataset: str, subject: Subject, name:
 
 def _read(folder: Path, record: Record, kind: str) -> np.ndarray | None:
     path = image_file(folder, record.gallery[kind]) if kind in record.gallery else None
-    return cv2.imread(str(path)) if path else None
+    return read_bgr(path) if path else None
 
 
 def _exhibit(results: Results, shots: Mapping[Subject, Mapping[float, Shot]]) -> dict[str, Any]:
