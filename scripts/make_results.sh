@@ -43,7 +43,8 @@ known() { for name in "$@"; do echo "networks:$name:weights=$DEFENDED"; done; }
 mapfile -t main < <(lpips_of pgd_lpips; files plain adversarial castillo second; known defended)
 main+=("networks:released:weights=$WEIGHTS")
 benchmark results benchmark "${main[@]}"
-benchmark results degraded "${main[@]}" datasets:BSD100:type=DegradedImageDataset datasets:BSD100:num_images=10 'eps=[8]'
+benchmark results degraded "${main[@]}" datasets:BSD100:type=DegradedImageDataset datasets:BSD100:num_images=10 \
+    'plane:alphas=[]' 'eps=[8]'
 mapfile -t values < <(lpips_of lpips30 lpips100 lpips_apgd; known defended)
 benchmark results_attacks attacks "${values[@]}" "networks:released:weights=$WEIGHTS" \
     "attacks:transfer:source:weights=$WEIGHTS"
@@ -53,6 +54,7 @@ benchmark results_gate gate "${values[@]}"
 {
     "$PYTHON" "$REPO/scripts/results_tables.py" "$OUT"/{benchmark,degraded,attacks,gate}
     "$PYTHON" "$REPO/scripts/measure_results.py" released="$WEIGHTS" plain="$OUT/plain.pth" \
-        adversarial="$OUT/adversarial.pth" castillo="$OUT/castillo.pth" defended="$DEFENDED" second="$OUT/second.pth" --photos "$BSD100" --pairs "$CITY100" --images "$REALSRSET" \
+        adversarial="$OUT/adversarial.pth" castillo="$OUT/castillo.pth" defended="$DEFENDED" \
+        second="$OUT/second.pth" --photos "$BSD100" --pairs "$CITY100" --images "$REALSRSET" \
         ${LPIPS:+--backbone "$LPIPS"}
 } | tee "$OUT/tables.md"

@@ -12,6 +12,7 @@ from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
 from rsr_basicsr.options.loading import load_options
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.files import sole_writer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     options.pop('dataroot', None)
     if folder is None:
         raise OptionsError(f"-opt {args.opt}: the key 'dataroot' is missing; add it or give -o FOLDER")
-    made = write_adversarial_set(options, Path(folder).expanduser(), args.workers, imports=args.imports)
+    folder = Path(folder).expanduser()
+    with sole_writer(folder):
+        made = write_adversarial_set(options, folder, args.workers, imports=args.imports)
     kind = 'pairs' if options['networks'] else 'clean images'
     print(f'{folder}: {options["count"]} {kind}, {made} of them made now')
     return 0

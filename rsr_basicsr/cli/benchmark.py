@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rsr_basicsr.cli.parser import add_force_yml, add_import
 from rsr_basicsr.options.loading import load_options, override
 from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
+from rsr_basicsr.utils.files import sole_writer
 
 #: Exit code if some cells failed; the others are reported
 EXIT_FAILED_CELLS = 3
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.force_yml:  # the description in the file may no longer be accurate
         options['description'] = f'{options["description"]} Changed: {"; ".join(args.force_yml)}.'.strip()
     folder = args.output or Path('benchmark') / options['name']
-    with launched(args.launcher):
+    with launched(args.launcher), sole_writer(folder) if is_first() else contextlib.nullcontext():
         options = resolve_plane(options, images)
         records = run_benchmark(options, images, folder)
         if not is_first():

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import lmdb
 import torch
 from basicsr.utils.lmdb_util import LmdbMaker
 
 from rsr_basicsr.data.adversarial_images import AdversarialImages, fingerprint
 from rsr_basicsr.data.clean_images import read_photo
-from rsr_basicsr.utils.errors import OptionsError, WorkerError
+from rsr_basicsr.utils.errors import OptionsError, WorkerError, in_one_line
 from rsr_basicsr.utils.files import write_whole
 from rsr_basicsr.utils.progress import progress_bar
 
@@ -191,15 +192,24 @@ def _packed(target: Path) -> list[str]:
 
 
 def _pack(parts: Path, side: str, keys: Sequence[str], target: Path) -> None:
-    """Write an LMDB data set with the meta information that BasicSR reads."""
+    """Write an LMDB data set with the meta information that BasicSR reads.
+
+    Raises:
+        WorkerError: LMDB cannot write it, as on a full disk; the pairs are kept.
+    """
     aside = target.with_name(f'packing_{target.name}')
     shutil.rmtree(aside, ignore_errors=True)
     codes = [(parts / f'{key}.{side}.png').read_bytes() for key in keys]
     # With room for the pages of the tree; LMDB's file is sparse where the file system allows.
-    maker = LmdbMaker(str(aside), map_size=4 * sum(map(len, codes)) + 2**24, compress_level=_COMPRESSION)
-    for key, code in zip(keys, codes):
-        height, width = (int.from_bytes(code[start : start + 4], 'big') for start in (20, 16))
-        maker.put(code, key, (height, width, 3))
-    maker.close()
+    try:
+        maker = LmdbMaker(str(aside), map_size=4 * sum(map(len, codes)) + 2**24, compress_level=_COMPRESSION)
+        for key, code in zip(keys, codes):
+            height, width = (int.from_bytes(code[start : start + 4], 'big') for start in (20, 16))
+            maker.put(code, key, (height, width, 3))
+        maker.close()
+    except lmdb.Error as error:
+        raise WorkerError(
+            f'{target} cannot be written ({in_one_line(error)}); make room, and run the same command again'
+        ) from None
     shutil.rmtree(target, ignore_errors=True)
     os.replace(aside, target)

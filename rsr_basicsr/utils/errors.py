@@ -22,7 +22,7 @@ class WeightsError(RSRError):
 
 
 class WorkerError(RSRError):
-    """A worker process has ended."""
+    """A worker process has ended, or cannot write."""
 
 
 class ExportError(RSRError):
