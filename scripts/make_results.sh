@@ -44,7 +44,8 @@ mapfile -t main < <(lpips_of pgd_lpips; files plain adversarial castillo second;
 main+=("networks:released:weights=$WEIGHTS")
 benchmark results benchmark "${main[@]}"
 benchmark results degraded "${main[@]}" datasets:BSD100:type=DegradedImageDataset datasets:BSD100:num_images=10 \
-    'plane:alphas=[]' 'eps=[8]'
+    plane= 'eps=[8]'
+benchmark results eps4 "${main[@]}" datasets:BSD100:num_images=10 plane= 'eps=[4]'
 mapfile -t values < <(lpips_of lpips30 lpips100 lpips_apgd; known defended)
 benchmark results_attacks attacks "${values[@]}" "networks:released:weights=$WEIGHTS" \
     "attacks:transfer:source:weights=$WEIGHTS"
@@ -52,7 +53,7 @@ mapfile -t values < <(lpips_of lpips; known no_masks masks gate soft)
 benchmark results_gate gate "${values[@]}"
 
 {
-    "$PYTHON" "$REPO/scripts/results_tables.py" "$OUT"/{benchmark,degraded,attacks,gate}
+    "$PYTHON" "$REPO/scripts/results_tables.py" "$OUT"/{benchmark,degraded,eps4,attacks,gate}
     "$PYTHON" "$REPO/scripts/measure_results.py" released="$WEIGHTS" plain="$OUT/plain.pth" \
         adversarial="$OUT/adversarial.pth" castillo="$OUT/castillo.pth" defended="$DEFENDED" \
         second="$OUT/second.pth" --photos "$BSD100" --pairs "$CITY100" --images "$REALSRSET" \
