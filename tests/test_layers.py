@@ -35,7 +35,7 @@ LAYERS = {
     'benchmark': 'options, defenses, metrics, attacks, archs, ops, weights, utils',
     'stability': 'benchmark, inference, metrics, attacks, archs, ops, weights, utils',
     'check': 'benchmark, models, data, checkpoints, options, metrics, attacks, archs, ops, weights, utils',
-    'pipeline': 'check, compat, options, utils',
+    'pipeline': 'check, compat, data, options, utils',
     'quickstart': 'benchmark, data, options, weights, utils',
     'cli': (
         'pipeline, check, stability, benchmark, export, defend_file, data, inference, options, archs, weights, utils'

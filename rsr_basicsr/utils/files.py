@@ -47,8 +47,9 @@ def read_regular(path: Path) -> bytes:
         OSError: it cannot be read, or is no regular file.
     """
     if path.exists() and not path.is_file():
-        kind = 'a folder' if path.is_dir() else 'no regular file'
-        raise OSError(errno.EINVAL, f'it is {kind}', str(path))
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, 'it is no regular file', str(path))
     return path.read_bytes()
 
 

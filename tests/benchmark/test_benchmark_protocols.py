@@ -49,13 +49,14 @@ def test_committed_protocols(file, pairs, tmp_path):
         torch.save({'params': net.state_dict()}, tmp_path / f'{name}.pth')
     if 'auto' in file.read_text(encoding='utf-8').replace('num_gpu: auto', ''):
         opt = offline(opt)
+    files = {32: 'w.pth', 16: 's.pth'}
     for network in opt['networks'].values():
-        file_of = {32: 'w.pth', 16: 's.pth'}.get(network.get('num_conv'))
+        file_of = files.get(network.get('num_conv'))
         if network['type'] != 'Interpolation':
             network['weights'] = str(tmp_path / file_of) if file_of else 'untrained'
     for attack in opt['attacks'].values():
         if 'source' in attack:
-            attack['source']['weights'] = str(tmp_path / 's.pth')
+            attack['source']['weights'] = str(tmp_path / files[attack['source']['num_conv']])
         if isinstance(attack.get('objective'), dict):
             attack['objective']['measure'] = 'local_contrast'
     for metric in opt['metrics'].values():  # the backbone of LPIPS would be downloaded

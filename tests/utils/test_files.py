@@ -51,7 +51,7 @@ def test_a_folder_has_one_writer(tmp_path, monkeypatch):
 
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / 'pipe')
-    for path, kind in ((tmp_path / 'pipe', 'no regular file'), (tmp_path, 'a folder')):
+    for path, kind in ((tmp_path / 'pipe', 'no regular file'), (tmp_path, 'Is a directory')):
         with pytest.raises(OSError, match=kind):
             read_regular(path)
     with pytest.raises(FileNotFoundError):
