@@ -17,6 +17,7 @@ import rsr_basicsr  # noqa: F401  # isort: skip  (it makes ``import basicsr`` po
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,9 +50,7 @@ def main() -> int:
     parser.add_argument('--backbone', help='weights of the network of LPIPS, instead of fetching them')
     args = parser.parse_args()
     try:
-        networks = {
-            name: open_network(weights).eval() for name, _, weights in (w.partition('=') for w in args.networks)
-        }
+        networks = opened(args.networks)
     except RSRError as error:
         print(f'measure_results: {error}', file=sys.stderr)
         return error.exit_code
@@ -75,6 +74,15 @@ def main() -> int:
             natural = np.mean([naturalness(net, path) for path in paths])
             print(f'| {name} | {natural:.2f} | {noise:.2f} | {jpeg:.2f} |', flush=True)
     return 0
+
+
+def opened(words: Sequence[str]) -> dict[str, nn.Module]:
+    """The networks of words NAME=WEIGHTS, by name.
+
+    Raises:
+        RSRError: weights cannot be opened.
+    """
+    return {name: open_network(weights).eval() for name, _, weights in (word.partition('=') for word in words)}
 
 
 def images(folder: Path) -> list[Path]:

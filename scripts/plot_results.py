@@ -12,7 +12,6 @@ from __future__ import annotations
 import rsr_basicsr  # noqa: F401  # isort: skip  (it makes ``import basicsr`` possible on new torchvision)
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -22,15 +21,14 @@ import cv2
 import numpy as np
 import torch
 from basicsr.utils import tensor2img
+from measure_results import opened
+from results_tables import results_of
 from torch import nn
 
 from rsr_basicsr.attacks import Attack, build_attack
 from rsr_basicsr.benchmark.images import open_dataset
 from rsr_basicsr.benchmark.names import NO_DEFENSE, WORST_CASE
-from rsr_basicsr.benchmark.record import read_records
-from rsr_basicsr.benchmark.run import OPTIONS_FILE
 from rsr_basicsr.benchmark.summary import Results, Subject
-from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.utils.errors import RSRError
 
 METRIC = 'lpips'
@@ -47,14 +45,12 @@ def main() -> int:
     parser.add_argument('-o', '--output', type=Path, required=True, help='image to write')
     parser.add_argument('--backbone', help='weights of the network of LPIPS, instead of fetching them')
     args = parser.parse_args()
-    options = json.loads((args.folder / OPTIONS_FILE).read_text(encoding='utf-8'))
-    results = Results(read_records(args.folder), options)
+    results = results_of(args.folder)
+    options: dict[str, Any] = {**results.options}
     dataset, eps = results.datasets[0], results.strengths[-1]
     options['datasets'][dataset]['dataroot_gt'] = str(args.photos)
     try:
-        networks = {
-            name: open_network(weights).eval() for name, _, weights in (each.partition('=') for each in args.networks)
-        }
+        networks = opened(args.networks)
     except RSRError as error:
         print(f'plot_results: {error}', file=sys.stderr)
         return error.exit_code

@@ -32,8 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('folders', nargs='+', type=Path, metavar='FOLDER', help='of rsr benchmark -o')
     for folder in parser.parse_args().folders:
-        options = json.loads((folder / OPTIONS_FILE).read_text(encoding='utf-8'))
-        results = Results(read_records(folder), options)
+        results = results_of(folder)
         plane = Plane.of(results)
         for dataset in results.datasets:
             count = len({record.image for record in results.records if record.dataset == dataset})
@@ -45,6 +44,11 @@ def main() -> int:
                 print(f'\nbeside the blend of {plane.reference} that is as sharp\n')
                 print(markdown_table(beside_blends(plane, dataset)), flush=True)
     return 0
+
+
+def results_of(folder: Path) -> Results:
+    """The results of a run of rsr benchmark."""
+    return Results(read_records(folder), json.loads((folder / OPTIONS_FILE).read_text(encoding='utf-8')))
 
 
 def as_they_are(results: Results, dataset: str) -> Lines:

@@ -14,7 +14,7 @@ from rsr_basicsr.benchmark.names import SECTIONS, STABILITY
 from rsr_basicsr.benchmark.record import IMAGES, Record, Recorder, image_file, read_records
 from rsr_basicsr.benchmark.run import OPTIONS_FILE, keep_options
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.files import read_text
+from rsr_basicsr.utils.files import read_text, untrusted_json
 
 
 def merge_runs(folders: Sequence[Path], output: Path) -> tuple[list[Record], dict[str, Any]]:
@@ -60,14 +60,13 @@ def _copy(records: Iterable[Record], folders: Sequence[Path], output: Path) -> N
 
 def _options_of(folder: Path) -> dict[str, Any]:
     try:
-        options = json.loads(read_text(folder / OPTIONS_FILE))
-        json.dumps(options, ensure_ascii=False).encode()  # half of a character could not be written
+        options = untrusted_json(read_text(folder / OPTIONS_FILE))
         if not _are_sound(options):
             raise ValueError(f'{OPTIONS_FILE} does not hold the options of a benchmark')
         return options
     except KeyError as error:
         raise OptionsError(f'--merge {folder}: no folder of a benchmark ({OPTIONS_FILE} has no {error})') from None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise OptionsError(f'--merge {folder}: no folder of a benchmark ({error})') from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rsr_basicsr.utils.files import remove_leftovers, write_whole
+from rsr_basicsr.utils.files import remove_leftovers, untrusted_json, write_whole
 
 FOLDER = 'record'  # one file per process
 IMAGES = 'images'
@@ -120,11 +120,10 @@ def read_records(folder: Path) -> list[Record]:
             continue
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
             try:
-                content = json.loads(line)
-                json.dumps(content, ensure_ascii=False).encode()  # half of a character could not be written
+                content = untrusted_json(line)
                 content = {_FORMER_NAMES.get(key, key): value for key, value in content.items()}
                 record = Record(**{key: value for key, value in content.items() if key in names})
-            except (ValueError, TypeError, AttributeError, RecursionError):
+            except (ValueError, TypeError, AttributeError):
                 continue
             if not _is_sound(record):
                 continue

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rsr_basicsr.inference.image_io import FORMATS, LoadedImage, check_size, read_image, write_image
+from rsr_basicsr.inference.image_io import FORMATS, LoadedImage, check_size, has_limit, read_image, write_image
 from rsr_basicsr.inference.listing import list_images, no_image
 from rsr_basicsr.inference.upscaler import Upscaler
 from rsr_basicsr.utils.errors import ImageError, OptionsError
@@ -170,7 +170,8 @@ def _upscale_file(
     if _exists(path) and not naming.overwrite:
         written.add(_identity(path))
         return Result(str(file), str(path), skipped=True)
-    check_size(path, *upscaler.output_size(image))
+    if has_limit(path):  # finding out the scale of a network takes a pass
+        check_size(path, *upscaler.output_size(image))
     upscaled, verdict = upscaler(image)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -127,19 +127,28 @@ def read_image(path: str | Path) -> LoadedImage:
     return LoadedImage(_tensor(rgb), alpha, channels < 3, bits, header.profile, header.exif, header.dpi, notes)
 
 
+def has_limit(path: Path) -> bool:
+    """Whether the format given by a path's ending bounds the size of an image."""
+    return _kind(path) in _LARGEST
+
+
 def check_size(path: Path, height: int, width: int) -> None:
     """Check, before it is computed, that the format given by a path's ending holds an image of that size.
 
     Raises:
         ImageError: it does not.
     """
-    kind = FORMATS.get(path.suffix[1:].lower(), ('', {}))[0]
-    limit = _LARGEST.get(kind)
+    kind, limit = _kind(path), _LARGEST.get(_kind(path))
     if limit is not None and max(height, width) > limit:
         raise ImageError(
             f'{path}: the output is {width}x{height}, and {kind} holds at most {limit} pixels per side; write PNG '
             '(--ext png)'
         )
+
+
+def _kind(path: Path) -> str:
+    """Pillow's name of the format given by a path's ending; empty for an unknown one."""
+    return FORMATS.get(path.suffix[1:].lower(), ('', {}))[0]
 
 
 def write_image(path: Path, image: LoadedImage) -> LoadedImage:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -40,17 +42,44 @@ def check_new(path: Path | None, overwrite: bool = False, made: Path | None = No
         raise OptionsError(f'{path} cannot be written: there is no folder {path.parent}')
 
 
+class NotRegularError(OSError):
+    """A file is a pipe, a socket or a device."""
+
+
+def check_regular(path: Path) -> None:
+    """Check that a file, if it exists, is a regular one; a pipe could wait for ever, a device never end.
+
+    Raises:
+        IsADirectoryError, NotRegularError: it is none.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        raise NotRegularError(errno.EINVAL, 'it is no regular file', str(path))
+
+
 def read_regular(path: Path) -> bytes:
-    """The content of a regular file; a pipe could wait for ever, a device never end.
+    """The content of a regular file.
 
     Raises:
         OSError: it cannot be read, or is no regular file.
     """
-    if path.exists() and not path.is_file():
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        raise OSError(errno.EINVAL, 'it is no regular file', str(path))
+    check_regular(path)
     return path.read_bytes()
+
+
+def untrusted_json(text: str) -> Any:
+    """The value of a text in JSON that may come from anywhere.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deeply, or holds half of a character, which could not be written again.
+    """
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError('it is nested too deeply') from None
+    return value
 
 
 def read_text(path: Path) -> str:

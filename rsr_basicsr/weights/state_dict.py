@@ -15,6 +15,7 @@ import torch
 from basicsr.archs import build_network
 
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
+from rsr_basicsr.utils.files import NotRegularError, check_regular
 from rsr_basicsr.weights.bounds import check_archive, check_claims
 from rsr_basicsr.weights.safetensors_file import is_safetensors, read_safetensors
 from rsr_basicsr.weights.spandrel_network import SPANDREL, spandrel_network
@@ -241,10 +242,8 @@ def read_file(path: str | Path) -> Any:
     Raises:
         WeightsError: the file is missing or damaged, or contains code.
     """
-    if Path(path).exists() and not Path(path).is_file():  # a pipe could wait for ever, a device never end
-        kind = 'a folder' if Path(path).is_dir() else 'no regular file'
-        raise WeightsError(f'{path} cannot be read (it is {kind}); give the path of a weight file')
     try:
+        check_regular(Path(path))
         if is_safetensors(path):
             return read_safetensors(path)
         check_archive(Path(path))
@@ -255,7 +254,7 @@ def read_file(path: str | Path) -> Any:
         raise WeightsError(f'{path} does not exist; check the path, or fetch weights with "rsr weights"') from error
     except WeightsError:
         raise
-    except (PermissionError, IsADirectoryError) as error:
+    except (PermissionError, IsADirectoryError, NotRegularError) as error:
         raise WeightsError(f'{path} cannot be read ({error.strerror}); give the path of a readable file') from error
     except Exception as error:  # a damaged pickle can raise anything
         code = re.search(r'GLOBAL ([\w.]+)', str(error))

@@ -17,7 +17,7 @@ from rsr_basicsr.benchmark.record import is_number
 from rsr_basicsr.benchmark.report.equal_sharpness import LevelRow, headings, level_rows, title_of
 from rsr_basicsr.benchmark.summary import MetricEstimate, Results, Subject
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
-from rsr_basicsr.utils.files import read_text
+from rsr_basicsr.utils.files import read_text, untrusted_json
 
 _TEXTS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'images_digest')
 _NUMBERS = 3  # per estimate: mean and both ends of its interval
@@ -120,10 +120,9 @@ def read_cards(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 def _entry(line: str, where: str) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
-        json.dumps(entry, ensure_ascii=False).encode()  # half of a character could not be written
+        entry = untrusted_json(line)
         sound = _is_sound(entry)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         sound = False
     if not sound:
         raise OptionsError(f'{where}: not an entry of a leaderboard; give a file cards.jsonl of rsr benchmark')
