@@ -54,6 +54,9 @@ EXTRAS_REQUIRE = {
         'onnxruntime',  # runs exported networks, to compare
         'onnxscript',  # torch.onnx.export needs it
     ],
+    'completion': [
+        'shtab',  # makes scripts of an argparse parser that complete its options in bash, zsh and tcsh
+    ],
     'lint': [
         'ruff',
         'mypy',
@@ -80,6 +83,7 @@ EXTRAS_REQUIRE = {
         'lpips',
         'piq>=0.8',
         'matplotlib>=3.7',
+        'shtab',
         'jsonschema>=4',  # judges the schema of options files
     ],
 }

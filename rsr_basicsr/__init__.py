@@ -1,27 +1,47 @@
 """RSR-BasicSR: attacks on real-world super-resolution networks and a defence against them, as a plugin for BasicSR.
 
-Importing this package registers its architectures, models, data sets, losses and metrics in BasicSR's registries.
+Importing this package registers its architectures, models, data sets, losses and metrics in BasicSR's registries, as
+soon as there are any: see :mod:`rsr_basicsr.registration`.
 """
 
-import platform
+from __future__ import annotations
 
-import torch
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from rsr_basicsr import compat
+from rsr_basicsr.registration import install
 
-compat.before_import()
-
-import basicsr  # noqa: E402
-
-compat.after_import()
-compat.warn_of_unknown_versions(
-    {'Python': platform.python_version(), 'basicsr': basicsr.__version__, 'torch': torch.__version__}
-)
-
-from rsr_basicsr import archs, attacks, data, losses, metrics, models  # noqa: E402, F401
-from rsr_basicsr.archs import MaskPoint, defend, register_defended  # noqa: E402
-from rsr_basicsr.models import attack_batch, defend_model  # noqa: E402
+if TYPE_CHECKING:
+    from rsr_basicsr.archs import MaskPoint, defend, register_defended
+    from rsr_basicsr.models import attack_batch, defend_model
 
 __version__ = '0.1.0'
 
 __all__ = ['MaskPoint', 'attack_batch', 'defend', 'defend_model', 'register_defended']
+
+_ROOM_OF = {
+    'MaskPoint': 'archs',
+    'attack_batch': 'models',
+    'defend': 'archs',
+    'defend_model': 'models',
+    'register_defended': 'archs',
+}
+
+install()
+
+
+def __getattr__(name: str) -> Any:
+    """The names of ``__all__`` and the modules of the package, imported when they are asked for."""
+    if name in _ROOM_OF:
+        return getattr(importlib.import_module(f'{__name__}.{_ROOM_OF[name]}'), name)
+    if not name.startswith('_'):
+        try:
+            return importlib.import_module(f'{__name__}.{name}')
+        except ModuleNotFoundError as error:
+            if error.name != f'{__name__}.{name}':
+                raise
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -26,8 +26,8 @@ from basicsr.utils.dist_util import get_dist_info
 from torch import distributed as dist
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.ops.random_streams import random_state, set_random_state
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
-from rsr_basicsr.utils.random_streams import random_state, set_random_state
 from rsr_basicsr.weights.safetensors_file import NETWORK
 from rsr_basicsr.weights.state_dict import read_file
 

@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.util
 import logging
+import platform
 import re
 import sys
 import warnings
@@ -30,12 +31,7 @@ KNOWN_VERSIONS = {'Python': ('3.10', '3.13'), 'basicsr': ('1.4.2', '1.4.2'), 'to
 
 
 def before_import() -> None:
-    """Make ``import basicsr`` possible.
-
-    Raises:
-        ModuleNotFoundError: BasicSR is not installed.
-    """
-    _require_basicsr()
+    """Make ``import basicsr`` possible."""
     _replace_distutils()
     _alias_functional_tensor()
 
@@ -49,6 +45,13 @@ def after_import() -> None:
     _resume_what_is_whole()
     _load_any_state_dict()
     _distribute_on_cpu()
+
+
+def versions() -> dict[str, str]:
+    """What is installed of :data:`KNOWN_VERSIONS`."""
+    import basicsr
+
+    return {'Python': platform.python_version(), 'basicsr': basicsr.__version__, 'torch': torch.__version__}
 
 
 def warn_of_unknown_versions(versions: Mapping[str, str]) -> None:
@@ -71,17 +74,6 @@ def warn_of_unknown_versions(versions: Mapping[str, str]) -> None:
 
 def _numbers(version: str) -> list[int]:
     return [int(number) for number in re.findall(r'\d+', version.split('+')[0])]
-
-
-def _require_basicsr() -> None:
-    """BasicSR may be missing: it is no dependency that pip installs (see setup.py)."""
-    spec = importlib.util.find_spec('basicsr')
-    if spec is None or spec.origin is None:  # no origin: a folder of that name that is no package
-        raise ModuleNotFoundError(
-            'rsr_basicsr is a plugin for BasicSR, which is not installed: install it, in a clone of RSR-BasicSR, with: '
-            'python scripts/install_basicsr.py',
-            name='basicsr',
-        )
 
 
 def _replace_distutils() -> None:

@@ -30,10 +30,11 @@ from rsr_basicsr.benchmark.report.tables import as_text
 from rsr_basicsr.benchmark.report.verdict import verdict
 from rsr_basicsr.benchmark.run import run_benchmark
 from rsr_basicsr.benchmark.summary import Results
+from rsr_basicsr.catalog.option_files import options_folder
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
-from rsr_basicsr.options.shipped import options_folder
 from rsr_basicsr.utils.errors import OptionsError, RSRError
-from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.official import fetch
 
 TRAINING_OPTIONS = options_folder() / 'quickstart' / 'finetune_defended_animevideov3_x4.yml'
 WEIGHTS_NAME = 'realesr-animevideov3'

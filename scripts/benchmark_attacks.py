@@ -40,8 +40,9 @@ from rsr_basicsr.attacks import (
     Transfer,
     Universal,
 )
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data import write_evaluation_pairs
-from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.official import fetch
 from rsr_basicsr.weights.state_dict import load_network
 
 StepInputs = tuple[torch.nn.Module, torch.Tensor, torch.Tensor]

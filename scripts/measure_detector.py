@@ -21,13 +21,14 @@ import torch
 from basicsr.archs import build_network
 from timing import describe, fastest
 
-from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED, Defense, build_classifier
+from rsr_basicsr.archs.defense import CLASSIFIERS, Defense, build_classifier
 from rsr_basicsr.attacks import PGD, DetectorAware
+from rsr_basicsr.catalog.choices import BUILTIN, UNTRAINED
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.inference.image_io import read_image
 from rsr_basicsr.inference.listing import find_images
-from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.official import fetch
 from rsr_basicsr.weights.state_dict import load_network
 
 NETWORKS = ('RealESRGAN_x4plus', 'realesr-general-x4v3', 'realesr-animevideov3')

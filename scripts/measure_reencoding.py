@@ -21,9 +21,10 @@ import torch
 from basicsr.utils import img2tensor, tensor2img
 from torch import nn
 
-from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier, log_odds
+from rsr_basicsr.archs.classifier import SampleClassifier, log_odds
 from rsr_basicsr.archs.defense import build_classifier
 from rsr_basicsr.attacks import PGD
+from rsr_basicsr.catalog.choices import BUILTIN
 from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.metrics import calculate_stability

@@ -20,9 +20,10 @@ from pathlib import Path
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.plane import Plane
 from rsr_basicsr.benchmark.record import read_records
-from rsr_basicsr.benchmark.report.tables import gain_of, markdown_table, signed, written
+from rsr_basicsr.benchmark.report.tables import gain_of, signed, written
 from rsr_basicsr.benchmark.run import OPTIONS_FILE
 from rsr_basicsr.benchmark.summary import MetricEstimate, Results, Subject
+from rsr_basicsr.utils.markdown import markdown_table
 
 Lines = list[list[str]]
 

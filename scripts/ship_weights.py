@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from skimage import data
 
+from rsr_basicsr.catalog.weights import SHIPPED
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.utils.errors import RSRError
-from rsr_basicsr.weights.official import SHIPPED
 from rsr_basicsr.weights.state_dict import file_sha256, load_state
 
 

@@ -27,12 +27,13 @@ from basicsr.utils import tensor2img
 from torch import nn
 
 from rsr_basicsr.attacks.problem import ATTACK_PRECISIONS
+from rsr_basicsr.catalog.option_files import options_folder
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data.degraded_image_dataset import DegradedImageDataset
 from rsr_basicsr.data.reduced_image_dataset import ReducedImageDataset
 from rsr_basicsr.inference.recognition import open_network
-from rsr_basicsr.options.shipped import options_folder
 from rsr_basicsr.utils.errors import RSRError
-from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.official import fetch
 
 SCALE = 4
 OPTIONS = options_folder() / 'baselines'

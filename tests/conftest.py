@@ -11,9 +11,10 @@ import torch
 from skimage import data
 from torch import nn
 
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data import write_evaluation_pairs, write_training_photos
 from rsr_basicsr.utils.errors import WeightsError
-from rsr_basicsr.weights.official import WEIGHTS, fetch
+from rsr_basicsr.weights.official import fetch
 from rsr_basicsr.weights.state_dict import load_network
 
 

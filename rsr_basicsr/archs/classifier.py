@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from rsr_basicsr.catalog.choices import BUILTIN
 from rsr_basicsr.ops.caching import any_size
 from rsr_basicsr.ops.frequency import without_autocast
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 CLEAN = 0  # index of the class; 1 is attacked
 
 #: Stands for the weights that come with the package
-BUILTIN = 'builtin'
 
 #: Calibration entries and their defaults for weight files without them; the threshold 0.9 is from Yue et al. 2021
 CALIBRATION = {'threshold': 0.9, 'temperature': 1.0}

@@ -9,28 +9,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier, log_odds
+from rsr_basicsr.archs.classifier import SampleClassifier, log_odds
 from rsr_basicsr.archs.ensemble_classifier_arch import EnsembleClassifier
 from rsr_basicsr.archs.frequency_classifier_arch import FrequencyClassifier, RRDBFrequencyClassifier
 from rsr_basicsr.archs.frequency_mask_arch import RandomFrequencyMask, repeatable_mask
 from rsr_basicsr.archs.residual_classifier_arch import ResidualClassifier
 from rsr_basicsr.archs.statistics_classifier_arch import StatisticsClassifier
+from rsr_basicsr.catalog.choices import BUILTIN, CLASSIFIER_TYPES, DEFAULT_CLASSIFIER, GATES, UNTRAINED
 from rsr_basicsr.ops.caching import any_size
-from rsr_basicsr.utils.registry import take_type
+from rsr_basicsr.ops.registry import take_type
 
-GATES = ('classifier', 'soft', 'always', 'never')
 DECISIONS = ('image', 'batch', 'majority', 'tile')
 
 #: Classifiers by ``defense: classifier: type``
-CLASSIFIERS: dict[str, type[SampleClassifier]] = {
-    'ensemble': EnsembleClassifier,
-    'statistics': StatisticsClassifier,
-    'residual': ResidualClassifier,
-    'paper': FrequencyClassifier,
-    'paper_rrdb': RRDBFrequencyClassifier,
-}
-DEFAULT_CLASSIFIER = 'ensemble'
-UNTRAINED = 'untrained'
+CLASSIFIERS: dict[str, type[SampleClassifier]] = dict(
+    zip(
+        CLASSIFIER_TYPES,
+        (EnsembleClassifier, StatisticsClassifier, ResidualClassifier, FrequencyClassifier, RRDBFrequencyClassifier),
+        strict=True,
+    )
+)
 
 #: How much images are masked: one bool for all, or (B,) with 0 for not at all and 1 for entirely
 Decision = bool | torch.Tensor

@@ -15,8 +15,8 @@ from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
 from rsr_basicsr.attacks.problem import ATTACK_GATES, ATTACK_PRECISIONS, Generators, Problem, worse
 from rsr_basicsr.attacks.restrictions import Shares, restrict
+from rsr_basicsr.ops.registry import check_known, parameters_of
 from rsr_basicsr.ops.tiled import OVERLAP
-from rsr_basicsr.utils.registry import check_known, parameters_of
 
 #: Settings that define how an attack's loss is evaluated
 MEASURED = ('objective', 'eot_samples', 'tile', 'memory', 'overlap', 'precision')

@@ -14,7 +14,7 @@ from rsr_basicsr.attacks.call import Call
 from rsr_basicsr.attacks.gradient import PGD
 from rsr_basicsr.attacks.problem import Problem, worse
 from rsr_basicsr.attacks.registry import ATTACKS, build_attack
-from rsr_basicsr.utils.registry import nearest
+from rsr_basicsr.utils.hints import nearest
 from rsr_basicsr.weights.spandrel_network import as_network
 
 LoadNetwork = Callable[[Mapping[str, Any]], nn.Module]

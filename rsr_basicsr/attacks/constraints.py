@@ -13,7 +13,7 @@ import torch
 
 from rsr_basicsr.ops.caching import constant_tensor
 from rsr_basicsr.ops.frequency import dct2, filter_dct, radial_distance
-from rsr_basicsr.utils.registry import TypeRegistry
+from rsr_basicsr.ops.registry import TypeRegistry
 
 QUANTIZE = ('nearest', 'floor', 'none')
 #: The balls, by the name of ``norm``

@@ -14,8 +14,8 @@ import torch
 
 from rsr_basicsr.attacks.checks import expect_one_of
 from rsr_basicsr.ops.perceptual import perceptual_measure
+from rsr_basicsr.ops.registry import TypeRegistry, check_arguments, parameters_of, take_type
 from rsr_basicsr.utils.errors import WeightsError
-from rsr_basicsr.utils.registry import TypeRegistry, check_arguments, parameters_of, take_type
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 #: What the objective ``perceptual`` compares outputs with, and the measure it takes where none is named

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from rsr_basicsr.utils.registry import TypeRegistry, take_type
+from rsr_basicsr.ops.registry import TypeRegistry, take_type
 
 if TYPE_CHECKING:
     from rsr_basicsr.attacks.base import Attack

@@ -18,7 +18,7 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import parse_keys
 from rsr_basicsr.options.types import Count, Keys
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
-from rsr_basicsr.utils.registry import did_you_mean
+from rsr_basicsr.utils.hints import did_you_mean
 
 _IMAGE_KEYS = (
     'type',

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
 from rsr_basicsr.benchmark.images import BenchmarkImage, open_dataset
 from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE
 from rsr_basicsr.benchmark.options import applicable, decides, detector_has_gradient
+from rsr_basicsr.catalog.choices import UNTRAINED
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, Padded, defenses, upscale
 from rsr_basicsr.weights.state_dict import build_quietly, digest, file_sha256, load_network

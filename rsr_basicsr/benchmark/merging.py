@@ -14,7 +14,8 @@ from rsr_basicsr.benchmark.names import SECTIONS, STABILITY
 from rsr_basicsr.benchmark.record import IMAGES, Record, Recorder, image_file, read_records
 from rsr_basicsr.benchmark.run import OPTIONS_FILE, keep_options
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.files import read_text, untrusted_json
+from rsr_basicsr.utils.files import read_text
+from rsr_basicsr.utils.untrusted import untrusted_json
 
 
 def merge_runs(folders: Sequence[Path], output: Path) -> tuple[list[Record], dict[str, Any]]:

@@ -14,6 +14,3 @@ RESERVED = {
     WORST_CASE: 'the worst of all attacks',
     NOISE: 'the control, which is always measured',
 }
-
-#: Keys of a network's ``card``, shown in the leaderboard
-CARD = ('authors', 'link', 'note')

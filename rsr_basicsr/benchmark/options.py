@@ -11,12 +11,12 @@ import torch
 from pydantic import BeforeValidator, ConfigDict
 from torch import nn
 
-from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import ATTACKS, Attack, DetectorAware, RandomNoise, build_attack
 from rsr_basicsr.benchmark.cards import CardOptions
 from rsr_basicsr.benchmark.images import BenchmarkImage, check_datasets
 from rsr_basicsr.benchmark.names import NO_DEFENSE, NOISE, RESERVED, SECTIONS, STABILITY
 from rsr_basicsr.benchmark.plane_options import PlaneOptions, check_plane
+from rsr_basicsr.catalog.choices import UNTRAINED
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, defenses
 from rsr_basicsr.options.attack_blocks import MeasuredAttackOptions
@@ -37,7 +37,7 @@ from rsr_basicsr.options.types import (
     Text,
 )
 from rsr_basicsr.utils.errors import OptionsError, RSRError, in_one_line
-from rsr_basicsr.utils.registry import did_you_mean
+from rsr_basicsr.utils.hints import did_you_mean
 from rsr_basicsr.weights.spandrel_network import architecture_of
 from rsr_basicsr.weights.state_dict import load_state
 

@@ -15,7 +15,7 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import Block, key
 from rsr_basicsr.options.types import BLOCK, LIST, Flag, Listed, Range, Text
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.registry import did_you_mean
+from rsr_basicsr.utils.hints import did_you_mean
 
 #: Metrics that a plane takes by default
 PERCEPTUAL = ('calculate_perceptual', 'calculate_lpips')

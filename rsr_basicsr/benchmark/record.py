@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from rsr_basicsr.utils.files import remove_leftovers, untrusted_json, write_whole
+from rsr_basicsr.utils.files import remove_leftovers, write_whole
+from rsr_basicsr.utils.untrusted import is_number, untrusted_json
 
 FOLDER = 'record'  # one file per process
 IMAGES = 'images'
@@ -185,8 +185,3 @@ def image_file(folder: Path, path: str) -> Path | None:
     """The path of a gallery image of a run; None if it is missing or a symbolic link."""
     file = folder / path
     return file if file.is_file() and not file.is_symlink() else None
-
-
-def is_number(value: Any) -> bool:
-    """Whether an untrusted value is a finite number, and no truth value."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -25,8 +25,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rsr_basicsr.models.training_gradient import iteration_of_generator
+from rsr_basicsr.ops.random_streams import random_streams_kept
 from rsr_basicsr.options.attack_blocks import SCHEDULE
-from rsr_basicsr.utils.random_streams import random_streams_kept
 
 GIB = 2**30
 CARDS = (6, 8, 12, 24)  # GiB

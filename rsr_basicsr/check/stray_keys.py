@@ -16,7 +16,7 @@ from rsr_basicsr.options.calls import ALIKE
 from rsr_basicsr.options.degradation_blocks import DegradedImageOptions
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import Block
-from rsr_basicsr.utils.registry import did_you_mean, nearest
+from rsr_basicsr.utils.hints import did_you_mean, nearest
 
 
 def _keys(model: type[Block]) -> tuple[str, ...]:

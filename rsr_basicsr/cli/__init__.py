@@ -10,9 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-
-import basicsr
-import torch
+from typing import Any
 
 import rsr_basicsr
 from rsr_basicsr.cli import (
@@ -31,7 +29,9 @@ from rsr_basicsr.cli import (
     upscale,
     weights,
 )
+from rsr_basicsr.cli.completion import PrintCompletion
 from rsr_basicsr.cli.parser import Parser
+from rsr_basicsr.registration import basicsr_version
 from rsr_basicsr.utils.errors import RSRError
 
 _COMMANDS: dict[str, ModuleType] = {
@@ -54,16 +54,31 @@ _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 
 
+class _Version(argparse.Action):
+    """``--version``, of this package, BasicSR and torch, without importing the last two."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **arguments: Any) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, **arguments)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f'RSR-BasicSR {rsr_basicsr.__version__}, BasicSR {basicsr_version()}, torch {version("torch")}')
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; bad input ends in one sentence on stderr and a non-zero exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')  # a locale without a character of a name must not end a run
     parser = Parser(prog='rsr', description='Super-resolution that is robust to adversarial attacks.')
+    parser.add_argument('--version', action=_Version, help="show this package's version, BasicSR's and torch's")
     parser.add_argument(
-        '--version',
-        action='version',
-        version=f'RSR-BasicSR {rsr_basicsr.__version__}, BasicSR {basicsr.__version__}, torch {torch.__version__}',
+        '--print-completion',
+        choices=['bash', 'zsh', 'tcsh'],
+        action=PrintCompletion,
+        help='print a script that completes commands and options in a shell, and exit',
     )
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     for name, module in _COMMANDS.items():

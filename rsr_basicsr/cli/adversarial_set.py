@@ -7,10 +7,6 @@ import os
 from pathlib import Path
 
 from rsr_basicsr.cli.parser import add_import
-from rsr_basicsr.data.adversarial_set import write_adversarial_set
-from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
-from rsr_basicsr.options.loading import load_options
-from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import sole_writer
 
@@ -32,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the missing part of the data set and print its folder."""
+    from rsr_basicsr.data.adversarial_set import write_adversarial_set
+    from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
+    from rsr_basicsr.options.loading import load_options
+    from rsr_basicsr.pipeline import import_plugins
+
     if args.workers < 0:
         raise OptionsError(f'--workers {args.workers}: expected 0 or more')
     import_plugins(args.imports)

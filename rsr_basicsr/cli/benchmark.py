@@ -6,23 +6,14 @@ import argparse
 import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rsr_basicsr.benchmark.matching import resolve_plane
-from rsr_basicsr.benchmark.merging import merge_runs
-from rsr_basicsr.benchmark.options import check_benchmark
-from rsr_basicsr.benchmark.record import Record
-from rsr_basicsr.benchmark.report.equal_sharpness import text_tables
-from rsr_basicsr.benchmark.report.output import write_results
-from rsr_basicsr.benchmark.report.tables import as_text
-from rsr_basicsr.benchmark.report.verdict import verdict
-from rsr_basicsr.benchmark.report.warnings import warnings
-from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
 from rsr_basicsr.cli.parser import add_force_yml, add_import
-from rsr_basicsr.options.loading import load_options, override
-from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import sole_writer
+
+if TYPE_CHECKING:
+    from rsr_basicsr.benchmark.record import Record
 
 #: Exit code if some cells failed; the others are reported
 EXIT_FAILED_CELLS = 3
@@ -54,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run or merge, print the table, the verdict and the path of the report."""
+    from rsr_basicsr.benchmark.matching import resolve_plane
+    from rsr_basicsr.benchmark.merging import merge_runs
+    from rsr_basicsr.benchmark.options import check_benchmark
+    from rsr_basicsr.benchmark.run import is_first, launched, run_benchmark
+    from rsr_basicsr.options.loading import load_options, override
+    from rsr_basicsr.pipeline import import_plugins
+
     import_plugins(args.imports)
     if args.merge:
         if args.output is None:
@@ -74,6 +72,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _report(folder: Path, records: Sequence[Record], options: Mapping[str, Any]) -> int:
+    from rsr_basicsr.benchmark.report.equal_sharpness import text_tables
+    from rsr_basicsr.benchmark.report.output import write_results
+    from rsr_basicsr.benchmark.report.tables import as_text
+    from rsr_basicsr.benchmark.report.verdict import verdict
+    from rsr_basicsr.benchmark.report.warnings import warnings
+
     if not records:
         raise OptionsError(f'{folder} has no results yet')
     results = write_results(folder, records, options)

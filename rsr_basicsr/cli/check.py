@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from rsr_basicsr.check.survey import survey
 from rsr_basicsr.cli.parser import add_force_yml, add_import
-from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 
 _LONGEST = 1000  # characters per sentence
@@ -40,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print errors, warnings and facts, and the number of errors and warnings."""
+    from rsr_basicsr.check.survey import survey
+    from rsr_basicsr.pipeline import import_plugins
+
     file = args.opt or args.file
     if file is None or (args.opt and args.file):
         raise OptionsError('give one options file: rsr check FILE')

@@ -6,10 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from rsr_basicsr.catalog.choices import DEFAULT_PRESET, DEFAULT_PRESET_GAN, PRESET_NAMES
 from rsr_basicsr.cli.parser import add_import
-from rsr_basicsr.defend_file.options_file import defend_file, difference, write_defended
-from rsr_basicsr.defend_file.presets import DEFAULT_PRESET, DEFAULT_PRESET_GAN, PRESETS
-from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 
 
@@ -21,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--preset',
-        choices=tuple(PRESETS),
+        choices=PRESET_NAMES,
         help='strength and cost of the training, see docs/options.md '
         f'(default: {DEFAULT_PRESET}, or {DEFAULT_PRESET_GAN} where there is a discriminator)',
     )
@@ -31,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the changes as a diff on stdout, and remaining steps on stderr."""
+    from rsr_basicsr.defend_file.options_file import defend_file, difference, write_defended
+    from rsr_basicsr.pipeline import import_plugins
+
     if args.overwrite and args.output is None:
         raise OptionsError('--overwrite: no file to write; give -o OUT.yml')
     import_plugins(args.imports)

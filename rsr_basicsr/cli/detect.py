@@ -8,10 +8,7 @@ import json
 import os
 import sys
 
-from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defense import CLASSIFIERS, DEFAULT_CLASSIFIER, build_classifier
-from rsr_basicsr.inference.detector import Detection, detect
-from rsr_basicsr.inference.listing import list_images
+from rsr_basicsr.catalog.choices import BUILTIN, CLASSIFIER_TYPES, DEFAULT_CLASSIFIER
 from rsr_basicsr.utils.errors import ImageError, OptionsError
 
 #: Exit code if an image is flagged as attacked; 1 if none is but some files cannot be read
@@ -24,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', action='store_true', help='print a JSON list instead of a table')
     parser.add_argument(
         '--type',
-        choices=tuple(CLASSIFIERS),
+        choices=CLASSIFIER_TYPES,
         default=DEFAULT_CLASSIFIER,
         help=f'classifier (default: {DEFAULT_CLASSIFIER})',
     )
@@ -45,6 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one verdict per image."""
+    from rsr_basicsr.archs.defense import CLASSIFIERS, build_classifier
+    from rsr_basicsr.inference.detector import Detection, detect
+    from rsr_basicsr.inference.listing import list_images
+
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise OptionsError(f'--threshold {args.threshold}: a probability is between 0 and 1')
     if args.weights == BUILTIN and not CLASSIFIERS[args.type].builtin_weights().is_file():

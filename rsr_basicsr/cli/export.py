@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rsr_basicsr.archs.defense import GATES
+from rsr_basicsr.catalog.choices import GATES
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.cli.parser import add_import, add_network_options
-from rsr_basicsr.export import Outputs, export
-from rsr_basicsr.inference.recognition import open_with_options
-from rsr_basicsr.pipeline import import_plugins
-from rsr_basicsr.weights.official import WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print two lines per file: its path and protection, and the verification."""
+    from rsr_basicsr.export import Outputs, export
+    from rsr_basicsr.inference.recognition import open_with_options
+    from rsr_basicsr.pipeline import import_plugins
+
     outputs = Outputs(args.backbone, args.torch, args.onnx, args.safetensors)
     outputs.check(args.overwrite, sources=[args.network, *([args.opt] if args.opt else [])])
     import_plugins(args.imports)

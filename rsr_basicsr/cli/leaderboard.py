@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rsr_basicsr.benchmark.report.entries import read_cards
-from rsr_basicsr.benchmark.report.leaderboard import as_leaderboard
+from rsr_basicsr.leaderboard.entries import read_cards
+from rsr_basicsr.leaderboard.table import as_leaderboard
 from rsr_basicsr.utils.errors import OptionsError
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.cli.parser import add_import
-from rsr_basicsr.options.loading import read_network
-from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 
 
@@ -27,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per mask, in the order of the forward pass."""
+    from rsr_basicsr.archs.defended_arch import DefenseMixin
+    from rsr_basicsr.options.loading import read_network
+    from rsr_basicsr.pipeline import import_plugins
+
     if min(args.size) < 1:
         raise OptionsError(f'--size {args.size[0]} {args.size[1]}: an image has at least one pixel')
     import_plugins(args.imports)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from rsr_basicsr.options.shipped import copy_options, options_files
+from rsr_basicsr.catalog.option_files import copy_options, options_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

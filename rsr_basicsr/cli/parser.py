@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.registry import did_you_mean, nearest
+from rsr_basicsr.utils.hints import did_you_mean, nearest
 
 
 class Parser(argparse.ArgumentParser):

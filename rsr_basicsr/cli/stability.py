@@ -7,17 +7,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+from rsr_basicsr.catalog.choices import DEFAULT_CROP, DEFAULT_EPS, DEFAULT_IMAGES, DEFAULT_STEPS
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.cli.parser import add_import, add_network_options
 from rsr_basicsr.cli.upscale import EXIT_FAILED_IMAGES
-from rsr_basicsr.inference.batch import find_files
-from rsr_basicsr.inference.recognition import open_network
-from rsr_basicsr.pipeline import import_plugins
-from rsr_basicsr.stability import measure_stability
-from rsr_basicsr.stability.measure import DEFAULT_CROP, DEFAULT_EPS, DEFAULT_IMAGES, DEFAULT_STEPS, check_settings
-from rsr_basicsr.stability.page import PAGE, write_stability
-from rsr_basicsr.stability.tables import as_text, doubts, summary
 from rsr_basicsr.utils.files import check_new
-from rsr_basicsr.weights.official import WEIGHTS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table, the answer and the path of the page."""
+    from rsr_basicsr.inference.batch import find_files
+    from rsr_basicsr.inference.recognition import open_network
+    from rsr_basicsr.pipeline import import_plugins
+    from rsr_basicsr.stability import measure_stability
+    from rsr_basicsr.stability.measure import check_settings
+    from rsr_basicsr.stability.page import PAGE, write_stability
+    from rsr_basicsr.stability.tables import as_text, doubts, summary
+
     check_new(args.output / PAGE, args.overwrite, made=args.output)
     settings = {name: getattr(args, name) for name in ('eps', 'steps', 'crop', 'num_images', 'seed')}
     check_settings(**settings)

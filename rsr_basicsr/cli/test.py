@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 
 from rsr_basicsr.cli.train import add_arguments  # noqa: F401 (the same flags)
-from rsr_basicsr.pipeline import run_pipeline
 
 
 def run(args: argparse.Namespace) -> int:
     """Test, and return 0."""
+    from rsr_basicsr.pipeline import run_pipeline
+
     run_pipeline('test', args)
     return 0

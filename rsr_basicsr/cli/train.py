@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from rsr_basicsr.cli.parser import add_force_yml, add_import
-from rsr_basicsr.pipeline import run_pipeline
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, and return 0."""
+    from rsr_basicsr.pipeline import run_pipeline
+
     run_pipeline('train', args)
     return 0

@@ -5,20 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from rsr_basicsr.archs.defense import GATES
+from rsr_basicsr.catalog.choices import FORMATS, GATES, PRECISIONS, TILE, TILE_PAD
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.cli.parser import add_import, add_network_options
-from rsr_basicsr.inference.batch import Naming, Result, find_files, upscale_files, write_report
-from rsr_basicsr.inference.image_io import FORMATS
-from rsr_basicsr.inference.recognition import open_network
-from rsr_basicsr.inference.upscaler import PRECISIONS, TILE, TILE_PAD, Upscaler
-from rsr_basicsr.pipeline import import_plugins
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import check_new
-from rsr_basicsr.weights.official import WEIGHTS
+
+if TYPE_CHECKING:
+    from rsr_basicsr.inference.batch import Result
 
 #: Exit code if some images could not be upscaled
 EXIT_FAILED_IMAGES = 1
@@ -117,6 +113,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line per image, and a summary."""
+    from tqdm import tqdm
+
+    from rsr_basicsr.inference.batch import Naming, find_files, upscale_files, write_report
+    from rsr_basicsr.inference.recognition import open_network
+    from rsr_basicsr.inference.upscaler import Upscaler
+    from rsr_basicsr.pipeline import import_plugins
+
     check_new(args.report, args.overwrite, made=args.output)
     if not (args.inputs or args.more):
         raise OptionsError('give images or folders of images: rsr upscale PHOTOS')

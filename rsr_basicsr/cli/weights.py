@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 
+from rsr_basicsr.catalog.weights import WEIGHTS, find
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.weights.official import WEIGHTS, fetch, find
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
         raise OptionsError(f'give at least one of {", ".join(WEIGHTS)}')
     for name in args.names:  # check all names before the first download
         find(name)
+    from rsr_basicsr.weights.official import fetch  # imports torch
+
     logging.basicConfig(level=logging.INFO, format='rsr weights: %(message)s')
     for name in args.names:
         print(fetch(name, args.output), flush=True)

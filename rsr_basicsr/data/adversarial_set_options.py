@@ -26,7 +26,7 @@ from rsr_basicsr.options.types import (
     Text,
 )
 from rsr_basicsr.utils.errors import ImageError, OptionsError
-from rsr_basicsr.utils.registry import did_you_mean
+from rsr_basicsr.utils.hints import did_you_mean
 
 
 class AdversarialSetOptions(Block):

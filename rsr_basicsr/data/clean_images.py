@@ -14,9 +14,9 @@ from torch.utils.data import default_collate
 
 from rsr_basicsr.data.clean_kinds import KINDS, from_8_bit, to_8_bit
 from rsr_basicsr.data.degradations import GT_SIZE, Degrader, kernel_dataset
+from rsr_basicsr.ops.random_streams import random_streams_seeded
 from rsr_basicsr.utils.errors import ImageError
 from rsr_basicsr.utils.image_formats import read_bgr
-from rsr_basicsr.utils.random_streams import random_streams_seeded
 
 REAL_ESRGAN = 'real_esrgan'
 SMALLEST = 16  # least side of a photo in pixels

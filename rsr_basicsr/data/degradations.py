@@ -15,7 +15,7 @@ from basicsr.models.realesrnet_model import RealESRNetModel
 from basicsr.utils import DiffJPEG
 from torch.utils.data import default_collate
 
-from rsr_basicsr.utils.random_streams import random_streams_seeded
+from rsr_basicsr.ops.random_streams import random_streams_seeded
 
 #: Height and width of the images of BasicSR's RealESRGANDataset
 GT_SIZE = 400

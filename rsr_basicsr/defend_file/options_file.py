@@ -15,14 +15,8 @@ from basicsr.models.video_base_model import VideoBaseModel
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY, Registry
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.defend_file.presets import (
-    DEFAULT_PRESET,
-    DEFAULT_PRESET_GAN,
-    PRESETS,
-    attack_block,
-    defense_block,
-    validation_block,
-)
+from rsr_basicsr.catalog.choices import DEFAULT_PRESET, DEFAULT_PRESET_GAN
+from rsr_basicsr.defend_file.presets import PRESETS, attack_block, defense_block, validation_block
 from rsr_basicsr.defend_file.yaml_text import YamlText
 from rsr_basicsr.models.attack_augmentation import AttackAugmentation
 from rsr_basicsr.options import host
@@ -31,7 +25,7 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_network
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import read_text, write_whole
-from rsr_basicsr.utils.registry import nearest
+from rsr_basicsr.utils.hints import nearest
 
 PREFIX = 'Defended'
 #: Prefix of the experiment's name, so that ``--auto_resume`` does not find the undefended one

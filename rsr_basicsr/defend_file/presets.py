@@ -81,9 +81,6 @@ PRESETS = {
         {'type': 'paper', 'weights': 'untrained', 'threshold': 0.9},
     ),
 }
-#: The best one of docs/benchmark.md for trainers with pixel losses, and for those with a discriminator
-DEFAULT_PRESET, DEFAULT_PRESET_GAN = 'consistency', 'light'
-
 #: Largest share of a training's iterations over which eps rises
 _WARMUP_SHARE = 0.1
 

@@ -23,7 +23,7 @@ from rsr_basicsr.defenses.median_smoothing import MedianSmoothing
 from rsr_basicsr.defenses.random_resize_pad import RandomResizePad
 from rsr_basicsr.defenses.self_ensemble import SelfEnsemble
 from rsr_basicsr.defenses.total_variation import TotalVariation
-from rsr_basicsr.utils.registry import check_arguments, parameters_of, take_type
+from rsr_basicsr.ops.registry import check_arguments, parameters_of, take_type
 
 
 def build_defense(options: Mapping[str, Any], net: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import nn
 
 from rsr_basicsr.attacks.checks import expect
 from rsr_basicsr.ops.frequency import without_autocast
-from rsr_basicsr.utils.registry import TypeRegistry
+from rsr_basicsr.ops.registry import TypeRegistry
 from rsr_basicsr.weights.spandrel_network import as_network
 
 #: By the name of ``type`` in a defence block; any callable that takes the network first, then keyword arguments

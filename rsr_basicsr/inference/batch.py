@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rsr_basicsr.inference.image_io import FORMATS, LoadedImage, check_size, has_limit, read_image, write_image
+from rsr_basicsr.catalog.choices import FORMATS
+from rsr_basicsr.inference.image_io import LoadedImage, check_size, has_limit, read_image, write_image
 from rsr_basicsr.inference.listing import list_images, no_image
 from rsr_basicsr.inference.upscaler import Upscaler
 from rsr_basicsr.utils.errors import ImageError, OptionsError

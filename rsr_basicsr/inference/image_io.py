@@ -15,22 +15,11 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
+from rsr_basicsr.catalog.choices import FORMATS
 from rsr_basicsr.utils.errors import ImageError, in_one_line
 from rsr_basicsr.utils.files import read_regular, write_whole
 from rsr_basicsr.utils.image_formats import open_image
 
-#: File ending -> Pillow's name of the format and its settings for writing
-FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
-    'png': ('PNG', {}),
-    'jpg': ('JPEG', {'quality': 95}),
-    'jpeg': ('JPEG', {'quality': 95}),
-    'jfif': ('JPEG', {'quality': 95}),
-    'jpe': ('JPEG', {'quality': 95}),
-    'webp': ('WEBP', {'quality': 95}),
-    'bmp': ('BMP', {}),
-    'tif': ('TIFF', {}),
-    'tiff': ('TIFF', {}),
-}
 _DEEP = ('png', 'tif', 'tiff')  # formats with 16 bits per channel
 _WITH_ALPHA = ('png', 'webp', 'tif', 'tiff')
 #: Pillow's name of metadata -> ours, and the formats that have none

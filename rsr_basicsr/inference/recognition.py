@@ -18,14 +18,16 @@ from torch import nn
 from rsr_basicsr.archs.cdc_published import is_published, renamed
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import POINTS, DefenseMixin
-from rsr_basicsr.archs.defense import CLASSIFIERS, UNTRAINED
+from rsr_basicsr.archs.defense import CLASSIFIERS
+from rsr_basicsr.catalog.choices import UNTRAINED
+from rsr_basicsr.catalog.weights import WEIGHTS, find
 from rsr_basicsr.checkpoints import described
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.loading import read_network_block
 from rsr_basicsr.options.parsing import parse_block
 from rsr_basicsr.utils.errors import OptionsError, RSRError, WeightsError, in_one_line
 from rsr_basicsr.weights.bounds import built_within
-from rsr_basicsr.weights.official import WEIGHTS, fetch, find
+from rsr_basicsr.weights.official import fetch
 from rsr_basicsr.weights.safetensors_file import NETWORK
 from rsr_basicsr.weights.spandrel_network import INSTALL_SPANDREL, has_spandrel, spandrel_network
 from rsr_basicsr.weights.state_dict import build_quietly, fill, load_state, read_file, state_in, without_wrapper
@@ -58,7 +60,7 @@ def open_network(name_or_file: str, options: str | None = None) -> nn.Module:
     and if spandrel does not know one, RRDBNet, SRVGGNetCompact and CDC are.
 
     Args:
-        name_or_file: a name of :data:`rsr_basicsr.weights.official.WEIGHTS`, which is fetched, or a file of any format
+        name_or_file: a name of :data:`rsr_basicsr.catalog.weights.WEIGHTS`, which is fetched, or a file of any format
             of :func:`rsr_basicsr.weights.read_file`. A file without network options but with ``defense.*`` keys gives a
             defended network with default settings.
         options: an options file with the ``network_g`` of the weights: overrides the settings in the file, and

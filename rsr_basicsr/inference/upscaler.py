@@ -14,13 +14,13 @@ from torch.nn import functional as F
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Decision, Defense
+from rsr_basicsr.catalog.choices import PRECISIONS, TILE, TILE_PAD
 from rsr_basicsr.inference.image_io import LoadedImage
 from rsr_basicsr.ops.tiled import upscale, windows_of
 from rsr_basicsr.utils.errors import ImageError, OptionsError, in_one_line
 from rsr_basicsr.weights.spandrel_network import architecture_of
 
-PRECISIONS = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
-TILE, TILE_PAD = 512, 64  # defaults, in pixels of the input
+_DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True))
 _LARGEST_OUTSCALE = 64
 _PROBE = 32  # pixels per side of the image that tells the scale of a network
 _LUMA = 0.299, 0.587, 0.114  # ITU-R BT.601, as OpenCV converts RGB to grey
@@ -159,9 +159,7 @@ class Upscaler:
         # Reflection needs an image larger than the padding.
         mode = 'reflect' if missing[0] < height and missing[1] < width else 'replicate'
         padded = F.pad(lq, (0, missing[1], 0, missing[0]), mode)
-        half = (
-            contextlib.nullcontext() if precision == 'fp32' else torch.autocast(self.device.type, PRECISIONS[precision])
-        )
+        half = contextlib.nullcontext() if precision == 'fp32' else torch.autocast(self.device.type, _DTYPES[precision])
         try:
             with self.defense.forced(decision), half:
                 output = upscale(self.net, padded, tile=self.tile, overlap=self.overlap).float().cpu()

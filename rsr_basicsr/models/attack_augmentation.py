@@ -14,8 +14,9 @@ from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel
 
-from rsr_basicsr.archs.classifier import BUILTIN, SampleClassifier
+from rsr_basicsr.archs.classifier import SampleClassifier
 from rsr_basicsr.archs.defended_arch import DefenseMixin
+from rsr_basicsr.catalog.choices import BUILTIN
 from rsr_basicsr.models.attacked_batches import AttackedBatches
 from rsr_basicsr.models.joint_loss import joint_loss
 from rsr_basicsr.models.resumed_schedule import Hyperparameters

@@ -26,10 +26,10 @@ from rsr_basicsr.archs.classifier import SampleClassifier, log_odds
 from rsr_basicsr.checkpoints import WholeCheckpoints
 from rsr_basicsr.metrics.detection import ScoredImage, best_temperature, error_table, rates
 from rsr_basicsr.models.running_means import RunningMeans
+from rsr_basicsr.ops.random_streams import random_streams_kept
 from rsr_basicsr.options.blocks import CalibrationOptions, ClassifierTrainOptions
 from rsr_basicsr.options.parsing import typed
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.random_streams import random_streams_kept
 
 _PREPARED_WITH = 256  # pairs
 _PARTS = ('clean', 'extra', 'lq', 'attacked')  # of a batch; the attacked images last

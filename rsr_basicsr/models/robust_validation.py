@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Subset
 
 from rsr_basicsr.metrics.inputs import is_higher_better
 from rsr_basicsr.models.image_validation import ImageValidation
+from rsr_basicsr.ops.random_streams import random_streams_kept
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.random_streams import random_streams_kept
 
 
 class RobustValidation(ImageValidation):

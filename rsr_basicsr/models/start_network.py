@@ -11,9 +11,9 @@ from basicsr.archs import build_network
 from torch import nn
 
 from rsr_basicsr.checkpoints import WholeCheckpoints
+from rsr_basicsr.ops.random_streams import random_streams_kept
 from rsr_basicsr.options.blocks import TrainerOptions, typed_options
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.random_streams import random_streams_kept
 
 
 class StartNetwork(WholeCheckpoints):

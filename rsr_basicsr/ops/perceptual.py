@@ -21,7 +21,7 @@ from torch import nn
 from rsr_basicsr.ops.frequency import without_autocast
 from rsr_basicsr.ops.local_contrast import LocalContrast
 from rsr_basicsr.utils.errors import WeightsError
-from rsr_basicsr.utils.registry import did_you_mean
+from rsr_basicsr.utils.hints import did_you_mean
 from rsr_basicsr.weights.backbones import cached_at, fetch_backbone
 from rsr_basicsr.weights.state_dict import load_state
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from rsr_basicsr.archs.classifier import BUILTIN
-from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS, DEFAULT_CLASSIFIER, GATES, UNTRAINED
+from rsr_basicsr.archs.defense import CLASSIFIERS, DECISIONS
 from rsr_basicsr.archs.frequency_classifier_arch import POOL_BY
 from rsr_basicsr.attacks.problem import ATTACK_PRECISIONS
+from rsr_basicsr.catalog.choices import BUILTIN, DEFAULT_CLASSIFIER, GATES, UNTRAINED
 from rsr_basicsr.ops.tiled import OVERLAP
 from rsr_basicsr.options.attack_blocks import DIAGONAL, PIXELS, AttackOptions, ValAttackOptions
 from rsr_basicsr.options.parsing import Block, OpenBlock, key, typed

@@ -11,7 +11,7 @@ from basicsr.utils.registry import Registry
 from rsr_basicsr.options.messages import MissingKey, Problems
 from rsr_basicsr.options.parsing import refuse_unknown
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.registry import did_you_mean, nearest
+from rsr_basicsr.utils.hints import did_you_mean, nearest
 
 #: How similar two names are, from 0 to 1, of which one counts as the other misspelt
 ALIKE = 0.8

@@ -16,7 +16,7 @@ from rsr_basicsr.options.networks import check_network
 from rsr_basicsr.options.parsing import OpenBlock, parse_open
 from rsr_basicsr.options.types import Count, Keys
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
-from rsr_basicsr.utils.registry import did_you_mean
+from rsr_basicsr.utils.hints import did_you_mean
 
 
 def read_options(path: str, stage: str) -> dict[str, Any]:

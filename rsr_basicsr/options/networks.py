@@ -14,7 +14,8 @@ from basicsr.utils.registry import ARCH_REGISTRY
 
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
-from rsr_basicsr.archs.defense import UNTRAINED
+from rsr_basicsr.catalog.choices import UNTRAINED
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.calls import check_call, registered
@@ -23,7 +24,6 @@ from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.parsing import parse_block, parse_keys, parse_open, refuse_unknown
 from rsr_basicsr.options.types import ExistingFile
 from rsr_basicsr.utils.errors import OptionsError, WeightsError, in_one_line
-from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.spandrel_network import SPANDREL
 from rsr_basicsr.weights.state_dict import (
     entry_taken,

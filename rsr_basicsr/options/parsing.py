@@ -17,7 +17,7 @@ from pydantic_core import PydanticCustomError, core_schema
 from rsr_basicsr.options.messages import MissingKey, Problems, SeveralProblems
 from rsr_basicsr.options.types import refusal, shown
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.registry import did_you_mean, nearest
+from rsr_basicsr.utils.hints import did_you_mean, nearest
 
 #: Keys that BasicSR's parser adds to the top level: no file has them, so none is misspelt
 ADDED_BY_BASICSR = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume')

@@ -16,6 +16,7 @@ from rsr_basicsr.attacks import PGD, Attack, RandomNoise, WorstOf
 from rsr_basicsr.benchmark.matrix import GATE_SETTINGS, every_gate_setting, is_random, upscaled_under
 from rsr_basicsr.benchmark.measure import environment
 from rsr_basicsr.benchmark.options import decides
+from rsr_basicsr.catalog.choices import DEFAULT_CROP, DEFAULT_EPS, DEFAULT_IMAGES, DEFAULT_STEPS
 from rsr_basicsr.inference.upscaler import device_of
 from rsr_basicsr.metrics.stability_metric import calculate_stability
 from rsr_basicsr.ops.tiled import Padded, windows_of
@@ -26,7 +27,6 @@ from rsr_basicsr.utils.progress import progress_bar
 from rsr_basicsr.weights.spandrel_network import architecture_of
 from rsr_basicsr.weights.state_dict import digest
 
-DEFAULT_EPS, DEFAULT_STEPS, DEFAULT_CROP, DEFAULT_IMAGES = (2, 8), 20, 64, 8  # defaults
 MASK_SEEDS = 0, 1, 2  # under each of which the outputs of a random network are measured
 BORDER = 4  # pixels of the output that stability leaves out, as in the benchmark
 _EQUAL = 100.0  # dB, for equal outputs, as in the benchmark

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
 import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -66,20 +64,6 @@ def read_regular(path: Path) -> bytes:
     """
     check_regular(path)
     return path.read_bytes()
-
-
-def untrusted_json(text: str) -> Any:
-    """The value of a text in JSON that may come from anywhere.
-
-    Raises:
-        ValueError: it is no JSON, is nested too deeply, or holds half of a character, which could not be written again.
-    """
-    try:
-        value = json.loads(text)
-        json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        raise ValueError('it is nested too deeply') from None
-    return value
 
 
 def read_text(path: Path) -> str:

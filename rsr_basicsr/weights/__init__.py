@@ -1,6 +1,7 @@
 """Weight files: official weights, fetched and verified, and any state dict, read without running code from the file."""
 
-from rsr_basicsr.weights.official import WEIGHTS, Weights, default_folder, fetch, find
+from rsr_basicsr.catalog.weights import WEIGHTS, Weights, default_folder, find
+from rsr_basicsr.weights.official import fetch
 from rsr_basicsr.weights.state_dict import digest, entries, load_network, load_state, read_file
 
 __all__ = [

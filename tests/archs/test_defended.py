@@ -16,8 +16,8 @@ from rsr_basicsr import MaskPoint, defend, register_defended
 from rsr_basicsr.archs import CDC
 from rsr_basicsr.archs.defended_arch import MaskPlace
 from rsr_basicsr.archs.frequency_mask_arch import repeatable_mask
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.ops.frequency import dct2, idct2
-from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.state_dict import load_state
 
 

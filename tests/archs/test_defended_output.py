@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from rsr_basicsr import defend
 from rsr_basicsr.archs import CDC
 from rsr_basicsr.attacks import IFGSM
-from rsr_basicsr.weights.official import WEIGHTS
+from rsr_basicsr.catalog.weights import WEIGHTS
 
 
 @pytest.mark.parametrize('gate', ['classifier', 'soft', 'always', 'never'])

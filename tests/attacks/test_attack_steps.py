@@ -20,7 +20,7 @@ from rsr_basicsr.attacks import (
     worst_of,
 )
 from rsr_basicsr.attacks.constraints import Band
-from rsr_basicsr.weights.official import WEIGHTS
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.weights.state_dict import load_network
 
 

@@ -10,11 +10,12 @@ from benchmark_plane import known_records, plane_results
 from benchmark_records import WORDS, Page
 from benchmark_runs import benchmark
 from rsr_basicsr.benchmark.options import check_benchmark
-from rsr_basicsr.benchmark.report.entries import cards, read_cards
-from rsr_basicsr.benchmark.report.leaderboard import as_leaderboard
+from rsr_basicsr.benchmark.report.entries import cards
 from rsr_basicsr.benchmark.report.page import write_report
 from rsr_basicsr.benchmark.report.warnings import warnings
 from rsr_basicsr.cli import main
+from rsr_basicsr.leaderboard.entries import read_cards
+from rsr_basicsr.leaderboard.table import as_leaderboard
 from rsr_basicsr.utils.errors import OptionsError
 
 FIGURE = {'attack': 'Better|PGD', 'source': 'https://example.org/<b>', 'eps': 8, 'stability': 9.5}

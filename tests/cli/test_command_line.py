@@ -57,6 +57,43 @@ def test_the_version_names_the_host_too():
     assert rsr_basicsr.__version__ in printed and 'BasicSR 1.' in printed and 'torch 2.' in printed
 
 
+@pytest.mark.parametrize(
+    'words, completed',
+    [('up', 'upscale'), ('upscale --ga', '--gate'), ('upscale --gate al', 'always'), ('upscale sub', 'subfolder')],
+)
+def test_completion_in_bash(words, completed, tmp_path):
+    (tmp_path / 'subfolder').mkdir()
+    script = tmp_path / 'completion.bash'
+    script.write_text(
+        subprocess.run(
+            [sys.executable, '-m', 'rsr_basicsr.cli', '--print-completion', 'bash'],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    )
+    given = words.split()
+    offered = subprocess.run(
+        [
+            'bash',
+            '-c',
+            f'source {script}; COMP_WORDS=(rsr {words}); COMP_CWORD={len(given)}; _shtab_rsr; echo "${{COMPREPLY[@]}}"',
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    ).stdout
+    assert completed in offered.split()
+
+
+def test_completion_without_shtab(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'shtab', None)
+    with pytest.raises(SystemExit):
+        main(['--print-completion', 'zsh'])
+    assert 'pip install shtab' in capsys.readouterr().err
+
+
 def test_progress_in_a_file_is_lines_now_and_then(capsys, monkeypatch):
     now = [0.0]
     monkeypatch.setattr('tqdm.std.time', lambda: now[0])

@@ -6,9 +6,9 @@ from basicsr.archs import build_network
 from torch import nn
 
 from helpers import SMALL_NETWORKS, paired_options, train
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.inference.recognition import open_network, open_with_options, recognise
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
-from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.state_dict import load_state
 
 COMPACT = SMALL_NETWORKS['SRVGGNetCompact']

@@ -11,10 +11,10 @@ from PIL import Image
 
 from helpers import SMALL_NETWORKS
 from rsr_basicsr.attacks import PGD
+from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.cli import main
 from rsr_basicsr.inference.image_io import LoadedImage, read_image, write_image
 from rsr_basicsr.inference.upscaler import Upscaler
-from rsr_basicsr.weights.official import WEIGHTS
 from rsr_basicsr.weights.state_dict import load_state
 
 

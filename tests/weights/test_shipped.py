@@ -6,12 +6,13 @@ import pytest
 import torch
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 
+from rsr_basicsr.catalog import weights as catalog
 from rsr_basicsr.cli import main
 from rsr_basicsr.inference.recognition import open_network
 from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights import official
 
-NAMES = [name for name, weights in official.WEIGHTS.items() if weights.url is None]
+NAMES = [name for name, weights in catalog.WEIGHTS.items() if weights.url is None]
 
 
 def test_there_are_defended_weights():
@@ -20,7 +21,7 @@ def test_there_are_defended_weights():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_file_is_that_of_the_table(name):
-    weights, path = official.WEIGHTS[name], official.fetch(name)
+    weights, path = catalog.WEIGHTS[name], official.fetch(name)
     assert path.stat().st_size == weights.size < 5e6 and official.file_sha256(path) == weights.sha256
     card = path.with_suffix('.md').read_text(encoding='utf-8')
     assert all(word in card for word in ('BSD 3-Clause', 'Xintao Wang', 'options/', 'BSDS500', 'Limits'))
@@ -29,7 +30,7 @@ def test_file_is_that_of_the_table(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_basicsr_and_spandrel_read_it(name):
     spandrel = pytest.importorskip('spandrel')
-    options, path = dict(official.WEIGHTS[name].network), official.fetch(name)
+    options, path = dict(catalog.WEIGHTS[name].network), official.fetch(name)
     assert options.pop('type') == 'SRVGGNetCompact'
     net = SRVGGNetCompact(**options).eval()
     net.load_state_dict(torch.load(path, weights_only=True)['params'])
@@ -49,7 +50,7 @@ def test_command_copies_and_verifies(tmp_path, capfd, monkeypatch):
     assert copied.read_bytes() == official.fetch('defended-general-x4v3').read_bytes()
     copied.write_bytes(b'damaged')
     assert main(['weights', 'defended-general-x4v3', '-o', str(tmp_path)]) == 0
-    assert official.file_sha256(copied) == official.WEIGHTS['defended-general-x4v3'].sha256
+    assert official.file_sha256(copied) == catalog.WEIGHTS['defended-general-x4v3'].sha256
     copied.unlink()
     monkeypatch.setattr(official, 'SHIPPED', tmp_path / 'other')
     (tmp_path / 'other').mkdir()

@@ -3,8 +3,8 @@
 import pytest
 from weights_files import NAME, files
 
+from rsr_basicsr.catalog import weights as catalog
 from rsr_basicsr.cli import main
-from rsr_basicsr.weights import official
 
 
 def test_command_prints_only_the_paths(server, entry, tmp_path, capfd):
@@ -39,4 +39,4 @@ def test_command_refuses_before_it_fetches(argv, hint, tmp_path, capfd):
 def test_command_lists(capfd):
     assert main(['weights', '--list']) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(official.WEIGHTS)
+    assert [line.split()[0] for line in lines] == list(catalog.WEIGHTS)

@@ -9,8 +9,9 @@ from typing import Any
 
 from rsr_basicsr.benchmark.names import STABILITY
 from rsr_basicsr.benchmark.plane import LevelResult, Plane, of_images
-from rsr_basicsr.benchmark.report.tables import EMPTY, escaped, gain_of, markdown_table, metric_title, signed, written
+from rsr_basicsr.benchmark.report.tables import gain_of, metric_title, signed, written
 from rsr_basicsr.benchmark.summary import MetricEstimate, Results, Subject
+from rsr_basicsr.utils.markdown import EMPTY, escaped, markdown_table
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from rsr_basicsr.benchmark.cards import described, external_of
 from rsr_basicsr.benchmark.gate import gate_result
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.report import charts
@@ -29,6 +28,7 @@ from rsr_basicsr.benchmark.report.gallery import NO_VALUE, gallery
 from rsr_basicsr.benchmark.report.plane_section import equal_sharpness_section
 from rsr_basicsr.benchmark.report.tables import unit, written
 from rsr_basicsr.benchmark.summary import ResultRow, Results, Subject
+from rsr_basicsr.leaderboard.external import described, external_of
 from rsr_basicsr.metrics.inputs import needs
 from rsr_basicsr.utils.files import write_whole
 

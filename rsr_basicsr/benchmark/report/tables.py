@@ -13,6 +13,7 @@ from typing import Any
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.summary import ResultRow, Results
 from rsr_basicsr.metrics.stability_metric import rms_gain
+from rsr_basicsr.utils.markdown import EMPTY, escaped, markdown_table
 
 COLUMNS = (
     'dataset',
@@ -30,7 +31,6 @@ COLUMNS = (
     'images',
     'failed',
 )
-EMPTY = '-'
 LEGEND = (
     'Stability: PSNR between the outputs for the attacked and the clean image, under the worst attack per image, in '
     'dB, [95 % interval]; higher is better. ×: its gain, the root mean square change of the output relative to eps: '
@@ -195,13 +195,6 @@ def as_markdown(
     return '\n'.join(parts) + '\n'
 
 
-def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first line holds the column names."""
-    head, *body = [[escaped(cell) for cell in line] for line in lines]
-    rule = ['---', *['---:'] * (len(head) - 1)]
-    return '\n'.join(f'| {" | ".join(line)} |' for line in [head, rule, *body])
-
-
 def _number(results: Results, metric: str, row: ResultRow) -> str:
     found = row.estimates.get(metric)
     return EMPTY if found is None else written(results.metrics[metric], found.mean)
@@ -222,21 +215,3 @@ def _flagged(rows: Sequence[ResultRow]) -> str:
 
 def _rounded(number: float) -> float:
     return round(number, _DIGITS) + 0.0  # no minus zero
-
-
-def escaped(text: str) -> str:
-    """Escape text for Markdown and for HTML inside it."""
-    table: dict[str, str | int | None] = {
-        '\\': '\\\\',
-        '|': '\\|',
-        '*': '\\*',
-        '_': '\\_',
-        '`': '\\`',
-        '[': '\\[',
-        '#': '\\#',
-        '<': '&lt;',
-        '>': '&gt;',
-        '&': '&amp;',
-        '\n': ' ',
-    }
-    return str(text).translate(str.maketrans(table))

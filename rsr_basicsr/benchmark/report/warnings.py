@@ -9,15 +9,15 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from rsr_basicsr.archs.defense import UNTRAINED
 from rsr_basicsr.attacks import Attack, Measurement, Perceptual, build_attack, masking_alarms
 from rsr_basicsr.attacks.objectives import DEFAULT_MEASURE, PERCEPTUAL_TO
-from rsr_basicsr.benchmark.cards import described, external_of, worst_external
 from rsr_basicsr.benchmark.names import NO_DEFENSE, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.plane import Plane
 from rsr_basicsr.benchmark.report.equal_sharpness import no_rows
 from rsr_basicsr.benchmark.report.plane_verdict import insignificant
 from rsr_basicsr.benchmark.summary import Results, Subject
+from rsr_basicsr.catalog.choices import UNTRAINED
+from rsr_basicsr.leaderboard.external import described, external_of, worst_external
 
 _FEW = 10  # images
 _MEANT = {'standard': 50, 'adaptive': 50}  # protocol -> the images it is meant for

@@ -3,14 +3,8 @@
 import pytest
 from basicsr.utils.registry import Registry
 
-from rsr_basicsr.utils.registry import (
-    TypeRegistry,
-    check_arguments,
-    did_you_mean,
-    nearest,
-    parameters_of,
-    take_type,
-)
+from rsr_basicsr.ops.registry import TypeRegistry, check_arguments, parameters_of, take_type
+from rsr_basicsr.utils.hints import did_you_mean, nearest
 
 
 class Base:

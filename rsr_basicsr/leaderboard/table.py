@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rsr_basicsr.archs.defense import UNTRAINED
-from rsr_basicsr.benchmark.cards import described, external_of, worst_external
-from rsr_basicsr.benchmark.names import CARD
-from rsr_basicsr.benchmark.report.tables import EMPTY, escaped, markdown_table
+from rsr_basicsr.catalog.choices import UNTRAINED
+from rsr_basicsr.leaderboard.entries import CARD
+from rsr_basicsr.leaderboard.external import described, external_of, worst_external
+from rsr_basicsr.utils.markdown import EMPTY, escaped, markdown_table
 
 
 def as_leaderboard(entries: Sequence[Mapping[str, Any]]) -> str:

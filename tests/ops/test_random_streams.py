@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from rsr_basicsr.utils.random_streams import random_state, set_random_state
+from rsr_basicsr.ops.random_streams import random_state, set_random_state
 
 
 def test_random_streams_are_restored(tmp_path):
