@@ -19,7 +19,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks import Attack, DetectorAware, Universal, WorstOf, build_attack, worst_of
 from rsr_basicsr.benchmark.images import BenchmarkImage, open_dataset
 from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE
-from rsr_basicsr.benchmark.options import applicable, decides, detector_has_gradient
+from rsr_basicsr.benchmark.options import applicable, decides, detector_has_gradient, parameter_counts
 from rsr_basicsr.catalog.choices import UNTRAINED
 from rsr_basicsr.defenses import build_defense
 from rsr_basicsr.ops.tiled import OVERLAP, Padded, defenses, upscale
@@ -206,7 +206,7 @@ class Matrix:
         return {
             'fingerprint': hashlib.sha256(identity.encode()).hexdigest(),
             'type': getattr(net, 'architecture', options['type']),
-            'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
+            **parameter_counts(net),
             'weights': weights and osp.basename(weights),
             'sha256': file and _sha256(file),
             'decides': decides(net),

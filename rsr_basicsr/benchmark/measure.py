@@ -7,6 +7,7 @@ import platform
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from statistics import fmean
 from typing import Any
 
@@ -61,6 +62,7 @@ class Bench:
             facts=self.matrix.facts[cell.network],
             attack_options=self.options['attacks'].get(cell.attack, {}),
             environment=environment(self.matrix.device),
+            started=datetime.fromtimestamp(started, timezone.utc).isoformat(timespec='seconds'),
         )
         try:
             found = self._measured(cell)

@@ -140,6 +140,14 @@ def decides(net: nn.Module) -> bool:
     return any(defense.gate in ('classifier', 'soft') for defense in defenses(net))
 
 
+def parameter_counts(net: nn.Module) -> dict[str, int]:
+    """Number of parameters of a network without its defence, and of its detector; 0 where that decides nothing."""
+    counts = {True: 0, False: 0}
+    for name, parameter in net.named_parameters():
+        counts['defense.' in name] += parameter.numel()
+    return {'parameters': counts[False], 'detector_parameters': counts[True] if decides(net) else 0}
+
+
 def detector_has_gradient(net: nn.Module) -> bool:
     """Whether an attack can follow the gradient of the network's detector; False without one."""
     return decides(net) and all(cast(Any, defense.classifier).has_gradient for defense in defenses(net))

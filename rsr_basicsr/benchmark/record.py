@@ -44,6 +44,7 @@ class Record:
         attack_options: options block of the attack.
         facts: ``fingerprint``, ``parameters``, ``type`` and ``card`` of the network.
         seconds: duration of the measurement.
+        started: when it began, ISO 8601 in UTC; empty in records of earlier versions.
         environment: versions and device.
         gallery: ``lq``, ``sr`` and, for clean images, ``gt`` -> image file, relative to the folder of the run; large
             images are cropped to the centre.
@@ -69,6 +70,7 @@ class Record:
     attack_options: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    started: str = ''
     environment: dict[str, str] = field(default_factory=dict)
     gallery: dict[str, str] = field(default_factory=dict)
 
@@ -144,6 +146,7 @@ def _is_sound(record: Record) -> bool:
         record.error,
         record.content,
         record.worst or '',
+        record.started,
     )
     blocks = (
         record.values,
@@ -159,8 +162,9 @@ def _is_sound(record: Record) -> bool:
         and all(isinstance(block, dict) for block in blocks)
         and is_number(record.eps)
         and record.eps >= 0
+        and is_number(record.seconds)
         and _is_attack(record.attack_options)
-        and is_number(record.facts.get('parameters', 0))
+        and all(is_number(record.facts.get(key, 0)) for key in ('parameters', 'detector_parameters'))
         and isinstance(record.facts.get('card', {}), dict)
         and all(
             isinstance(text, str) for block in (record.environment, record.metric_errors) for text in block.values()

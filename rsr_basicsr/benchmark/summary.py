@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
+from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.record import Record
 from rsr_basicsr.metrics.detection import roc_auc
 from rsr_basicsr.metrics.inputs import is_higher_better
@@ -28,7 +28,7 @@ class MetricEstimate:
         low, high: 95 % interval of the mean, by bootstrap over the images; both equal the mean for a single image.
         worst: worst value over images and mask seeds.
         spread: standard deviation over the images; 0 for a single image.
-        seed_spread: standard deviation over the mask seeds, averaged over the images.
+        seed_spread: standard deviation over the mask seeds, averaged over the images; None if one seed was measured.
         count: number of images.
     """
 
@@ -37,7 +37,7 @@ class MetricEstimate:
     high: float
     worst: float
     spread: float
-    seed_spread: float
+    seed_spread: float | None
     count: int
 
 
@@ -222,6 +222,13 @@ class Results:
         ]
 
 
+def is_interpolation(results: Results, subject: Subject) -> bool:
+    """Whether a subject is plain interpolation, which is a reference and no network to compare."""
+    return subject.defense == NO_DEFENSE and any(
+        record.network == subject.network and record.facts.get('type') == 'Interpolation' for record in results.records
+    )
+
+
 def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -> MetricEstimate:
     """Estimate a metric over images.
 
@@ -238,7 +245,7 @@ def estimate(values: Sequence[Sequence[float]], higher_is_better: bool = True) -
         high=high,
         worst=min(every) if higher_is_better else max(every),
         spread=float(means.std(ddof=1)) if len(means) > 1 else 0.0,
-        seed_spread=fmean(float(np.std(numbers)) for numbers in values),
+        seed_spread=fmean(float(np.std(numbers)) for numbers in values) if max(map(len, values)) > 1 else None,
         count=len(means),
     )
 

@@ -14,6 +14,7 @@ from rsr_basicsr.utils.untrusted import is_number, untrusted_json
 #: Keys of a network's ``card`` that an entry shows
 CARD = ('authors', 'link', 'note')
 _TEXTS = ('network', 'defense', 'protocol', 'protocol_digest', 'dataset', 'images_digest')
+_COUNTS = ('images', 'parameters', 'detector_parameters', 'false_alarms', 'failed')
 _NUMBERS = 3  # per estimate: mean and both ends of its interval
 
 
@@ -57,7 +58,7 @@ def _is_sound(entry: Mapping[str, Any]) -> bool:
         all(isinstance(text, str) for text in texts)
         and all(len(each) == _NUMBERS and all(map(is_number, each)) for each in numbers)
         and all(isinstance(each, list) and all(isinstance(text, str) for text in each) for each in lists)
-        and all(is_number(entry.get(key) or 0) for key in ('images', 'parameters', 'false_alarms', 'failed'))
+        and all(is_number(entry.get(key) or 0) for key in _COUNTS)
         and all(is_number(float(eps)) for eps in entry['stability'])
         and all(map(is_external, entry.get('external') or []))
         and ('equal_sharpness' not in entry or _is_sharp(entry['equal_sharpness']))

@@ -74,7 +74,7 @@ def _table(group: Sequence[Mapping[str, Any]]) -> str:
                 entry['network'],
                 entry['defense'],
                 *(cell(entry) for cell in sharp.values()),
-                f'{entry.get("parameters", 0) / 1e6:.2f} M',
+                _parameters(entry),
                 *(_formatted(entry['clean'].get(name), 2, False) for name in metrics),
                 *(_formatted(entry['stability'].get(eps), 1, True) for eps in strengths),
                 *([_external(entry)] if external else []),
@@ -145,6 +145,12 @@ def _external(entry: Mapping[str, Any]) -> str:
     measured = entry['stability'].get(f'{figure["eps"]:g}')
     lower = measured and figure['stability'] < measured[0]
     return described(figure) + (', counts: lower than measured' if lower else '')
+
+
+def _parameters(entry: Mapping[str, Any]) -> str:
+    """Parameters of the network, and those of its detector."""
+    detector = entry.get('detector_parameters') or 0
+    return f'{(entry.get("parameters") or 0) / 1e6:.2f} M' + (f' + {detector / 1e6:.2f} M' if detector else '')
 
 
 def _formatted(numbers: Sequence[float] | None, digits: int, interval: bool) -> str:

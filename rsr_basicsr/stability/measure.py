@@ -15,7 +15,7 @@ from rsr_basicsr.archs import Interpolation
 from rsr_basicsr.attacks import PGD, Attack, RandomNoise, WorstOf
 from rsr_basicsr.benchmark.matrix import GATE_SETTINGS, every_gate_setting, is_random, upscaled_under
 from rsr_basicsr.benchmark.measure import environment
-from rsr_basicsr.benchmark.options import decides
+from rsr_basicsr.benchmark.options import decides, parameter_counts
 from rsr_basicsr.catalog.choices import DEFAULT_CROP, DEFAULT_EPS, DEFAULT_IMAGES, DEFAULT_STEPS
 from rsr_basicsr.inference.upscaler import device_of
 from rsr_basicsr.metrics.stability_metric import calculate_stability
@@ -207,7 +207,7 @@ def _facts(net: nn.Module) -> dict[str, Any]:
     state = {key: value.cpu() for key, value in net.state_dict().items()}
     return {
         'type': architecture_of(net),
-        'parameters': sum(p.numel() for key, p in net.named_parameters() if 'defense.' not in key),
+        **parameter_counts(net),
         'digest': digest(state),
         'detector': decides(net),
     }

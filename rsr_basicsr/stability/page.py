@@ -126,8 +126,10 @@ def _crop(one: MeasuredCrop, maps: Mapping[int, tuple[np.ndarray, int]]) -> dict
 
 def _protocol(result: StabilityResult) -> dict[str, str]:
     settings, facts = result.settings, result.facts
+    number = facts['detector_parameters']
+    detector = f' and {number:,} of its detector' if number else ''
     return {
-        'Network': f'{result.network}: {facts["type"]}, {facts["parameters"]:,} parameters, upscales by '
+        'Network': f'{result.network}: {facts["type"]}, {facts["parameters"]:,} parameters{detector}, upscales by '
         f'{facts["scale"]}; SHA-256 of its tensors {facts["digest"]}',
         'Crops': f'{settings["crops"]} of {settings["images"]} images: the most textured windows of '
         f'{settings["crop"]} × {settings["crop"]} pixels, without overlap; smaller images whole',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from rsr_basicsr.utils.errors import OptionsError
 _LOCK_TIMEOUT = 10  # seconds
 _PART, _KEPT = '.part', 100  # ending of a file that is being written, characters of its name that are kept
 _ABANDONED = 3600  # seconds
+_ABSOLUTE = re.compile(r'(/|~/|[A-Za-z]:[/\\]|\\\\)[^\n]*[^/\\\n][/\\]?')
+_ABSOLUTE_WORD = re.compile(r'(?<![\w.:/\\~])(/|~/|[A-Za-z]:[/\\])[^\s;,\'"()\[\]]*[^\s;,\'"()\[\]:.]')
 
 
 def check_new(path: Path | None, overwrite: bool = False, made: Path | None = None) -> None:
@@ -64,6 +67,13 @@ def read_regular(path: Path) -> bytes:
     """
     check_regular(path)
     return path.read_bytes()
+
+
+def without_folders(text: str) -> str:
+    """A text for readers elsewhere: absolute paths, the whole text or words of it, are reduced to their last parts."""
+    if _ABSOLUTE.fullmatch(text) and ': ' not in text:
+        return re.split(r'[/\\]', text.rstrip('/\\'))[-1]
+    return _ABSOLUTE_WORD.sub(lambda found: without_folders(found[0]), text)
 
 
 def read_text(path: Path) -> str:

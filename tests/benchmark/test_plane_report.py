@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from xml.etree import ElementTree
@@ -58,7 +59,7 @@ def test_verdict_starts_at_equal_sharpness():
     ]
     assert said[1].startswith('Set6: attacked at 8/255, bad at the sharpness of old (blend 0.95) has LPIPS 0.555')
     assert said[1].endswith('], no better than old.')
-    assert said[5].startswith('Set6, each at its own sharpness: at eps 8')
+    assert said[5].startswith('Set6, each at its own sharpness: attacked at 8/255, the output of old keeps 15.0 dB')
     assert 'blend' not in ' '.join(said[5:])
 
 
@@ -115,16 +116,17 @@ def test_page_starts_with_equal_sharpness(page_of):
     headings = re.findall('<h2>(.*?)</h2>', page.source)
     assert headings.index('Robustness at equal sharpness') < headings.index('Results')
     assert 'Distance: LPIPS (metric lpips).' in page.text
-    rows = page.body('Set6: at the sharpness of old')[1:]  # without the groups of columns
-    assert [row[0:1] + row[2:3] for row in rows] == [
+    rows = page.body('Set6: at the sharpness of old, eps 8')[1:]  # without the groups of columns
+    assert [[row[0], row[6]] for row in rows] == [
         ['old', '1.00'],
         ['new', '0.90'],
         ['bad', '0.95'],
         ['blurry', 'not reached'],
     ]
-    assert rows[1][3].startswith('0.420 [') and rows[1][4].startswith('-0.080 [') and rows[0][4] == '–'
-    assert re.fullmatch(r'21\.00 \[\d\d\.\d\d, \d\d\.\d\d\] ×2\.84', rows[1][5])
-    assert rows[3][3:] == ['–'] * (len(rows[3]) - 3)
+    assert rows[1][2].startswith('0.420 [') and rows[1][3].startswith('-0.080 [') and rows[0][3] == '–'
+    assert re.fullmatch(r'21\.00 \[\d\d\.\d\d, \d\d\.\d\d\] ×2\.84', rows[1][1])
+    assert rows[3][1:6] == ['–'] * 5 and rows[3][7].startswith('0.460 [')
+    assert len(page.body('Set6: at the sharpness of old, eps 2')) == len(rows) + 1
     blends = page.body('Set6: as they are')[1:]
     assert [row[0] for row in blends] == ['old + jpeg', 'new', 'bad', 'blurry']
     assert blends[0][1] == '0.460' and blends[0][2].startswith('0.560') and blends[0][3].startswith('0.535')
@@ -151,6 +153,39 @@ def test_tables_for_people_and_programs(tmp_path):
     assert new['difference']['mean'] == pytest.approx(-0.08)
     report = (tmp_path / 'report.md').read_text()
     assert report.index('attacked at 8/255, new at') < report.index('at equal sharpness\n') < report.index('## Set6')
+
+
+def test_files_to_share_name_no_folder(tmp_path):
+    records = [
+        dataclasses.replace(record, started=f'2026-11-2{6 + number % 2}T10:00:00+00:00', seconds=30.0)
+        for number, record in enumerate(known_records())
+    ]
+    records.append(dataclasses.replace(records[-1], key='lost', image='lost', error='OSError: /home/ada/x y/a.png: no'))
+    results = plane_results(records)
+    options = {
+        **results.options,
+        'description': 'Mine. Changed: datasets:Set6:dataroot_gt=/home/ada/photos.',
+        'networks': {'old': {'type': 'EDSR', 'weights': '/home/ada/my nets/old.pth'}},
+        'datasets': {'Set6': {'dataroot_gt': 'C:\\home\\ada\\photos', 'meta_info': '~/home/meta.txt'}},
+        'attacks': {},
+        'eps': [2, 8],
+        'seed': 0,
+        'mask_seeds': [0],
+    }
+    write_results(tmp_path, records, options)
+    texts = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert set(texts) == {'report.html', 'report.md', 'results.json', 'results.csv', 'cards.jsonl'}
+    assert [name for name, text in texts.items() if re.search(r'home|\bada\b', text)] == []
+    protocol = json.loads(texts['results.json'])['protocol']
+    assert (
+        'weights old.pth' in protocol['Networks']
+        and 'dataroot_gt photos, meta_info meta.txt' in protocol['Images Set6']
+    )
+    assert protocol['Date'] == '2026-11-26 to 2026-11-27'
+    minutes = len(records) / 2
+    assert protocol['Run time'].startswith(
+        f'{int(minutes // 60)}:{int(minutes % 60):02}:{30 * (len(records) % 2):02} ('
+    )
 
 
 @needs_matplotlib

@@ -18,21 +18,35 @@ ASK = """
                 charts: [...document.querySelectorAll('svg')].every((s) => s.getBoundingClientRect().height > 100)};
   document.querySelector('.switch input').click();
   said.after = seen();
-  const stage = document.querySelector('.stage');
+  const stage = document.querySelector('.compare .stage');
   const range = stage.querySelector('input');
   range.value = 70;
   range.dispatchEvent(new Event('input'));
   said.clip = getComputedStyle(stage.querySelector('.over:not([hidden])')).clipPath;
   said.focus = (range.focus(), document.activeElement === range);
-  const first = () => [...document.querySelectorAll('#results tbody tr')].map((row) => row.cells[0].innerText).join();
+  const body = document.querySelector('#results tbody');
+  const first = () => [...body.rows].map((row) => row.cells[0].innerText).join();
   const heading = (n) => document.querySelectorAll('#results th[data-sort]')[n];
   const press = (n) => {
     heading(n).querySelector('button').click();
     return `${heading(n).getAttribute('aria-sort')}: ${first()}`;
   };
   said.names = `${press(0)}; ${press(0)}`;
-  said.numbers = `${press(4)}; ${press(4)}`;
-  said.missing = `${press(7)}; ${press(7)}`;
+  said.numbers = `${press(2)}; ${press(2)}`;
+  const pair = document.querySelector('.pair');
+  const part = (name) => pair.querySelector(`.${name}`);
+  const choose = (name, value) => { part(name).value = value; part(name).dispatchEvent(new Event('change')); };
+  const shows = () => ['under', 'over'].map((layer) => part(layer).alt.replace(/^first, /, '')).join(' | ');
+  said.pair = shows();
+  said.choices = [...part('left').options].map((option) => option.value).join();
+  choose('left', 'original');
+  choose('right', 'c, clean');
+  said.chosen = shows();
+  choose('mode', 'difference');
+  said.blend = getComputedStyle(part('over')).mixBlendMode;
+  choose('zoom', '4');
+  said.zoom = part('stage').clientWidth / part('window').clientWidth;
+  said.links = [...document.querySelectorAll('nav a')].every((a) => document.querySelector(a.getAttribute('href')));
   said.sorted = document.querySelectorAll('#results [aria-sort]').length;
   return said;
 """
@@ -63,16 +77,23 @@ def test_page_in_a_browser(width, tmp_path):
     assert (said['before'], said['after']) == ('8', '2')
     assert (said['clip'], said['focus']) == ('inset(0px 0px 0px 70%)', 'true')
     assert said['names'] == 'ascending: a,b,c; descending: c,b,a'
-    # Stability rises in the order b, c, a; only c has a detector, and what is missing keeps its order.
+    # Stability rises in the order b, c, a.
     assert said['numbers'] == 'ascending: b,c,a; descending: a,c,b'
-    assert said['missing'] == 'ascending: c,a,b; descending: c,a,b'
     assert said['sorted'] == '1'
+    # The first network and the most stable one, under the strongest attack.
+    assert said['pair'] == 'output of b under attack, eps 8/255 | output of a under attack, eps 8/255'
+    assert said['choices'] == 'clean input,original,' + ','.join(
+        f'{name}, {state}' for name in 'bca' for state in ('clean', 'eps 2', 'eps 8')
+    )
+    assert said['chosen'] == 'high-resolution original | output of c for the clean input'
+    assert (said['blend'], said['links']) == ('difference', 'true')
+    assert float(said['zoom']) == pytest.approx(4, abs=0.05)
 
 
 ASK_PLANE = """
   const section = document.querySelector('#equal-sharpness');
   const first = () => [...section.querySelector('tbody').rows].map((row) => row.cells[0].innerText).join();
-  const press = () => { section.querySelectorAll('th[data-sort] button')[3].click(); return first(); };
+  const press = () => { section.querySelectorAll('th[data-sort] button')[2].click(); return first(); };
   return {width: document.documentElement.scrollWidth, before: first(), rising: press(), falling: press(),
           charts: [...section.querySelectorAll('svg')].filter((s) => s.clientHeight > 100).length,
           first: document.querySelector('main section').id};
@@ -89,3 +110,24 @@ def test_equal_sharpness_in_a_browser(width, tmp_path):
     # By the distance under attack; a network that does not reach the sharpness goes last.
     assert said['before'] == 'old,new,bad,blurry'
     assert (said['rising'], said['falling']) == ('new,old,bad,blurry', 'bad,old,new,blurry')
+
+
+WIDE = """
+  const wide = (part) => part.scrollWidth > part.clientWidth;
+  const [first] = document.querySelectorAll('main section .scroll');
+  const box = first.querySelectorAll('tbody td')[0].getBoundingClientRect();
+  return {table: wide(first), page: wide(document.documentElement),
+          heading: first.querySelectorAll('thead tr')[1].cells[1].innerText,
+          visible: box.left < innerWidth && box.right <= innerWidth};
+"""
+
+
+@pytest.mark.parametrize('width', [390, 1280, 1920])
+@pytest.mark.parametrize('kind', ['overview', 'equal sharpness'])
+def test_main_table_fits(width, kind, tmp_path):
+    names = ('realesr-general-x4v3', 'defended-general-x4v3', 'bicubic')
+    results = results_of(make_records(networks=names)) if kind == 'overview' else plane_results(known_records())
+    said = ask_page(write_report(tmp_path / 'page.html', results, tmp_path, **WORDS), WIDE, width)
+    assert said['page'] == 'false' and (width < 1280 or said['table'] == 'false')
+    # A phone shows the stability beside the names, without scrolling.
+    assert said['visible'] == 'true' and said['heading'].startswith('eps 2' if kind == 'overview' else 'stability')

@@ -13,6 +13,7 @@ from benchmark_records import (
     ATTACK,
     HOSTILE,
     NOISE,
+    interval,
     make_records,
     needs_matplotlib,
     results_of,
@@ -54,9 +55,29 @@ def test_charts_hold_any_label():
     records = make_records(networks=(HOSTILE, '_hidden $x^2$', 'long ' * 60, 'net\x00'), defenses=('none',))
     root = ElementTree.fromstring(chart_of('robustness', records))
     texts = ' '.join(element.text or '' for element in root.iter('text'))
-    titles = [element.text for element in root.iter('title')]
+    titles = [group.find('title').text for group in root.iter('g') if group.get('class') == 'series']
     assert HOSTILE in texts and '_hidden $x^2$' in texts and '…' in texts
     assert titles == [HOSTILE, '_hidden $x^2$', 'long ' * 60, 'net ']
+
+
+@needs_matplotlib
+def test_markers_say_their_values():
+    root = ElementTree.fromstring(chart_of('robustness', make_records()))
+    titles = [[use.find('title').text for use in group.iter('use')] for group in root.iter('g') if group.get('class')]
+    for label, network, found in zip(['plain', 'plain + jpeg', 'guarded', 'guarded + jpeg'], (0, 1, 1, 2), titles):
+        expected = []
+        for eps in (2.0, 8.0):
+            values = worst_case(network, eps, 'stability', min)
+            expected.append(
+                '{}, eps {:g}/255: {:.2f} dB [{:.2f}, {:.2f}]'.format(label, eps, np.mean(values), *interval(values))
+            )
+        assert found == expected
+    assert 'plain, clean 30.75 [30.25, 31.25], stability ' in chart_of('trade-off', make_records())
+
+
+def test_no_colour_repeats():
+    colours = [charts.colour_of(number) for number in range(60)]
+    assert len(set(colours)) == 60 and all(re.fullmatch('#[0-9a-f]{6}', colour) for colour in colours)
 
 
 @needs_matplotlib

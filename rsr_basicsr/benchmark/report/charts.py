@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,9 +19,10 @@ from rsr_basicsr.ops.frequency import log_spectrum
 
 # Okabe and Ito's colour-blind safe colours, without those that are hard to see on white or black.
 COLOURS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#8c8c8c')
+_GOLDEN = 0.618034  # of the colour circle: further hues lie far from those before
 LARGEST_CHANGE = 32  # ratio of two magnitudes drawn as pure white; its inverse is black
 MID_GREY = 128
-MARKERS = 'osD^vPX<>'  # 9, coprime to the 7 colours: 63 subjects before a pair repeats
+MARKERS = 'osD^vPX<>'
 _MANY = 100  # clean images, from which on the axis of false alarms is logarithmic; with fewer it would be mostly empty
 
 
@@ -31,6 +33,15 @@ def available() -> bool:
     except ImportError:
         return False
     return matplotlib.__version_info__[:2] >= (3, 7)
+
+
+def colour_of(number: int) -> str:
+    """The colour of a series, which no other series of a chart has: a distinct one for each number."""
+    if number < len(COLOURS):
+        return COLOURS[number]
+    further = number - len(COLOURS)
+    hue, lightness = (0.03 + further * _GOLDEN) % 1, (0.42, 0.62, 0.52)[further % 3]
+    return '#' + ''.join(f'{round(255 * part):02x}' for part in colorsys.hls_to_rgb(hue, lightness, 0.5))
 
 
 def robustness(rows: Sequence[ResultRow], noise: Sequence[str] = ()) -> str | None:
@@ -114,9 +125,7 @@ def detector(clean: Iterable[Record], attacked: Mapping[float, Iterable[Record]]
         chart.legend.append((chart.axes.plot(chance, chance, '--', color='#8c8c8c', lw=1)[0], 'chance'))
         for number, eps in enumerate(sorted(curves)):
             false, found = roc_curve(alarms, curves[eps])
-            (line,) = chart.axes.step(
-                np.maximum(false, first), found, where='post', color=COLOURS[number % len(COLOURS)]
-            )
+            (line,) = chart.axes.step(np.maximum(false, first), found, where='post', color=colour_of(number))
             chart.add(line, f'eps {eps:g}/255: AUC {roc_auc(alarms, curves[eps]):.3f}')
         chart.axes.set(
             xscale='log' if first else 'linear',
@@ -193,21 +202,27 @@ def _draw_curve(
     noise: Sequence[ResultRow],
     alpha: float,
 ) -> None:
-    colour = COLOURS[number % len(COLOURS)]
+    colour = colour_of(number)
     eps, found = [row.eps for row in curve], [row.estimates[STABILITY] for row in curve]
     chart.axes.fill_between(eps, [e.low for e in found], [e.high for e in found], color=colour, alpha=alpha, lw=0)
     chart.axes.plot(
         [row.eps for row in noise], [row.estimates[STABILITY].mean for row in noise], ':', color=colour, lw=1.3
     )
     (line,) = chart.axes.plot(eps, [e.mean for e in found], color=colour, marker=MARKERS[number % len(MARKERS)])
-    chart.add(line, subject.label)
+    chart.add(line, subject.label, [f'eps {row.eps:g}/255: {_decibels(e)}' for row, e in zip(curve, found)])
 
 
 def _draw_point(chart: Chart, number: int, subject: Subject, x: MetricEstimate, y: MetricEstimate) -> None:
-    colour = COLOURS[number % len(COLOURS)]
+    colour = colour_of(number)
     chart.axes.plot([x.low, x.high], [y.mean] * 2, color=colour, lw=1, alpha=0.45)
     chart.axes.plot([x.mean] * 2, [y.low, y.high], color=colour, lw=1, alpha=0.45)
     (point,) = chart.axes.plot(
         x.mean, y.mean, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=8, linestyle='none'
     )
-    chart.add(point, subject.label)
+    digits = 3 if abs(x.mean) < 2 else 2
+    clean = f'{x.mean:.{digits}f} [{x.low:.{digits}f}, {x.high:.{digits}f}]'
+    chart.add(point, subject.label, [f'clean {clean}, stability {_decibels(y)}'])
+
+
+def _decibels(found: MetricEstimate) -> str:
+    return f'{found.mean:.2f} dB [{found.low:.2f}, {found.high:.2f}]'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -49,7 +49,7 @@ class Chart:
         self._matplotlib: Any = matplotlib
         self._salt, self._figure_type = repr(names), Figure
         self.legend: list[tuple[Any, str]] = []
-        self._titles: dict[str, str] = {}
+        self._titles: dict[str, list[str]] = {}
 
     def __enter__(self) -> Chart:
         self._settings.__enter__()
@@ -62,10 +62,10 @@ class Chart:
     def __exit__(self, *error: Any) -> None:
         self._settings.__exit__(*error)
 
-    def add(self, line: Any, label: str) -> None:
-        """Label a line in the legend and in its tooltip."""
+    def add(self, line: Any, label: str, values: Sequence[str] = ()) -> None:
+        """Label a line in the legend and in its tooltip, and its markers, in order, with their values."""
         line.set_gid(f'series {len(self._titles)}')
-        self._titles[line.get_gid()] = label
+        self._titles[line.get_gid()] = [label, *(f'{label}, {value}' for value in values)]
         self.legend.append((line, label))
 
     def svg(self) -> str:
@@ -105,7 +105,7 @@ def printable(label: str) -> str:
     return ''.join(letter if letter.isprintable() else ' ' for letter in label)
 
 
-def _inline(svg: bytes, titles: Mapping[str, str]) -> str:
+def _inline(svg: bytes, titles: Mapping[str, Sequence[str]]) -> str:
     """Turn an SVG file of matplotlib into an element of an HTML page.
 
     Removes namespaces, which HTML does not need, unused ids, which must be unique in the page, and matplotlib's style
@@ -128,9 +128,12 @@ def _inline(svg: bytes, titles: Mapping[str, str]) -> str:
         parent.attrib.update(attributes)
         if identity is not None and identity in titles:
             parent.set('class', 'series')
-            title = ElementTree.Element('title')
-            title.text = printable(titles[identity])
-            parent.insert(0, title)
+            whole, *values = titles[identity]
+            markers = [child for child in parent.iter() if child.tag.split('}')[-1] == 'use']
+            for element, words in [(parent, whole), *zip(markers, values)]:
+                title = ElementTree.Element('title')
+                title.text = printable(words)
+                element.insert(0, title)
     for name in ('width', 'height', 'version'):
         root.attrib.pop(name, None)
     root.set('style', 'stroke-linejoin: round; stroke-linecap: butt')

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from rsr_basicsr.benchmark.names import CLEAN, WORST_CASE
+from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.record import Record, image_file
 from rsr_basicsr.benchmark.report import charts
 from rsr_basicsr.benchmark.report.tables import unit, written
-from rsr_basicsr.benchmark.summary import Results, Subject
+from rsr_basicsr.benchmark.summary import Results, Subject, is_interpolation
 from rsr_basicsr.utils.image_formats import read_bgr
 
 NO_VALUE = '–'
@@ -65,6 +65,7 @@ def gallery(results: Results, folder: Path) -> Iterator[dict[str, Any]]:
                 'dataset': dataset,
                 'name': name,
                 **_exhibit(results, shots),
+                'compared': _compared(results, shots),
                 'original': embedded(next((each for each in originals if each is not None), None), 'jpeg'),
             }
 
@@ -107,6 +108,26 @@ def _exhibit(results: Results, shots: Mapping[Subject, Mapping[float, Shot]]) ->
             for subject, found in shots.items()
         ],
     }
+
+
+def _compared(results: Results, shots: Mapping[Subject, Mapping[float, Shot]]) -> list[str]:
+    """Labels of the subjects whose attacked outputs are compared first: the first one, and the most stable one.
+
+    Interpolation is stable too, and no defence: it counts only if there is nothing else.
+    """
+    eps = max(results.strengths, default=0.0)
+    found = {
+        subject: (not is_interpolation(results, subject), fmean(values))
+        for subject, shot in shots.items()
+        if eps in shot and shot[eps].sr is not None
+        for values in [[value for value in shot[eps].record.values.get(STABILITY, ()) if value is not None]]
+        if values
+    }
+    if not found:
+        return []
+    first = next(iter(found))
+    best = max((subject for subject in found if subject != first), key=lambda subject: found[subject], default=first)
+    return [first.label, best.label]
 
 
 def _coloured(spectrum: np.ndarray | None, scale: tuple[float, float]) -> EmbeddedImage | None:

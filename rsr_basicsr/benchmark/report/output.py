@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from rsr_basicsr.benchmark.report.tables import as_csv, as_json, as_markdown
 from rsr_basicsr.benchmark.report.verdict import verdict
 from rsr_basicsr.benchmark.report.warnings import warnings
 from rsr_basicsr.benchmark.summary import Results
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import without_folders, write_whole
 
 
 def write_results(folder: Path, records: Sequence[Record], options: Mapping[str, Any]) -> Results:
     """Write ``report.html``, ``report.md``, ``results.csv``, ``results.json`` and ``cards.jsonl`` into a folder.
+
+    They are made to be shared: of absolute paths, only the last part is written.
 
     Args:
         folder: folder of the run, with the images of the gallery.
@@ -27,7 +30,9 @@ def write_results(folder: Path, records: Sequence[Record], options: Mapping[str,
         options: options of the run, as checked.
     """
     results = Results(records, options)
-    rows, summary, alerts, protocol = results.rows(), verdict(results), warnings(results), describe(options)
+    rows, summary, protocol = results.rows(), verdict(results), describe(options)
+    alerts = [without_folders(sentence) for sentence in warnings(results)]
+    protocol.update(_when(records))
     title = f'{options["name"]}: robustness under attack'
     for name, text in {
         'results.csv': as_csv(rows),
@@ -53,7 +58,7 @@ def describe(options: Mapping[str, Any]) -> dict[str, str]:
     """Describe the protocol: label -> text."""
     attacks = options['attacks']
     return {
-        **({'Protocol': options['description']} if options.get('description') else {}),
+        **({'Protocol': without_folders(options['description'])} if options.get('description') else {}),
         'Networks': '; '.join(
             f'{name}: {_keys(network, "card", "defenses")}' for name, network in options['networks'].items()
         ),
@@ -75,6 +80,17 @@ def describe(options: Mapping[str, Any]) -> dict[str, str]:
         **_plane(options.get('plane')),
         **{f'Metric {name}': _keys(metric) for name, metric in options['metrics'].items()},
         **{f'Images {name}': _keys(dataset, 'name') for name, dataset in options['datasets'].items()},
+    }
+
+
+def _when(records: Sequence[Record]) -> dict[str, str]:
+    """The dates of the measurements, and their time in all: label -> text."""
+    dates = sorted({record.started[:10] for record in records if record.started})
+    seconds = sum(record.seconds for record in records)
+    return {
+        **({'Date': dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'} if dates else {}),
+        'Run time': f'{timedelta(seconds=round(seconds))} (h:mm:ss) for {len(records)} measurements, summed over the '
+        'processes',
     }
 
 
@@ -107,4 +123,4 @@ def _text(value: Any) -> str:
         return '(' + _keys(value) + ')'
     if isinstance(value, (list, tuple)):
         return '[' + ', '.join(map(_text, value)) + ']'
-    return f'{value:g}' if isinstance(value, float) else str(value)
+    return f'{value:g}' if isinstance(value, float) else without_folders(str(value))

@@ -30,7 +30,7 @@ from rsr_basicsr.benchmark.report.tables import unit, written
 from rsr_basicsr.benchmark.summary import ResultRow, Results, Subject
 from rsr_basicsr.leaderboard.external import described, external_of
 from rsr_basicsr.metrics.inputs import needs
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import without_folders, write_whole
 
 FOLDED_ROWS = 24  # longer tables are folded
 
@@ -103,7 +103,7 @@ def render(results: Results, folder: Path, **words: Any) -> str:
                     Subject(r.network, r.defense).label,
                     r.attack,
                     f'{r.eps:g}' if r.eps else NO_VALUE,
-                    r.error,
+                    without_folders(r.error),
                 )
                 for r in results.records
                 if r.error
@@ -123,6 +123,7 @@ def _dataset(results: Results, name: str, rows: Sequence[ResultRow]) -> dict[str
         'name': name,
         'images': images,
         'overview': _overview(results, rows, measured),
+        'detectors': _detectors(results, rows),
         'attacks': _attacks(results, [row for row in rows if row.attack != CLEAN]),
         'charts': [
             {**chart, 'svg': Markup(chart['svg'])} for chart in _charts(results, name, rows, measured) if chart['svg']
@@ -133,7 +134,7 @@ def _dataset(results: Results, name: str, rows: Sequence[ResultRow]) -> dict[str
 
 
 def _overview(results: Results, rows: Sequence[ResultRow], measured: Sequence[str]) -> dict[str, Any]:
-    """One row per subject: metrics on clean images, stability under attack, images flagged by the detector."""
+    """One row per subject: stability under attack, then metrics on clean images."""
     subjects = list(dict.fromkeys(row.subject for row in rows))
     found = {(row.subject, row.attack, row.eps): row for row in rows}
     strengths = sorted({row.eps for row in rows if row.attack == WORST_CASE})
@@ -141,8 +142,7 @@ def _overview(results: Results, rows: Sequence[ResultRow], measured: Sequence[st
     def rows_of(attack: str, eps: float) -> list[ResultRow | None]:
         return [found.get((subject, attack, eps)) for subject in subjects]
 
-    columns = [metric_column(results, metric, rows_of(CLEAN, 0.0), group='clean images') for metric in measured]
-    columns += [
+    columns = [
         metric_column(
             results,
             STABILITY,
@@ -160,21 +160,33 @@ def _overview(results: Results, rows: Sequence[ResultRow], measured: Sequence[st
                 results, truth, rows_of(WORST_CASE, strengths[-1]), group=f'worst case, eps {strengths[-1]:g}'
             )
         )
+    columns += [metric_column(results, metric, rows_of(CLEAN, 0.0), group='clean images') for metric in measured]
+    return table([text_column('network and defence', [s.label for s in subjects]), *map(with_best, columns)])
+
+
+def _detectors(results: Results, rows: Sequence[ResultRow]) -> dict[str, Any] | None:
+    """One row per subject with a detector: the images it flags, and what its gate costs; None without any."""
+    rows = [row for row in rows if row.flagged is not None]
+    subjects = list(dict.fromkeys(row.subject for row in rows))
+    found = {(row.subject, row.attack, row.eps): row for row in rows}
+    strengths = sorted({row.eps for row in rows if row.attack == WORST_CASE})
+    if not subjects:
+        return None
     flagged = [
-        ('false alarms', 'lower', rows_of(CLEAN, 0.0)),
-        *((f'eps {eps:g}', 'higher', rows_of(WORST_CASE, eps)) for eps in strengths),
+        ('false alarms', 'lower', CLEAN, 0.0),
+        *((f'eps {eps:g}', 'higher', WORST_CASE, eps) for eps in strengths),
     ]
-    columns += [
+    columns = [
         number_column(
             name,
-            [row.flagged if row else None for row in of],
+            [row.flagged if row else None for row in (found.get((s, attack, eps)) for s in subjects)],
             percentage,
             better=better,
-            group='flagged by the detector',
+            group='flagged images',
         )
-        for name, better, of in flagged
+        for name, better, attack, eps in flagged
     ]
-    columns += _gate_columns(results, subjects, rows[0].dataset, strengths) if rows and strengths else []
+    columns += _gate_columns(results, subjects, rows[0].dataset, strengths) if strengths else []
     return table([text_column('network and defence', [s.label for s in subjects]), *map(with_best, columns)])
 
 
@@ -245,7 +257,7 @@ def _network(name: str, facts: Mapping[str, Any]) -> list[str]:
     parameters, card = facts.get('parameters'), facts.get('card') or {}
     known = [
         facts.get('type'),
-        None if parameters is None else f'{parameters:,}',
+        None if parameters is None else f'{parameters:,}{_of_detector(facts)}',
         facts.get('weights'),
         facts.get('sha256'),
         '; '.join(f'{key}: {value}' for key, value in {**card, **_external(card)}.items()),
@@ -280,6 +292,11 @@ def _charts(
 
 def _external(card: Mapping[str, Any]) -> dict[str, str]:
     return {'external': ', '.join(map(described, external_of(card)))} if 'external' in card else {}
+
+
+def _of_detector(facts: Mapping[str, Any]) -> str:
+    number = facts.get('detector_parameters') or 0
+    return f' + {number:,} of the detector' if number else ''
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import textwrap
 from typing import Any
 
 from rsr_basicsr.benchmark.plane import Plane, of_images
-from rsr_basicsr.benchmark.report.charts import COLOURS, MARKERS
+from rsr_basicsr.benchmark.report.charts import MARKERS, colour_of
 from rsr_basicsr.benchmark.report.equal_sharpness import title_of
 from rsr_basicsr.benchmark.report.figure import LEGEND_WIDTH, Chart, printable
 from rsr_basicsr.benchmark.report.tables import unit
@@ -71,9 +71,9 @@ def _point(plane: Plane, dataset: str, subject: Subject, eps: float, metric: str
 def _draw(chart: Any, number: int, curve: list[tuple[float, float]], label: str, *, thick: bool) -> None:
     (line,) = chart.axes.plot(
         *zip(*curve),
-        color=COLOURS[number % len(COLOURS)],
+        color=colour_of(number),
         marker=MARKERS[number % len(MARKERS)],
         lw=2.4 if thick else 0.9,
         markersize=6 if thick else 5,
     )
-    chart.add(line, label)
+    chart.add(line, label, [f'clean {clean:.3g}, attacked {attacked:.3g}' for clean, attacked in curve])

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from rsr_basicsr.benchmark.names import STABILITY
 from rsr_basicsr.benchmark.plane import LevelResult, Plane
 from rsr_basicsr.benchmark.report import charts
 from rsr_basicsr.benchmark.report.columns import (
@@ -48,7 +49,7 @@ def equal_sharpness_section(results: Results) -> dict[str, Any] | None:
             {
                 'name': dataset,
                 'eps': max(results.strengths, default=0),
-                'levels': level_table(plane, dataset),
+                'levels': level_tables(plane, dataset),
                 'blends': blend_table(plane, dataset),
                 'reason': no_rows(plane, dataset),
                 'charts': list(_charts(plane, dataset)) if charts.available() else [],
@@ -72,27 +73,30 @@ def _charts(plane: Plane, dataset: str) -> Iterator[dict[str, Any]]:
             }
 
 
-def level_table(plane: Plane, dataset: str) -> dict[str, Any] | None:
-    """The table of the page with the networks at the level of the reference."""
-    rows = level_rows(plane, dataset)
-    if not rows:
-        return None
-    measure = title_of(plane, plane.measure)
-    columns = [
-        text_column('network', [row.network for row in rows]),
-        _estimates(plane, plane.measure, [row.clean for row in rows], 0, f'clean {measure}', _AS_IT_IS),
-        Column('alpha', [_alpha(row.at_level) for row in rows], 'equal sharpness', first=True),
+def level_tables(plane: Plane, dataset: str) -> list[dict[str, Any]]:
+    """The tables of the page with the networks at the level of the reference, one per eps, the largest first."""
+    return [
+        _level_table(plane, dataset, eps) for eps in reversed(plane.results.strengths) if level_rows(plane, dataset)
     ]
-    for eps in reversed(plane.results.strengths):
-        group = f'equal sharpness, attacked at eps {eps:g}'
-        results = [row.results[eps] for row in rows]
-        differences = [row.differences[eps] for row in rows]
-        for metric, name in headings(plane).items():
-            found = [result.estimate(metric) for result in results]
-            columns.append(with_best(_estimates(plane, metric, found, eps, name, group)))
-            if metric == plane.measure and eps == plane.results.strengths[-1]:
-                columns.append(_differences(plane, metric, differences, 'difference', group))
-    return table(columns)
+
+
+def _level_table(plane: Plane, dataset: str, eps: float) -> dict[str, Any]:
+    rows = level_rows(plane, dataset)
+    measure = title_of(plane, plane.measure)
+    group = f'equal sharpness, attacked at eps {eps:g}'
+    results = [row.results[eps] for row in rows]
+    columns = [text_column('network', [row.network for row in rows])]
+    # Stability first: a phone shows no more.
+    for metric, name in sorted(headings(plane).items(), key=lambda heading: heading[0] != STABILITY):
+        found = [result.estimate(metric) for result in results]
+        columns.append(with_best(_estimates(plane, metric, found, eps, name, group)))
+        if metric == plane.measure:
+            differences = [row.differences[eps] for row in rows]
+            columns.append(_differences(plane, metric, differences, 'difference', group))
+    columns.append(Column('alpha', [_alpha(row.at_level) for row in rows], group))
+    clean = [row.clean for row in rows]
+    columns.append(_estimates(plane, plane.measure, clean, 0, f'clean {measure}', _AS_IT_IS))
+    return {**table(columns), 'eps': eps}
 
 
 def blend_table(plane: Plane, dataset: str) -> dict[str, Any] | None:

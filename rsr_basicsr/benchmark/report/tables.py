@@ -13,6 +13,7 @@ from typing import Any
 from rsr_basicsr.benchmark.names import CLEAN, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.summary import ResultRow, Results
 from rsr_basicsr.metrics.stability_metric import rms_gain
+from rsr_basicsr.utils.files import without_folders
 from rsr_basicsr.utils.markdown import EMPTY, escaped, markdown_table
 
 COLUMNS = (
@@ -85,7 +86,8 @@ def as_csv(rows: Sequence[ResultRow]) -> str:
         names = [row.dataset, *row.subject, row.attack, f'{row.eps:g}']
         for metric, found in row.estimates.items():
             numbers = [found.mean, found.low, found.high, found.worst, found.spread, found.seed_spread]
-            writer.writerow([*names, metric, *(f'{_rounded(n):.{_DIGITS}f}' for n in numbers), found.count, row.failed])
+            texts = ['' if n is None else f'{_rounded(n):.{_DIGITS}f}' for n in numbers]
+            writer.writerow([*names, metric, *texts, found.count, row.failed])
         for metric, number in (('detector_flagged', row.flagged), ('detector_auc', row.auc)):
             if number is not None:
                 writer.writerow([*names, metric, f'{number:.{_DIGITS}f}', *[''] * 5, row.images, row.failed])
@@ -105,9 +107,9 @@ def as_json(
     """JSON with the results at equal sharpness, the rows, the images, the verdict, the warnings and the protocol."""
     images = [
         {
-            key: value
+            key: without_folders(value) if key == 'error' else value
             for key, value in asdict(record).items()
-            if key not in ('gallery', 'seconds', 'facts', 'attack_options', 'environment')
+            if key not in ('gallery', 'seconds', 'started', 'facts', 'attack_options', 'environment')
         }
         for record in results.records
     ]

@@ -8,7 +8,7 @@ from rsr_basicsr.benchmark.gate import gate_result
 from rsr_basicsr.benchmark.names import CLEAN, NO_DEFENSE, STABILITY, WORST_CASE
 from rsr_basicsr.benchmark.plane import Plane
 from rsr_basicsr.benchmark.report.plane_verdict import COMPARABLE, plane_verdict
-from rsr_basicsr.benchmark.summary import MetricEstimate, ResultRow, Results, Subject
+from rsr_basicsr.benchmark.summary import MetricEstimate, ResultRow, Results, Subject, is_interpolation
 from rsr_basicsr.metrics.stability_metric import rms_gain
 
 
@@ -27,59 +27,63 @@ def _of_dataset(results: Results, dataset: str) -> Iterator[str]:
     yield from plane_verdict(results, dataset)
     rows = {subject: results.row(dataset, subject, WORST_CASE, eps) for subject in subjects}
     measured = [subject for subject in subjects if STABILITY in rows[subject].estimates]
-    networks = [subject for subject in measured if not _is_interpolation(results, subject)]
+    networks = [subject for subject in measured if not is_interpolation(results, subject)]
     if not networks:
         return
     undefended = [subject for subject in networks if subject.defense == NO_DEFENSE]
     undefended.sort(key=lambda subject: plane is not None and subject.network != plane.reference)
     baseline = next(iter(undefended), networks[0])
+    differences = _differences(results, dataset, eps, baseline, networks)
+    best = max(differences, key=lambda subject: differences[subject].mean, default=None)
+    if best is not None and differences[best].low <= 0:
+        best = None
     noise = _noise(results, dataset, baseline, eps)
     stability = rows[baseline].estimates[STABILITY]
     yield (
-        f'{dataset}{", each at its own sharpness" if plane else ""}: at eps {eps:g}, the worst attack per image '
-        f'leaves a stability of {_decibels(stability)} for {baseline.label} (amplified '
-        f'{rms_gain(stability.mean, eps):.1f} times)'
-        + (f'; random noise of the same size leaves {noise.mean:.1f} dB.' if noise else '.')
+        f'{dataset}{", each at its own sharpness" if plane else ""}: attacked at {eps:g}/255, the output of '
+        f'{baseline.label} keeps {stability.mean:.1f} dB to its clean output'
+        + (f', that of {best.label} {rows[best].estimates[STABILITY].mean:.1f} dB.' if best else '.')
     )
-    yield from _comparison(results, dataset, eps, baseline, rows, networks)
+    if best is not None:
+        more = differences[best]
+        yield (
+            f'{best.label} is the most stable, by {more.mean:.1f} dB [{more.low:.1f}, {more.high:.1f}]; '
+            f'{_clean_cost(results, dataset, best, baseline)}.'
+        )
+    yield (
+        f'The attack changes the output of {baseline.label} {rms_gain(stability.mean, eps):.1f} times as much as the '
+        f'input{f"; random noise of the same size leaves {noise.mean:.1f} dB" if noise else ""}.'
+    )
+    if len(differences) < len(networks) - 1:
+        yield f'Too few images to compare networks; at least {COMPARABLE} are needed.'
+    yield from _others(baseline, best, differences)
     for subject in measured:
-        if _is_interpolation(results, subject):
+        if is_interpolation(results, subject):
             yield f'Reference: {subject.label} (interpolation) keeps {rows[subject].estimates[STABILITY].mean:.1f} dB.'
     yield from _detectors(results, dataset, rows, measured)
 
 
-def _comparison(
-    results: Results,
-    dataset: str,
-    eps: float,
-    baseline: Subject,
-    rows: Mapping[Subject, ResultRow],
-    networks: Sequence[Subject],
-) -> Iterator[str]:
-    """Which subjects are more stable than the baseline on the same images."""
-    differences = {
+def _differences(
+    results: Results, dataset: str, eps: float, baseline: Subject, networks: Sequence[Subject]
+) -> dict[Subject, MetricEstimate]:
+    """How much more stable each subject is than the baseline, on enough common images to compare."""
+    found = {
         subject: results.difference(dataset, subject, baseline, WORST_CASE, eps, STABILITY)
         for subject in networks
         if subject != baseline
     }
-    if any(found is not None and found.count < COMPARABLE for found in differences.values()):
-        yield f'Too few images to compare networks; at least {COMPARABLE} are needed.'
-    better_by = {
-        subject: found for subject, found in differences.items() if found is not None and found.count >= COMPARABLE
-    }
-    best = max(better_by, key=lambda subject: better_by[subject].mean, default=None)
-    if best is not None and (more := better_by[best]).low > 0:
-        yield (
-            f'Most stable is {best.label}: {_decibels(rows[best].estimates[STABILITY])}, '
-            f'{more.mean:.1f} dB [{more.low:.1f}, {more.high:.1f}] above {baseline.label}; '
-            f'{_clean_cost(results, dataset, best, baseline)}.'
-        )
-    better = [f'{s.label} ({better_by[s].mean:+.1f} dB)' for s in better_by if better_by[s].low > 0 and s != best]
-    equal = [f'{s.label} ({better_by[s].mean:+.1f} dB)' for s in better_by if better_by[s].low <= 0]
-    if better:
-        yield f'Also more stable than {baseline.label}: {", ".join(better)}.'
-    if equal:
-        yield f'Not significantly more stable than {baseline.label}: {", ".join(equal)}.'
+    return {subject: more for subject, more in found.items() if more is not None and more.count >= COMPARABLE}
+
+
+def _others(baseline: Subject, best: Subject | None, differences: Mapping[Subject, MetricEstimate]) -> Iterator[str]:
+    """Which other subjects are more stable than the baseline, and which are not."""
+    rest = {subject: more for subject, more in differences.items() if subject != best}
+    for sentence, found in (
+        (f'Also more stable than {baseline.label}', [s for s, more in rest.items() if more.low > 0]),
+        (f'Not significantly more stable than {baseline.label}', [s for s, more in rest.items() if more.low <= 0]),
+    ):
+        if found:
+            yield f'{sentence}: {", ".join(f"{s.label} ({rest[s].mean:+.1f} dB)" for s in found)}.'
 
 
 def _clean_cost(results: Results, dataset: str, subject: Subject, baseline: Subject) -> str:
@@ -138,17 +142,6 @@ def _noise(results: Results, dataset: str, subject: Subject, eps: float) -> Metr
         )
     ]
     return next(iter(found), None)
-
-
-def _is_interpolation(results: Results, subject: Subject) -> bool:
-    """Whether a subject is plain interpolation, which is a reference and no network to compare."""
-    return subject.defense == NO_DEFENSE and any(
-        record.network == subject.network and record.facts.get('type') == 'Interpolation' for record in results.records
-    )
-
-
-def _decibels(found: MetricEstimate) -> str:
-    return f'{found.mean:.1f} dB [{found.low:.1f}, {found.high:.1f}]'
 
 
 def _share(share: float | None, count: int) -> str:

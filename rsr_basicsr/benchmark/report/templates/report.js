@@ -14,6 +14,36 @@
     range.addEventListener('input', () => stage.style.setProperty('--at', `${range.value}%`));
   });
 
+  // Any two images of an article: first the outputs of two networks under the strongest attack.
+  document.querySelectorAll('.pair').forEach((pair) => {
+    const part = (name) => pair.querySelector(`.${name}`);
+    const stage = part('stage');
+    const sources = [...pair.closest('article').querySelectorAll('[data-image]')];
+    if (sources.length < 2) { pair.hidden = true; return; }
+    const strongest = (label) => sources.filter((source) => source.dataset.image.startsWith(`${label}, eps `)).pop();
+    ['over', 'under'].forEach((layer) => stage.prepend(Object.assign(new Image(), { className: layer })));
+    const [first, best] = pair.dataset.first.split('\n').map(strongest);
+    const right = best ?? sources[1];
+    const chosen = { left: first && first !== right ? first : sources.find((source) => source !== right), right };
+    [['left', 'under'], ['right', 'over']].forEach(([side, layer]) => {
+      const list = part(side);
+      list.append(...sources.map((source) => new Option(source.dataset.image)));
+      list.selectedIndex = sources.indexOf(chosen[side]);
+      const put = () => {
+        const source = sources[list.selectedIndex];
+        part(layer).src = source.src;
+        part(layer).alt = source.alt;
+        part(layer).classList.toggle('coarse', Boolean(source.closest('.pixels')));
+      };
+      list.addEventListener('change', put);
+      put();
+    });
+    // The larger of the two gives the size: an input is as wide as an output.
+    const mode = part('mode');
+    mode.addEventListener('change', () => stage.classList.toggle('difference', mode.value === 'difference'));
+    part('zoom').addEventListener('change', () => { stage.style.width = `${100 * part('zoom').value}%`; });
+  });
+
   // A click on a heading sorts the rows, first ascending, then descending; equal values keep their order, missing ones go last.
   const compare = (kind) => kind === 'number' ? (a, b) => a - b
     : (a, b) => a.localeCompare(b, undefined, { numeric: true });
