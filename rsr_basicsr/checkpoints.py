@@ -23,6 +23,7 @@ import torch
 from basicsr.data.data_sampler import EnlargedSampler
 from basicsr.utils import check_resume, get_root_logger
 from basicsr.utils.dist_util import get_dist_info
+from basicsr.utils.registry import ARCH_REGISTRY
 from torch import distributed as dist
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
@@ -282,7 +283,9 @@ def _add(path: str, entry: str, value: Any) -> None:
 def described(network: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a network for its weight file, without paths of this machine."""
     described = copy.deepcopy(dict(network))
-    described.get('defense', {}).get('classifier', {}).pop('weights', None)
+    defense = described.setdefault('defense', {})
+    defense.get('classifier', {}).pop('weights', None)
+    defense['points'] = list(ARCH_REGISTRY.get(described['type']).chosen_points(defense.get('points')))
     return described
 
 

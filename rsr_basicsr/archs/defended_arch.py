@@ -32,7 +32,7 @@ else:
 
 INPUT = 'input'
 LAYOUTS = ('BCHW', 'BHWC', 'BLC')
-#: Recommended mask points of networks for which not all are
+#: Default mask points of the networks for which they are not all
 POINTS = {'SRVGGNetCompact': ('input',)}  # masks at the others blur the output
 
 _SKEW = 1.5  # what a map may be stretched by against its image
@@ -268,13 +268,16 @@ class DefenseMixin(Backbone):
         """Resolve names of mask points.
 
         Args:
-            names: names of points, or presets: ``all``, and ``features``, which is all but the image. None is ``all``.
+            names: names of points, or presets: ``all``, and ``features``, which is all but the image. None is ``all``,
+                but for the networks of :data:`POINTS`.
 
         Raises:
             ValueError: the class has no point of that name, or a point is named twice.
         """
         presets = {'all': (INPUT, *cls.inner_points), 'features': tuple(cls.inner_points)}
-        chosen = [point for name in (('all',) if names is None else names) for point in presets.get(name, (name,))]
+        if names is None:
+            names = POINTS.get(cls.backbone_class.__name__, ('all',))
+        chosen = [point for name in names for point in presets.get(name, (name,))]
         for name in chosen:
             if name not in presets['all']:
                 raise ValueError(f'{cls.__name__} has no mask point {name!r}; it has {", ".join(presets["all"])}')

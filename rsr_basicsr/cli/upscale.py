@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsr_basicsr.catalog.choices import FORMATS, GATES, PRECISIONS, TILE, TILE_PAD
-from rsr_basicsr.catalog.weights import WEIGHTS
+from rsr_basicsr.catalog.weights import GENERAL, GENERAL_WEAK_DENOISING, WEIGHTS
 from rsr_basicsr.cli.parser import add_import, add_network_options
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.files import check_new
@@ -20,12 +20,7 @@ if TYPE_CHECKING:
 EXIT_FAILED_IMAGES = 1
 DEFAULT_NETWORK = 'defended-general-x4v3'
 #: Options of Real-ESRGAN's script -> what to do instead
-_NOT_OFFERED = {
-    ('-dn', '--denoise_strength'): (
-        'it mixes realesr-general-x4v3 with realesr-general-wdn-x4v3; upscale with either of the two files by -n'
-    ),
-    ('--face_enhance',): 'run GFPGAN on the results',
-}
+_NOT_OFFERED = {('--face_enhance',): 'run GFPGAN on the results'}
 
 
 class _Refusal(argparse.Action):
@@ -64,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar='FACTOR',
         help='scale factor of the output (default: scale of the network)',
+    )
+    parser.add_argument(
+        '-dn',
+        '--denoise_strength',
+        type=float,
+        metavar='STRENGTH',
+        help=f'of {GENERAL}: from 0, which is {GENERAL_WEAK_DENOISING} and keeps noise, to 1 (default: 1)',
     )
     parser.add_argument('--suffix', default='out', help='suffix of the results: NAME_SUFFIX.png; may be empty')
     parser.add_argument(
@@ -116,21 +118,24 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from rsr_basicsr.inference.batch import Naming, find_files, upscale_files, write_report
-    from rsr_basicsr.inference.recognition import open_network
+    from rsr_basicsr.inference.recognition import open_denoising, open_network
     from rsr_basicsr.inference.upscaler import Upscaler
     from rsr_basicsr.pipeline import import_plugins
 
     check_new(args.report, args.overwrite, made=args.output)
     if not (args.inputs or args.more):
         raise OptionsError('give images or folders of images: rsr upscale PHOTOS')
+    if args.denoise_strength is not None and (args.model_name != GENERAL or args.opt):
+        raise OptionsError(f'-dn {args.denoise_strength:g}: only for -n {GENERAL}, which has weights of weak denoising')
     device = args.device if args.gpu_id is None else f'cuda:{args.gpu_id}'
     import_plugins(args.imports)
     naming = Naming(args.output, args.suffix, args.ext, args.overwrite)
     files, remark = find_files([*args.inputs, *args.more], naming)
     if remark:
         print(f'rsr upscale: {remark}', file=sys.stderr)
+    strength = args.denoise_strength
     upscaler = Upscaler(
-        open_network(args.model_name, args.opt),
+        open_network(args.model_name, args.opt) if strength is None else open_denoising(strength),
         outscale=args.outscale,
         tile=args.tile,
         overlap=args.tile_pad,

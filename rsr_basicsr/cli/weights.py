@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 
-from rsr_basicsr.catalog.weights import WEIGHTS, find
+from rsr_basicsr.catalog.weights import KNOWN, find
 from rsr_basicsr.utils.errors import OptionsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``rsr weights``."""
-    parser.add_argument('names', nargs='*', metavar='NAME', help=', '.join(WEIGHTS))
+    parser.add_argument('names', nargs='*', metavar='NAME', help=', '.join(KNOWN))
     parser.add_argument(
         '-o',
         '--output',
@@ -24,12 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the path of each file on stdout; the progress goes to stderr."""
     if args.list:
-        for weights in WEIGHTS.values():
+        for weights in KNOWN.values():
             source = weights.url or 'in this package'
-            print(f'{weights.name:<28}{weights.network["type"]:<17}{weights.size / 1e6:5.1f} MB  {source}')
+            size = f'{weights.size / 1e6:5.1f} MB' if weights.size else ''
+            print(f'{weights.name:<28}{weights.network["type"]:<21}{size:<10}{source}')
         return 0
     if not args.names:
-        raise OptionsError(f'give at least one of {", ".join(WEIGHTS)}')
+        raise OptionsError(f'give at least one of {", ".join(KNOWN)}')
     for name in args.names:  # check all names before the first download
         find(name)
     from rsr_basicsr.weights.official import fetch  # imports torch

@@ -20,7 +20,7 @@ from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import POINTS, DefenseMixin
 from rsr_basicsr.archs.defense import CLASSIFIERS
 from rsr_basicsr.catalog.choices import UNTRAINED
-from rsr_basicsr.catalog.weights import WEIGHTS, find
+from rsr_basicsr.catalog.weights import DISCRIMINATORS, GENERAL, GENERAL_WEAK_DENOISING, WEIGHTS, find
 from rsr_basicsr.checkpoints import described
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.loading import read_network_block
@@ -77,6 +77,29 @@ def open_network(name_or_file: str, options: str | None = None) -> nn.Module:
     return open_with_options(name_or_file, options).net
 
 
+def open_denoising(strength: float) -> nn.Module:
+    """realesr-general-x4v3 with the strength of its denoising chosen, as Real-ESRGAN's script mixes it.
+
+    The weights are those of realesr-general-x4v3 and realesr-general-wdn-x4v3 (weak denoising), interpolated linearly.
+
+    Args:
+        strength: 0 for the weights of weak denoising to 1 for realesr-general-x4v3 itself.
+
+    Raises:
+        OptionsError: the strength is not in [0, 1].
+        WeightsError: one of the two files cannot be fetched.
+    """
+    if not 0 <= strength <= 1:
+        raise OptionsError(f'denoise strength {strength}: expected a number from 0 to 1')
+    strong, weak = (find(name) for name in (GENERAL, GENERAL_WEAK_DENOISING))
+    if strength == 1:
+        return open_network(GENERAL)
+    paths = [fetch(weights.name) for weights in (weak, strong)]
+    first, second = (load_state(path, weights.key) for path, weights in zip(paths, (weak, strong)))
+    state = {key: torch.lerp(first[key].float(), second[key].float(), strength) for key in first}
+    return fill(build_quietly(dict(strong.network)), state, str(paths[0])).eval()
+
+
 def open_with_options(name_or_file: str, options: str | None = None, *, own_classes: bool = False) -> OpenedNetwork:
     """As :func:`open_network`, with the options block that a file of the network needs.
 
@@ -108,6 +131,8 @@ def _found(name_or_file: str) -> str:
     """The path of a weight file, fetched if it is an official name."""
     if name_or_file in WEIGHTS and not osp.isfile(name_or_file):
         return str(fetch(name_or_file))
+    if name_or_file in DISCRIMINATORS and not osp.isfile(name_or_file):
+        raise OptionsError(f'{name_or_file} is a discriminator, which trains a network and upscales nothing')
     if not osp.exists(name_or_file):
         if osp.splitext(name_or_file)[1] or osp.basename(name_or_file) != name_or_file:
             raise OptionsError(f'{name_or_file} does not exist; check the path, or fetch weights with "rsr weights"')
@@ -201,7 +226,10 @@ def _described(network: Any, state: State, path: str) -> tuple[nn.Module, dict[s
         cls = ARCH_REGISTRY.get(kind)
         if not issubclass(cls, DefenseMixin):
             raise OptionsError(f'{where}: {kind} is not a defended network')
-        defense = parse_block(network.get('defense'), DefenseOptions, f'{where}.defense')
+        stored = network.get('defense')
+        if isinstance(stored, Mapping) and 'points' not in stored:
+            stored = {**stored, 'points': ['all']}  # the default of all networks when such files were written
+        defense = parse_block(stored, DefenseOptions, f'{where}.defense')
         defense['classifier']['weights'] = UNTRAINED  # the file holds its values
         network = {**network, 'defense': defense}
         net = built_within(lambda: build_quietly(network), state)

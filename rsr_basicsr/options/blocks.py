@@ -82,7 +82,7 @@ class DefenseOptions(Block):
         'are `input`, `trunk`, `upsampler` (the image, the input of the last trunk convolution, the tensor that enters '
         'the upsampler), of CDC `input`, `hourglass`, `inner`',
         values='`all`, `features`, or a list of points',
-        by_default='`all`',
+        by_default='`all`; of SRVGGNetCompact `input`',
     )
     classifier: ClassifierOptions = key('the adversarial sample classifier', ClassifierOptions)
     gate: Annotated[str, OneOf(GATES)] | None = key(

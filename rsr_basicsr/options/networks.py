@@ -15,7 +15,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from rsr_basicsr.archs.classifier import CALIBRATION
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.catalog.choices import UNTRAINED
-from rsr_basicsr.catalog.weights import WEIGHTS
+from rsr_basicsr.catalog.weights import KNOWN
 from rsr_basicsr.ops.tiled import windows_of
 from rsr_basicsr.options.blocks import DefenseOptions
 from rsr_basicsr.options.calls import check_call, registered
@@ -237,7 +237,7 @@ def check_weights(opt: dict[str, Any], network: str, net: torch.nn.Module) -> No
     path = osp.expanduser(path)
     if not osp.isfile(path):
         name = osp.splitext(osp.basename(path))[0]
-        remedy = f'; fetch it with: rsr weights {name} -o {osp.dirname(path) or "."}' if name in WEIGHTS else ''
+        remedy = f'; fetch it with: rsr weights {name} -o {osp.dirname(path) or "."}' if name in KNOWN else ''
         raise OptionsError(f'{where}: no such file: {path}{remedy}')
     state = _state(path, opt['path'].get(f'param_key_{label}', 'params'), f'{where}: ', f'path.param_key_{label}')
     if opt['path'].get(f'strict_load_{label}', True):

@@ -11,7 +11,8 @@ import torch
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, WeightsEnum
 
 from rsr_basicsr.utils.errors import WeightsError, in_one_line
-from rsr_basicsr.weights.official import TIMEOUT, socket_timeout
+from rsr_basicsr.weights.official import socket_timeout
+from rsr_basicsr.weights.packages import TIMEOUT
 from rsr_basicsr.weights.state_dict import load_state
 
 #: By the name of the network in the package lpips

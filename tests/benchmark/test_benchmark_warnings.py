@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
+from benchmark_records import ATTACK, make_records, results_of
 from benchmark_runs import benchmark, figures
 from rsr_basicsr.attacks import BPDA
 from rsr_basicsr.benchmark.record import read_records
-from rsr_basicsr.benchmark.report.warnings import attack_of
+from rsr_basicsr.benchmark.report.warnings import attack_of, warnings
 from rsr_basicsr.defenses import DEFENSE_REGISTRY, InputTransform
 
 
@@ -105,3 +107,13 @@ def test_objectives_of_records_are_told_apart():
     objectives = [attack_of({'type': 'PGD', 'objective': block}, 8).objective for block in blocks]
     assert len(set(map(str, objectives))) == 4
     assert [objective.needs_ground_truth for objective in objectives] == [False, False, True, True]
+
+
+def test_attacks_of_modules_that_are_not_imported_are_named_once():
+    records = [
+        dataclasses.replace(record, attack_options={'type': 'Unheard'}) if record.attack == ATTACK else record
+        for record in make_records()
+    ]
+    (said,) = [sentence for sentence in warnings(results_of(records)) if 'Unheard' in sentence]
+    assert said.startswith('Not checked for masked gradients: plain, plain + jpeg, guarded, guarded + jpeg (')
+    assert said.endswith('name that by --import).')

@@ -32,7 +32,7 @@ from rsr_basicsr.utils.progress import progress_bar
         ('upscale a.png -n x.pth --overwrit', r'rsr upscale: .* --overwrit; did you mean --overwrite\?'),
         ('upscale a.png -n x.pth --gate allways', "rsr upscale: .*--gate: 'allways'.*did you mean 'always'"),
         ('upscale a.png -n x.pth --tile=wide', "rsr upscale: .*--tile: .*'wide'"),
-        ('upscale -i a.png -dn 0.5', 'rsr upscale: -dn is not offered: .*by -n'),
+        ('upscale -i a.png -dn much', "rsr upscale: .*-dn.*'much'"),
         ('upscale -i a.png --face_enhance', 'rsr upscale: --face_enhance is not offered: .*GFPGAN'),
         ('export x.pth --zzzz', r'rsr export: unknown option --zzzz \('),
     ],

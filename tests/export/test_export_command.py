@@ -16,6 +16,7 @@ from helpers import SMALL_NETWORKS
 from networks import DefendedGain
 from rsr_basicsr.archs import RandomFrequencyMask
 from rsr_basicsr.archs.defense import CLASSIFIERS
+from rsr_basicsr.checkpoints import described
 from rsr_basicsr.cli import main
 from rsr_basicsr.export import Outputs, export, onnx_file
 from rsr_basicsr.ops.caching import for_any_size
@@ -37,7 +38,7 @@ def weights(tmp_path):
     def save(name, **defense):
         options = {**NETWORKS[name], 'type': f'Defended{name}', 'defense': {'classifier': SMALL, **defense}}
         net = build_network(options).eval()
-        torch.save({'params': net.state_dict(), 'network_g': options}, tmp_path / 'net.pth')
+        torch.save({'params': net.state_dict(), 'network_g': described(options)}, tmp_path / 'net.pth')
         return net, tmp_path / 'net.pth'
 
     return save

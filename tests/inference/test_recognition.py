@@ -6,8 +6,10 @@ from basicsr.archs import build_network
 from torch import nn
 
 from helpers import SMALL_NETWORKS, paired_options, train
-from rsr_basicsr.catalog.weights import WEIGHTS
-from rsr_basicsr.inference.recognition import open_network, open_with_options, recognise
+from rsr_basicsr.catalog.weights import GENERAL, GENERAL_WEAK_DENOISING, WEIGHTS
+from rsr_basicsr.checkpoints import described
+from rsr_basicsr.inference import recognition
+from rsr_basicsr.inference.recognition import open_denoising, open_network, open_with_options, recognise
 from rsr_basicsr.utils.errors import OptionsError, WeightsError
 from rsr_basicsr.weights.state_dict import load_state
 
@@ -153,3 +155,50 @@ def test_exception_on_unknown_name(tmp_path, monkeypatch):
         open_network('realesr-general')
     with pytest.raises(OptionsError, match='none.pth does not exist'):
         open_network('none.pth')
+
+
+@pytest.mark.parametrize('name', WEIGHTS)
+def test_network_of_every_known_file_is_recognised(name):
+    with torch.device('meta'):
+        state = build_network(dict(WEIGHTS[name].network)).state_dict()
+    assert recognise(state, name) == WEIGHTS[name].network
+
+
+@pytest.mark.parametrize('points', [None, ['all'], ['features']])
+def test_mask_points_travel_with_the_file(points, tmp_path):
+    """Files of versions whose default was all points do not name them; what is written today always does."""
+    defense = {'gate': 'always', 'classifier': {'type': 'paper', 'weights': 'untrained'}}
+    options = {'type': 'DefendedSRVGGNetCompact', **COMPACT, 'defense': defense}
+    if points:
+        options['defense'] = {**defense, 'points': points}
+    net = build_network(options)
+    assert net.mask_points == {None: ('input',), 'all': ('input', 'trunk', 'upsampler')}.get(
+        points and points[0], ('trunk', 'upsampler')
+    )
+    torch.save({'params': net.state_dict(), 'network_g': described(options)}, tmp_path / 'new.pth')
+    assert open_network(str(tmp_path / 'new.pth')).mask_points == net.mask_points
+    if points is None:
+        torch.save({'params': net.state_dict(), 'network_g': options}, tmp_path / 'old.pth')
+        assert open_network(str(tmp_path / 'old.pth')).mask_points == ('input', 'trunk', 'upsampler')
+
+
+def test_denoising_mixes_the_weights(tmp_path, monkeypatch):
+    made = {}
+    for seed, name in enumerate([GENERAL, GENERAL_WEAK_DENOISING]):
+        torch.manual_seed(seed)
+        made[name] = build_network(dict(WEIGHTS[name].network)).state_dict()
+        torch.save({'params': made[name]}, tmp_path / f'{name}.pth')
+    monkeypatch.setattr(recognition, 'fetch', lambda name: tmp_path / f'{name}.pth')
+    for strength in (0, 0.3, 1):
+        net = open_denoising(strength)
+        for key, found in net.state_dict().items():
+            key = key.removeprefix('model.')
+            expected = strength * made[GENERAL][key] + (1 - strength) * made[GENERAL_WEAK_DENOISING][key]
+            assert torch.allclose(found, expected, atol=1e-7)
+    with pytest.raises(OptionsError, match='denoise strength 1.5'):
+        open_denoising(1.5)
+
+
+def test_discriminator_upscales_nothing():
+    with pytest.raises(OptionsError, match='is a discriminator'):
+        open_network('RealESRGAN_x4plus_netD')

@@ -59,7 +59,7 @@ def entry(monkeypatch):
     """Replaces fields of an entry in the table; by default NAME stands for the small file OFFICIAL."""
 
     def replace(name=NAME, **fields):
-        monkeypatch.setitem(catalog.WEIGHTS, name, dataclasses.replace(catalog.WEIGHTS[name], **fields))
+        monkeypatch.setitem(catalog.KNOWN, name, dataclasses.replace(catalog.KNOWN[name], **fields))
 
-    replace(sha256=hashlib.sha256(OFFICIAL).hexdigest(), size=len(OFFICIAL))
+    replace(sha256=hashlib.sha256(OFFICIAL).hexdigest(), size=len(OFFICIAL), package=None)
     return replace

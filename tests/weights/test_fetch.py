@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from basicsr.archs.discriminator_arch import UNetDiscriminatorSN
 from weights_files import NAME, OFFICIAL, files, saved
 
 from rsr_basicsr.catalog import weights as catalog
@@ -125,8 +126,8 @@ def test_fetch_survives_a_kill(server, entry, tmp_path):
         'from rsr_basicsr.catalog import weights as catalog\n'
         'from rsr_basicsr.weights import official\n'
         'name, url, sha256, folder = sys.argv[1:]\n'
-        'new = dataclasses.replace(catalog.WEIGHTS[name], url=url, sha256=sha256)\n'
-        'catalog.WEIGHTS[name] = new\n'
+        'new = dataclasses.replace(catalog.KNOWN[name], url=url, sha256=sha256)\n'
+        'catalog.KNOWN[name] = new\n'
         'official.fetch(name, folder)\n'
     )
     root = str(Path(official.__file__).parents[2])
@@ -168,3 +169,19 @@ def test_find_suggests_the_nearest_name():
         catalog.find('realesrgan_x4plus_anime')
     with pytest.raises(OptionsError, match='known are RealESRGAN_x4plus, '):
         catalog.find('???')
+
+
+def test_weights_without_a_known_digest_are_compared_by_shape(entry, closed_url, tmp_path):
+    name = 'RealESRGAN_x4plus_netD'
+    entry(name, url=closed_url)
+    state = UNetDiscriminatorSN(num_in_ch=3, num_feat=64, skip_connection=True).state_dict()
+    path = tmp_path / f'{name}.pth'
+    torch.save({'params': state}, path)
+    assert official.fetch(name, tmp_path) == path
+    torch.save({'params': {**state, 'conv9.bias': torch.zeros(2)}}, path)
+    with pytest.raises(WeightsError, match=r'conv9.bias has shape \(2,\), expected \(1,\)'):
+        official.fetch(name, tmp_path)
+    path.write_bytes(b'no weights')
+    with pytest.raises(WeightsError, match='is not the right file: .*by hand'):
+        official.fetch(name, tmp_path)
+    assert path.read_bytes() == b'no weights'

@@ -39,4 +39,4 @@ def test_command_refuses_before_it_fetches(argv, hint, tmp_path, capfd):
 def test_command_lists(capfd):
     assert main(['weights', '--list']) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(catalog.WEIGHTS)
+    assert [line.split()[0] for line in lines] == list(catalog.KNOWN)

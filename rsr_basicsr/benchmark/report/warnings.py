@@ -18,6 +18,7 @@ from rsr_basicsr.benchmark.report.plane_verdict import insignificant
 from rsr_basicsr.benchmark.summary import Results, Subject
 from rsr_basicsr.catalog.choices import UNTRAINED
 from rsr_basicsr.leaderboard.external import described, external_of, worst_external
+from rsr_basicsr.utils.errors import in_one_line
 
 _FEW = 10  # images
 _MEANT = {'standard': 50, 'adaptive': 50}  # protocol -> the images it is meant for
@@ -101,15 +102,21 @@ def _has_gradient(facts: Mapping[str, Any]) -> bool:
 
 
 def _masked_gradients(results: Results) -> Iterator[str]:
+    unchecked: dict[str, list[str]] = {}
     for dataset in results.datasets:
         for subject in results.subjects(dataset):
             try:
                 found = list(measurements(results, dataset, subject))
             except (ValueError, TypeError, AttributeError) as error:  # an attack that this process has not imported
-                yield f'{dataset}, {subject.label}: not checked for masked gradients ({error}).'
+                unchecked.setdefault(in_one_line(error), []).append(subject.label)
                 continue
             for alarm in masking_alarms(found):
                 yield f'{dataset}, {subject.label}: {alarm}. Its gradients may hide how far an attack can get.'
+    for reason, labels in unchecked.items():
+        yield (
+            f'Not checked for masked gradients: {", ".join(dict.fromkeys(labels))} ({reason}; if a module of yours '
+            'registers it, name that by --import).'
+        )
 
 
 def measurements(results: Results, dataset: str, subject: Subject) -> Iterator[Measurement]:
