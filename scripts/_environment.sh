@@ -6,6 +6,7 @@
 #
 # Afterwards $PYTHON runs the environment's Python, and $REPO is the folder of the project.
 # RSR_PYTHON=/path/to/python uses an environment of the user's; otherwise it is .venv in $REPO.
+# RSR_TORCH_INDEX=URL is where pip takes torch and torchvision from, such as PyTorch's index of builds for CPUs.
 # Exit code 2: the user has to change something, and one sentence says what. 1: an installation failed.
 
 REPO="$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -213,7 +214,7 @@ ensure_torch() {
         already "$name" "$(version_of torch), $(version_of torchvision)"
     else
         ! has torch || torch="torch==$(version_of torch)"
-        pip_step "$name" 'about 90 s' "$torch" torchvision
+        pip_step "$name" 'about 90 s' ${RSR_TORCH_INDEX:+--index-url "$RSR_TORCH_INDEX"} "$torch" torchvision
     fi
     # Takes seconds, so a set-up that is complete skips it.
     has rsr-basicsr || check_pair

@@ -75,6 +75,7 @@ def code(path, title):
 SNIPPETS = [('docs/attacks.md', title) for title in ('Attacks that know the defence', 'Is it robust', 'Arguments of')]
 SNIPPETS += [('docs/training.md', 'From weights and photos'), ('docs/attacks.md', 'Attack your own network')]
 SNIPPETS += [('docs/stability.md', 'In Python')]
+SNIPPETS += [('docs/python.md', title) for title in ('Upscale', 'Detect', 'Measure stability')]
 
 
 @pytest.mark.parametrize('path, title', SNIPPETS)

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 
 from rsr_basicsr.archs.classifier import SampleClassifier
+from rsr_basicsr.archs.defense import build_classifier
+from rsr_basicsr.catalog.choices import BUILTIN
 from rsr_basicsr.inference.image_io import read_image
 from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.utils.errors import ImageError
@@ -33,24 +35,24 @@ class Detection(NamedTuple):
 
 
 def detect(
-    paths: Sequence[str | Path], classifier: SampleClassifier, threshold: float | None = None
+    paths: Sequence[str | Path], classifier: SampleClassifier | None = None, threshold: float | None = None
 ) -> Iterator[Detection | ImageError]:
     """Yield the verdict on each file, or the error that prevents one. Memory holds one image at a time.
 
     Args:
         paths: images and folders of images.
-        classifier: in evaluation mode.
+        classifier: in evaluation mode; None takes the built-in one.
         threshold: an image counts as attacked when P(clean) is below it; None for the classifier's own.
 
     Examples:
         >>> import cv2
         >>> from skimage import data
-        >>> from rsr_basicsr.archs.defense import build_classifier
         >>> _ = cv2.imwrite('astronaut.png', data.astronaut()[:256, 100:356, ::-1])
-        >>> classifier = build_classifier({'weights': 'builtin'}).eval()
-        >>> [(found.file, found.attacked) for found in detect(['astronaut.png'], classifier)]
+        >>> [(found.file, found.attacked) for found in detect(['astronaut.png'])]
         [('astronaut.png', False)]
     """
+    if classifier is None:
+        classifier = build_classifier({'weights': BUILTIN}).eval()
     limit = float(classifier.threshold) if threshold is None else threshold
     for file in _files(paths):
         if isinstance(file, ImageError):

@@ -140,7 +140,7 @@ def _kind(path: Path) -> str:
     return FORMATS.get(path.suffix[1:].lower(), ('', {}))[0]
 
 
-def write_image(path: Path, image: LoadedImage) -> LoadedImage:
+def write_image(path: str | Path, image: LoadedImage) -> LoadedImage:
     """Write an image atomically, in the format given by the path's ending.
 
     Returns:
@@ -149,6 +149,7 @@ def write_image(path: Path, image: LoadedImage) -> LoadedImage:
     Raises:
         ImageError: the file cannot be written, or its ending is not in :data:`FORMATS`.
     """
+    path = Path(path)
     ending = path.suffix[1:].lower()
     if ending not in FORMATS:
         raise ImageError(f'{path}: unknown image format {path.suffix!r}; known are {", ".join(FORMATS)}')

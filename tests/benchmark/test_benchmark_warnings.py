@@ -110,10 +110,8 @@ def test_objectives_of_records_are_told_apart():
 
 
 def test_attacks_of_modules_that_are_not_imported_are_named_once():
-    records = [
-        dataclasses.replace(record, attack_options={'type': 'Unheard'}) if record.attack == ATTACK else record
-        for record in make_records()
-    ]
+    unheard = {'attack_options': {'type': 'Unheard'}, 'loss': 1.0, 'zero_gradient': 0.0}
+    records = [dataclasses.replace(r, **unheard) if r.attack == ATTACK else r for r in make_records()]
     (said,) = [sentence for sentence in warnings(results_of(records)) if 'Unheard' in sentence]
     assert said.startswith('Not checked for masked gradients: plain, plain + jpeg, guarded, guarded + jpeg (')
     assert said.endswith('name that by --import).')
