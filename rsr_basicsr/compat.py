@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
+import errno
 import functools
 import importlib
 import importlib.util
@@ -18,11 +19,15 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import torch
 import yaml
+
+from rsr_basicsr.utils.files import write_whole
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +50,7 @@ def after_import() -> None:
     _resume_what_is_whole()
     _load_any_state_dict()
     _distribute_on_cpu()
+    _write_images_whole()
 
 
 def versions() -> dict[str, str]:
@@ -282,6 +288,32 @@ def _load_any_state_dict() -> None:
     from rsr_basicsr.weights import loading
 
     BaseModel.load_network = loading.load_any_weights
+
+
+def _write_images_whole() -> None:
+    """``imwrite`` names neither file nor reason when it fails, may leave half a file, and crashes on names in no UTF-8.
+
+    Upstream: ``imwrite`` in ``basicsr/utils/img_util.py``.
+    """
+    from basicsr.utils import img_util
+
+    original = img_util.imwrite
+    if hasattr(original, 'rsr_patched'):
+        return
+    patched = _marked(_write_image_whole)
+    for name, module in list(sys.modules.items()):
+        if name.startswith('basicsr.') and getattr(module, 'imwrite', None) is original:
+            vars(module)['imwrite'] = patched
+
+
+def _write_image_whole(img: Any, file_path: str, params: Any = None, auto_mkdir: bool = True) -> None:
+    path = Path(file_path)
+    if auto_mkdir:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    whole, content = cv2.imencode(path.suffix or '.png', img, params or [])
+    if not whole:
+        raise OSError(errno.EINVAL, 'the image cannot be encoded', str(path))
+    write_whole(path, content.tobytes())
 
 
 def _distribute_on_cpu() -> None:

@@ -22,6 +22,8 @@ from torch import distributed as dist
 from rsr_basicsr.check import check_options
 from rsr_basicsr.compat import pickle_by_plugin
 from rsr_basicsr.data.sound_images import naming_broken_images
+from rsr_basicsr.models.missed_validation import MissedValidation
+from rsr_basicsr.options.host import check_sections
 from rsr_basicsr.options.loading import override, read_options
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 from rsr_basicsr.utils.files import sole_writer
@@ -43,7 +45,9 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     _check_launcher(args.launcher, stage)
     import_plugins(args.imports)
     pickle_by_plugin(cls for _, cls in DATASET_REGISTRY)
-    override(read_options(args.opt, stage), args.force_yml, new_sections=False)  # refused before anything starts
+    options = read_options(args.opt, stage)  # refused before anything starts
+    override(options, args.force_yml, new_sections=False)
+    check_sections(options, stage)
     module = importlib.import_module(f'basicsr.{stage}')
     with (
         contextlib.ExitStack() as held,
@@ -54,6 +58,14 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         _replaced(module, 'get_root_logger', _logging_in_utf8(module.get_root_logger)),
         _replaced(module, 'build_dataset', naming_broken_images(module.build_dataset)),
     ):
+        if stage == 'train':
+            missed = MissedValidation()
+            for name, wrap in (
+                ('init_tb_loggers', missed.tb_loggers),
+                ('create_train_val_dataloader', missed.dataloaders),
+                ('build_model', missed.model),
+            ):
+                held.enter_context(_replaced(module, name, wrap(getattr(module, name))))
         try:
             getattr(module, f'{stage}_pipeline')(os.getcwd())
             if is_launched():

@@ -3,9 +3,11 @@
     python scripts/try_malformed.py [--count 300] [--seed 0]
 
 Images that are truncated, empty, of another format than their name, or with an oversized header; weight files that are
-truncated, hold NaN, belong to another network or would run code; options files that are not YAML, nest without end,
-have values of wrong types or would run code. A case fails if the command ends in a traceback or exit code 0, prints
-nothing, runs code in the file, or leaves a file behind. Exit code 1 if any case fails.
+truncated, hold NaN or tensors of odd kinds, claim more than their size holds, belong to another network or would run
+code; options files that are not YAML, nest without end, have values of wrong types or would run code; leaderboard
+entries and records of a stranger; pipes, sockets, devices, loops of links and folders in the place of files; names that
+are not text; arguments out of any range. A case fails if the command ends in a traceback or exit code 0, takes longer
+than a minute, prints nothing, runs code in the file, or leaves a file behind. Exit code 1 if any case fails.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import io
 import os
 import pickle
 import random
+import shutil
+import signal
+import socket
 import struct
 import sys
 import tempfile
@@ -39,6 +44,7 @@ from PIL import Image
 from rsr_basicsr.cli import main as rsr
 
 CANARY = 'code_was_run'
+LONGEST = 60  # seconds of a command
 OPTIONS = Path(__file__).parents[1] / 'options'
 NETWORK = dict(type='SRVGGNetCompact', num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=4)
 
@@ -47,7 +53,7 @@ class Case(NamedTuple):
     """A broken file and the commands that read such files."""
 
     kind: str
-    content: bytes
+    content: bytes | Callable[[Path], None]  # or what makes the file
     ending: str
     commands: list[list[str]]  # FILE is replaced by its path
 
@@ -88,22 +94,31 @@ def main() -> int:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     rng, failed = random.Random(args.seed), 0
+    signal.signal(signal.SIGALRM, _too_long)
     with (
         tempfile.TemporaryDirectory() as folder,
         contextlib.chdir(folder) if hasattr(contextlib, 'chdir') else _chdir(folder),
     ):
         _write_good()
         for number in range(args.count):
-            case = KINDS[number % len(KINDS)](rng)
-            file = f'case{number}{case.ending}'
-            Path(file).write_bytes(case.content)
+            with warnings.catch_warnings():  # torch warns of odd tensors
+                warnings.simplefilter('ignore')
+                case = KINDS[number % len(KINDS)](rng)
+            file = f'case{number}{case.ending}'  # an ending that is not text makes such a name
+            if callable(case.content):
+                case.content(Path(file))
+            else:
+                Path(file).write_bytes(case.content)
             command = [word.replace('FILE', file) for word in rng.choice(case.commands)]
             problem = run(command)
             if problem:
                 failed += 1
-                print(f'{case.kind}: rsr {" ".join(command)}: {problem}')
+                print(f'{case.kind}: rsr {" ".join(command)!a}: {problem!a}')
+            if problem and Path(file).is_file():
                 Path(file).rename(Path(tempfile.gettempdir()) / file)  # kept for inspection
-            else:
+            elif os.path.isdir(file) and not os.path.islink(file):
+                shutil.rmtree(file)
+            elif os.path.lexists(file):
                 os.remove(file)
     print(f'{args.count - failed} of {args.count} broken files ended in an error message and left nothing behind')
     return 1 if failed else 0
@@ -113,6 +128,7 @@ def run(command: list[str]) -> str:
     """Run a command on a broken file; returns what is wrong with its end, or an empty text."""
     before, text = _listing(), io.StringIO()
     code: Any
+    signal.alarm(LONGEST)
     try:
         with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text), warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -121,6 +137,8 @@ def run(command: list[str]) -> str:
         code = end.code
     except BaseException:  # a user would see it
         return traceback.format_exc()
+    finally:
+        signal.alarm(0)
     output, left = text.getvalue(), _listing() - before
     if Path(CANARY).exists():
         os.remove(CANARY)
@@ -131,6 +149,10 @@ def run(command: list[str]) -> str:
         return 'exit code 0'
     one_message = output.strip() and 'Traceback' not in output and 'usage:' not in output
     return '' if one_message else f'exit code {code}, output {output!r}'
+
+
+def _too_long(*_: Any) -> None:
+    raise TimeoutError(f'not ended after {LONGEST} s')
 
 
 def _listing() -> set[str]:
@@ -358,6 +380,149 @@ def _places(block: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             yield from _places(value)
 
 
+# --- What is no file, and what is no text -----------------------------------------------------------------------------
+
+
+def _no_regular_file(rng: random.Random) -> Case:
+    def make_socket(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(str(path))
+
+    make = rng.choice(
+        [
+            os.mkfifo,
+            make_socket,
+            lambda path: path.symlink_to(path.name),
+            lambda path: path.symlink_to('nowhere'),
+            lambda path: path.symlink_to('/dev/zero'),
+            lambda path: path.symlink_to('/dev/full'),
+            lambda path: path.mkdir(),
+        ]
+    )
+    ending, commands = rng.choice([('.png', IMAGE_COMMANDS), ('.pth', WEIGHT_COMMANDS), ('.yml', OPTION_COMMANDS)])
+    return Case('no regular file', make, ending, commands)
+
+
+def _name_that_is_no_text(rng: random.Random) -> Case:
+    ending, commands = rng.choice([('.png', IMAGE_COMMANDS), ('.pth', WEIGHT_COMMANDS), ('.yml', OPTION_COMMANDS)])
+    content = rng.choice([b'', b'text', bytes(rng.randrange(256) for _ in range(100))])
+    return Case('name that is no text', content, f'\udcff\udc80{ending}', commands)
+
+
+def _argument_out_of_range(rng: random.Random) -> Case:
+    value = rng.choice(
+        ['nan', 'inf', '-inf', '-1', '1e30', '1' * 400, '', ' ', '0x10', '\0', '٣٣٣٣٣٣٣٣٣٣٣', 'é', '1e', '--']
+    )
+    upscaling = ['upscale', 'FILE', '-n', 'good.pth', '-o', 'out']
+    commands = [[*upscaling, option, value] for option in ('-s', '-dn', '--precision', '--gate', '--device', '--ext')]
+    commands += [
+        [*upscaling, '--import', rng.choice(['', ' ', '.', 'os.', 'no.such', '1', '../x', '\0', 'a b'])],
+        ['stability', 'good.pth', 'FILE', '-o', 'out', '--eps', value],
+        ['stability', 'good.pth', 'FILE', '-o', 'out', '--steps', rng.choice(['0', '-1', '1.5', value])],
+        ['stability', 'good.pth', 'FILE', '-o', 'out', '--crop', rng.choice(['0', '-1', '1.5', 'x'])],
+        ['detect', 'FILE', '--threshold', value],
+        ['export', 'good.pth', '--onnx', 'out.onnx', '--size', value, value],
+        ['masks', '-opt', 'good.yml', '--size', value, value],
+        ['check', 'good.yml', '--decode', rng.choice(['-1', '1.5', 'x'])],
+        [
+            'train',
+            '-opt',
+            'good.yml',
+            '--force_yml',
+            rng.choice(['=', 'a', ':', 'x=y', 'attack:eps', 'attack:eps=[', value]),
+        ],
+        ['train', '-opt', 'good.yml', '--force_yml', f'val:nix=[open({CANARY!r},"w")]'],
+        ['train', '-opt', 'good.yml', '--force_yml', f'manual_seed=__import__("os").system("touch {CANARY}")'],
+    ]
+    return Case('argument out of range', (lambda path: shutil.copy('good.png', path) and None), '.png', commands)
+
+
+# --- Files that claim more than they hold -----------------------------------------------------------------------------
+
+
+def _weights_of_odd_kinds(rng: random.Random) -> Case:
+    state = _state()
+    name = rng.choice(list(state))
+    shape = state[name].shape
+    tensor = rng.choice(
+        [
+            lambda: torch.zeros(1).expand(10**12),
+            lambda: torch.empty(10**7, 10**6, device='meta'),
+            lambda: torch.sparse_coo_tensor(torch.zeros(1, 1, dtype=torch.long), torch.ones(1), (10**14,)),
+            lambda: torch.zeros(shape, dtype=torch.complex64),
+            lambda: torch.zeros(shape).to(torch.float8_e4m3fn),
+            lambda: torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.qint8),
+            lambda: torch.as_strided(torch.zeros(4), (10**6, 10**6), (0, 0)),
+        ]
+    )()
+    state[name] = tensor
+    if rng.random() < 0.3:
+        state[f'{name}.more'] = state.pop(name)
+    return Case('weights of odd kinds', _saved({'params': state}), '.pth', WEIGHT_COMMANDS)
+
+
+def _weights_that_claim_too_much(rng: random.Random) -> Case:
+    network = {**NETWORK, 'type': 'DefendedSRVGGNetCompact', 'defense': {'gate': 'never'}}
+    network[rng.choice(['num_feat', 'num_conv', 'upscale'])] = rng.choice([10**9, 10**5, -1, 1e300, 'x', [], None])
+    if rng.random() < 0.3:
+        network['defense'] = rng.choice([[], 'never', {'gate': 'x'}, {'points': ['nowhere']}, {'mask': {'x': 1}}])
+    content = _saved({'params': _state(), 'network_g': network})
+    commands = [command for command in WEIGHT_COMMANDS if command[0] in ('upscale', 'stability', 'export')]
+    return Case('weights that claim too much', content, '.pth', commands)
+
+
+def _compressed_weights(rng: random.Random) -> Case:
+    """A small file that unpacks into a gigabyte."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('archive/data.pkl', pickle.dumps({'params': {}}) if rng.random() < 0.5 else bytes(2**26))
+        archive.writestr('archive/version', '3\n')
+        for number in range(rng.choice([1, 16])):
+            archive.writestr(f'archive/data/{number}', bytes(2**26))
+    return Case('compressed weights', file.getvalue(), '.pth', WEIGHT_COMMANDS)
+
+
+def _postscript(rng: random.Random) -> Case:
+    """PostScript under the name of an image: a reader of images must not start an interpreter for it."""
+    text = f'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n({CANARY}) (w) file closefile showpage\n%%EOF\n'
+    return Case('PostScript', text.encode(), rng.choice(['.png', '.jpg', '.tif', '.webp']), IMAGE_COMMANDS)
+
+
+def _entries_of_strangers(rng: random.Random) -> Case:
+    texts = [
+        '[' * 100000,
+        '{"a":' * 50000,
+        '{"network": "\\ud800"}',
+        '{"network": 1e999}',
+        '1' * 5000,
+        '"' + 'x' * 10**6 + '"',
+        'null\nnull\n',
+        '{}\n' * 1000,
+        '\ufeff{}',
+    ]
+    content = rng.choice([text.encode() for text in texts] + [b'\xff\xfe', b'\x00' * 1000])
+    return Case(
+        'entries of strangers', content, '.jsonl', [['leaderboard', 'FILE', '-o', 'out.md'], ['leaderboard', 'FILE']]
+    )
+
+
+def _runs_of_strangers(rng: random.Random) -> Case:
+    """A folder for rsr benchmark --merge, with options and records that anyone may have written."""
+    options = rng.choice(
+        [b'', b'{}', b'[]', b'[' * 10**5, b'null', b'{"name": "x", "networks": 3}', b'\xff', b'{"eps": [1e999]}']
+    )
+    record = rng.choice(
+        [b'', b'{}', b'[' * 10**5, b'{"key": 1}', b'\x00', b'{"key": "a", "gallery": {"lq": "../../x"}}']
+    )
+
+    def make(path: Path) -> None:
+        (path / 'record').mkdir(parents=True)
+        (path / 'options.json').write_bytes(options)
+        (path / 'record' / '0.jsonl').write_bytes(record)
+
+    return Case('runs of strangers', make, '', [['benchmark', '--merge', 'FILE', '-o', 'out']])
+
+
 KINDS: list[Callable[[random.Random], Case]] = [
     _truncated_image,
     _truncated_weights,
@@ -370,6 +535,15 @@ KINDS: list[Callable[[random.Random], Case]] = [
     _options_of_wrong_types,
     _image_out_of_range,
     _weights_of_another_network,
+    _no_regular_file,
+    _name_that_is_no_text,
+    _argument_out_of_range,
+    _weights_of_odd_kinds,
+    _weights_that_claim_too_much,
+    _compressed_weights,
+    _postscript,
+    _entries_of_strangers,
+    _runs_of_strangers,
 ]
 
 if __name__ == '__main__':

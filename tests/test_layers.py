@@ -29,7 +29,7 @@ LAYERS = {
     'defenses': 'attacks, ops, weights',
     'options': 'metrics, attacks, archs, ops, weights, catalog, utils',
     'checkpoints': 'archs, ops, weights, utils',
-    'compat': 'checkpoints, weights',
+    'compat': 'checkpoints, weights, utils',
     'inference': 'checkpoints, options, archs, ops, weights, catalog, utils',
     'data': 'inference, options, attacks, ops, weights, utils',
     'models': 'compat, checkpoints, options, metrics, attacks, archs, ops, weights, catalog, utils',
@@ -38,7 +38,7 @@ LAYERS = {
     'benchmark': 'options, defenses, metrics, attacks, archs, ops, weights, leaderboard, catalog, utils',
     'stability': 'benchmark, inference, metrics, attacks, archs, ops, weights, catalog, utils',
     'check': 'benchmark, models, data, checkpoints, options, metrics, attacks, archs, ops, weights, utils',
-    'pipeline': 'check, compat, data, options, utils',
+    'pipeline': 'check, compat, data, models, options, utils',
     'quickstart': 'benchmark, data, weights, catalog, utils',
     'cli': (
         'pipeline, check, stability, benchmark, export, defend_file, data, inference, options, archs, weights, '

@@ -14,7 +14,7 @@ from rsr_basicsr.benchmark.names import SECTIONS, STABILITY
 from rsr_basicsr.benchmark.record import IMAGES, Record, Recorder, image_file, read_records
 from rsr_basicsr.benchmark.run import OPTIONS_FILE, keep_options
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.files import read_text
+from rsr_basicsr.utils.files import read_text, resolved
 from rsr_basicsr.utils.untrusted import untrusted_json
 
 
@@ -31,12 +31,12 @@ def merge_runs(folders: Sequence[Path], output: Path) -> tuple[list[Record], dic
     Raises:
         OptionsError: a folder holds no run, or the runs use one name for different things.
     """
-    if output.resolve() in [folder.resolve() for folder in folders] and len(folders) > 1:
+    if resolved(output) in [resolved(folder) for folder in folders] and len(folders) > 1:
         raise OptionsError(f'-o {output}: it is one of the merged folders; name another folder')
     options = [_options_of(folder) for folder in folders]
     together = _together(options)
     merged = _merged(read_records(folder) for folder in folders)
-    if [output.resolve()] != [folder.resolve() for folder in folders]:
+    if [resolved(output)] != [resolved(folder) for folder in folders]:
         _copy(merged, folders, output)
     keep_options(output, together)
     return merged, together

@@ -85,7 +85,7 @@ class Recorder:
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder, self.path = folder, folder / FOLDER / f'{rank}.jsonl'
-        for made in (folder / FOLDER, folder / IMAGES):
+        for made in (folder, folder / FOLDER, folder / IMAGES):
             made.mkdir(parents=True, exist_ok=True)
             remove_leftovers(made)
         # A killed run may have left half a line: start a new one.

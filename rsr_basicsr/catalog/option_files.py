@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import remove_leftovers, write_whole
 
 
 def options_folder() -> Path:
@@ -44,6 +44,7 @@ def copy_options(folder: Path, overwrite: bool = False) -> list[Path]:
             )
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(path.parent)
             write_whole(path, content)
     except OSError as error:
         raise OptionsError(f'{folder} cannot be written: {error.strerror}') from None

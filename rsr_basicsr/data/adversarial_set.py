@@ -26,8 +26,9 @@ from basicsr.utils.lmdb_util import LmdbMaker
 from rsr_basicsr.data.adversarial_images import AdversarialImages, fingerprint
 from rsr_basicsr.data.clean_images import read_photo
 from rsr_basicsr.utils.errors import OptionsError, WorkerError, in_one_line
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import read_text, remove_leftovers, write_whole
 from rsr_basicsr.utils.progress import progress_bar
+from rsr_basicsr.utils.untrusted import untrusted_json
 
 SIDES = ('clean', 'attacked')
 FACTS = 'facts.jsonl'
@@ -61,7 +62,9 @@ def write_adversarial_set(
     """
     parts = folder / _PARTS
     _claim(folder, options)
-    made = {path.name[: -len('.json')] for path in parts.glob('*.json')}  # the last file of each pair
+    for place in (folder, parts):
+        remove_leftovers(place)
+    made = {path.stem for path in parts.glob('*.json') if _is_whole(path)}  # the last file of each pair
     missing = [index for index in range(options['count']) if _key(index) not in made]
     with progress_bar(total=len(missing), unit='image', disable=not progress) as bar:
         for _ in _made(options, parts, missing, workers, imports):
@@ -89,6 +92,15 @@ def read_facts(folder: Path) -> list[dict[str, Any]]:
         raise OptionsError(
             f'{folder} is not a finished adversarial set ({error}); make one with: rsr adversarial-set -opt FILE'
         ) from error
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file of a pair's facts is as it was written; a damaged pair is made again."""
+    try:
+        facts = untrusted_json(read_text(path))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and facts.get('key') == path.stem
 
 
 def _claim(folder: Path, options: Mapping[str, Any]) -> None:

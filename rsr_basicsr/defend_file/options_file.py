@@ -24,7 +24,7 @@ from rsr_basicsr.options.calls import registered
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import check_network
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.files import read_text, write_whole
+from rsr_basicsr.utils.files import read_text, remove_leftovers, resolved, write_whole
 from rsr_basicsr.utils.hints import nearest
 
 PREFIX = 'Defended'
@@ -85,7 +85,8 @@ def write_defended(defended: Defended, path: Path, overwrite: bool) -> None:
     try:
         if path.exists() and not overwrite:
             raise OptionsError(f'-o {path}: it is there already; give --overwrite to replace it')
-        write_whole(path.resolve(), defended.text.encode('utf-8'))
+        remove_leftovers(resolved(path).parent)
+        write_whole(resolved(path), defended.text.encode('utf-8'))
     except OSError as error:
         raise OptionsError(f'-o {path}: {error.strerror}') from None
 

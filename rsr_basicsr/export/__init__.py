@@ -25,7 +25,7 @@ from rsr_basicsr.export.backbone import (
 )
 from rsr_basicsr.export.graph import record
 from rsr_basicsr.utils.errors import ExportError, OptionsError, WeightsError
-from rsr_basicsr.utils.files import check_new, write_whole
+from rsr_basicsr.utils.files import check_new, remove_leftovers, resolved, write_whole
 from rsr_basicsr.weights.safetensors_file import SAFETENSORS, check_package
 
 #: Largest allowed difference between a network and an export: a quarter of an 8-bit grey level, or relative to the
@@ -62,11 +62,12 @@ class Outputs:
         chosen = [path for path in vars(self).values() if path]
         if not chosen:
             raise OptionsError('nothing to write; give --backbone, --safetensors, --torch or --onnx with a file')
-        if len({path.resolve() for path in chosen}) < len(chosen):
+        if len({resolved(path) for path in chosen}) < len(chosen):
             raise OptionsError(f'{chosen[0]} is named twice; give each format its own file')
         for path in chosen:
             check_new(path, overwrite)
-            if path.resolve() in (Path(source).resolve() for source in sources):
+            remove_leftovers(path.parent)
+            if resolved(path) in (resolved(source) for source in sources):
                 raise OptionsError(f'{path} is what is to be exported; name another file')
         if self.onnx:
             onnx_file.check_packages()

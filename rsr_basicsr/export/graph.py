@@ -29,6 +29,8 @@ LARGEST_BATCH = 2**10  # images
 #: Names of the input and the output of a graph
 INPUT, OUTPUT = 'input', 'output'
 
+_LARGEST = 64 << 20  # pixels of an image
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -81,6 +83,11 @@ def record(
         raise OptionsError(
             f'--size {size[0]} {size[1]}: {architecture_of(net)} needs sides that are positive multiples of '
             f'{multiple} pixels'
+        )
+    if size is not None and size[0] * size[1] > _LARGEST:
+        raise OptionsError(
+            f'--size {size[0]} {size[1]}: a graph for images of one size has at most {_LARGEST >> 20} million pixels; '
+            'upscale larger images in tiles, or leave --size out'
         )
     deciding = defense if defense is not None and defense.gate not in ('always', 'never') else None
     examples = example_images(multiple, size, deciding)

@@ -15,7 +15,7 @@ from rsr_basicsr.inference.image_io import LoadedImage, check_size, has_limit, r
 from rsr_basicsr.inference.listing import list_images, no_image
 from rsr_basicsr.inference.upscaler import Upscaler
 from rsr_basicsr.utils.errors import ImageError, OptionsError
-from rsr_basicsr.utils.files import remove_leftovers, write_whole
+from rsr_basicsr.utils.files import remove_leftovers, resolved, write_whole
 
 
 @dataclass(frozen=True)
@@ -130,15 +130,15 @@ def _there(path: Path) -> bool:
 
 def _without_results(files: list[tuple[Path, Path]], folder: Path, naming: Naming) -> list[tuple[Path, Path]]:
     """The images of a folder without the results that an earlier run with this naming has written into it."""
-    root, results = folder.resolve(), naming.folder.resolve()
+    root, results = resolved(folder), resolved(naming.folder)
     if not results.is_relative_to(root):
         return files
     if results != root:
-        return [(file, inside) for file, inside in files if not file.resolve().is_relative_to(results)]
+        return [(file, inside) for file, inside in files if not resolved(file).is_relative_to(results)]
     sources = {
-        naming.path(file, inside, alpha).resolve(): file.resolve() for file, inside in files for alpha in (False, True)
+        resolved(naming.path(file, inside, alpha)): resolved(file) for file, inside in files for alpha in (False, True)
     }
-    return [(file, inside) for file, inside in files if sources.get(file.resolve(), file.resolve()) == file.resolve()]
+    return [(file, inside) for file, inside in files if sources.get(resolved(file), resolved(file)) == resolved(file)]
 
 
 def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
@@ -147,7 +147,7 @@ def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming
     Args:
         files: as :func:`find_files` returns them.
     """
-    originals = {file.resolve() for file, _ in files}
+    originals = {resolved(file) for file, _ in files}
     remove_leftovers(naming.folder)
     written: set[tuple[int, int]] = set()
     for file, inside in files:
@@ -196,7 +196,7 @@ def _exists(path: Path) -> bool:
 
 
 def _check_free(path: Path, originals: set[Path], written: set[tuple[int, int]]) -> None:
-    if path.resolve() in originals:
+    if resolved(path) in originals:
         raise ImageError(f'the output would overwrite the input image {path}; give a suffix or another folder')
     if _exists(path) and _identity(path) in written:
         raise ImageError(f'the output would overwrite that of another image, {path}; use separate output folders')

@@ -269,7 +269,7 @@ def _rrdbnet(state: State) -> dict[str, Any] | None:
 
 def _compact(state: State) -> dict[str, Any] | None:
     numbers = sorted(_numbers(r'body\.(\d+)\.weight', state))
-    layers = [state[f'body.{number}.weight'] for number in numbers]
+    layers = [state[key] for key in (f'body.{number}.weight' for number in numbers) if key in state]
     convolutions = [layer for layer in layers if layer.dim() == 4]
     if len(convolutions) < 2 or any(not key.startswith(('body.', 'defense.')) for key in state):
         return None
@@ -306,6 +306,7 @@ def _cdc(state: State) -> dict[str, Any] | None:
 
 
 def _numbers(pattern: str, state: State) -> set[int]:
+    """The numbers in the first group of a pattern that keys begin with."""
     return {int(found[1]) for found in (re.match(pattern, key) for key in state) if found}
 
 

@@ -17,7 +17,7 @@ from rsr_basicsr.stability.measure import BORDER, MASK_SEEDS
 from rsr_basicsr.stability.result import MeasuredCrop, StabilityResult
 from rsr_basicsr.stability.tables import as_json, doubts, summary, times
 from rsr_basicsr.utils.errors import OptionsError
-from rsr_basicsr.utils.files import write_whole
+from rsr_basicsr.utils.files import remove_leftovers, write_whole
 
 PAGE, FIGURES = 'stability.html', 'stability.json'
 _TICKS = 4  # steps of the colour scale
@@ -31,6 +31,7 @@ def write_stability(result: StabilityResult, folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
         write_whole(folder / FIGURES, as_json(result).encode('utf-8', errors='replace'))
         write_whole(folder / PAGE, render(result).encode('utf-8', errors='replace'))
     except OSError as error:

@@ -47,6 +47,11 @@ class NotRegularError(OSError):
     """A file is a pipe, a socket or a device."""
 
 
+def resolved(path: str | Path) -> Path:
+    """As ``Path.resolve``, which raises a RuntimeError for loops of links up to Python 3.12."""
+    return Path(os.path.realpath(path))
+
+
 def check_regular(path: Path) -> None:
     """Check that a file, if it exists, is a regular one; a pipe could wait for ever, a device never end.
 

@@ -216,6 +216,7 @@ def test_a_graph_of_one_size_keeps_the_masks_of_a_seed(weights, tmp_path, capsys
         (['--backbone', 'a', '--gate', 'always'], 2, '--gate, --size and --seed are for --torch and --onnx'),
         (['--torch', 'a', '--seed', '1'], 2, '--seed 1: the masks of a seed are for one size'),
         (['--torch', 'a', '--size', '0', '16'], 2, '--size 0 16'),
+        (['--torch', 'a', '--size', '99999', '99999'], 2, 'at most 64 million pixels'),
         (['--torch', 'a', '--size', '16', '16', '--seed', '-1'], 2, '--seed -1'),
     ],
 )
@@ -276,3 +277,10 @@ def test_masks_within_rounding_of_a_threshold_are_compared_once_more(tmp_path, m
     with pytest.raises(ExportError, match='would differ from the network by 0.0013'):
         list(export(net, Outputs(onnx=tmp_path / 'other.onnx')))
     assert [file.name for file in tmp_path.iterdir()] == ['net.onnx'] and not list(flipped)
+
+
+def test_loop_of_links_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'loop.pth').symlink_to('loop.pth')
+    assert main(['export', 'loop.pth', '--backbone', 'out.pth']) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1 and not (tmp_path / 'out.pth').exists()

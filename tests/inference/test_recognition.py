@@ -202,3 +202,11 @@ def test_denoising_mixes_the_weights(tmp_path, monkeypatch):
 def test_discriminator_upscales_nothing():
     with pytest.raises(OptionsError, match='is a discriminator'):
         open_network('RealESRGAN_x4plus_netD')
+
+
+def test_numbers_that_are_no_layers_are_refused(tmp_path):
+    state = build_network({'type': 'SRVGGNetCompact', **COMPACT}).state_dict()
+    state['body.9.weight.more'] = state.pop('body.2.weight')
+    torch.save({'params': state}, tmp_path / 'net.pth')
+    with pytest.raises(WeightsError, match='net.pth'):
+        open_network(str(tmp_path / 'net.pth'))

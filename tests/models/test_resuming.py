@@ -1,5 +1,7 @@
 """A resume with other options than the training state: other learning rates, another network."""
 
+import json
+import os
 import re
 
 import pytest
@@ -68,3 +70,31 @@ def test_another_network(opt, tmp_path, monkeypatch, capsys):
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith('rsr train: ') and 'net_g_2.pth holds weights of another network: body.0.weight is' in last
     assert last.endswith('resume with the network_g that the training began with, or rename it')
+
+
+@pytest.mark.parametrize('lost', ['whole', 'second data set', 'nothing'])
+def test_validation_behind_a_checkpoint_is_made_up(lost, opt, pairs, tmp_path, monkeypatch):
+    """A kill after the checkpoint of an iteration and before the end of its validation."""
+    gt, lq = pairs / 'gt', pairs / 'lq'
+    backend = {'type': 'disk'}
+    val = {'type': 'PairedImageDataset', 'dataroot_gt': str(gt), 'dataroot_lq': str(lq), 'io_backend': backend}
+    opt['datasets'].update(val={**val, 'name': 'first'}, val_2={**val, 'name': 'second'})
+    opt['val'] = {'val_freq': 2, 'save_img': True, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 4}}}
+    folder = train(opt, tmp_path, monkeypatch)
+    images = sorted((folder / 'visualization').rglob('*_2.png'))
+    note = folder / 'validated.json'
+    assert images and json.loads(note.read_text())['iteration'] > 2  # the validation at the end
+    if lost == 'nothing':
+        (folder / 'visualization' / '.x.png.0123456789ab.part').write_bytes(b'')
+        os.utime(folder / 'visualization' / '.x.png.0123456789ab.part', (0, 0))
+    else:
+        names = ['first'] if lost == 'second data set' else []
+        note.write_text(json.dumps({'iteration': 2, 'datasets': names}))
+    for path in images:
+        path.unlink()
+    opt['train'].update(total_iter=3)
+    _, log = rates(train(opt, tmp_path, monkeypatch, '--auto_resume'))
+    made_up = re.findall(r'Validation of iteration 2 was not finished; it is made up: (.*)\.', log)
+    assert made_up == {'whole': ['first, second'], 'second data set': ['second'], 'nothing': []}[lost]
+    assert all(path.exists() == (lost != 'nothing') for path in images)
+    assert not list(folder.rglob('*.part'))

@@ -99,6 +99,16 @@ def test_force_yml_runs_no_code(change, tmp_path, opt, monkeypatch):
     assert not (tmp_path / 'made').exists()
 
 
+@pytest.mark.parametrize('seed', ['one', '1.5', '[1]', '-1'])
+def test_seed_of_force_yml_that_is_none_is_refused(seed, tmp_path, opt, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for key in ('is_train', 'dist'):
+        del opt[key]
+    command = ['train', '-opt', str(write(opt, tmp_path / 'o.yml'))]
+    assert main([*command, '--force_yml', f'manual_seed={seed}']) == 2
+    assert 'manual_seed' in capsys.readouterr().err and not (tmp_path / 'experiments').exists()
+
+
 def test_masks_are_listed(tmp_path, capsys):
     assert main(['masks', '-opt', str(OPTIONS / 'train' / 'train_cdc_realsr_x4_paper.yml'), '--size', '40', '48']) == 0
     header, *lines = capsys.readouterr().out.splitlines()
