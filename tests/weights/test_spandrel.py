@@ -155,14 +155,6 @@ def test_wrappers_of_other_trainers(wrap, tmp_path):
         assert torch.equal(open_network(str(tmp_path / 'net.pth'))(x), net(x))
 
 
-def test_case_files_are_opened(shared):
-    folder = shared / 'cases' / 'files'
-    if not folder.is_dir():
-        pytest.skip(f'needs {folder}')
-    for name in ('params-ema.pth', 'torchscript.pt'):
-        assert open_network(str(folder / name))(torch.rand(1, 3, 8, 8)).shape[:2] == (1, 3)
-
-
 def test_unknown_networks_are_refused_in_one_sentence(tmp_path):
     file = save(nn.Sequential(nn.Conv2d(3, 12, 3), nn.PixelShuffle(2)), tmp_path / 'own.pth')
     with pytest.raises(
