@@ -84,7 +84,7 @@ class _Convolution(torch.autograd.Function):
         output = F.conv2d(input, weight, bias, stride, padding, dilation, groups)
         # One number, expanded to the shape of the input: checkpointing may run the convolution a second time outside
         # the block, and then expects saved tensors of the same number and shape.
-        ctx.save_for_backward(input.new_zeros(1).expand(input.shape), weight)
+        ctx.save_for_backward(input.new_empty(1).expand(input.shape), weight)
         ctx.settings, ctx.layout, ctx.groups = (stride, padding, dilation), _memory_format(input), groups
         return output
 

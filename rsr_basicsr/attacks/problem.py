@@ -42,7 +42,8 @@ class Problem:
         radius: torch.Tensor,
         generators: Generators | None = None,
     ) -> None:
-        self.model, self.network, self.lq, self.radius = model, MemorySaving(model), lq, radius
+        self.model, self.lq, self.radius = model, lq, radius
+        self.network = MemorySaving(model) if saves_memory(attack, lq.device) else model
         self.objective, self.constraint = attack.objective, attack.constraint
         self.clamp, self.quantize, self.kind = attack.clamp, attack.quantize, lq.dtype
         self.eot_samples, self.overlap, self.half = attack.eot_samples, attack.overlap, attack.precision == 'bf16'
@@ -213,6 +214,15 @@ class Problem:
         if coarseness > 1:
             noise = torch.nn.functional.interpolate(noise, sides, mode='nearest')
         return self.project(self.lq + self.constraint.random(noise, size))
+
+
+def saves_memory(attack: Attack, device: torch.device) -> bool:
+    """Whether the passes of an attack keep less for the backward pass, at the price of a Python call per convolution.
+
+    A GPU would wait for these calls: it keeps everything unless ``memory`` bounds the attack. In a training that costs
+    nothing, since the attack is over before the step makes its own, larger graph.
+    """
+    return device.type != 'cuda' or attack.memory is not None
 
 
 def _rand(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:

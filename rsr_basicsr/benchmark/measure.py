@@ -228,13 +228,15 @@ def _inner_types(options: Mapping[str, Any]) -> list[str] | None:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Versions and device, which can change the last bits of a result."""
-    hardware = torch.cuda.get_device_name(device) if device.type == 'cuda' else platform.machine()
+    on_gpu = device.type == 'cuda'
+    hardware = torch.cuda.get_device_name(device) if on_gpu else platform.machine()
     return {
         'rsr_basicsr': rsr_basicsr.__version__,
         'basicsr': basicsr.__version__,
         'torch': torch.__version__,
         'python': platform.python_version(),
         'device': f'{device.type}, {hardware}',
+        **({'tf32': 'on' if torch.backends.cudnn.allow_tf32 else 'off'} if on_gpu else {}),
     }
 
 

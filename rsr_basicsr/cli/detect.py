@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='P',
         help='flag an image as attacked if P(clean) is below this (default: threshold in the weights)',
     )
+    parser.add_argument('--device', default='auto', help='cuda, cuda:1 or cpu (default: a GPU if available)')
     parser.epilog = (
         f'Exit code: 0 if all images are clean, {EXIT_ATTACKED} if at least one is attacked, 1 if none is but a '
         'file could not be read.'
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
                 print(f'rsr detect: {remark}', file=sys.stderr)
     found: list[Detection] = []
     broken = 0
-    for verdict in detect(args.files, classifier, args.threshold):
+    for verdict in detect(args.files, classifier, args.threshold, args.device):
         if not isinstance(verdict, Detection):
             print(f'rsr detect: {verdict}', file=sys.stderr)
             broken += 1

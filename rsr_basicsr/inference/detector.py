@@ -14,6 +14,7 @@ from rsr_basicsr.archs.defense import build_classifier
 from rsr_basicsr.catalog.choices import BUILTIN
 from rsr_basicsr.inference.image_io import read_image
 from rsr_basicsr.inference.listing import find_images
+from rsr_basicsr.inference.upscaler import device_of
 from rsr_basicsr.utils.errors import ImageError
 
 
@@ -35,7 +36,10 @@ class Detection(NamedTuple):
 
 
 def detect(
-    paths: Sequence[str | Path], classifier: SampleClassifier | None = None, threshold: float | None = None
+    paths: Sequence[str | Path],
+    classifier: SampleClassifier | None = None,
+    threshold: float | None = None,
+    device: str = 'auto',
 ) -> Iterator[Detection | ImageError]:
     """Yield the verdict on each file, or the error that prevents one. Memory holds one image at a time.
 
@@ -43,6 +47,10 @@ def detect(
         paths: images and folders of images.
         classifier: in evaluation mode; None takes the built-in one.
         threshold: an image counts as attacked when P(clean) is below it; None for the classifier's own.
+        device: where the classifier runs; ``auto`` is a GPU if there is one.
+
+    Raises:
+        OptionsError: there is no such device; when the first verdict is asked for.
 
     Examples:
         >>> import cv2
@@ -53,6 +61,8 @@ def detect(
     """
     if classifier is None:
         classifier = build_classifier({'weights': BUILTIN}).eval()
+    place = device_of(device)
+    classifier = classifier.to(place)
     limit = float(classifier.threshold) if threshold is None else threshold
     for file in _files(paths):
         if isinstance(file, ImageError):
@@ -64,7 +74,7 @@ def detect(
             yield error
             continue
         with torch.no_grad():
-            clean = classifier.clean_probability(image).item()
+            clean = classifier.clean_probability(image.to(place)).item()
         # Not "clean < limit": NaN must not pass as clean.
         yield Detection(str(file), image.shape[3], image.shape[2], clean, not clean >= limit)
 

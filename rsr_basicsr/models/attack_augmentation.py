@@ -30,6 +30,17 @@ USE_TORCHRUN = (
 )
 
 
+@contextlib.contextmanager
+def _without_tuning() -> Iterator[None]:
+    """Within the block cuDNN does not try its algorithms: the images of a validation have many sizes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 class AttackAugmentation(AttackedBatches):
     """Mixin for a BasicSR model class: attacks the batch, then calls the class's own training step.
 
@@ -135,8 +146,7 @@ class AttackAugmentation(AttackedBatches):
         for batch in self.attacked_batches(current_iter) if attacks else [self._clean_batch()]:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self._forced(batch.decision))
-                # DistributedDataParallel waits for the gradient of every parameter.
-                if classifier_steps or self.opt['dist']:
+                if self._runs_classifier(current_iter, bool(classifier_steps)):
                     weight = 1 / classifier_steps if classifier_steps else 0
                     stack.enter_context(self._joint_loss(batch.labels, weight))
                 stack.enter_context(forward_in(self.options.train.precision, self.net_g))
@@ -144,6 +154,12 @@ class AttackAugmentation(AttackedBatches):
             self._log_errors(batch.labels)
         if self.optimizer_classifier is not None and attacks:
             self.optimizer_classifier.step()
+
+    def _runs_classifier(self, current_iter: int, attacks: bool) -> bool:
+        """Whether the classifier runs in a step: it is trained, or its loss and accuracy are printed after it."""
+        if self.optimizer_classifier is not None:
+            return attacks or self.opt['dist']  # DistributedDataParallel waits for the gradient of every parameter
+        return attacks and current_iter % self.opt['logger']['print_freq'] == 0
 
     @torch.no_grad()
     def _take_pretrained_target(self) -> None:
@@ -184,7 +200,14 @@ class AttackAugmentation(AttackedBatches):
     def validation(self, dataloader: Any, current_iter: Any, tb_logger: Any, save_img: bool = False) -> None:
         """As BasicSR does; processes agree on the classifier first."""
         self._share_statistics()
-        super().validation(dataloader, current_iter, tb_logger, save_img)
+        with _without_tuning():
+            super().validation(dataloader, current_iter, tb_logger, save_img)
+
+    @torch.no_grad()
+    def model_ema(self, decay: float = 0.999) -> None:
+        """As BasicSR does, in one call for all parameters instead of two for each."""
+        averages, current = (list(net.parameters()) for net in (self.net_g_ema, self.bare_net))
+        torch._foreach_lerp_(averages, current, 1 - decay)
 
     @torch.no_grad()
     def _share_statistics(self) -> None:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from networks import DefendedGain
 from rsr_basicsr.attacks import ATTACKS, PGD
 from rsr_basicsr.attacks.memory import InputGradientOnly
-from rsr_basicsr.attacks.problem import Problem
+from rsr_basicsr.attacks.problem import Problem, saves_memory
 
 
 def test_networks_that_checkpoint_by_themselves():
@@ -135,3 +135,8 @@ def test_compiled_networks(photo):
     compiled = torch.compile(net, backend='eager')
     first, second = (PGD(eps=4, steps=2, seed=1)(n, photo[..., :8, :8]) for n in (net, compiled))
     torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize('device, memory, saves', [('cpu', None, True), ('cuda', None, False), ('cuda', 4.0, True)])
+def test_passes_on_a_gpu_save_memory_only_where_they_must(device, memory, saves):
+    assert saves_memory(PGD(memory=memory), torch.device(device)) == saves

@@ -11,6 +11,7 @@ from basicsr.utils.options import parse_options
 from defend_files import FILES, text_of, without_additions
 
 from helpers import OPTIONS, read, train
+from rsr_basicsr.catalog.choices import PRESET_NAMES
 from rsr_basicsr.check import check_options
 from rsr_basicsr.cli import main
 from rsr_basicsr.data import write_evaluation_pairs
@@ -146,3 +147,7 @@ def test_guard_only_where_there_is_something_to_compare_with():
         'calculate_psnr': 'calculate_ssim',
     }.items():
         assert 'guard' not in yaml.safe_load(defend_text(guarded.replace(old, new), 'light').text)['val']
+
+
+def test_command_line_names_all_presets():
+    assert tuple(PRESETS) == PRESET_NAMES

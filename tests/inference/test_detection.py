@@ -77,3 +77,10 @@ def test_unreadable_files_do_not_stop_the_others(files, tmp_path, capsys):
     (tmp_path / 'w.pth').write_bytes(b'nothing')
     assert main(['detect', '--weights', str(tmp_path / 'w.pth'), str(files)]) == 1
     assert 'w.pth is damaged' in capsys.readouterr().err
+
+
+def test_device_of_the_detector(tmp_path, photo, capsys):
+    cv2.imwrite(str(tmp_path / 'a.png'), (photo[0].permute(1, 2, 0).numpy() * 255).round())
+    assert main(['detect', str(tmp_path / 'a.png'), '--device', 'cpu']) in (0, 3)
+    assert main(['detect', str(tmp_path / 'a.png'), '--device', 'nowhere']) == 2
+    assert 'device nowhere: ' in capsys.readouterr().err

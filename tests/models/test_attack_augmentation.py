@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from helpers import SMALL_NETWORKS, paired_options
 from rsr_basicsr.models import DefendedSRModel
-from rsr_basicsr.models.attacked_batches import Attacked
+from rsr_basicsr.models.attacked_batches import Attacked, AttackedBatches
 
 
 def test_paired_appends_the_attacked_images(model):
@@ -196,3 +196,41 @@ def test_pretrained_output_as_the_target(pairs, photos, tmp_path):
             torch.testing.assert_close(model.gt, plain(lq).clamp(0, 1).repeat(2, 1, 1, 1))
     assert not torch.equal(model.net_g.body[0].weight, plain.body[0].weight)
     assert not any(parameter.requires_grad for parameter in model.start_net.parameters())
+
+
+@pytest.mark.parametrize('trained', [False, True])
+def test_frozen_classifier_runs_only_in_steps_that_print(trained, model):
+    model.opt['logger'] = {'print_freq': 3}
+    if not trained:
+        model.optimizer_classifier = None
+    seen = []
+    model.classifier.register_forward_hook(lambda *args: seen.append(iteration))
+    batch = model.lq, model.gt
+    for iteration in range(1, 7):
+        model.lq, model.gt = batch
+        model.optimize_parameters(iteration)
+        assert ('l_classifier' in model.get_current_log()) == (trained or iteration % 3 == 0)
+    assert set(seen) == ({1, 2, 3, 4, 5, 6} if trained else {3, 6})
+
+
+def test_moving_average_is_that_of_basicsr(model):
+    model.net_g_ema = build_network(dict(model.opt['network_g']))
+    expected = {name: value.detach().clone() for name, value in model.net_g_ema.named_parameters()}
+    current = dict(model.net_g.named_parameters())
+    model.model_ema(0.9)
+    for name, value in model.net_g_ema.named_parameters():
+        torch.testing.assert_close(value, 0.9 * expected[name] + 0.1 * current[name], rtol=1e-6, atol=1e-7)
+    model.model_ema(0)  # BasicSR's way to copy
+    assert all(torch.equal(value, current[name]) for name, value in model.net_g_ema.named_parameters())
+
+
+def test_cudnn_tries_no_algorithms_in_a_validation(model, monkeypatch):
+    seen = []
+    noted = lambda *args: seen.append(torch.backends.cudnn.benchmark)  # noqa: E731
+    monkeypatch.setattr(AttackedBatches, 'validation', noted, raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', True)
+    try:
+        model.validation(None, 1, None)
+    finally:
+        after, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    assert seen == [False] and after

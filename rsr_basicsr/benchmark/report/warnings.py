@@ -231,7 +231,7 @@ def _external(results: Results) -> Iterator[str]:
 
 
 def _mixed_versions(results: Results) -> Iterator[str]:
-    for name in ('rsr_basicsr', 'torch', 'device'):
+    for name in ('rsr_basicsr', 'torch', 'device', 'tf32'):
         values = sorted({record.environment.get(name, '') for record in results.records})
         if len(values) > 1:
             yield f'The cells were measured with different values of {name}: {", ".join(values)}.'
