@@ -115,7 +115,7 @@ def main() -> int:
             wrong = [sentence for sentence in found if sentence]
             failures += [f'{name}, {fault}: {sentence}' for sentence in wrong]
             cells.append(f'{len(found) - len(wrong)} of {len(found)}' if found else '–')
-        print(f'| `rsr {name}` | {" | ".join(cells)} |', flush=True)
+        print(f'| `{name}` | {" | ".join(cells)} |', flush=True)
     print('\n'.join(failures))
     return 1 if failures else 0
 

@@ -29,12 +29,19 @@ def test_the_file_is_small_and_clean():
     assert not re.search(r'/(?:tmp|home|root|work|usr)/|0x[0-9a-f]{8}|Traceback', '\n'.join(texts))
 
 
+#: What the notebook does for minutes, and what tells the same in less
+SHORTER = {'range(1, 81)': 'range(1, 41)', "'steps': 10": "'steps': 5"}
+
+
 def test_the_tour_runs(real_weights, tmp_path):
     nbformat = pytest.importorskip('nbformat')
     nbclient = pytest.importorskip('nbclient')
     pytest.importorskip('ipykernel')
     pytest.importorskip('matplotlib')
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for long, short in SHORTER.items():
+        (cell,) = [cell for cell in notebook['cells'] if long in cell['source']]
+        cell['source'] = cell['source'].replace(long, short)
     client = nbclient.NotebookClient(
         notebook, timeout=500, kernel_name='python3', resources={'metadata': {'path': str(tmp_path)}}
     )

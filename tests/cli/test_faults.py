@@ -18,5 +18,5 @@ def test_disturbed_commands_go_on(command, faults, every):
     words = ['--only', command, '--faults', *faults, '--every', str(every)]
     run = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
-    (row,) = re.findall(rf'^\| `rsr {command}` \|(.*)\|$', run.stdout, re.MULTILINE)
+    (row,) = re.findall(rf'^\| `{command}` \|(.*)\|$', run.stdout, re.MULTILINE)
     assert all(re.fullmatch(r'(\d+) of \1', cell.strip()) for cell in row.split('|')), row
