@@ -206,8 +206,9 @@ def _started(folder: Path, name: str, options: Mapping[str, Any]) -> subprocess.
 
 
 def _progress(folder: Path, name: str) -> str:
-    """The last iteration in the log of a training."""
-    found = _PROGRESS.findall(_log(folder, name).read_text(encoding='utf-8', errors='replace'))
+    """The last iteration in the log of a training, which may have none yet: the one before it has just ended."""
+    log = _log(folder, name)
+    found = _PROGRESS.findall(log.read_text(encoding='utf-8', errors='replace')) if log.is_file() else []
     return f'iteration {found[-1]}' if found else 'starting'
 
 

@@ -67,3 +67,9 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, 'argv', ['quickstart', *arguments])
     assert quickstart.main() == 2
     assert message in capsys.readouterr().err
+
+
+def test_progress_of_a_training_that_has_not_begun(tmp_path):
+    assert quickstart._progress(tmp_path, 'adversarial') == 'starting'
+    (tmp_path / 'train_adversarial.log').write_text('[train..][epoch:  0, iter:      40, lr:(1e-04,)]\n')
+    assert quickstart._progress(tmp_path, 'adversarial') == 'iteration 40'
