@@ -44,7 +44,7 @@ def test_light_rooms_import_neither_torch_nor_basicsr():
         'leaderboard {cards}',
         'upscale --help',
         'upscale --tle 3',
-        'trian',
+        'tran',
     ],
 )
 def test_commands_that_need_no_network_import_no_torch(words):
@@ -52,7 +52,7 @@ def test_commands_that_need_no_network_import_no_torch(words):
     command = words.format(cards=entries).split()
     code = (
         f'from rsr_basicsr.cli import main\ntry:\n    code = main({command!r})\nexcept SystemExit as end:\n'
-        f'    code = end.code\nassert code == {2 if words in ("upscale --tle 3", "trian") else 0}, code\n{LOADED}'
+        f'    code = end.code\nassert code == {2 if words in ("upscale --tle 3", "tran") else 0}, code\n{LOADED}'
     )
     assert python(code).splitlines()[-1] == '[]'
 
