@@ -189,7 +189,7 @@ def check_memory(here: Here) -> str:
 
 
 def check_validation(here: Here) -> str:
-    """An image of 510x340 is attacked and validated in a training."""
+    """An image of 510x340 is attacked whole, as in a validation under attack."""
     height, width = (340, 510) if here.on_gpu else (34, 51)
     _start_counting(here)
     net = build_network(

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 #: Exit code if some images could not be upscaled
 EXIT_FAILED_IMAGES = 1
 DEFAULT_NETWORK = 'defended-general-x4v3'
-#: Options of Real-ESRGAN's script -> what to do instead
-_NOT_OFFERED = {('--face_enhance',): 'run GFPGAN on the results'}
 
 
 class _Refusal(argparse.Action):
@@ -103,8 +101,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--fp32', dest='precision', action='store_const', const='fp32', help='same as --precision fp32')
     parser.add_argument('--device', default='auto', help='cuda, cuda:1 or cpu (default: a GPU if available)')
     parser.add_argument('-g', '--gpu-id', type=int, metavar='N', help='same as --device cuda:N')
-    for flags, remedy in _NOT_OFFERED.items():
-        parser.add_argument(*flags, nargs='?', dest=flags[-1], action=_Refusal, help=argparse.SUPPRESS, const=remedy)
+    parser.add_argument(
+        '--face_enhance', nargs='?', action=_Refusal, help=argparse.SUPPRESS, const='run GFPGAN on the results'
+    )
     parser.add_argument('--report', type=Path, metavar='FILE', help='write all verdicts to a JSON file')
     parser.add_argument('--overwrite', action='store_true', help='replace existing results')
     add_import(parser, 'architectures')

@@ -146,7 +146,7 @@ class AttackAugmentation(AttackedBatches):
         for batch in self.attacked_batches(current_iter) if attacks else [self._clean_batch()]:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(self._forced(batch.decision))
-                if self._runs_classifier(current_iter, bool(classifier_steps)):
+                if self._runs_classifier(current_iter, attacks):
                     weight = 1 / classifier_steps if classifier_steps else 0
                     stack.enter_context(self._joint_loss(batch.labels, weight))
                 stack.enter_context(forward_in(self.options.train.precision, self.net_g))

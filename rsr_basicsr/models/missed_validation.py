@@ -77,7 +77,11 @@ class MissedValidation:
         _clear(opt)
         if val is None or iteration % val['val_freq']:
             return
-        missed = [loader for loader in self.loaders if not _is_finished(opt, iteration, loader.dataset.opt['name'])]
+        last, done = _last_validation(opt)
+        if last > iteration:
+            return
+        finished = done if last == iteration else []
+        missed = [loader for loader in self.loaders if loader.dataset.opt['name'] not in finished]
         if missed:
             names = ', '.join(loader.dataset.opt['name'] for loader in missed)
             get_root_logger().info(f'Validation of iteration {iteration} was not finished; it is made up: {names}.')
@@ -94,10 +98,9 @@ def _note(opt: Mapping[str, Any], iteration: int, dataset: str) -> None:
         write_whole(path, json.dumps({'iteration': iteration, 'datasets': done}).encode())
 
 
-def _is_finished(opt: Mapping[str, Any], iteration: int, dataset: str) -> bool:
-    """Whether a data set was validated at an iteration, or after it, as the first process finds it."""
-    last, done = _noted(Path(opt['path']['experiments_root'], NOTE))
-    found = [last > iteration or (last == iteration and dataset in done)]
+def _last_validation(opt: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Iteration of the last validation, and the data sets that it has finished, as the first process finds them."""
+    found = [_noted(Path(opt['path']['experiments_root'], NOTE))]
     if opt['dist']:
         dist.broadcast_object_list(found)
     return found[0]
