@@ -64,7 +64,8 @@ def write_adversarial_set(
     _claim(folder, options)
     for place in (folder, parts):
         remove_leftovers(place)
-    made = {path.stem for path in parts.glob('*.json') if _is_whole(path)}  # the last file of each pair
+    # The last file of each pair; a damaged one is made again.
+    made = {path.stem: line for path in parts.glob('*.json') if (line := _whole_line(path)) is not None}
     missing = [index for index in range(options['count']) if _key(index) not in made]
     with progress_bar(total=len(missing), unit='image', disable=not progress) as bar:
         for _ in _made(options, parts, missing, workers, imports):
@@ -74,7 +75,7 @@ def write_adversarial_set(
         if _packed(folder / f'{side}.lmdb') != keys:
             (folder / FACTS).unlink(missing_ok=True)  # its presence marks a finished set
             _pack(parts, side, keys, folder / f'{side}.lmdb')
-    lines = [(parts / f'{key}.json').read_text(encoding='utf-8') for key in keys]
+    lines = [made[key] if key in made else read_text(parts / f'{key}.json') for key in keys]
     write_whole(folder / FACTS, ''.join(f'{line}\n' for line in lines).encode())
     return len(missing)
 
@@ -94,13 +95,14 @@ def read_facts(folder: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the file of a pair's facts is as it was written; a damaged pair is made again."""
+def _whole_line(path: Path) -> str | None:
+    """The facts of a pair as they were written; None if the file is damaged."""
     try:
-        facts = untrusted_json(read_text(path))
+        line = read_text(path)
+        facts = untrusted_json(line)
     except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and facts.get('key') == path.stem
+        return None
+    return line if isinstance(facts, dict) and facts.get('key') == path.stem else None
 
 
 def _claim(folder: Path, options: Mapping[str, Any]) -> None:
