@@ -6,6 +6,7 @@ processed in bands of rows, with the same result.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ BLOCK_BINS = 8  # of log2 of the magnitude: 0, 0.25, 0.75, 1.75, ... 31.75 grey 
 RESIDUAL_BINS = 20  # the k-th at 8 (2^(k / 6) - 1) grey levels: one apart at first, 64 is the last
 FLAT = (0.25, 0.6)  # shares of the image
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (0, 3), (3, 0), (2, 2))  # rows and columns
+COLOUR_PAIRS = ((0, 1), (0, 2), (1, 2))
 SMALLEST = 16  # pixels per side
+_AT_ONCE = {'cpu': 2**18, 'cuda': 2**24}  # numbers in a tensor of clamped levels
 _MARGIN = 4  # rows and columns around the cells, at least the reach of a filter plus a lag
 
 FEATURES = 3 * BLOCK_BINS * sum(size**2 - 1 for size, _ in BLOCKS) + (
@@ -52,9 +55,10 @@ def block_histograms(x: torch.Tensor, band: int) -> torch.Tensor:
             rows = rows_between(x, top, bottom + size - stride)
             c = F.conv2d(rows.flatten(0, 1)[:, None], basis, stride=stride).flatten(2)
             level = (c.abs() + 0.25).log2() + 2
-            up_to = up_to + torch.stack([level.clamp(max=k).sum(dim=2) for k in range(BLOCK_BINS)], dim=-1)
+            up_to = up_to + torch.cat([part.sum(dim=3) for part in _clamped(level, BLOCK_BINS)], dim=1)
             count += c.shape[2]
-        found.append(_roots(up_to.view(x.shape[0], 3, *up_to.shape[1:]) / count).flatten(1))
+        up_to = (up_to / count).transpose(1, 2)
+        found.append(_roots(up_to.reshape(x.shape[0], 3, *up_to.shape[1:])).flatten(1))
     return torch.cat(found, dim=1)
 
 
@@ -142,33 +146,55 @@ def _residual_sums(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     inner = lagged(r).flatten(3).flatten(1, 2)  # (B, 24, pixels)
     level = 6 * (inner.abs() / 8 + 1).log2()
     weights = weight.flatten(2).transpose(1, 2)  # (B, pixels, 2)
-    found = [torch.stack([torch.bmm(level.clamp(max=k), weights) for k in range(RESIDUAL_BINS)], dim=1)]
-    flattest = weight[:, :1]
-    laplacian, colours = r[:, :3, 3], r[:, 3:]
-    for a, b in [(lagged(laplacian), lagged(laplacian, *lag)) for lag in LAGS] + [
-        (lagged(colours[:, i]), lagged(colours[:, j])) for i, j in ((0, 1), (0, 2), (1, 2))
-    ]:
-        found += [
-            (value * flattest).flatten(2).sum(dim=2)
-            for value in (a * b, a.square(), b.square(), (a * b).abs(), a.abs(), b.abs())
-        ]
-    return torch.cat([each.flatten(1).double() for each in found], dim=1)
+    up_to = [part.flatten(1, 2) @ weights for part in _clamped(level, RESIDUAL_BINS)]
+    laplacian, colours = r[:, :3, 3], lagged(r[:, 3:])
+    pairs = [(lagged(laplacian), lagged(laplacian, *lag)) for lag in LAGS]
+    pairs += [(colours[:, i], colours[:, j]) for i, j in COLOUR_PAIRS]
+    of_pairs, at_once, flattest = [], _at_once(pairs[0][0]), weights[..., :1]
+    for first in range(0, len(pairs), at_once):
+        a, b = (torch.cat(side, dim=1).flatten(2) for side in zip(*pairs[first : first + at_once]))
+        ab = a * b
+        of_pairs.append(torch.cat([each @ flattest for each in (ab, a * a, b * b, ab.abs(), a.abs(), b.abs())], dim=2))
+    return torch.cat([torch.cat(part, dim=1).flatten(1) for part in (up_to, of_pairs)], dim=1).double()
 
 
 def _of_sums(sums: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     """The statistics from their sums and the number of pixels, (B, 2)."""
     split = RESIDUAL_BINS * 24 * len(FLAT)
     up_to = sums[:, :split].unflatten(1, (RESIDUAL_BINS, 24, len(FLAT))) / pixels[:, None, None]
-    found = [_roots(up_to.permute(0, 2, 3, 1)).flatten(1)]
-    means = sums[:, split:] / pixels[:, :1]
-    for width, count in ((3, len(LAGS)), (4, 3)):
-        ab, aa, bb, ab_abs, a_abs, b_abs = means[:, : 6 * width * count].view(-1, count, 6, width).unbind(dim=2)
-        means = means[:, 6 * width * count :]
-        # The offset, in grey levels squared, makes the correlation 0 where there is no noise.
-        found.append((ab / (aa * bb + 1e-2).sqrt()).flatten(1))
-        spread = (aa - a_abs.square() + 1e-2) * (bb - b_abs.square() + 1e-2)
-        found.append(((ab_abs - a_abs * b_abs) / spread.sqrt()).flatten(1))
-    return torch.cat(found, dim=1)
+    ab, aa, bb, ab_abs, a_abs, b_abs = (sums[:, split:] / pixels[:, :1]).unflatten(1, (-1, 6)).unbind(dim=2)
+    # The offset, in grey levels squared, makes the correlation 0 where there is no noise.
+    of_values = ab / (aa * bb + 1e-2).sqrt()
+    spread = (aa - a_abs.square() + 1e-2) * (bb - b_abs.square() + 1e-2)
+    of_magnitudes = (ab_abs - a_abs * b_abs) / spread.sqrt()
+    lags = 3 * len(LAGS)
+    correlations = [
+        each for part in (slice(lags), slice(lags, None)) for each in (of_values[:, part], of_magnitudes[:, part])
+    ]
+    return torch.cat([_roots(up_to.permute(0, 2, 3, 1)).flatten(1), *correlations], dim=1)
+
+
+def _clamped(level: torch.Tensor, bins: int) -> Iterator[torch.Tensor]:
+    """Levels (B, C, N), clamped from above at 0 to ``bins`` - 1: as (B, some bins, C, N), until all bins are done.
+
+    Few large tensors on a GPU, where every call costs the same; on a CPU as many as a cache holds.
+    """
+    at_once = _at_once(level)
+    if at_once == 1:
+        yield from (level.clamp(max=k)[:, None] for k in range(bins))
+        return
+    for limits in _limits(bins, level.device, level.dtype).split(at_once):
+        yield level[:, None].clamp(max=limits)
+
+
+def _at_once(x: torch.Tensor) -> int:
+    """How many tensors like ``x`` to compute with at once."""
+    return 1 if any_size() else max(1, _AT_ONCE.get(x.device.type, _AT_ONCE['cpu']) // x.numel())
+
+
+@constant_tensor(maxsize=8)
+def _limits(bins: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.arange(bins, device=device, dtype=dtype).view(-1, 1, 1)
 
 
 def _roots(up_to: torch.Tensor) -> torch.Tensor:

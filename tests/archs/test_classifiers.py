@@ -7,6 +7,7 @@ import pytest
 import scipy.fft
 import scipy.ndimage
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsr_basicsr.archs import (
     EnsembleClassifier,
@@ -14,6 +15,7 @@ from rsr_basicsr.archs import (
     ResidualClassifier,
     RRDBFrequencyClassifier,
     StatisticsClassifier,
+    noise_statistics,
 )
 from rsr_basicsr.archs.classifier import log_odds
 from rsr_basicsr.archs.defense import CLASSIFIERS, build_classifier
@@ -36,8 +38,10 @@ def test_any_size(cls, size):
     assert logits.shape == (2, 2) and logits.isfinite().all()
 
 
+@pytest.mark.parametrize('at_once', [1, 2**15, 2**24])
 @pytest.mark.parametrize('size, stride', [(8, 4), (4, 2)])
-def test_histograms_are_those_of_the_dct_of_blocks(size, stride):
+def test_histograms_are_those_of_the_dct_of_blocks(size, stride, at_once, monkeypatch):
+    monkeypatch.setitem(noise_statistics._AT_ONCE, 'cpu', at_once)
     image = np.random.default_rng(0).integers(0, 256, (3, 24, 32)).astype(float)
     red, green, blue = image
     axes = [image.mean(axis=0), (red - green) / 2, (blue - green) / 2]
@@ -88,7 +92,9 @@ def _in_flat_parts(image):
     return residuals, [tuple(np.array(places).T) for places in where]
 
 
-def test_residual_statistics_are_those_of_the_flat_parts():
+@pytest.mark.parametrize('at_once', [1, 2**13, 2**24])
+def test_residual_statistics_are_those_of_the_flat_parts(at_once, monkeypatch):
+    monkeypatch.setitem(noise_statistics._AT_ONCE, 'cpu', at_once)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 40, (3, 44, 36)) + 100.0
     image[:, :20] += scipy.ndimage.zoom(rng.uniform(-90, 90, (3, 5, 9)), (1, 4, 4), order=1)
@@ -115,6 +121,27 @@ def test_residual_statistics_are_those_of_the_flat_parts():
     found = residual_statistics(torch.from_numpy(image)[None] / 255, 2**18)[0]
     assert found.numel() == len(expected)
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-3)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what is called on tensors."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_built_in_classifier_takes_few_operations(monkeypatch):
+    net, counts = build_classifier({}).eval(), []
+    for at_once in (1, noise_statistics._AT_ONCE['cuda']):
+        monkeypatch.setitem(noise_statistics._AT_ONCE, 'cpu', at_once)
+        net(torch.rand(1, 3, 64, 64))  # fills the caches
+        with torch.no_grad(), Operations() as operations:
+            net(torch.rand(1, 3, 64, 64))
+        counts.append(operations.count)
+    assert counts[1] < 350 < counts[0]
 
 
 @pytest.mark.parametrize('cls', LOCAL)
