@@ -103,6 +103,7 @@ class Defense(nn.Module):
         self.classifier = build_classifier(classifier_options)
         self._forced: Decision | None = None
         self._straight_through = False
+        self._waits = True
         self._masks: Masks | None = None
         self._obeyed: Decision = False
         self._masks_drawn = 0
@@ -127,6 +128,18 @@ class Defense(nn.Module):
             yield self
         finally:
             self._straight_through = previous
+
+    @contextlib.contextmanager
+    def without_waiting(self) -> Iterator[Defense]:
+        """Within the block, the host never waits for the device to know whether any image is masked.
+
+        For a pass in evaluation mode inside a training step; masks that no image needs are then computed in vain.
+        """
+        previous, self._waits = self._waits, False
+        try:
+            yield self
+        finally:
+            self._waits = previous
 
     def attacked(self, x: torch.Tensor) -> torch.Tensor:
         """Classify images ``x``, (B, 3, H, W) in [0, 1]: bool (B,), True where attacked."""
@@ -178,7 +191,8 @@ class Defense(nn.Module):
         """Apply masks by ``decision`` within the block, which is one pass of the network."""
         # Clean images should not pay for unused masks. But in training the host must not wait for the device, and every
         # rank must take the same path through the network; a compiled network has one path only.
-        if not (isinstance(decision, bool) or self.training or decision.requires_grad or torch.compiler.is_compiling()):
+        branches = self._waits and not (self.training or torch.compiler.is_compiling())
+        if branches and not (isinstance(decision, bool) or decision.requires_grad):
             decision = decision if decision.any() else False
         self._obeyed, self._masks_drawn = decision, 0
         try:

@@ -216,8 +216,9 @@ class Attack:
 
     def radius(self, lq: torch.Tensor, eps: torch.Tensor | None = None) -> torch.Tensor:
         """Radius of the ball in [0, 1] units: (1, 1, 1, 1), or per sample (B, 1, 1, 1)."""
-        eps = torch.tensor(float(self.eps)) if eps is None else eps
         kind = torch.promote_types(lq.dtype, torch.float32)
+        if eps is None:  # made on the device: a copy from the host would wait for it
+            return torch.full((1, 1, 1, 1), float(self.eps), dtype=kind, device=lq.device) / 255
         return eps.to(lq.device, kind).reshape(-1, 1, 1, 1) / 255
 
     def gate_for(self, model: nn.Module) -> str | None:

@@ -127,11 +127,12 @@ class Band:
 @constant_tensor(maxsize=16)
 def _band(low: float, high: float, height: int, width: int, device: torch.device) -> torch.Tensor:
     """1 where a DCT coefficient lies in the band, float32 (1, 1, H, W). Cached: each step needs it several times."""
-    diagonal, distance = math.hypot(height, width), radial_distance(height, width, device)
+    # On the host: whether there is any is asked before the device has begun.
+    diagonal, distance = math.hypot(height, width), radial_distance(height, width)
     inside = (distance >= low * diagonal) & (distance <= high * diagonal)
     if not inside.any():
         raise ValueError(f'band [{low}, {high}] holds no DCT coefficient of a {height}x{width} image')
-    return inside.float()[None, None]
+    return inside.float()[None, None].to(device)
 
 
 def project(

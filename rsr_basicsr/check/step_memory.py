@@ -128,7 +128,7 @@ def _peak(model: SRModel, opt: dict[str, Any], size: int, batch: int) -> int:
 
 def _on_meta(cls: type) -> type:
     """The model class with its device fixed to meta."""
-    # BasicSR's models set the device from the options; reduce_loss_dict reads values.
+    # BasicSR's models set the device from the options, and some read values in reduce_loss_dict.
     return type(
         cls.__name__,
         (cls,),

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
-import numpy as np
 import torch
-from basicsr.utils.color_util import rgb2ycbcr_pt
 from basicsr.utils.registry import LOSS_REGISTRY
 from torch import nn
 from torch.nn import functional as F
 
-_BLOCK, _APERTURE, _K = 3, 3, 0.04  # of the Harris response
-_CORNER, _EDGE = 0.01, -0.001  # thresholds, as shares of the largest response
-_PUBLISHED = (0.257, 0.564, 0.098)  # of R, G and B; BT.601 has 0.504 for G
+from rsr_basicsr.ops.caching import constant_tensor
 
-#: Definitions of luma for the Harris response
-LUMA = ('bt601', 'published')
+_K = 0.04  # of the Harris response, over blocks of 3x3 pixels
+_CORNER, _EDGE = 0.01, -0.001  # thresholds, as shares of the largest response
+
+#: Definitions of luma for the Harris response: weights of R, G and B in [0, 1]
+LUMA = {
+    'bt601': (65.481, 128.553, 24.966),
+    'published': (255 * 0.257, 255 * 0.564, 255 * 0.098),  # BT.601 has 0.504 for G
+}
 
 
 def region_maps(hr: torch.Tensor, luma: str = 'bt601') -> torch.Tensor:
@@ -29,15 +30,18 @@ def region_maps(hr: torch.Tensor, luma: str = 'bt601') -> torch.Tensor:
             the region of about 0.1 % of the pixels of photographs.
 
     Returns:
-        (B, 3, H, W) float on the device of ``hr``: channels for flat, edge and corner, 1 inside the region; they add
-        up to 1 everywhere. An image without structure is flat.
+        (B, 3, H, W), like ``hr``: channels for flat, edge and corner, 1 inside the region; they add up to 1 everywhere.
+        An image without structure is flat.
 
     Raises:
         ValueError: there is no such luma.
     """
     _check_luma(luma)
-    maps = torch.from_numpy(np.stack([_regions(image) for image in _luma(hr.detach().float(), luma).cpu().numpy()]))
-    return maps.to(hr.device, hr.dtype, non_blocking=True)
+    response = _harris((hr.detach().float() * _luma_weights(luma, hr.device)).sum(dim=1, keepdim=True))
+    largest = response.amax(dim=(2, 3), keepdim=True)
+    corner = (response > _CORNER * largest) & (largest > 0)
+    edge = (response < _EDGE * largest) & (largest > 0)
+    return torch.cat([~corner & ~edge, edge, corner], dim=1).to(hr.dtype)
 
 
 def _check_luma(luma: str) -> None:
@@ -45,20 +49,28 @@ def _check_luma(luma: str) -> None:
         raise ValueError(f'luma must be one of {", ".join(LUMA)}, got {luma!r}')
 
 
-def _luma(rgb: torch.Tensor, luma: str) -> torch.Tensor:
-    """Luma (B, H, W) of (B, 3, H, W) in [0, 1], about [16, 235]. The offset of 16 does not affect the regions."""
-    if luma == 'published':
-        return torch.einsum('bchw,c->bhw', rgb * 255, rgb.new_tensor(_PUBLISHED)) + 16
-    return rgb2ycbcr_pt(rgb, y_only=True)[:, 0] * 255
+def _harris(luma: torch.Tensor) -> torch.Tensor:
+    """Harris response, (B, 1, H, W), up to a factor: on the device, since OpenCV's would wait for it in every step."""
+    padded = F.pad(luma, [1] * 4, mode='reflect')
+    # Sobel by differences: a GPU may round the factors of a convolution to ten bits.
+    rows, columns = padded[..., 2:, :] - padded[..., :-2, :], padded[..., 2:] - padded[..., :-2]
+    dx = columns[..., :-2, :] + 2 * columns[..., 1:-1, :] + columns[..., 2:, :]
+    dy = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]
+    products = F.pad(torch.cat([dx * dx, dy * dy, dx * dy], dim=1), [1] * 4, mode='reflect')
+    xx, yy, xy = F.avg_pool2d(products, 3, stride=1).split(1, dim=1)
+    return xx * yy - xy * xy - _K * (xx + yy).square()
 
 
-def _regions(luma: np.ndarray) -> np.ndarray:
-    response = cv2.cornerHarris(luma, _BLOCK, _APERTURE, _K)
-    largest = response.max()
-    corner, edge = response > _CORNER * largest, response < _EDGE * largest
-    if largest <= 0:
-        corner, edge = np.zeros_like(corner), np.zeros_like(edge)
-    return np.stack([~corner & ~edge, edge, corner]).astype(np.float32)
+@constant_tensor(maxsize=8)
+def _luma_weights(luma: str, device: torch.device) -> torch.Tensor:
+    return torch.tensor(LUMA[luma], device=device).view(3, 1, 1)
+
+
+@constant_tensor(maxsize=8)
+def _sobel(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Horizontal and vertical Sobel operator, (2, 1, 3, 3)."""
+    sobel = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=device, dtype=dtype)
+    return torch.stack([sobel, sobel.T])[:, None]
 
 
 def gradient_weighted_l1(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
@@ -67,9 +79,8 @@ def gradient_weighted_l1(sr: torch.Tensor, hr: torch.Tensor) -> torch.Tensor:
     Args:
         sr, hr: (B, C, H, W) in [0, 1].
     """
-    sobel = hr.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     channels = hr.shape[1]
-    kernels = torch.stack([sobel, sobel.T]).unsqueeze(1).repeat(channels, 1, 1, 1)
+    kernels = _sobel(hr.device, hr.dtype).repeat(channels, 1, 1, 1)
     # The Sobel operator is linear: the difference of the responses is the response of the difference.
     change = F.conv2d(sr - hr, kernels, padding=1, groups=channels).abs()
     dx, dy = change[:, 0::2], change[:, 1::2]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
 from basicsr.losses import build_loss
@@ -167,7 +167,8 @@ class AttackAugmentation(AttackedBatches):
 
         It is the target of every loss of the step, so that fine-tuning keeps the style of the pretrained network.
         """
-        output = self.start_net(self.lq).clamp(0, 1)
+        with cast(DefenseMixin, self.start_net).defense.without_waiting():
+            output = self.start_net(self.lq).clamp(0, 1)
         self._replace_targets(lambda target: output)
 
     @contextlib.contextmanager
@@ -188,9 +189,14 @@ class AttackAugmentation(AttackedBatches):
         self.means.add('l_attacked', error, labels)
         self.means.add('attacked_share', labels)
 
+    def reduce_loss_dict(self, loss_dict: Mapping[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
+        """Keep the losses of a step on the device, where BasicSR reads them in each step; see get_current_log."""
+        return OrderedDict((name, loss.detach().mean()) for name, loss in loss_dict.items())
+
     def get_current_log(self) -> OrderedDict[str, float]:
         """BasicSR's losses of this step, and ours as means over all steps and processes since the last call."""
-        return OrderedDict({**super().get_current_log(), **self.means.take(distributed=self.opt['dist'])})
+        losses = super().reduce_loss_dict(super().get_current_log())
+        return OrderedDict({**losses, **self.means.take(distributed=self.opt['dist'])})
 
     def save(self, epoch: int, current_iter: int) -> None:
         """As BasicSR does; processes agree on the classifier first."""

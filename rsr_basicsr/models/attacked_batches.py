@@ -181,6 +181,7 @@ class AttackedBatches(RobustValidation):
         with contextlib.ExitStack() as stack:
             for net in self._networks():
                 stack.enter_context(net.defense.forced(decision))
+                stack.enter_context(net.defense.without_waiting())
             yield
 
     def _gradient_of_training_loss(self, x: torch.Tensor) -> torch.Tensor:
