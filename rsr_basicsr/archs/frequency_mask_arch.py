@@ -13,6 +13,7 @@ from torch import nn
 
 from rsr_basicsr.ops.caching import any_size, constant_tensor
 from rsr_basicsr.ops.frequency import filter_dct, radial_distance
+from rsr_basicsr.ops.memory_format import memory_format
 
 Generators = torch.Generator | Sequence[torch.Generator]
 
@@ -64,7 +65,7 @@ class RandomFrequencyMask(nn.Module):
     @staticmethod
     def erase(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Apply a mask of :meth:`draw` or :func:`repeatable_mask` to ``x``, (B, C, H, W)."""
-        return filter_dct(x, mask.float()).to(x.dtype)
+        return filter_dct(x, mask.float()).to(x.dtype, memory_format=memory_format(x))
 
     def draw(self, x: torch.Tensor, generator: Generators | None = None) -> torch.Tensor:
         """Draw the masks for a tensor.

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from rsr_basicsr.ops.memory_format import memory_format
+
 Sizes = int | Sequence[int]
 
 
@@ -85,7 +87,7 @@ class _Convolution(torch.autograd.Function):
         # One number, expanded to the shape of the input: checkpointing may run the convolution a second time outside
         # the block, and then expects saved tensors of the same number and shape.
         ctx.save_for_backward(input.new_empty(1).expand(input.shape), weight)
-        ctx.settings, ctx.layout, ctx.groups = (stride, padding, dilation), _memory_format(input), groups
+        ctx.settings, ctx.layout, ctx.groups = (stride, padding, dilation), memory_format(input), groups
         return output
 
     @staticmethod
@@ -112,11 +114,6 @@ def _pair(value: Sizes) -> tuple[int, ...]:
     if isinstance(value, Sequence):
         return tuple(value) * (2 if len(value) == 1 else 1)
     return (int(value),) * 2
-
-
-def _memory_format(x: torch.Tensor) -> torch.memory_format:
-    channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if channels_last else torch.contiguous_format
 
 
 class MemorySaving(nn.Module):

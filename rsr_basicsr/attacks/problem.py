@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.attacks import constraints, restrictions
+from rsr_basicsr.attacks.half import check_bf16, weights_in_bf16
 from rsr_basicsr.attacks.memory import MemorySaving
 from rsr_basicsr.ops.tiled import defenses, tile_within, upscale
 from rsr_basicsr.weights.spandrel_network import as_network
@@ -71,10 +72,16 @@ class Problem:
 
         A descriptor of spandrel counts as its network. Images in half precision, which cannot tell all 256 levels
         apart, are computed in float32.
+
+        Raises:
+            ValueError: the attack is in bf16, which the device only emulates.
         """
         kind, model = lq.dtype, as_network(model)
+        if attack.precision == 'bf16':
+            check_bf16(lq.device)
         lq, radius = (x if kind == torch.float64 else x.float() for x in (lq, radius))
-        with untouched(model), torch.enable_grad():
+        half = weights_in_bf16(model) if attack.precision == 'bf16' else contextlib.nullcontext()
+        with untouched(model), half, torch.enable_grad():
             problem = cls(attack, model, lq, radius, generators)
             problem.kind = kind
             gate = attack.gate_for(model)
@@ -147,8 +154,11 @@ class Problem:
 
     def off_plateaus(self, gradient: torch.Tensor) -> torch.Tensor:
         """Replace each gradient that is zero everywhere by random signs."""
-        flat = (gradient == 0).flatten(1).all(1).view(-1, 1, 1, 1)
-        return torch.where(flat, self.signs(*gradient.shape[1:])[: len(gradient)], gradient)
+        flat = (gradient == 0).flatten(1).all(1)
+        if self.generators is not None and not flat.any():
+            # Generators are on the host, where drawing signs costs more than waiting for the device.
+            return gradient
+        return torch.where(flat.view(-1, 1, 1, 1), self.signs(*gradient.shape[1:], of=flat)[: len(gradient)], gradient)
 
     def _loss(self, x: torch.Tensor) -> torch.Tensor:
         output, reference = self.output(x), cast(torch.Tensor, self.reference)  # set by refer_to
@@ -187,17 +197,27 @@ class Problem:
             return constraints.to_8_bit(x, self.lq, self.radius, rounding)
         return constraints.to_8_bit_inside(ball, x, self.lq, self.radius, rounding)
 
-    def rand(self, *shape: int) -> torch.Tensor:
-        """Uniform numbers in [0, 1), (B, *shape)."""
+    def rand(self, *shape: int, of: torch.Tensor | None = None) -> torch.Tensor:
+        """Uniform numbers in [0, 1), (B, *shape).
+
+        Args:
+            shape: of a sample.
+            of: samples that need them, (B,) bool; with a generator per sample, the others get 0 and draw nothing, so
+                that no sample depends on another.
+        """
         if self.generators is None:
             return torch.rand(len(self.lq), *shape, dtype=torch.float32, device=self.lq.device).to(self.lq.dtype)
         if isinstance(self.generators, torch.Generator):
             return _rand((len(self.lq), *shape), self.generators).to(self.lq)
-        return torch.cat([_rand((1, *shape), own) for own in self.generators]).to(self.lq)
+        wanted = [True] * len(self.lq) if of is None else of.tolist()
+        drawn = [
+            _rand((1, *shape), own) if draws else torch.zeros(1, *shape) for own, draws in zip(self.generators, wanted)
+        ]
+        return torch.cat(drawn).to(self.lq)
 
-    def signs(self, *shape: int) -> torch.Tensor:
-        """Random signs, (B, *shape)."""
-        return (self.rand(*shape) < 0.5).to(self.lq.dtype) * 2 - 1
+    def signs(self, *shape: int, of: torch.Tensor | None = None) -> torch.Tensor:
+        """Random signs, (B, *shape); see :meth:`rand`."""
+        return (self.rand(*shape, of=of) < 0.5).to(self.lq.dtype) * 2 - 1
 
     def near(self, size: float | torch.Tensor, coarseness: float = 1) -> torch.Tensor:
         """A random image inside the ball of radius ``size``, in [0, 1] units, and inside the attack's own.
@@ -222,7 +242,7 @@ def saves_memory(attack: Attack, device: torch.device) -> bool:
     A GPU would wait for these calls: it keeps everything unless ``memory`` bounds the attack. In a training that costs
     nothing, since the attack is over before the step makes its own, larger graph.
     """
-    return device.type != 'cuda' or attack.memory is not None
+    return device.type == 'cpu' or attack.memory is not None
 
 
 def _rand(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Cost of attacks: passes as documented, memory, precision."""
 
+import contextlib
+import copy
 import re
 from pathlib import Path
 
@@ -7,10 +9,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from networks import DefendedGain
+from rsr_basicsr.archs import RandomFrequencyMask
 from rsr_basicsr.attacks import ATTACKS, PGD
+from rsr_basicsr.attacks.half import check_bf16, weights_in_bf16
 from rsr_basicsr.attacks.memory import InputGradientOnly
 from rsr_basicsr.attacks.problem import Problem, saves_memory
 
@@ -128,6 +133,74 @@ def test_bf16_is_near_fp32(real_network, photo):
         gradients.append(problem.gradient(photo)[0])
     assert gradients[1].dtype == torch.float32 and not torch.equal(*gradients)
     assert F.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.9
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of tensors as large as a weight of the network."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default and args[0].dim() == 4 and args[0].shape[-1] == 3
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_bf16_casts_no_weight_in_a_pass(real_network, photo, layout):
+    net, lq = copy.deepcopy(real_network).to(memory_format=layout), photo[..., :24, :24]
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    attack, passes, gradients = PGD(precision='bf16', objective='ground_truth'), [], []
+    for block in (weights_in_bf16, lambda net: contextlib.nullcontext()):
+        problem = Problem(attack, net.requires_grad_(False), lq, torch.tensor(4 / 255))
+        problem.refer_to(torch.zeros(1, 3, 96, 96))
+        with block(net), Casts() as casts:
+            gradients.append(problem.gradient(lq)[0])
+        passes.append(casts.count)
+    assert torch.equal(*gradients)
+    assert passes[0] == 0 < passes[1]
+    assert all(new.dtype == torch.float32 and torch.equal(new, old) for new, old in zip(net.parameters(), before))
+
+
+def test_bf16_follows_weights_that_have_changed(photo):
+    net, lq = nn.Conv2d(3, 3, 3, padding=1), photo[..., :8, :8]
+    results = []
+    for _ in range(2):
+        results.append(PGD(steps=1, seed=0, precision='bf16')(net, lq))
+        with torch.no_grad():
+            net.weight.copy_(torch.randn_like(net.weight))
+    assert not torch.equal(*results)
+
+
+def test_bf16_that_is_emulated_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Tesla T4')
+    with pytest.raises(ValueError, match='Tesla T4 only emulates it; write fp32'):
+        check_bf16(torch.device('cuda'))
+    check_bf16(torch.device('cpu'))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_masks_keep_the_memory_format(dtype):
+    x = torch.rand(2, 3, 8, 10, dtype=dtype).to(memory_format=torch.channels_last)
+    masked = RandomFrequencyMask()(x)
+    assert masked.dtype == dtype and masked.is_contiguous(memory_format=torch.channels_last)
+    assert RandomFrequencyMask()(x.contiguous()).is_contiguous()
+
+
+@pytest.mark.parametrize('samples', [1, 3])
+def test_signs_are_drawn_on_plateaus_only(samples):
+    images = torch.rand(samples, 3, 4, 4)
+    generators = [torch.Generator().manual_seed(index) for index in range(samples)]
+    before = [generator.get_state() for generator in generators]
+    problem = Problem(PGD(), nn.Identity(), images, torch.tensor(8 / 255), generators)
+    gradient = torch.rand(samples, 3, 4, 4) + 1
+    assert torch.equal(problem.off_plateaus(gradient), gradient)
+    gradient[-1] = 0
+    found = problem.off_plateaus(gradient)
+    assert torch.equal(found[:-1], gradient[:-1]) and torch.equal(found[-1].abs(), torch.ones(3, 4, 4))
+    assert len(found[-1].unique()) == 2
+    unchanged = [torch.equal(generator.get_state(), state) for generator, state in zip(generators, before)]
+    assert unchanged == [True] * (samples - 1) + [False]
 
 
 def test_compiled_networks(photo):

@@ -1,0 +1,78 @@
+"""The passes of an attack in bf16: weights cast once per call, not in every pass."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+#: Layers whose weights autocast would cast in every pass
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
+
+
+class _Casts:
+    """The weights of a network in bf16, kept from call to call, since a recorded graph reads them where they are."""
+
+    def __init__(self) -> None:
+        self.weights: list[torch.Tensor] = []
+
+    def of(self, weights: list[nn.Parameter]) -> list[torch.Tensor]:
+        """The weights as they are now."""
+        if [_kind(old) for old in self.weights] != [_kind(new) for new in weights]:
+            self.weights = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in weights]
+        torch._foreach_copy_(self.weights, [weight.detach() for weight in weights])
+        return self.weights
+
+
+_CASTS: weakref.WeakKeyDictionary[nn.Module, _Casts] = weakref.WeakKeyDictionary()
+
+
+def check_bf16(device: torch.device) -> None:
+    """Refuse a GPU that only emulates bf16, at a multiple of the cost of float32.
+
+    Raises:
+        ValueError: it does.
+    """
+    if device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ValueError(f'precision: bf16, but {torch.cuda.get_device_name(device)} only emulates it; write fp32')
+
+
+@contextlib.contextmanager
+def weights_in_bf16(model: nn.Module) -> Iterator[None]:
+    """Within the block, convolutions and linear layers have their weights in bf16; for passes under autocast.
+
+    Autocast caches its casts only of weights that require a gradient, and an attack freezes them: it would cast every
+    weight in every pass. The results are the same.
+
+    Args:
+        model: a network whose parameters require no gradient.
+    """
+    places = list(_castable(model)) if isinstance(model, nn.Module) else []
+    weights = [module.get_parameter(name) for module, name in places]
+    try:
+        casts = _CASTS.setdefault(model, _Casts()).of(weights) if places else []
+        for (module, name), cast in zip(places, casts):
+            module._parameters[name] = nn.Parameter(cast, requires_grad=False)
+        yield
+    finally:
+        for (module, name), weight in zip(places, weights):
+            module._parameters[name] = weight
+
+
+def _castable(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """The layers and names of weights to cast; none of a compiled network, which would be compiled anew."""
+    modules = list(model.modules())
+    if any(hasattr(part, '_orig_mod') or getattr(part, 'compiled_pass', None) is not None for part in modules):
+        return
+    for module in modules:
+        if type(module) in _LAYERS:
+            for name, parameter in module.named_parameters(recurse=False):
+                if parameter.dtype == torch.float32 and not parameter.is_meta:
+                    yield module, name
+
+
+def _kind(tensor: torch.Tensor) -> tuple[torch.Size, tuple[int, ...], torch.device]:
+    return tensor.shape, tensor.stride(), tensor.device
