@@ -1,6 +1,6 @@
-"""The cost of an attack step (against a plain loop, in bf16, in batches), and the strength of each attack.
+"""The cost of an attack step (against a plain loop, in bf16, in batches, without arithmetic), and attacks' strength.
 
-    python scripts/benchmark_attacks.py [--device cpu|cuda] [--only step precision batch strength schedules]
+    python scripts/benchmark_attacks.py [--device cpu|cuda] [--only step host precision batch strength schedules]
 
 Both sides of a ratio alternate in one run, and the fastest run of each counts: other work on the machine makes runs
 slower, never faster. Peak memory on a CPU is measured in one process per side, on Linux only. Targets are in brackets.
@@ -10,15 +10,16 @@ Takes about 7 minutes on two CPU cores.
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -26,7 +27,10 @@ import torch
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from timing import describe, fastest, peak_mib
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from rsr_basicsr.archs import noise_statistics
+from rsr_basicsr.archs.defense import build_classifier
 from rsr_basicsr.attacks import (
     APGD,
     FGSM,
@@ -40,6 +44,9 @@ from rsr_basicsr.attacks import (
     Transfer,
     Universal,
 )
+from rsr_basicsr.attacks.half import weights_in_bf16
+from rsr_basicsr.attacks.memory import MemorySaving
+from rsr_basicsr.attacks.problem import Problem
 from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.weights.official import fetch
@@ -52,6 +59,7 @@ NETWORKS: dict[str, Callable[[], torch.nn.Module]] = {
     'SRVGGNetCompact, 32 conv.': lambda: SRVGGNetCompact(num_conv=32, upscale=4),
 }
 STEP_TIME, STEP_MEMORY = 0.75, 0.8  # targets: at most this share of the plain loop's
+HOST = 1.15  # target: at most this share of a pass of plain autograd
 
 
 def main() -> None:
@@ -128,6 +136,78 @@ def peak_of_this_process(name: str, side: str) -> float:
     problem = build_problem(name, torch.device('cpu'))
     SIDES[side](*build_problem('SRVGGNetCompact, 32 conv.', torch.device('cpu'), size=8))  # loads the libraries
     return peak_mib(lambda: SIDES[side](*problem))
+
+
+def time_host(device: torch.device) -> None:
+    """Compare our passes with those of plain autograd where Python and launches are all there is, as on a fast GPU.
+
+    The network has the layers of RRDBNet with 23 blocks and next to no arithmetic.
+    """
+    net = RRDBNet(3, 3, num_feat=2, num_block=23, num_grow_ch=1).to(device).requires_grad_(False)
+    lq, target = torch.rand(1, 3, 4, 4, device=device), torch.rand(1, 3, 16, 16, device=device)
+
+    def plain() -> None:
+        x = lq.clone().requires_grad_()
+        torch.autograd.grad((net(x) - target).square().sum(), x)
+
+    def ours(memory_saving: bool, precision: str = 'fp32') -> Callable[[], None]:
+        problem = Problem(PGD(precision=precision), net, lq, torch.tensor(8 / 255, device=device))
+        problem.network = MemorySaving(net) if memory_saving else net
+        problem.refer_to(target)
+        return lambda: cast(None, problem.uphill(lq))
+
+    def cast_once() -> None:
+        with weights_in_bf16(net):
+            bf16()
+
+    bf16 = ours(False, 'bf16')
+    sides = {
+        'plain autograd': plain,
+        'ours, as on a GPU': ours(False),
+        'ours, as on a CPU and with `memory`': ours(True),
+        'ours in bf16, weights cast in every pass': bf16,
+        'ours in bf16, weights cast once (and that cast)': cast_once,
+    }
+    seconds = fastest(list(sides.values()), 5, device)
+    print(f'\na pass of 351 convolutions on 4x4 pixels        time   of plain autograd (on a GPU at most {HOST}x)')
+    for name, found in zip(sides, seconds):
+        print(f'{name:<48}{found * 1e3:5.0f} ms {found / seconds[0]:6.2f}x')
+    print('\noperations of a forward pass                   SRVGGNetCompact  with the classifier  the classifier')
+    srvgg = NETWORKS['SRVGGNetCompact, 32 conv.']().to(device).eval()
+    image = torch.rand(1, 3, 64, 64, device=device)
+    classifier = build_classifier({}).to(device).eval()
+    with torch.no_grad(), at_once_as_on_a_gpu():
+        classifier(image)  # fills its caches
+        network, detector = (operations(lambda net=net: net(image)) for net in (srvgg, classifier))
+    print(f'{"":<48}{network:14}{network + detector:21}{detector:16}')
+
+
+def operations(function: Callable[[], object]) -> int:
+    """The number of operations of a call that compute something."""
+    with Operations() as counter:
+        function()
+    return counter.count
+
+
+class Operations(TorchDispatchMode):
+    """Counts operations, without those that only view a tensor differently."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def at_once_as_on_a_gpu() -> Iterator[None]:
+    """Within the block, a CPU batches the classifier's operations as a GPU does."""
+    own = dict(noise_statistics.AT_ONCE)
+    noise_statistics.AT_ONCE['cpu'] = own['cuda']
+    try:
+        yield
+    finally:
+        noise_statistics.AT_ONCE.update(own)
 
 
 def time_precision(device: torch.device) -> None:
@@ -236,6 +316,7 @@ def compare(net: torch.nn.Module, lq: torch.Tensor, eps: Sequence[float], attack
 
 SECTIONS: dict[str, Callable[[torch.device], None]] = {
     'step': time_step,
+    'host': time_host,
     'precision': time_precision,
     'batch': time_batch,
     'strength': compare_strength,

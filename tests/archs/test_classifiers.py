@@ -41,7 +41,7 @@ def test_any_size(cls, size):
 @pytest.mark.parametrize('at_once', [1, 2**15, 2**24])
 @pytest.mark.parametrize('size, stride', [(8, 4), (4, 2)])
 def test_histograms_are_those_of_the_dct_of_blocks(size, stride, at_once, monkeypatch):
-    monkeypatch.setitem(noise_statistics._AT_ONCE, 'cpu', at_once)
+    monkeypatch.setitem(noise_statistics.AT_ONCE, 'cpu', at_once)
     image = np.random.default_rng(0).integers(0, 256, (3, 24, 32)).astype(float)
     red, green, blue = image
     axes = [image.mean(axis=0), (red - green) / 2, (blue - green) / 2]
@@ -94,7 +94,7 @@ def _in_flat_parts(image):
 
 @pytest.mark.parametrize('at_once', [1, 2**13, 2**24])
 def test_residual_statistics_are_those_of_the_flat_parts(at_once, monkeypatch):
-    monkeypatch.setitem(noise_statistics._AT_ONCE, 'cpu', at_once)
+    monkeypatch.setitem(noise_statistics.AT_ONCE, 'cpu', at_once)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 40, (3, 44, 36)) + 100.0
     image[:, :20] += scipy.ndimage.zoom(rng.uniform(-90, 90, (3, 5, 9)), (1, 4, 4), order=1)
@@ -135,8 +135,8 @@ class Operations(TorchDispatchMode):
 
 def test_built_in_classifier_takes_few_operations(monkeypatch):
     net, counts = build_classifier({}).eval(), []
-    for at_once in (1, noise_statistics._AT_ONCE['cuda']):
-        monkeypatch.setitem(noise_statistics._AT_ONCE, 'cpu', at_once)
+    for at_once in (1, noise_statistics.AT_ONCE['cuda']):
+        monkeypatch.setitem(noise_statistics.AT_ONCE, 'cpu', at_once)
         net(torch.rand(1, 3, 64, 64))  # fills the caches
         with torch.no_grad(), Operations() as operations:
             net(torch.rand(1, 3, 64, 64))
