@@ -101,7 +101,7 @@ class Defense(nn.Module):
         self.threshold: float | None = classifier_options.pop('threshold', None)
         self.mask = RandomFrequencyMask(**(mask or {}))
         self.classifier = build_classifier(classifier_options)
-        self._forced: Decision | None = None
+        self.forced_to: Decision | None = None
         self._straight_through = False
         self._waits = True
         self._masks: Masks | None = None
@@ -111,11 +111,11 @@ class Defense(nn.Module):
     @contextlib.contextmanager
     def forced(self, decision: Decision) -> Iterator[Defense]:
         """Overrule the gate within the block, by a decision as :meth:`decide` returns it."""
-        previous, self._forced = self._forced, decision
+        previous, self.forced_to = self.forced_to, decision
         try:
             yield self
         finally:
-            self._forced = previous
+            self.forced_to = previous
 
     @contextlib.contextmanager
     def straight_through(self) -> Iterator[Defense]:
@@ -165,8 +165,8 @@ class Defense(nn.Module):
             One bool for all, or (B,) with 0 for not at all and 1 for entirely: bool, or float for the gate ``soft`` and
             within :meth:`straight_through`.
         """
-        if self._forced is not None:
-            return self._forced if isinstance(self._forced, bool) else self._forced.to(x.device)
+        if self.forced_to is not None:
+            return self.forced_to if isinstance(self.forced_to, bool) else self.forced_to.to(x.device)
         if self.gate in ('always', 'never'):
             return self.gate == 'always'
         if self.gate == 'soft':

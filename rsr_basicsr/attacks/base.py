@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.attacks.call import Call
-from rsr_basicsr.attacks.checks import check_clamp, check_images, check_radius, expect, expect_one_of
+from rsr_basicsr.attacks.checks import check_clamp, check_images, check_radius, expect, expect_bool, expect_one_of
 from rsr_basicsr.attacks.constraints import NORMS, QUANTIZE
 from rsr_basicsr.attacks.objectives import Objective, build_objective
 from rsr_basicsr.attacks.problem import ATTACK_GATES, ATTACK_PRECISIONS, Generators, Problem, worse
@@ -19,7 +19,7 @@ from rsr_basicsr.ops.registry import check_known, parameters_of
 from rsr_basicsr.ops.tiled import OVERLAP
 
 #: Settings that define how an attack's loss is evaluated
-MEASURED = ('objective', 'eot_samples', 'tile', 'memory', 'overlap', 'precision')
+MEASURED = ('objective', 'eot_samples', 'tile', 'memory', 'overlap', 'precision', 'cuda_graph')
 _ALWAYS_IN_REPR = ('eps', 'steps', 'queries', 'band', 'objective')
 
 
@@ -54,6 +54,8 @@ class Attack:
         memory: choose the tile so that a pass stays within this many GiB.
         overlap: pixels around a tile.
         precision: ``fp32`` or ``bf16``, of the network's passes.
+        cuda_graph: on a GPU, record the network's passes for each shape of images and repeat them as a CUDA graph. That
+            saves launches and keeps the memory of a pass. The gate must be forced; without ``tile`` and ``memory``.
         seed: makes the result a function of this number and the image alone, to the last bit on a CPU: images then
             pass one by one, and the network's random masks are seeded too.
 
@@ -88,6 +90,7 @@ class Attack:
         memory: float | None = None,
         overlap: int = OVERLAP,
         precision: str = 'fp32',
+        cuda_graph: bool = False,
         seed: int | None = None,
     ) -> None:
         self.eps: float = expect('eps in 1/255 units', eps, 0, 255)
@@ -106,6 +109,9 @@ class Attack:
         self.memory: float | None = expect('memory', memory, 0, above=True, optional=True)
         self.overlap: int = expect('overlap', overlap, 0, whole=True)
         self.seed: int | None = expect('seed', seed, 0, whole=True, optional=True)
+        self.cuda_graph = expect_bool('cuda_graph', cuda_graph)
+        if self.cuda_graph and (tile is not None or memory is not None):
+            raise ValueError('cuda_graph: true is for whole images; leave tile and memory out')
         check_clamp(clamp)
         self.clamp = clamp
         if tile is not None and memory is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,16 @@ def check_bf16(device: torch.device) -> None:
     """
     if device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(f'precision: bf16, but {torch.cuda.get_device_name(device)} only emulates it; write fp32')
+
+
+def autocast_to_bf16(device: torch.device, caching: bool = True) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to bf16.
+
+    Args:
+        device: where the network runs.
+        caching: keep casts of weights within the block; not while a graph is recorded, which would miss them later.
+    """
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=caching)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from rsr_basicsr.attacks import constraints, restrictions
-from rsr_basicsr.attacks.half import check_bf16, weights_in_bf16
+from rsr_basicsr.attacks.graph import GraphedPasses
+from rsr_basicsr.attacks.half import autocast_to_bf16, check_bf16, weights_in_bf16
 from rsr_basicsr.attacks.memory import MemorySaving
 from rsr_basicsr.ops.tiled import defenses, tile_within, upscale
 from rsr_basicsr.weights.spandrel_network import as_network
@@ -45,6 +46,8 @@ class Problem:
     ) -> None:
         self.model, self.lq, self.radius = model, lq, radius
         self.network = MemorySaving(model) if saves_memory(attack, lq.device) else model
+        # Elsewhere than on a GPU there is nothing to record, and options files serve several machines.
+        self.graphed = GraphedPasses(model, attack.precision == 'bf16') if attack.cuda_graph and lq.is_cuda else None
         self.objective, self.constraint = attack.objective, attack.constraint
         self.clamp, self.quantize, self.kind = attack.clamp, attack.quantize, lq.dtype
         self.eot_samples, self.overlap, self.half = attack.eot_samples, attack.overlap, attack.precision == 'bf16'
@@ -103,8 +106,11 @@ class Problem:
         """The network's output for ``x``, (B, C, sH, sW)."""
         # A copy: networks that begin with an in-place module write to their input.
         x = x.to(self.kind, copy=True, memory_format=torch.channels_last if self.half else torch.preserve_format)
-        with torch.autocast(x.device.type, torch.bfloat16) if self.half else contextlib.nullcontext():
-            output = upscale(self.network, x, tile=self.tile, overlap=self.overlap)
+        if self.graphed is not None:
+            output = self.graphed(x)
+        else:
+            with autocast_to_bf16(x.device) if self.half else contextlib.nullcontext():
+                output = upscale(self.network, x, tile=self.tile, overlap=self.overlap)
         if not isinstance(output, torch.Tensor) or output.dim() != 4:
             raise ValueError(
                 f'expected images (B, C, H, W) from {type(self.model).__name__}, got '

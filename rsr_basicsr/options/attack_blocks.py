@@ -177,6 +177,11 @@ class AnyAttackOptions(Block):
     precision: Annotated[str, OneOf(ATTACK_PRECISIONS)] | None = key(
         "of the attack's passes", by_default='`fp32`; in training that of `train: precision`'
     )
+    cuda_graph: Flag | None = key(
+        "on a GPU, record the network's passes and repeat them as a CUDA graph: saves launches, and keeps the memory "
+        'of a pass. With `masked` 0 or 1, or a forced gate; without `tile` and `memory`',
+        by_default='false',
+    )
     seed: Natural | None = key('repeatable attacks, image by image', by_default='none')
     decay: NonNegative | None = key('`MIFGSM`: of the momentum', by_default='1')
     momentum: Share | None = key('`APGD`: weight of the new step against the last one', by_default='0.75')
