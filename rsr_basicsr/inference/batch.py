@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from rsr_basicsr.catalog.choices import FORMATS
-from rsr_basicsr.inference.image_io import LoadedImage, check_size, has_limit, read_image, write_image
+from rsr_basicsr.inference.beside import AHEAD, Beside, Read
+from rsr_basicsr.inference.image_io import LoadedImage, check_size, has_limit, write_image
 from rsr_basicsr.inference.listing import list_images, no_image
 from rsr_basicsr.inference.upscaler import Upscaler
 from rsr_basicsr.utils.errors import ImageError, OptionsError
@@ -57,7 +60,7 @@ class Result:
         skipped: the output already existed.
         width, height, output_width, output_height: in pixels.
         clean_probability, attacked, masked: see :class:`rsr_basicsr.inference.upscaler.GateVerdict`.
-        seconds: from reading to writing.
+        seconds: for reading, computing and writing this image, which overlap with those of others.
         notes: changes worth knowing, such as a dropped ICC profile.
         error: why there is no output.
     """
@@ -141,48 +144,102 @@ def _without_results(files: list[tuple[Path, Path]], folder: Path, naming: Namin
     return [(file, inside) for file, inside in files if sources.get(resolved(file), resolved(file)) == resolved(file)]
 
 
-def upscale_files(files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming: Naming) -> Iterator[Result]:
-    """Upscale images one at a time; a failure yields a result with its error and does not stop the others.
+def upscale_files(
+    files: Sequence[tuple[Path, Path]], upscaler: Upscaler, naming: Naming, ahead: int = AHEAD
+) -> Iterator[Result]:
+    """Upscale images in order; a failure yields a result with its error and does not stop the others.
+
+    While an image is computed, threads read the next one and write the last results. So memory holds, beside that
+    image and its result, one more image and at most ``ahead`` results, of :data:`PENDING_PIXELS` together. What stops
+    the computation, such as Ctrl-C, is raised behind the results of what was being written.
 
     Args:
         files: as :func:`find_files` returns them.
+        ahead: how many results may be written at the same time; 0 reads, computes and writes in turn.
     """
-    originals = {resolved(file) for file, _ in files}
     remove_leftovers(naming.folder)
-    written: set[tuple[int, int]] = set()
-    for file, inside in files:
-        started = time.time()
+    run = _Run(upscaler, naming, {resolved(file) for file, _ in files})
+    with Beside[Result](ahead) as beside:
+        reads = beside.read(file for file, _ in files)
         try:
-            result = _upscale_file(file, inside, upscaler, naming, originals, written)
+            for file, inside in files:
+                run.upscale(file, inside, next(reads), beside)
+                yield from beside.finished()
+        except (Exception, KeyboardInterrupt):
+            yield from beside.rest()
+            raise
+        yield from beside.rest()
+
+
+class _Run:
+    """What the images of a run share.
+
+    Args:
+        upscaler, naming: as of :func:`upscale_files`.
+        originals: the input images, which are never overwritten.
+    """
+
+    def __init__(self, upscaler: Upscaler, naming: Naming, originals: set[Path]) -> None:
+        self.upscaler, self.naming, self.originals = upscaler, naming, originals
+        self.written: set[tuple[int, int]] = set()  # see _identity
+
+    def upscale(self, file: Path, inside: Path, reading: Future[Read], beside: Beside[Result]) -> None:
+        """Compute the result of a file, and begin to write it."""
+        try:
+            image, seconds = reading.result()
+            path = self.naming.path(file, inside, image.alpha is not None)
+            beside.wait_for(path)
+            if not self._is_to_be_written(path):
+                beside.keep(Result(str(file), str(path), skipped=True))
+                return
+            started = time.perf_counter()
+            if has_limit(path):  # finding out the scale of a network takes a pass
+                check_size(path, *self.upscaler.output_size(image))
+            upscaled, verdict = self.upscaler(image)
+            seconds += time.perf_counter() - started
         except ImageError as error:
-            message = str(error)
-            yield Result(str(file), error=message if str(file) in message else f'{file}: {message}')
-        else:
-            result.seconds = round(time.time() - started, 3)
-            yield result
+            beside.keep(_failed(file, error))
+            return
+        result = Result(str(file), str(path), False, *_size(image), seconds=seconds, **verdict._asdict())
+        beside.write(path, upscaled.rgb[0, 0].numel(), functools.partial(self._write, file, path, upscaled, result))
+
+    def _is_to_be_written(self, path: Path) -> bool:
+        """Whether there is no result yet.
+
+        Raises:
+            ImageError: it would overwrite another image.
+        """
+        _check_free(path, self.originals, self.written)
+        if self.naming.overwrite or not _exists(path):
+            return True
+        self.written.add(_identity(path))
+        return False
+
+    def _write(self, file: Path, path: Path, upscaled: LoadedImage, result: Result) -> Result:
+        """Write a result, in any thread; returns it completed."""
+        started = time.perf_counter()
+        try:
+            _make_folder(path.parent)
+            upscaled = write_image(path, upscaled)
+            self.written.add(_identity(path))
+        except ImageError as error:
+            return _failed(file, error)
+        result.output_width, result.output_height = _size(upscaled)
+        result.notes = upscaled.notes
+        result.seconds = round((result.seconds or 0) + time.perf_counter() - started, 3)
+        return result
 
 
-def _upscale_file(
-    file: Path, inside: Path, upscaler: Upscaler, naming: Naming, originals: set[Path], written: set[tuple[int, int]]
-) -> Result:
-    image = read_image(file)
-    path = naming.path(file, inside, image.alpha is not None)
-    _check_free(path, originals, written)
-    if _exists(path) and not naming.overwrite:
-        written.add(_identity(path))
-        return Result(str(file), str(path), skipped=True)
-    if has_limit(path):  # finding out the scale of a network takes a pass
-        check_size(path, *upscaler.output_size(image))
-    upscaled, verdict = upscaler(image)
+def _failed(file: Path, error: ImageError) -> Result:
+    message = str(error)
+    return Result(str(file), error=message if str(file) in message else f'{file}: {message}')
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ImageError(f'the folder {path.parent} cannot be created: {error.strerror}') from None
-    upscaled = write_image(path, upscaled)
-    written.add(_identity(path))
-    return Result(
-        str(file), str(path), False, *_size(image), *_size(upscaled), notes=upscaled.notes, **verdict._asdict()
-    )
+        raise ImageError(f'the folder {folder} cannot be created: {error.strerror}') from None
 
 
 def _exists(path: Path) -> bool:

@@ -176,7 +176,8 @@ def _header(path: str | Path, content: bytes) -> _Header:
     """Pillow detects damage, which OpenCV fills with grey; but it reads colour images at 8 bits only."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # on odd metadata, and on images of one to two times its limit
+            # On odd metadata, and on images of one to two times its limit. No others: this may run beside a network.
+            warnings.filterwarnings('ignore', module='PIL')
             with open_image(io.BytesIO(content)) as opened:
                 frames = getattr(opened, 'n_frames', 1)
                 profile, mode, before = (
