@@ -7,6 +7,7 @@ import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -27,7 +28,8 @@ class Read(NamedTuple):
     seconds: float
 
 
-class _Pending(NamedTuple, Generic[_T]):
+@dataclass(frozen=True)
+class _Pending(Generic[_T]):
     path: Path | None
     pixels: int
     result: Future[_T]
