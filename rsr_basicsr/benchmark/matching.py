@@ -20,6 +20,7 @@ from rsr_basicsr.benchmark.plane_options import is_interpolation, with_blends
 from rsr_basicsr.benchmark.run import is_first, prepared_device
 from rsr_basicsr.defenses import Blend
 from rsr_basicsr.metrics.inputs import calculate
+from rsr_basicsr.utils.device_errors import release, stop_if_lost
 from rsr_basicsr.utils.errors import OptionsError
 from rsr_basicsr.utils.progress import progress_bar
 
@@ -177,6 +178,8 @@ class CleanBlends:
             try:
                 found[row] = self._of_image(name, image, [alpha / STEPS for alpha in alphas])
             except Exception as error:  # networks and metrics raise anything; the cell of this image fails too
+                stop_if_lost(error)
+                release(error)
                 self.error = str(error)
         return found
 

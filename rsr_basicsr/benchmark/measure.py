@@ -28,6 +28,7 @@ from rsr_basicsr.benchmark.names import CLEAN, STABILITY
 from rsr_basicsr.benchmark.options import decides
 from rsr_basicsr.benchmark.record import Record, Recorder
 from rsr_basicsr.metrics.inputs import calculate
+from rsr_basicsr.utils.device_errors import out_of_memory, release, stop_if_lost
 from rsr_basicsr.utils.errors import in_one_line
 
 #: Side of the central window of an input that the gallery keeps, in pixels
@@ -48,7 +49,11 @@ class Bench:
         self._universal: dict[tuple[str, str, str, float, str], Universal | Exception] = {}
 
     def measure(self, cell: Cell) -> Record:
-        """Measure a cell; a failure becomes a record with its error."""
+        """Measure a cell; a failure becomes a record with its error.
+
+        Raises:
+            DeviceError: the GPU has failed, and the next cells would fail too.
+        """
         started = time.time()
         names: dict[str, Any] = dict(
             key=cell.key,
@@ -67,9 +72,7 @@ class Bench:
         try:
             found = self._measured(cell)
         except Exception as error:  # networks, attacks and metrics raise errors of any type
-            return Record(
-                **names, error=f'{type(error).__name__}: {in_one_line(error)}', seconds=round(time.time() - started, 2)
-            )
+            return Record(**names, error=_failure(error), seconds=round(time.time() - started, 2))
         return Record(**names, **found, seconds=round(time.time() - started, 2))
 
     def _measured(self, cell: Cell) -> dict[str, Any]:
@@ -196,8 +199,17 @@ class Bench:
                     values[name].append(finite(calculate(metric, given)) if same is None else values[name][same])
                 except Exception as error:  # the other metrics and the attack are still valid
                     values[name].append(None)
-                    errors[name] = f'{type(error).__name__}: {in_one_line(error)}'
+                    errors[name] = _failure(error)
         return values, errors
+
+
+def _failure(error: Exception) -> str:
+    """The error for a record; frees the memory that a failed cell or metric holds."""
+    stop_if_lost(error)
+    if not out_of_memory(error):
+        return f'{type(error).__name__}: {in_one_line(error)}'
+    release(error)
+    return 'out of memory; write tile in the options, or take smaller images'
 
 
 def detector_score(net: nn.Module, lq: torch.Tensor, tiled: bool = False) -> float | None:

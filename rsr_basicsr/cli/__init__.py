@@ -32,7 +32,8 @@ from rsr_basicsr.cli import (
 from rsr_basicsr.cli.completion import PrintCompletion
 from rsr_basicsr.cli.parser import Parser
 from rsr_basicsr.registration import basicsr_version
-from rsr_basicsr.utils.errors import RSRError
+from rsr_basicsr.utils.device_errors import out_of_memory, sentence_of_machine
+from rsr_basicsr.utils.errors import DeviceError, RSRError
 
 _COMMANDS: dict[str, ModuleType] = {
     'weights': weights,
@@ -50,6 +51,15 @@ _COMMANDS: dict[str, ModuleType] = {
     'leaderboard': leaderboard,
     'adversarial-set': adversarial_set,
 }
+#: What to do if a whole command, not one of its images, runs out of memory; command -> remedy
+_LESS_MEMORY = {
+    'train': (
+        'take a smaller batch_size_per_gpu or gt_size, mode: mixed with a smaller share in attack, or memory or '
+        'precision: bf16 there'
+    ),
+    'adversarial-set': 'take fewer --workers; the same command continues',
+}
+_LESS_MEMORY_ANYWHERE = 'end other programs, or take smaller images or a smaller network'
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 
@@ -104,6 +114,9 @@ def _run(args: argparse.Namespace) -> int:
         code: int = _COMMANDS[args.command].run(args)
         sys.stdout.flush()  # so that a closed pipe is handled below
         return code
+    except DeviceError as error:  # of this process alone
+        print(f'rsr {args.command}: {error}{_resuming(args)}', file=sys.stderr)
+        return error.exit_code
     except RSRError as error:
         # Once per machine: the other processes of a launcher have read the same options.
         launched = getattr(args, 'launcher', 'none') != 'none'
@@ -112,19 +125,31 @@ def _run(args: argparse.Namespace) -> int:
         print(f'rsr {args.command}: {_sentence(error)}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        remedy = '; continue with --auto_resume' if args.command == 'train' else ''
-        print(f'rsr {args.command}: interrupted{remedy}', file=sys.stderr)
+        print(f'rsr {args.command}: interrupted{_resuming(args)}', file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise
         return _BROKEN_PIPE
-    except OSError as error:  # a full disk, a folder that may not be written, a name that no file can have
-        if not error.strerror:
+    except Exception as error:
+        sentence = _of_system(error) or sentence_of_machine(
+            error, _LESS_MEMORY.get(args.command, _LESS_MEMORY_ANYWHERE)
+        )
+        if sentence is None:
             raise
-        where = f'{error.filename}: ' if error.filename else ''
-        print(f'rsr {args.command}: {where}{error.strerror}', file=sys.stderr)
+        print(f'rsr {args.command}: {sentence}{_resuming(args)}', file=sys.stderr)
         return RSRError.exit_code
+
+
+def _resuming(args: argparse.Namespace) -> str:
+    return '; continue with --auto_resume' if args.command == 'train' else ''
+
+
+def _of_system(error: Exception) -> str | None:
+    """The sentence for a full disk, a folder that may not be written, a name that no file can have; else None."""
+    if not isinstance(error, OSError) or not error.strerror or out_of_memory(error):
+        return None
+    return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
 
 
 def _end_now(ending: list[int]) -> None:

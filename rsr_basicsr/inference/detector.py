@@ -15,6 +15,7 @@ from rsr_basicsr.catalog.choices import BUILTIN
 from rsr_basicsr.inference.image_io import read_image
 from rsr_basicsr.inference.listing import find_images
 from rsr_basicsr.inference.upscaler import device_of
+from rsr_basicsr.utils.device_errors import within_memory
 from rsr_basicsr.utils.errors import ImageError
 
 
@@ -51,6 +52,7 @@ def detect(
 
     Raises:
         OptionsError: there is no such device; when the first verdict is asked for.
+        DeviceError: the GPU has failed.
 
     Examples:
         >>> import cv2
@@ -70,11 +72,12 @@ def detect(
             continue
         try:
             image = read_image(file).rgb
+            size = f'{image.shape[3]}x{image.shape[2]}'
+            with torch.no_grad(), within_memory(f'{file}, {size} pixels', 'cut it into parts'):
+                clean = classifier.clean_probability(image.to(place)).item()
         except ImageError as error:
-            yield error
+            yield ImageError(str(error))  # without the traceback, which holds the image
             continue
-        with torch.no_grad():
-            clean = classifier.clean_probability(image.to(place)).item()
         # Not "clean < limit": NaN must not pass as clean.
         yield Detection(str(file), image.shape[3], image.shape[2], clean, not clean >= limit)
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from rsr_basicsr.catalog.choices import FORMATS
+from rsr_basicsr.utils.device_errors import out_of_memory, within_memory
 from rsr_basicsr.utils.errors import ImageError, in_one_line
 from rsr_basicsr.utils.files import read_regular, write_whole
 from rsr_basicsr.utils.image_formats import open_image
@@ -89,8 +90,13 @@ def read_image(path: str | Path) -> LoadedImage:
 
     Raises:
         ImageError: the file is missing, is no regular file or no image, is damaged, has more pixels than Pillow opens,
-            or holds floating-point values outside [0, 1].
+            holds floating-point values outside [0, 1], or does not fit into memory.
     """
+    with within_memory(str(path), 'cut it into parts'):
+        return _read(path)
+
+
+def _read(path: str | Path) -> LoadedImage:
     try:
         content = read_regular(Path(path))
     except FileNotFoundError:
@@ -149,7 +155,11 @@ def write_image(path: str | Path, image: LoadedImage) -> LoadedImage:
     Raises:
         ImageError: the file cannot be written, or its ending is not in :data:`FORMATS`.
     """
-    path = Path(path)
+    with within_memory(f'{path}, {image.rgb.shape[-1]}x{image.rgb.shape[-2]} pixels', 'cut the image into parts'):
+        return _write(Path(path), image)
+
+
+def _write(path: Path, image: LoadedImage) -> LoadedImage:
     ending = path.suffix[1:].lower()
     if ending not in FORMATS:
         raise ImageError(f'{path}: unknown image format {path.suffix!r}; known are {", ".join(FORMATS)}')
@@ -164,6 +174,8 @@ def write_image(path: str | Path, image: LoadedImage) -> LoadedImage:
     try:
         content = _encoded_deep(image, ending, notes) if image.bits == 16 else _encoded(image, ending, notes)
     except Exception as error:  # encoders raise anything, and the other images of a folder go on
+        if out_of_memory(error):
+            raise
         raise ImageError(f'{path} cannot be written as {FORMATS[ending][0]}: {in_one_line(error)}') from None
     try:
         write_whole(path, content)
@@ -194,6 +206,8 @@ def _header(path: str | Path, content: bytes) -> _Header:
     except UnidentifiedImageError:
         return _Header()  # only OpenCV reads some kinds, such as floating-point colour
     except Exception as error:  # a decoder can raise anything on a damaged file
+        if out_of_memory(error):
+            raise
         raise _unreadable(path, in_one_line(error)) from None
     notes: list[str] = []
     if before != 1:
@@ -250,7 +264,9 @@ def _decoded(content: bytes) -> np.ndarray | None:
     level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # errors are raised by the caller
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
+    except cv2.error as error:
+        if out_of_memory(error):
+            raise
         return None
     finally:
         cv2.utils.logging.setLogLevel(level)

@@ -17,6 +17,7 @@ from rsr_basicsr.archs.defense import Decision, Defense
 from rsr_basicsr.catalog.choices import PRECISIONS, TILE, TILE_PAD
 from rsr_basicsr.inference.image_io import LoadedImage
 from rsr_basicsr.ops.tiled import upscale, windows_of
+from rsr_basicsr.utils.device_errors import device_lost, out_of_memory, within_memory
 from rsr_basicsr.utils.errors import ImageError, OptionsError, in_one_line
 from rsr_basicsr.weights.spandrel_network import architecture_of
 
@@ -109,10 +110,17 @@ class Upscaler:
 
         Raises:
             ImageError: the network rejects the size, memory runs out, or the output has NaN or infinite values.
+            DeviceError: the GPU has failed.
         """
-        with torch.no_grad():
+        size = f'{image.rgb.shape[-1]}x{image.rgb.shape[-2]} pixels'
+        with torch.no_grad(), within_memory(f'{size} in the detector, which sees the whole image', 'cut it into parts'):
             clean = self.defense.clean_probability(image.rgb.to(self.device))
             attacked, decision = bool(self.defense.below_threshold(clean)), self.defense.decision_for(clean)
+        with within_memory(size, f'take a smaller tile than {self.tile or "the whole image"}'):
+            return self._upscaled(image, decision), GateVerdict(clean.item(), attacked, float(decision))
+
+    def _upscaled(self, image: LoadedImage, decision: Decision) -> LoadedImage:
+        with torch.no_grad():
             rgb, notes = self._upscale(image.rgb, decision)
             if image.grey:
                 rgb = _luma(rgb).expand_as(rgb)
@@ -127,8 +135,7 @@ class Upscaler:
         if self.outscale is not None:
             size = [int(side * self.outscale) for side in image.rgb.shape[-2:]]
             rgb, alpha = _resized(rgb, size), None if alpha is None else _resized(alpha, size)
-        upscaled = image.replaced(rgb=rgb, alpha=alpha, notes=(*image.notes, *notes))
-        return upscaled, GateVerdict(clean.item(), attacked, float(decision))
+        return image.replaced(rgb=rgb, alpha=alpha, notes=(*image.notes, *notes))
 
     def output_size(self, image: LoadedImage) -> tuple[int, int]:
         """(H, W) of the output for an image, without computing it."""
@@ -139,7 +146,7 @@ class Upscaler:
     @functools.cached_property
     def _scale(self) -> int:
         """What the network upscales by: found out on a small image, since not every network says so."""
-        with torch.no_grad():
+        with torch.no_grad(), within_memory(f'{_PROBE}x{_PROBE} pixels', 'take a smaller network'):
             return self._run(torch.zeros(1, 3, _PROBE, _PROBE), False, 'fp32').shape[-1] // _PROBE
 
     def _upscale(self, lq: torch.Tensor, decision: Decision) -> tuple[torch.Tensor, tuple[str, ...]]:
@@ -164,11 +171,8 @@ class Upscaler:
             with self.defense.forced(decision), half:
                 output = upscale(self.net, padded, tile=self.tile, overlap=self.overlap).float().cpu()
         except (RuntimeError, ValueError) as error:  # out of memory, or a size that the network rejects
-            if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
-                raise ImageError(
-                    f'out of memory on {width}x{height} pixels; take a smaller tile than '
-                    f'{self.tile or "the whole image"}'
-                ) from error
+            if out_of_memory(error) or device_lost(error):
+                raise
             raise ImageError(
                 f'{architecture_of(self.net)} does not take an image of {width}x{height}: {in_one_line(error)}'
             ) from error

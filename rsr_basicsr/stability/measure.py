@@ -22,6 +22,7 @@ from rsr_basicsr.metrics.stability_metric import calculate_stability
 from rsr_basicsr.ops.tiled import Padded, windows_of
 from rsr_basicsr.stability.crops import MIN_SIDE, Crop, read_images, take_crops
 from rsr_basicsr.stability.result import CropAttack, MeasuredCrop, StabilityResult, gain_row
+from rsr_basicsr.utils.device_errors import out_of_memory, release, stop_if_lost
 from rsr_basicsr.utils.errors import ImageError, OptionsError, in_one_line
 from rsr_basicsr.utils.progress import progress_bar
 from rsr_basicsr.weights.spandrel_network import architecture_of
@@ -69,6 +70,7 @@ def measure_stability(
     Raises:
         OptionsError: a setting is out of range, or there is no image.
         ImageError: no image can be read or measured.
+        DeviceError: the GPU has failed.
 
     Examples:
         >>> from rsr_basicsr.archs import Interpolation
@@ -153,7 +155,8 @@ class Probe:
             clean = self._outputs(lq)
             attacks = {eps: self._attacked(lq, clean, *of_eps) for eps, of_eps in self.attacks.items()}
         except Exception as error:  # networks raise errors of any type
-            raise _image_error(self.net, crop, error) from error
+            failed = f': {_name(self.net)} cannot be attacked'
+            raise _image_error(crop.image.name, failed, crop.lq, error) from error
         return MeasuredCrop(crop, clean[0], attacks)
 
     def _attacked(self, lq: torch.Tensor, clean: Sequence[np.ndarray], attack: Attack, noise: Attack) -> CropAttack:
@@ -232,7 +235,7 @@ def _scale(net: nn.Module, lq: torch.Tensor) -> int:
             output = net(lq)
         size = tuple(output.shape)
     except Exception as error:  # networks raise errors of any type
-        raise ImageError(f'{_name(net)} does not take an image of {width}x{height}: {in_one_line(error)}') from error
+        raise _image_error(_name(net), f' does not take an image of {width}x{height}', lq, error) from error
     scale = size[-1] // width
     if size != (1, 3, scale * height, scale * width) or not scale:
         raise ImageError(
@@ -242,10 +245,20 @@ def _scale(net: nn.Module, lq: torch.Tensor) -> int:
     return scale
 
 
-def _image_error(net: nn.Module, crop: Crop, error: Exception) -> ImageError:
-    if isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return ImageError(f'{crop.image.name}: out of memory; take smaller crops than {crop.lq.shape[-1]} pixels')
-    return ImageError(f'{crop.image.name}: {_name(net)} cannot be attacked: {in_one_line(error)}')
+def _image_error(subject: str, failed: str, lq: torch.Tensor, error: Exception) -> ImageError:
+    """The failure of a crop in one sentence.
+
+    Args:
+        subject: the image or the network, which the sentence begins with.
+        failed: how it goes on where the reason is not memory.
+        lq: the crop, (1, 3, H, W).
+        error: of any type; one of memory gives back what the computation held.
+    """
+    stop_if_lost(error)
+    if out_of_memory(error):
+        release(error)
+        return ImageError(f'{subject}: out of memory; take smaller crops than {lq.shape[-1]} pixels')
+    return ImageError(f'{subject}{failed}: {in_one_line(error)}')
 
 
 def _name(net: nn.Module) -> str:

@@ -30,7 +30,11 @@ class ExportError(RSRError):
 
 
 class ImageError(RSRError):
-    """A file cannot be read or written as an image."""
+    """An image cannot be read, written or computed; the next one may be."""
+
+
+class DeviceError(RSRError):
+    """The GPU has failed, and this process cannot use it any more: raised instead of failing at every next image."""
 
 
 def in_one_line(error: BaseException) -> str:

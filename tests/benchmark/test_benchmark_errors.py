@@ -149,3 +149,43 @@ def test_failing_images_are_recorded_and_the_others_measured(tmp_path, capsys, p
     assert {record.image for record in failed} == {'odd'} and len(failed) == 3
     assert ',x2,none,fgsm,4,stability,' in (out / 'results.csv').read_text()
     assert 'odd' in (out / 'report.html').read_text()
+
+
+class Unlucky(torch.nn.Module):
+    """Raises an error at the brightest image."""
+
+    def __init__(self, error, brightest):
+        super().__init__()
+        self.error, self.brightest = error, brightest
+
+    def forward(self, x):
+        if x.mean() > self.brightest:
+            raise RuntimeError(self.error)
+        return Interpolation(4, 'nearest')(x)
+
+
+def _unlucky(error, options, pairs):
+    if 'Unlucky' not in ARCH_REGISTRY:
+        ARCH_REGISTRY.register(Unlucky)
+    means = sorted(cv2.imread(str(file)).mean() / 255 for file in sorted((pairs / 'lq').iterdir())[:3])
+    options['networks'] = {
+        'fine': options['networks']['nearest'],
+        'unlucky': {'type': 'Unlucky', 'error': error, 'brightest': float(sum(means[1:]) / 2), 'defenses': ['none']},
+    }
+
+
+def test_cells_go_on_without_memory(options, tmp_path, pairs, capsys):
+    _unlucky('cuFFT error: CUFFT_ALLOC_FAILED', options, pairs)
+    out = benchmark(options, tmp_path, code=3)
+    assert '5 of 30 cells failed' in capsys.readouterr().out
+    errors = {record.error for record in read_records(out) if record.error}
+    assert errors == {'out of memory; write tile in the options, or take smaller images'}
+
+
+def test_cells_stop_at_a_lost_gpu(options, tmp_path, pairs, capsys):
+    _unlucky('CUDA error: an illegal memory access was encountered', options, pairs)
+    benchmark(options, tmp_path, code=1)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith('rsr benchmark: the GPU has failed (CUDA error: an illegal memory access was encountered)')
+    kept = read_records(tmp_path / 'out')
+    assert 15 <= len(kept) < 30 and not [record for record in kept if record.error]

@@ -9,6 +9,7 @@ import torch
 
 from helpers import paired_options, train, write
 from rsr_basicsr.cli import main
+from rsr_basicsr.models import DefendedSRModel
 
 
 @pytest.fixture
@@ -60,6 +61,35 @@ def test_moments_are_kept_with_rates_of_the_options(opt, tmp_path, monkeypatch):
     folder = train(opt, tmp_path, monkeypatch, '--auto_resume')
     state = torch.load(folder / 'training_states' / '4.state', weights_only=False)['optimizers'][0]
     assert list(state['param_groups'][0]['betas']) == [0.5, 0.99] and state['state'][0]['step'] == 4
+
+
+@pytest.mark.parametrize(
+    'error, sentence',
+    [
+        (
+            'CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has',
+            'out of memory (Tried to allocate 9.00 GiB); take a',
+        ),
+        ('CUDA error: unspecified launch failure', 'the GPU has failed (CUDA error: unspecified launch failure)'),
+    ],
+)
+def test_checkpoints_are_kept_without_memory(error, sentence, opt, tmp_path, monkeypatch, capsys):
+    folder = train(opt, tmp_path, monkeypatch)
+    kept = {path: path.read_bytes() for path in folder.rglob('*') if path.suffix in ('.pth', '.state')}
+    opt['train']['total_iter'] = 4
+    with monkeypatch.context() as patch:
+        patch.setattr(DefendedSRModel, 'optimize_parameters', lambda *_: _raise(RuntimeError(error)))
+        assert main(['train', '-opt', str(write(opt, tmp_path / 'o.yml')), '--auto_resume']) == 1
+    said = capsys.readouterr().err
+    assert 'Traceback' not in said and said.splitlines()[-1].startswith(f'rsr train: {sentence}')
+    assert said.rstrip().endswith('; continue with --auto_resume')
+    assert kept and {path: path.read_bytes() for path in kept} == kept
+    train(opt, tmp_path, monkeypatch, '--auto_resume')
+    assert (folder / 'training_states' / '4.state').is_file()
+
+
+def _raise(error):
+    raise error
 
 
 def test_another_network(opt, tmp_path, monkeypatch, capsys):

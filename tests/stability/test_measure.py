@@ -19,7 +19,7 @@ from rsr_basicsr.metrics.stability_metric import calculate_stability, rms_gain
 from rsr_basicsr.stability import measure_stability
 from rsr_basicsr.stability.maps import smoothed, top_of_scale
 from rsr_basicsr.stability.tables import as_json, doubts, summary
-from rsr_basicsr.utils.errors import ImageError, OptionsError
+from rsr_basicsr.utils.errors import DeviceError, ImageError, OptionsError
 
 QUICK = dict(steps=4, device='cpu')
 
@@ -185,3 +185,25 @@ def test_failed_images_are_left_out(grey):
     result = measure_stability(Around(1), [grey[..., :10], grey], crop=32, **QUICK)
     assert result.settings['images'] == 1 and {one.crop.image.name for one in result.crops} == {'image 2'}
     assert len(result.failed) == 1 and result.failed[0].startswith('image 1: 10x40 pixels')
+
+
+class Unlucky(Around):
+    """Raises an error at images that are brighter than 0.5."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__(1)
+        self.error = error
+
+    def forward(self, x):
+        if x.mean() > 0.5:
+            raise RuntimeError(self.error)
+        return super().forward(x)
+
+
+def test_crops_go_on_without_memory():
+    images = [torch.full((1, 3, 32, 32), level) for level in (0.3, 0.7, 0.2)]
+    result = measure_stability(Unlucky('cuFFT error: CUFFT_ALLOC_FAILED'), images, eps=[8], steps=1, device='cpu')
+    assert {one.crop.image.name for one in result.crops} == {'image 1', 'image 3'}
+    assert set(result.failed) == {'image 2: out of memory; take smaller crops than 32 pixels'}
+    with pytest.raises(DeviceError, match='the GPU has failed'):
+        measure_stability(Unlucky('CUDA error: unspecified launch failure'), images, eps=[8], steps=1, device='cpu')
