@@ -19,10 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--workers',
         type=int,
-        default=os.cpu_count(),
         metavar='N',
-        help='number of worker processes (default: one per core; 0: this process only); does not change the data set',
+        help='number of worker processes (default: one per core, one in all on a GPU; 0: this process only); does not '
+        'change the data set',
     )
+    parser.add_argument('--device', default='cpu', help='cuda, cuda:1 or cpu (default: cpu)')
     add_import(parser, 'architectures')
 
 
@@ -30,11 +31,13 @@ def run(args: argparse.Namespace) -> int:
     """Write the missing part of the data set and print its folder."""
     from rsr_basicsr.data.adversarial_set import write_adversarial_set
     from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
+    from rsr_basicsr.inference.upscaler import device_of
     from rsr_basicsr.options.loading import load_options
     from rsr_basicsr.pipeline import import_plugins
 
-    if args.workers < 0:
+    if args.workers is not None and args.workers < 0:
         raise OptionsError(f'--workers {args.workers}: expected 0 or more')
+    device = device_of(args.device)
     import_plugins(args.imports)
     options = load_options(args.opt)
     if args.photos:
@@ -45,8 +48,11 @@ def run(args: argparse.Namespace) -> int:
     if folder is None:
         raise OptionsError(f"-opt {args.opt}: the key 'dataroot' is missing; add it or give -o FOLDER")
     folder = Path(folder).expanduser()
+    workers = args.workers
+    if workers is None:  # on a GPU each has a context and networks of its own
+        workers = (os.cpu_count() or 1) if device.type == 'cpu' else 1
     with sole_writer(folder):
-        made = write_adversarial_set(options, folder, args.workers, imports=args.imports)
+        made = write_adversarial_set(options, folder, workers, imports=args.imports, device=str(device))
     kind = 'pairs' if options['networks'] else 'clean images'
     print(f'{folder}: {options["count"]} {kind}, {made} of them made now')
     return 0

@@ -33,7 +33,8 @@ class AdversarialImages:
     """A sequence of ``count`` pairs, computed on access.
 
     The pair at ``index`` depends on ``seed`` and ``index`` alone, not on earlier pairs or the process. It is
-    bit-identical where torch uses one thread (``torch.set_num_threads(1)``).
+    bit-identical on CPUs where torch uses one thread (``torch.set_num_threads(1)``); another kind of device changes the
+    last bits of the gradients, and so some values of the attacked images.
 
     Args:
         photos: paths of the photos behind the clean images.
@@ -47,6 +48,7 @@ class AdversarialImages:
         size: height and width in pixels.
         seed: of all random choices.
         real_esrgan: options of Real-ESRGAN's degradations, for the kind of that name.
+        device: of the networks under attack.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class AdversarialImages:
         size: int = 64,
         seed: int = 0,
         real_esrgan: Mapping[str, Any] | None = None,
+        device: str = 'cpu',
     ) -> None:
         networks = networks or {}
         self.clean = CleanImages(photos, kinds, size, real_esrgan)
@@ -70,7 +73,7 @@ class AdversarialImages:
         self.attacks = [
             build_attack({'quantize': 'nearest', **block, 'eps': high}) for block, (_, high) in zip(blocks, self.radii)
         ]
-        self.count, self.seed = count, seed
+        self.count, self.seed, self.device = count, seed, torch.device(device)
         self._networks: dict[str, torch.nn.Module] = {}
 
     def __len__(self) -> int:
@@ -102,22 +105,26 @@ class AdversarialImages:
         )
 
     def network(self, name: str) -> torch.nn.Module:
-        """A network of the block ``networks``, on the CPU, loaded at first use."""
+        """A network of the block ``networks``, on the device, loaded at first use."""
         if name not in self._networks:
-            self._networks[name] = load_network(self.network_options[self.network_names.index(name)])
+            net = load_network(self.network_options[self.network_names.index(name)])
+            self._networks[name] = net.to(self.device)
             inner: list[Any] = defenses(self._networks[name])
             for defense in inner:
                 defense.gate = 'never'
         return self._networks[name]
 
     def _attacked(self, name: str, attack: Attack, eps: float, clean: np.ndarray, seed: int) -> np.ndarray:
-        lq = torch.from_numpy(clean).permute(2, 0, 1)[None].float() / 255
-        with torch.random.fork_rng(devices=[]):
+        lq = torch.from_numpy(clean).to(self.device).permute(2, 0, 1)[None].float() / 255
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == 'cuda' else []):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed every GPU
+            if self.device.type == 'cuda':
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
             attacked = attack(
                 self.network(name), lq, eps=torch.tensor([eps]), generator=torch.Generator().manual_seed(seed)
             )
-        return (attacked[0] * 255).round().byte().permute(1, 2, 0).numpy()
+        return (attacked[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
 def fingerprint(options: Mapping[str, Any]) -> str:
@@ -126,7 +133,10 @@ def fingerprint(options: Mapping[str, Any]) -> str:
     Args:
         options: the arguments of :class:`AdversarialImages`.
     """
-    relevant = {key: value for key, value in options.items() if key not in ('photos', 'networks', 'count')}
+    relevant = {key: value for key, value in options.items() if key not in ('photos', 'networks', 'count', 'device')}
+    kind = torch.device(options.get('device', 'cpu')).type
+    if kind != 'cpu':  # sets that were begun before there was a choice go on
+        relevant['device'] = kind
     networks = {
         name: {**network, 'weights': file_sha256(network['weights'])}
         for name, network in (options.get('networks') or {}).items()

@@ -39,7 +39,12 @@ _images: AdversarialImages | None = None  # per worker process
 
 
 def write_adversarial_set(
-    options: Mapping[str, Any], folder: Path, workers: int = 1, progress: bool = True, imports: Sequence[str] = ()
+    options: Mapping[str, Any],
+    folder: Path,
+    workers: int = 1,
+    progress: bool = True,
+    imports: Sequence[str] = (),
+    device: str = 'cpu',
 ) -> int:
     """Generate the missing pairs and pack all of them.
 
@@ -52,6 +57,7 @@ def write_adversarial_set(
         workers: number of processes; 0 generates the pairs in this process.
         progress: show a progress bar on stderr.
         imports: modules that each worker imports first to register architectures.
+        device: of the networks under attack. Another kind of device makes another set, in a folder of its own.
 
     Returns:
         The number of pairs generated now.
@@ -60,6 +66,7 @@ def write_adversarial_set(
         OptionsError: the folder is not empty and was not written with the same options.
         WorkerError: a worker process ended early.
     """
+    options = {**options, 'device': device}
     parts = folder / _PARTS
     _claim(folder, options)
     for place in (folder, parts):
@@ -114,7 +121,8 @@ def _claim(folder: Path, options: Mapping[str, Any]) -> None:
     if claim.is_file():
         if claim.read_text(encoding='utf-8').strip() != mine:
             raise OptionsError(
-                f'{folder} holds pairs of other options, weights or photos; give another folder, or delete it'
+                f'{folder} holds pairs of other options, weights or photos, or of another device; give another folder, '
+                'or delete it'
             )
     elif folder.is_dir() and any(not entry.name.startswith('.') for entry in folder.iterdir()):
         raise OptionsError(f'{folder} is not empty and not an adversarial set; give another folder')
@@ -158,6 +166,7 @@ def _made_here(options: Mapping[str, Any], parts: Path, indices: Sequence[int]) 
     """Generate pairs in this process, with one thread."""
     global _images
     threads = torch.get_num_threads(), cv2.getNumThreads()
+    cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     _start_worker(options, sys.path, ())
     try:
         for index in indices:
@@ -167,6 +176,7 @@ def _made_here(options: Mapping[str, Any], parts: Path, indices: Sequence[int]) 
         _images = None
         torch.set_num_threads(threads[0])
         cv2.setNumThreads(threads[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
 
 
 def _start_worker(options: Mapping[str, Any], path: Sequence[str], imports: Sequence[str]) -> None:
@@ -176,6 +186,7 @@ def _start_worker(options: Mapping[str, Any], path: Sequence[str], imports: Sequ
         importlib.import_module(name)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     _images = AdversarialImages(**options)
 
 

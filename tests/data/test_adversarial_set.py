@@ -17,6 +17,7 @@ from basicsr.data import build_dataset
 from helpers import OPTIONS, SMALL_NETWORKS, read, write
 from rsr_basicsr.cli import main
 from rsr_basicsr.data import AdversarialImages
+from rsr_basicsr.data.adversarial_images import fingerprint
 from rsr_basicsr.data.adversarial_set import read_facts
 from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
 from rsr_basicsr.data.clean_images import REAL_ESRGAN, CleanImages
@@ -201,6 +202,39 @@ def test_exception_on_foreign_folder(folder, opt, tmp_path, capsys):
     assert 'is not empty and not an adversarial set' in capsys.readouterr().err
     with pytest.raises(OptionsError, match='is not a finished adversarial set'):
         read_facts(tmp_path / 'mine')
+
+
+def test_device_of_the_command(folder, opt, tmp_path, capsys):
+    """The CPU is the default, so that sets that were begun without the option go on."""
+    file = str(write(opt, tmp_path / 'o.yml'))
+    assert main(['adversarial-set', '-opt', file, '-o', str(folder), '--device', 'cpu']) == 0
+    assert '6 pairs, 0 of them made now' in capsys.readouterr().out
+    command = ['adversarial-set', '-opt', file, '-o', str(tmp_path / 'set')]
+    for name in ('nonsense', 'cuda:99'):
+        assert main([*command, '--device', name]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f'rsr adversarial-set: device {name}: ') and len(error.splitlines()) == 1
+        assert error.strip().endswith('use cpu, or leave it out') and not (tmp_path / 'set').exists()
+
+
+def test_sets_of_a_gpu_have_folders_of_their_own(opt):
+    options = check_adversarial_set(json.loads(json.dumps(opt)))
+    options.pop('dataroot')
+    texts = {name: fingerprint({**options, 'device': name}) for name in ('cpu', 'cuda', 'cuda:1')}
+    assert texts['cpu'] == fingerprint(options) and texts['cuda'] == texts['cuda:1'] != texts['cpu']
+
+
+def test_networks_are_attacked_on_the_device(opt, device, one_thread):
+    options = check_adversarial_set(json.loads(json.dumps(opt)))
+    options.pop('dataroot')
+    made, again = (AdversarialImages(**options, device=str(device)) for _ in range(2))
+    reference = AdversarialImages(**options)
+    for index in range(3):
+        torch.rand(index + 1, device=device)  # what was drawn before does not matter
+        pair, same, expected = made[index], again[index], reference[index]
+        assert made.network('tiny').body[0].weight.device.type == device.type
+        assert np.array_equal(pair.attacked, same.attacked) and np.array_equal(pair.clean, expected.clean)
+        assert device.type != 'cpu' or np.array_equal(pair.attacked, expected.attacked)
 
 
 @pytest.mark.parametrize(
