@@ -1,11 +1,11 @@
 """What ``rsr upscale`` gains by reading and writing images while it computes others.
 
-    python scripts/benchmark_upscale.py [--device cpu|cuda] [--photos 12] [--size 256]
+    python scripts/benchmark_upscale.py [--device cpu|cuda] [--photos 12] [--size 128]
 
 Crops of photos go through ``upscale_files`` one after the other, and with threads that read and write. Both sides of a
 ratio alternate in one run, and the fastest run of each counts. On a CPU the threads share the cores with the network.
 So there is a third network, which lets the cores idle as long as its images take to be written: a GPU as fast as that.
-Takes about 4 minutes on two CPU cores.
+Takes about two minutes on two CPU cores.
 """
 
 import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` possible on new torchvision)
@@ -48,7 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--photos', type=int, default=12, help='how many (default: 12)')
-    parser.add_argument('--size', type=int, default=256, help='their height and width (default: 256)')
+    parser.add_argument('--size', type=int, default=128, help='their height and width (default: 128)')
     parser.add_argument('--runs', type=int, default=3, help='runs of each side (default: 3)')
     args = parser.parse_args()
     print(f'{describe(torch.device(args.device))}, {args.photos} photos of {args.size}x{args.size}, x{SCALE}, PNG')
