@@ -54,8 +54,8 @@ _COMMANDS: dict[str, ModuleType] = {
 #: What to do if a whole command, not one of its images, runs out of memory; command -> remedy
 _LESS_MEMORY = {
     'train': (
-        'take a smaller batch_size_per_gpu or gt_size, mode: mixed with a smaller share in attack, or memory or '
-        'precision: bf16 there'
+        'take a smaller batch_size_per_gpu or gt_size, or, in the attack, a smaller share, memory (GiB) or '
+        'precision: bf16'
     ),
     'adversarial-set': 'take fewer --workers; the same command continues',
 }
