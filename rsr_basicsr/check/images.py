@@ -49,7 +49,7 @@ _Reader = Callable[[str], Callable[[str], T]]
 
 def check_images(
     dataset: dict[str, Any], where: str, images: Images, patch: int | None, decoded: int, problems: Problems
-) -> None:
+) -> tuple[int, int] | None:
     """Read the header of every image of a data set, and decode some images.
 
     Args:
@@ -59,14 +59,19 @@ def check_images(
         patch: height and width in pixels of the high-resolution patches that are cut out of them; None for none.
         decoded: how many are decoded, evenly spread; those whose end is missing are always decoded.
         problems: where it is noted what is found.
+
+    Returns:
+        (width, height) in pixels of the largest low-resolution image; None where there is none.
     """
+    headers: dict[str, list[Header | None]] = {}
     with problems.noted(f'{where}: '), _source(dataset, images) as (read, header):
-        headers = {}
         for column, key in enumerate(images.keys):
             names = [entry[column] for entry in images.entries]
             headers[key] = _check_files(names, f'{where}.{key}', read(key), header(key), decoded, problems)
         _check_sizes(dataset, where, images, headers, patch, problems)
         _note(where, headers, problems)
+    sizes = [header.size for header in headers.get('dataroot_lq', ()) if header is not None]
+    return max(sizes, key=lambda size: size[0] * size[1], default=None)
 
 
 @contextlib.contextmanager

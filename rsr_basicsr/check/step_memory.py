@@ -74,7 +74,7 @@ def estimate(opt: dict[str, Any], size: int, batch: int) -> StepMemory:
 
 
 def _estimate(opt: dict[str, Any], size: int, batch: int, simplified: bool) -> StepMemory:
-    opt = copy.deepcopy(opt)
+    opt, launched = copy.deepcopy(opt), opt.get('dist')
     opt.update(is_train=True, dist=False, rank=0, world_size=1, num_gpu=0)
     opt['path'] = {}
     attack = opt.get('attack') or {}
@@ -95,7 +95,18 @@ def _estimate(opt: dict[str, Any], size: int, batch: int, simplified: bool) -> S
             model.cri_pix = _L1()
         one, two = (_peak(model, opt, size, number) for number in (batch, 2 * batch))
     sample = (two - one) / batch
-    return StepMemory(one - batch * sample, sample, simplified)
+    buckets = _trained_bytes(model) if launched else 0
+    return StepMemory(one - batch * sample + buckets, sample, simplified)
+
+
+def _trained_bytes(model: SRModel) -> int:
+    """Bytes of the buckets that DistributedDataParallel reduces gradients in: a second copy of all gradients."""
+    return sum(
+        parameter.nbytes
+        for optimizer in model.optimizers
+        for group in optimizer.param_groups
+        for parameter in group['params']
+    )
 
 
 class _L1(torch.nn.Module):

@@ -12,7 +12,7 @@ from torchvision.models import alexnet, squeezenet1_1
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.benchmark.options import check_benchmark
-from rsr_basicsr.check import advice, step_memory
+from rsr_basicsr.check import advice, step_memory, validation_memory
 from rsr_basicsr.check.images import check_images
 from rsr_basicsr.check.run_file import Checked, check_all
 from rsr_basicsr.check.step_memory import CARDS, GIB, RESERVE
@@ -123,11 +123,14 @@ def _survey_run(opt: dict[str, Any], stage: str, decoded: int, count_memory: boo
     _expect_launcher(opt, problems)
     checked = check_all(opt, problems)
     trains = stage == 'train'
+    largest: dict[str, tuple[int, int]] = {}
     for phase, images in checked.images.items():
         dataset = opt['datasets'][phase]
         if decoded and problems.sound('scale', f'datasets.{phase}.gt_size', f'datasets.{phase}.images'):
             patch = dataset.get('gt_size') if trains and phase == 'train' and not degrades(opt, checked.model) else None
-            check_images(dataset, f'datasets.{phase}', images, patch, decoded, problems)
+            size_of_largest = check_images(dataset, f'datasets.{phase}', images, patch, decoded, problems)
+            if size_of_largest is not None and not (trains and phase == 'train'):
+                largest[phase] = size_of_largest
     advice.advise(opt, checked, problems)
     advice.describe_weights(opt, checked, problems)
     size = _patch(opt, checked, problems) if trains else _SIZE
@@ -137,6 +140,9 @@ def _survey_run(opt: dict[str, Any], stage: str, decoded: int, count_memory: boo
             problems.facts += advice.describe_gate(net, cast(DefenseMixin, sketch(net)), size)
     if trains and count_memory and size:
         _look_at_memory(opt, checked, size, problems)
+    val = opt.get('val') or {}
+    if count_memory and net is not None and val.get('attack') is not None and problems.sound('val.attack', 'network_g'):
+        validation_memory.note_memory(opt, net, largest, problems)
 
 
 def _expect_launcher(opt: dict[str, Any], problems: Problems) -> None:

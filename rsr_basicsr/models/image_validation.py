@@ -16,6 +16,7 @@ from torchvision.utils import make_grid
 
 from rsr_basicsr.attacks import build_attack
 from rsr_basicsr.attacks.base import Attack
+from rsr_basicsr.attacks.fitting import attack_that_fits
 from rsr_basicsr.metrics.inputs import calculate, needs
 from rsr_basicsr.models.start_network import StartNetwork
 from rsr_basicsr.ops.tiled import Padded, upscale
@@ -157,7 +158,7 @@ class ImageValidation(StartNetwork):
         net.eval()
         try:
             target = self.gt if attack.objective.needs_ground_truth else clean
-            return attack(self._for_any_size(net), lq, target)
+            return attack_that_fits(attack, self._for_any_size(net), lq, target)
         finally:
             net.train(training)
 
