@@ -27,6 +27,7 @@ import cv2
 import torch
 import yaml
 
+from rsr_basicsr import launching
 from rsr_basicsr.utils.files import write_whole
 
 _logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def after_import() -> None:
     _blur_any_memory_layout()
     _resume_what_is_whole()
     _load_any_state_dict()
-    _distribute_on_cpu()
+    _start_processes()
     _write_images_whole()
 
 
@@ -316,42 +317,20 @@ def _write_image_whole(img: Any, file_path: str, params: Any = None, auto_mkdir:
     write_whole(path, content.tobytes())
 
 
-def _distribute_on_cpu() -> None:
-    """``init_dist`` assumes NCCL and a GPU, and ``model_to_device`` a GPU; on CPUs gloo is used instead.
+def _start_processes() -> None:
+    """``init_dist`` takes the rank modulo the number of visible GPUs as the device, and assumes NCCL and a GPU.
+
+    That is the GPU of another process where machines have different numbers of GPUs; the launcher tells the right one.
+    :mod:`rsr_basicsr.launching` replaces it. Besides, ``model_to_device`` assumes a GPU.
 
     Upstream: ``basicsr/utils/dist_util.py``, ``BaseModel.model_to_device`` in ``basicsr/models/base_model.py``.
     """
     from basicsr.models.base_model import BaseModel
     from basicsr.utils import options
 
-    if not hasattr(options.init_dist, 'rsr_patched'):
-        options.init_dist = _init_gloo_without_gpu(options.init_dist)
+    options.init_dist = launching.init_dist
     if not hasattr(BaseModel.model_to_device, 'rsr_patched'):
         BaseModel.model_to_device = _wrap_on_cpu(BaseModel.model_to_device)
-
-
-def _init_gloo_without_gpu(init_dist: Callable[..., None]) -> Callable[..., None]:
-    @functools.wraps(init_dist)
-    def patched(launcher: str, backend: str = 'nccl', **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            # Both backends: num_gpu may be 0 on a machine that has a GPU.
-            return init_dist(launcher, backend='cpu:gloo,cuda:nccl' if backend == 'nccl' else backend, **kwargs)
-        with _one_pretended_gpu():
-            return init_dist(launcher, backend='gloo', **kwargs)
-
-    return _marked(patched)
-
-
-@contextlib.contextmanager
-def _one_pretended_gpu() -> Iterator[None]:
-    """Within the block, CUDA reports one device, and choosing a device does nothing."""
-    cuda: Any = torch.cuda
-    originals = cuda.device_count, cuda.set_device
-    cuda.device_count, cuda.set_device = lambda: 1, lambda device: None
-    try:
-        yield
-    finally:
-        cuda.device_count, cuda.set_device = originals
 
 
 def _wrap_on_cpu(model_to_device: Callable[..., torch.nn.Module]) -> Callable[..., torch.nn.Module]:

@@ -22,9 +22,12 @@ from torch import distributed as dist
 from rsr_basicsr.check import check_options
 from rsr_basicsr.compat import pickle_by_plugin
 from rsr_basicsr.data.sound_images import naming_broken_images
+from rsr_basicsr.launching import init_dist
 from rsr_basicsr.models.missed_validation import MissedValidation
 from rsr_basicsr.options.host import check_sections
+from rsr_basicsr.options.host_blocks import DistParams
 from rsr_basicsr.options.loading import override, read_options
+from rsr_basicsr.options.parsing import typed
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 from rsr_basicsr.utils.files import sole_writer
 
@@ -53,6 +56,7 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         contextlib.ExitStack() as held,
         _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]),
         _replaced(basicsr_options, 'ordered_yaml', _overriding(basicsr_options.ordered_yaml, args.force_yml)),
+        _replaced(basicsr_options, 'init_dist', _as_options_say(options)),
         _replaced(module, 'parse_options', _checked(module.parse_options, args, held)),
         _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)),
         _replaced(module, 'get_root_logger', _logging_in_utf8(module.get_root_logger)),
@@ -74,6 +78,15 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
         finally:
             if is_launched():
                 dist.destroy_process_group()
+
+
+def _as_options_say(options: dict[str, Any]) -> Callable[..., None]:
+    """``init_dist`` with ``num_gpu`` and ``dist_params`` of the options; BasicSR passes the latter for slurm alone."""
+
+    def init(launcher: str, **_: Any) -> None:
+        init_dist(launcher, num_gpu=options['num_gpu'], **typed(DistParams, options.get('dist_params') or {}).plain())
+
+    return init
 
 
 def is_launched() -> bool:

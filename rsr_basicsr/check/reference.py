@@ -20,7 +20,7 @@ from rsr_basicsr.options.blocks import (
     ValOptions,
 )
 from rsr_basicsr.options.degradation_blocks import DegradedImageOptions
-from rsr_basicsr.options.host_blocks import AdversarialImagesDataset, AdversarialSetDataset
+from rsr_basicsr.options.host_blocks import AdversarialImagesDataset, AdversarialSetDataset, DistParams
 from rsr_basicsr.options.parsing import Block, block_in
 from rsr_basicsr.utils.errors import OptionsError
 
@@ -34,6 +34,7 @@ TABLES: dict[str, type[Block]] = {
     'DegradedImageDataset': DegradedImageOptions,
     'adversarial set': AdversarialSetOptions,
     'val': ValOptions,
+    'dist_params': DistParams,
 }
 #: Keys that begin a table
 _FIRST = {'type': 0, 'photos': 0, 'dataroot': 1, 'eps': 2}
@@ -54,6 +55,7 @@ def json_schema() -> dict[str, Any]:
         AdversarialSetDataset,
         AdversarialImagesDataset,
         DegradedImageOptions,
+        DistParams,
     )
     _, schema = models_json_schema([(model, 'validation') for model in models], ref_template='#/$defs/{model}')
     defs = schema['$defs']
@@ -66,6 +68,7 @@ def json_schema() -> dict[str, Any]:
             ]
         }
     )
+    defs['RunOptions']['properties']['dist_params'] = {'anyOf': [_ref(DistParams), {'type': 'null'}]}
     defs['AdversarialSetOptions']['properties']['networks'] |= _named(_ref(NetworkOptions))
     benchmark = defs['BenchmarkOptions']['properties']
     benchmark['networks'] |= _named({'allOf': [_ref(NetworkOptions), _ref(BenchmarkNetworkOptions)]})

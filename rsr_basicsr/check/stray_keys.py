@@ -25,7 +25,7 @@ def _keys(model: type[Block]) -> tuple[str, ...]:
 
 #: What BasicSR's parser and our check add to the options
 _ADDED = ('is_train', 'dist', 'rank', 'world_size', 'auto_resume', 'root_path')
-_TOP = (*_keys(host_blocks.Training), 'dist_params', 'find_unused_parameters', *_ADDED)
+_TOP = (*_keys(host_blocks.Training), 'find_unused_parameters', *_ADDED)
 _DEGRADED = (*_keys(host_blocks.DegradationsOfTraining), 'high_order_degradation')
 _PATH = (
     'resume_state',
@@ -134,6 +134,7 @@ def _blocks(opt: Mapping[str, Any], model: type | None) -> Iterator[_Block]:
     for where, known, certain, elsewhere in (
         ('train', train, sure, all_train),
         ('val', val, sure, ()),
+        ('dist_params', _keys(host_blocks.DistParams), True, ()),
         ('logger', _keys(host_blocks.Logger), True, ()),
         ('logger.wandb', _WANDB, True, ()),
     ):

@@ -85,7 +85,8 @@ class AttackAugmentation(AttackedBatches):
         self.prepare_attack()
         self.cri_classifier = build_loss(self.options.train.classifier_opt.plain()).to(self.device)
         self.means = RunningMeans(
-            ('l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share', 'attack_eps', 't_attack')
+            ('l_clean', 'l_attacked', 'l_classifier', 'classifier_acc', 'attacked_share', 'attack_eps', 't_attack'),
+            self.device,
         )
         super().init_training_settings()
         if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:

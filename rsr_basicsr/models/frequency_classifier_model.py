@@ -67,7 +67,7 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         self.cri_classifier = build_loss(train_opt.get('classifier_opt') or {'type': 'ClassifierLoss'}).to(self.device)
         own = typed(ClassifierTrainOptions, train_opt)
         self.clip, self.calibration = own.clip_gradient, own.calibration
-        self.means = RunningMeans(('l_classifier', 'classifier_acc'))
+        self.means = RunningMeans(('l_classifier', 'classifier_acc'), self.device)
         self.calibration_sets = [
             build_dataset({'name': 'calibration', 'phase': 'val', **options})
             for options in (self.calibration.datasets if self.calibration else ())

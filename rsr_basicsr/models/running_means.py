@@ -15,10 +15,11 @@ class RunningMeans:
 
     Args:
         names: names of the values, fixed so that processes can be summed.
+        device: of the training. Sums of processes are taken there, since NCCL takes no tensors on the CPU.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names, self.device = tuple(names), device
         self._start()
 
     def _start(self) -> None:
@@ -51,9 +52,7 @@ class RunningMeans:
         Args:
             distributed: take the means over all processes; they are valid on rank 0 only.
         """
-        each = [self._pair(name) for name in self.names]
-        device = next((pair.device for pair in each if pair.device.type != 'cpu'), each[0].device)
-        pairs = torch.stack([pair.to(device) for pair in each])
+        pairs = torch.stack([self._pair(name).to(self.device) for name in self.names])
         if distributed:
             dist.reduce(pairs, dst=0)
         self._start()

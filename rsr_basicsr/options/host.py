@@ -9,6 +9,7 @@ from rsr_basicsr.options.host_blocks import (
     STAGE,
     Backend,
     Dataset,
+    DistParams,
     ListedRealESRGANDataset,
     Loader,
     Logger,
@@ -53,6 +54,8 @@ def check_sections(opt: Any, stage: str, problems: Problems | None = None) -> No
         parse_keys(opt, (name,), Keys, '', problems)
         if problems.there(name) and opt[name] is not None:
             parse_each(opt[name], (Typed,), name, problems)
+    if problems.there('dist_params') and opt.get('dist_params') is not None:
+        parse_each(opt['dist_params'], (DistParams,), 'dist_params', problems)
     if problems.there('path'):
         named = [
             name for name in opt['path'] if str(name).startswith(('pretrain_network', 'resume_state', 'param_key'))

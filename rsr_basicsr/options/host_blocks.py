@@ -23,6 +23,7 @@ from rsr_basicsr.options.types import (
     NumGpu,
     OneOf,
     PlainName,
+    Positive,
     Range,
     Share,
     Text,
@@ -38,6 +39,7 @@ class Run(OpenBlock):
     num_gpu: NumGpu
     manual_seed: Natural | None = None
     queue_size: Count | None = None
+    dist_params: Keys | None = None
     datasets: Keys
     network_g: Keys
     path: Keys
@@ -58,6 +60,23 @@ class Test(Run):
 
 
 STAGE: dict[str, type[OpenBlock]] = {'train': Training, 'test': Test}
+
+
+class DistParams(OpenBlock):
+    """``dist_params:``."""
+
+    backend: Annotated[str, OneOf(('nccl', 'gloo'))] | None = key(
+        'of the processes on GPUs; those on the CPU take gloo', by_default='nccl'
+    )
+    port: Annotated[int, Range(ge=1, le=65535)] | None = key(
+        'of the first process, started by slurm; torchrun takes `--master_port`',
+        by_default='`MASTER_PORT` of the environment, else 29500',
+    )
+    timeout: Positive | None = key(
+        'how long a process waits for the others, for example while they validate',
+        unit='seconds',
+        by_default='that of torch: 600 with nccl, 1800 with gloo',
+    )
 
 
 class Typed(OpenBlock):

@@ -28,6 +28,7 @@ ELSEWHERE = {
     'python scripts/install_basicsr.py': ('tests/test_packaging.py', 'install_basicsr.py'),
     'pip install': ('tests/test_packaging.py', 'pip'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.train': ('tests/distributed_runs.py', 'torch.distributed.run'),
+    'torchrun --nnodes=2': ('tests/models/test_distributed.py', '--nnodes=2'),
     'torchrun --nproc_per_node=4 -m rsr_basicsr.cli benchmark': (
         'tests/benchmark/test_benchmark_resuming.py',
         'torch.distributed.run',

@@ -209,6 +209,29 @@ def test_slurm_launcher(pairs, photos, tmp_path):
     assert witness(tmp_path, 0)[-1]['weights'] == witness(tmp_path, 1)[-1]['weights']
 
 
+def test_two_machines_with_unequal_processes(pairs, photos, tmp_path):
+    """Both on this machine: a launcher for each, which meet at a port, with two processes and with one."""
+    file = write(options(pairs, photos, batch=1, iterations=2), tmp_path / 'options.yml')
+    (tmp_path / 'witness.py').write_text(WITNESS)
+    meeting = [f'--rdzv_endpoint=127.0.0.1:{free_port()}', '--rdzv_backend=c10d', '--rdzv_id=1', '--nnodes=2']
+    training = ['-m', 'rsr_basicsr.train', '-opt', str(file), '--launcher', 'pytorch', '--import', 'witness']
+    launchers = [
+        subprocess.Popen(
+            [sys.executable, '-m', 'torch.distributed.run', *meeting, f'--nproc_per_node={processes}', *training],
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', 'GLOO_SOCKET_IFNAME': 'lo'},
+        )
+        for processes in (2, 1)
+    ]
+    outputs = [launcher.communicate(timeout=200)[0] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [0, 0], '\n'.join(outputs)
+    first, *others = (witness(tmp_path, rank)[-1]['weights'] for rank in range(3))
+    assert others == [first, first]
+
+
 def test_wrong_options_are_reported_once(pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2)
     opt['attack']['stepz'] = 1
