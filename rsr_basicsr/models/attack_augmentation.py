@@ -10,7 +10,6 @@ from typing import Any, cast
 import torch
 from basicsr.losses import build_loss
 from basicsr.utils import get_root_logger
-from torch import distributed as dist
 from torch import nn
 from torch.nn.parallel import DataParallel
 
@@ -18,6 +17,7 @@ from rsr_basicsr.archs.classifier import SampleClassifier
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.catalog.choices import BUILTIN
 from rsr_basicsr.models.attacked_batches import AttackedBatches
+from rsr_basicsr.models.between_processes import average_untrained
 from rsr_basicsr.models.joint_loss import joint_loss
 from rsr_basicsr.models.resumed_schedule import Hyperparameters
 from rsr_basicsr.models.running_means import RunningMeans
@@ -216,20 +216,11 @@ class AttackAugmentation(AttackedBatches):
         averages, current = (list(net.parameters()) for net in (self.net_g_ema, self.bare_net))
         torch._foreach_lerp_(averages, current, 1 - decay)
 
-    @torch.no_grad()
     def _share_statistics(self) -> None:
-        """Average what the classifier keeps without training it, such as running statistics, over all processes.
-
-        DistributedDataParallel keeps only gradients equal, and each process saw other images.
-        """
-        if not (self.opt['is_train'] and self.opt['dist']) or self.optimizer_classifier is None:
-            return
-        kept = [name for name, parameter in self.classifier.named_parameters() if not parameter.requires_grad]
-        for net in filter(None, (self.bare_net, getattr(self, 'net_g_ema', None))):
-            for name in kept:
-                value = net.defense.classifier.get_parameter(name)
-                dist.all_reduce(value)
-                value /= self.opt['world_size']
+        """Average what the classifier keeps without training it over all processes."""
+        if self.opt['is_train'] and self.optimizer_classifier is not None:
+            nets = filter(None, (self.bare_net, getattr(self, 'net_g_ema', None)))
+            average_untrained([net.defense.classifier for net in nets], self.opt['world_size'])
 
     def resume_training(self, resume_state: dict[str, Any]) -> None:
         """Restore optimizers and schedulers; with ``train: resume_from: options``, with learning rates of the options.

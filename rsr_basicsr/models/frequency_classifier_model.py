@@ -6,7 +6,6 @@ import itertools
 import json
 import os.path as osp
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -20,11 +19,12 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from scipy.special import expit
 from torch import distributed as dist
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from rsr_basicsr.archs.classifier import SampleClassifier, log_odds
 from rsr_basicsr.checkpoints import WholeCheckpoints
 from rsr_basicsr.metrics.detection import ScoredImage, best_temperature, error_table, rates
+from rsr_basicsr.models.between_processes import average_untrained, gathered, share_of
 from rsr_basicsr.models.running_means import RunningMeans
 from rsr_basicsr.ops.random_streams import random_streams_kept
 from rsr_basicsr.options.blocks import CalibrationOptions, ClassifierTrainOptions
@@ -143,70 +143,87 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
         return OrderedDict(self.means.take(distributed=self.opt['dist']))
 
     @torch.no_grad()
-    def scores(self, loader: Iterable[dict[str, Any]]) -> list[ScoredImage]:
-        """Scores of the deployed network for each image of a data set.
+    def scores(self, dataset: Dataset[dict[str, Any]]) -> list[ScoredImage]:
+        """Scores of the deployed network for each image of a data set, of which each process scores a share.
+
+        To be called by every process; each gets all scores.
 
         Args:
-            loader: yields batches as :class:`FrequencyClassifierModel` describes them.
+            dataset: has items as :class:`FrequencyClassifierModel` describes the batches.
         """
         net = self.deployed_net
         training = net.training
         net.eval()
-        verdicts = []
-        for data in loader:
-            self.feed_data(data)
-            odds = log_odds(net(self.lq)).double()
-            flagged = ~(odds <= -net.threshold.double().logit())  # NaN counts as attacked
-            rows = iter(zip(odds.tolist(), flagged.tolist(), self.labels.tolist()))
-            for part in (name for name in _PARTS if name in data):
-                for index in range(len(data[part])):
-                    facts = (
-                        {} if part == 'extra' else {name: _entry(data[name], index) for name in _FACTS if name in data}
-                    )
-                    verdicts.append(ScoredImage(*next(rows), facts))
+        loader = DataLoader(share_of(dataset, self.opt['rank'], self.opt['world_size']))
+        scored = gathered([self._scored(net, data) for data in loader], self.opt['world_size'])
         net.train(training)
+        return list(itertools.chain.from_iterable(scored))
+
+    def _scored(self, net: SampleClassifier, data: dict[str, Any]) -> list[ScoredImage]:
+        """Scores of the images of one batch."""
+        self.feed_data(data)
+        odds = log_odds(net(self.lq)).double()
+        flagged = ~(odds <= -net.threshold.double().logit())  # NaN counts as attacked
+        rows = iter(zip(odds.tolist(), flagged.tolist(), self.labels.tolist()))
+        verdicts = []
+        for part in (name for name in _PARTS if name in data):
+            for index in range(len(data[part])):
+                facts = {} if part == 'extra' else {name: _entry(data[name], index) for name in _FACTS if name in data}
+                verdicts.append(ScoredImage(*next(rows), facts))
         return verdicts
 
     @torch.no_grad()
     def calibrate(self) -> None:
         """Set temperature and threshold from the calibration sets, in the network and in its moving average."""
         net = self.deployed_net
-        numbers = torch.zeros(2, device=self.device)
-        if self.opt['rank'] == 0:
-            with random_streams_kept():
-                verdicts = [
-                    verdict for dataset in self.calibration_sets for verdict in self.scores(DataLoader(dataset))
-                ]
-            clean, attacked = (
-                net.temperature.item() * np.array([v.score for v in verdicts if v.attacked is label])
-                for label in (False, True)
+        with random_streams_kept():
+            verdicts = [verdict for dataset in self.calibration_sets for verdict in self.scores(dataset)]
+        clean, attacked = (
+            net.temperature.item() * np.array([v.score for v in verdicts if v.attacked is label])
+            for label in (False, True)
+        )
+        temperature = best_temperature(clean.tolist(), attacked.tolist())
+        # method: without interpolation, so that the false alarm rate does not exceed the target.
+        share = 1 - cast(CalibrationOptions, self.calibration).false_alarms
+        limit = np.quantile(clean / temperature, share, method='higher')
+        numbers = torch.tensor([temperature, expit(-limit)], dtype=torch.float32, device=self.device)
+        if not 1e-6 < numbers[1] < 1 - 1e-6:
+            get_root_logger().warning(
+                f'The threshold of P(clean) would be {expit(-limit):.2g}, too close to 0 or 1 to be '
+                'represented: the calibration sets are too easy, or too small.'
             )
-            temperature = best_temperature(clean.tolist(), attacked.tolist())
-            # method: without interpolation, so that the false alarm rate does not exceed the target.
-            share = 1 - cast(CalibrationOptions, self.calibration).false_alarms
-            limit = np.quantile(clean / temperature, share, method='higher')
-            numbers = torch.tensor([temperature, expit(-limit)], dtype=torch.float32, device=self.device)
-            if not 1e-6 < numbers[1] < 1 - 1e-6:
-                get_root_logger().warning(
-                    f'The threshold of P(clean) would be {expit(-limit):.2g}, too close to 0 or 1 to be '
-                    'represented: the calibration sets are too easy, or too small.'
-                )
         if self.opt['dist']:
-            dist.broadcast(numbers, 0)
+            dist.broadcast(numbers, 0)  # processors of different machines may differ in the last bit
         for each in {self.get_bare_model(self.net_g), net}:
             each.temperature.copy_(numbers[0])
             each.threshold.copy_(numbers[1].clamp(1e-6, 1 - 1e-6))
 
     def save(self, epoch: int, current_iter: int) -> None:
-        """Calibrate, then save."""
+        """Calibrate, then save; processes agree on the network first."""
+        self._agree()
         if self.calibration_sets:
             self.calibrate()
         super().save(epoch, current_iter)
 
+    def _agree(self) -> None:
+        if self.opt['is_train']:
+            nets = (self.get_bare_model(self.net_g), getattr(self, 'net_g_ema', None))
+            average_untrained(filter(None, nets), self.opt['world_size'])
+
+    def dist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
+        """As with one process; each one scores a share of the images."""
+        self._agree()
+        self.nondist_validation(dataloader, current_iter, tb_logger, save_img)
+
     def nondist_validation(self, dataloader: Any, current_iter: int, tb_logger: Any, save_img: bool) -> None:
-        """Measure the scores on a data set, log the rates, and write the scores to a file."""
+        """Measure the scores on a data set, log the rates, and write the scores to a file.
+
+        To be called by every process, of which the first one logs and writes.
+        """
         name = dataloader.dataset.opt['name']
-        verdicts = self.scores(dataloader)
+        verdicts = self.scores(dataloader.dataset)
+        if self.opt['rank'] != 0:
+            return
         for index, verdict in enumerate(verdicts):
             if 'source' not in verdict.facts:
                 verdicts[index] = verdict._replace(facts={'source': name})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from basicsr.archs import build_network
 from basicsr.models import build_model
+from distributed_runs import torchrun
 
 from helpers import SMALL_NETWORKS, read, train, write
 from rsr_basicsr.cli import main
@@ -21,7 +22,7 @@ OPTIONS = 'train/train_frequency_classifier.yml'
 
 @pytest.fixture(scope='module')
 def sets(photos, tmp_path_factory):
-    """Folder with a set of strongly attacked pairs, and one of clean images."""
+    """Folder with a set of strongly attacked pairs, and two of clean images, the second of an odd number."""
     folder = tmp_path_factory.mktemp('sets')
     opt = read('adversarial_set/train.yml')
     network = {'type': 'SRVGGNetCompact', **SMALL_NETWORKS['SRVGGNetCompact']}
@@ -38,7 +39,12 @@ def sets(photos, tmp_path_factory):
         networks={'tiny': network},
     )
     del opt['dataroot']
-    for name, changes in {'pairs': {}, 'clean': {'networks': None, 'attacks': None, 'seed': 1}}.items():
+    alone = {'networks': None, 'attacks': None}
+    for name, changes in {
+        'pairs': {},
+        'clean': {**alone, 'seed': 1},
+        'odd': {**alone, 'seed': 2, 'count': 5},
+    }.items():
         options = check_adversarial_set({**opt, **changes})
         write_adversarial_set(options, folder / name, workers=0, progress=False)
     return folder
@@ -188,6 +194,53 @@ def test_wrong_options_are_named(path, value, sentence, opt, tmp_path, monkeypat
     error = capsys.readouterr().err
     assert sentence in error
     assert not (tmp_path / 'experiments').exists()
+
+
+SCORING = """
+import json, os
+from rsr_basicsr.models import FrequencyClassifierModel as Model
+
+counts = [0]
+feed = Model.feed_data
+def feed_and_count(self, data):
+    feed(self, data)
+    if not self.deployed_net.training:
+        counts[0] += len(self.lq)
+        with open(f'scored_{os.environ["RANK"]}.json', 'w') as file:
+            json.dump(counts, file)
+Model.feed_data = feed_and_count
+"""
+
+
+def test_two_processes_calibrate_and_validate_as_one(opt, sets, tmp_path, monkeypatch):
+    """Untrained networks of one seed, so that only the shares of the images differ."""
+    opt['network_g'] = {'type': 'FrequencyClassifier'}
+    opt['datasets']['val_clean']['dataroot'] = opt['train']['calibration']['datasets'][1]['dataroot'] = str(
+        sets / 'odd'
+    )
+    opt['train'].update(total_iter=1, ema_decay=0)
+    opt['train']['optim_g']['lr'] = 0
+    opt['datasets']['train']['batch_size_per_gpu'] = 4
+    (tmp_path / 'two').mkdir()
+    (tmp_path / 'two' / 'scoring.py').write_text(SCORING)
+    run = torchrun(opt, tmp_path / 'two', flags=('--launcher', 'pytorch', '--import', 'scoring'))
+    assert run.returncode == 0, run.stdout
+    (tmp_path / 'one').mkdir()
+    folders = [train(opt, tmp_path / 'one', monkeypatch), tmp_path / 'two' / 'experiments' / 'detector']
+    one, two = (load_state(folder / 'models' / 'net_g_latest.pth') for folder in folders)
+    assert one.keys() == two.keys() and all(torch.allclose(two[key], value, rtol=1e-5) for key, value in one.items())
+    assert one['temperature'].item() != 1  # it was calibrated
+
+    for name in ('heldout_x4plus', 'heldout_clean'):
+        one, two = (json.loads((folder / f'detection_{name}.json').read_text()) for folder in folders)
+        assert len(one['verdicts']) == len(two['verdicts']) == (48 if name == 'heldout_x4plus' else 5)
+        for alone, shared in zip(one['verdicts'], two['verdicts']):
+            assert shared.pop('score') == pytest.approx(alone.pop('score'), rel=1e-4)
+            assert shared == alone
+        assert two['rates'] == pytest.approx(one['rates'])
+    first, second = (json.loads((tmp_path / 'two' / f'scored_{rank}.json').read_text())[0] for rank in range(2))
+    passes, images = 2, 48 + 5  # calibrated and validated at the end
+    assert (first, second) == (passes * (24 * 2 // 2 + 3), passes * (24 * 2 // 2 + 2)) and first + second == 2 * images
 
 
 def test_unfinished_set_is_refused(opt, tmp_path, monkeypatch, capsys):
