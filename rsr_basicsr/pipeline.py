@@ -26,7 +26,7 @@ from rsr_basicsr.launching import init_dist
 from rsr_basicsr.models.missed_validation import MissedValidation
 from rsr_basicsr.options.host import check_sections
 from rsr_basicsr.options.host_blocks import DistParams
-from rsr_basicsr.options.loading import override, read_options
+from rsr_basicsr.options.loading import override, read_options, take_one_gpu
 from rsr_basicsr.options.parsing import typed
 from rsr_basicsr.utils.errors import OptionsError, in_one_line
 from rsr_basicsr.utils.files import sole_writer
@@ -51,15 +51,16 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
     options = read_options(args.opt, stage)  # refused before anything starts
     override(options, args.force_yml, new_sections=False)
     check_sections(options, stage)
+    note = take_one_gpu(options) if args.launcher == 'none' else None
     module = importlib.import_module(f'basicsr.{stage}')
     with (
         contextlib.ExitStack() as held,
         _replaced(sys, 'argv', [f'rsr {stage}', *_basicsr_flags(args)]),
-        _replaced(basicsr_options, 'ordered_yaml', _overriding(basicsr_options.ordered_yaml, args.force_yml)),
+        _replaced(basicsr_options, 'ordered_yaml', _overriding(basicsr_options.ordered_yaml, args)),
         _replaced(basicsr_options, 'init_dist', _as_options_say(options)),
         _replaced(module, 'parse_options', _checked(module.parse_options, args, held)),
         _replaced(module, 'make_exp_dirs', _waited_for(module.make_exp_dirs)),
-        _replaced(module, 'get_root_logger', _logging_in_utf8(module.get_root_logger)),
+        _replaced(module, 'get_root_logger', _logging_in_utf8(module.get_root_logger, note)),
         _replaced(module, 'build_dataset', naming_broken_images(module.build_dataset)),
     ):
         if stage == 'train':
@@ -152,8 +153,8 @@ def _basicsr_flags(args: argparse.Namespace) -> list[str]:
     return ['-opt', args.opt, *flags]
 
 
-def _overriding(ordered_yaml: Callable[[], tuple[Any, Any]], changes: list[str]) -> Callable[[], tuple[Any, Any]]:
-    """Let BasicSR read the options file with the values of ``--force_yml`` in it.
+def _overriding(ordered_yaml: Callable[[], tuple[Any, Any]], args: argparse.Namespace) -> Callable[[], tuple[Any, Any]]:
+    """Let BasicSR read the options file with the values of ``--force_yml`` in it, and with one GPU for one process.
 
     BasicSR runs them as code, and only after it has set the seed, so that ``manual_seed=1`` changes nothing.
     """
@@ -163,7 +164,9 @@ def _overriding(ordered_yaml: Callable[[], tuple[Any, Any]], changes: list[str])
 
         def get_single_data(self: Any) -> Any:
             options = loader.get_single_data(self)
-            override(options, changes, new_sections=False)
+            override(options, args.force_yml, new_sections=False)
+            if args.launcher == 'none':
+                take_one_gpu(options)
             return options
 
         return type('OverridingLoader', (loader,), {'get_single_data': get_single_data}), dumper
@@ -193,14 +196,17 @@ def _waited_for(make_exp_dirs: Callable[[dict[str, Any]], None]) -> Callable[[di
     return make_and_wait
 
 
-def _logging_in_utf8(get_root_logger: Callable[..., logging.Logger]) -> Callable[..., logging.Logger]:
-    """Let BasicSR's log file take every character of the options, whatever the locale."""
+def _logging_in_utf8(get_root_logger: Callable[..., logging.Logger], note: str | None) -> Callable[..., logging.Logger]:
+    """Let BasicSR's log file take every character of the options in any locale; it begins with the note."""
+    notes = [note] if note else []
 
     def get_in_utf8(*args: Any, **kwargs: Any) -> logging.Logger:
         logger = get_root_logger(*args, **kwargs)
         for handler in logger.handlers:
             if isinstance(handler, logging.FileHandler) and isinstance(handler.stream, io.TextIOWrapper):
                 handler.stream.reconfigure(encoding='utf-8')
+        while notes:
+            logger.info(notes.pop())
         return logger
 
     return get_in_utf8

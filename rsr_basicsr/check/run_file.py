@@ -106,7 +106,7 @@ def _check_uses(
     """Check that networks fit the rest of the run."""
     if problems.sound('num_gpu'):
         with problems.noted(part='num_gpu'):
-            _check_devices(opt, networks.get('network_g'))
+            _check_devices(opt, model, networks.get('network_g'))
     net = networks.get('network_g')
     if net is None or model is None or issubclass(model, FrequencyClassifierModel):
         return
@@ -144,8 +144,9 @@ def _aims_at_detector(attack: Any) -> bool:
     )
 
 
-def _check_devices(opt: dict[str, Any], net: torch.nn.Module | None) -> None:
+def _check_devices(opt: dict[str, Any], model: type | None, net: torch.nn.Module | None) -> None:
     if opt['num_gpu'] > 0 and not torch.cuda.is_available():
         raise OptionsError(f'num_gpu: {opt["num_gpu"]}, but torch sees no GPU here; write num_gpu: auto or 0')
-    if isinstance(net, DefenseMixin) and opt['num_gpu'] > 1 and not opt.get('dist'):
+    ours = isinstance(net, DefenseMixin) or (model is not None and issubclass(model, FrequencyClassifierModel))
+    if ours and opt['num_gpu'] > 1 and not opt.get('dist'):
         raise OptionsError(f'num_gpu: {opt["num_gpu"]} without a launcher; {USE_TORCHRUN}')

@@ -21,7 +21,7 @@ from rsr_basicsr.data.adversarial_set_options import check_adversarial_set
 from rsr_basicsr.models.attack_augmentation import USE_TORCHRUN
 from rsr_basicsr.models.frequency_classifier_model import FrequencyClassifierModel
 from rsr_basicsr.ops import perceptual
-from rsr_basicsr.options.loading import as_parsed, load_options, override, repeated_keys
+from rsr_basicsr.options.loading import as_parsed, load_options, override, repeated_keys, take_one_gpu
 from rsr_basicsr.options.messages import Problems
 from rsr_basicsr.options.networks import sketch
 from rsr_basicsr.utils.errors import in_one_line
@@ -119,6 +119,8 @@ def _survey_benchmark(options: dict[str, Any], problems: Problems) -> None:
 
 
 def _survey_run(opt: dict[str, Any], stage: str, decoded: int, count_memory: bool, problems: Problems) -> None:
+    note = take_one_gpu(opt)
+    problems.facts += [note] if note else []
     as_parsed(opt, stage, os.getcwd())
     _expect_launcher(opt, problems)
     checked = check_all(opt, problems)
@@ -152,7 +154,7 @@ def _expect_launcher(opt: dict[str, Any], problems: Problems) -> None:
         isinstance(count, int)
         and count > 1
         and torch.cuda.is_available()
-        and str(opt.get('model_type')).startswith('Defended')
+        and str(opt.get('model_type')).startswith(('Defended', FrequencyClassifierModel.__name__))
     ):
         opt['dist'] = True
         problems.warnings.append(f'num_gpu: {count} without a launcher; {USE_TORCHRUN}')

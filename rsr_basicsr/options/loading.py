@@ -132,8 +132,7 @@ def as_parsed(opt: dict[str, Any], stage: str, root: str) -> None:
         root: folder of experiments and results.
     """
     opt.update(is_train=stage == 'train', dist=False, rank=0, world_size=1, auto_resume=False)
-    if opt.get('num_gpu') == 'auto':
-        opt['num_gpu'] = torch.cuda.device_count()
+    take_one_gpu(opt)
     datasets = opt.get('datasets')
     for phase, dataset in list(datasets.items()) if isinstance(datasets, dict) else ():
         if isinstance(dataset, dict):
@@ -157,6 +156,25 @@ def as_parsed(opt: dict[str, Any], stage: str, root: str) -> None:
     else:
         path.update(results_root=folder, log=folder)
     path['visualization'] = os.path.join(folder, 'visualization')
+
+
+def take_one_gpu(opt: dict[str, Any]) -> str | None:
+    """Let ``num_gpu: auto`` of a single process mean one GPU, in place; BasicSR would take all, by DataParallel.
+
+    Returns:
+        What to tell the user; None if no GPU is left out.
+    """
+    if opt.get('num_gpu') != 'auto':
+        return None
+    count = torch.cuda.device_count()
+    opt['num_gpu'] = min(count, 1)
+    if count < 2:
+        return None
+    stage = 'train' if 'train' in opt else 'test'
+    return (
+        f'num_gpu: auto takes one of {count} GPUs; for all: torchrun --nproc_per_node={count} -m rsr_basicsr.{stage} '
+        '-opt FILE --launcher pytorch'
+    )
 
 
 def override(options: dict[str, Any], changes: Sequence[str], new_sections: bool = True) -> None:
