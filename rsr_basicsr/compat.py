@@ -49,6 +49,7 @@ def after_import() -> None:
     _train_real_esrgan_on_cpu()
     _blur_any_memory_layout()
     _resume_what_is_whole()
+    _keep_workers()
     _load_any_state_dict()
     _start_processes()
     _write_images_whole()
@@ -275,6 +276,24 @@ def _resume_what_is_whole() -> None:
 
     train.load_resume_state = checkpoints.load_resume_state
     train.EnlargedSampler = checkpoints.ResumingSampler
+
+
+def _keep_workers() -> None:
+    """Workers are started twice at the start, refused if kept where there is none, and seeded alike in each epoch.
+
+    :mod:`rsr_basicsr.workers` replaces what does so.
+
+    Upstream: ``build_dataloader`` and ``worker_init_fn`` in ``basicsr/data/__init__.py``, ``CPUPrefetcher`` and
+    ``CUDAPrefetcher`` in ``basicsr/data/prefetch_dataloader.py``.
+    """
+    from basicsr import test, train
+
+    from rsr_basicsr import workers
+
+    for module in (train, test):
+        if not hasattr(module.build_dataloader, 'rsr_patched'):
+            module.build_dataloader = _marked(workers.keeping_workers(module.build_dataloader))
+    train.CPUPrefetcher, train.CUDAPrefetcher = workers.LateCPUPrefetcher, workers.LateCUDAPrefetcher
 
 
 def _load_any_state_dict() -> None:

@@ -67,7 +67,6 @@ _DATASET = (
     'prefetch_mode',
     'num_prefetch_queue',
     'pin_memory',
-    'persistent_workers',
     'use_shuffle',
     'gt_size',
 )

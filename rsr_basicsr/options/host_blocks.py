@@ -192,6 +192,10 @@ class Loader(OpenBlock):
 
     batch_size_per_gpu: Count
     num_worker_per_gpu: Natural
+    persistent_workers: Flag | None = key(
+        'keep the worker processes over the epochs; each of them imports everything when it starts',
+        by_default='false',
+    )
     broken_images: Annotated[str, OneOf(ON_BROKEN)] | None = key(
         'what a training does with an image that cannot be read: end with its name, or warn and take the next one',
         by_default='stop',
