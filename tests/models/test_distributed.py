@@ -232,6 +232,20 @@ def test_two_machines_with_unequal_processes(pairs, photos, tmp_path):
     assert others == [first, first]
 
 
+def test_more_processes_than_gpus_end_in_one_sentence(pairs, photos, tmp_path):
+    """One GPU, which is not there: the processes end before one uses it."""
+    (tmp_path / 'one_gpu.py').write_text(
+        'import torch\ntorch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n'
+    )
+    opt = options(pairs, photos, batch=2, num_gpu='auto')
+    run = torchrun(opt, tmp_path, flags=('--launcher', 'pytorch', '--import', 'one_gpu'))
+    assert run.returncode != 0 and 'OptionsError' not in run.stdout  # the traceback is the launcher's own
+    assert (
+        run.stdout.count('2 processes on this machine, but torch sees 1 GPU; start them with --nproc_per_node=1') == 1
+    )
+    assert not (tmp_path / 'experiments').exists()
+
+
 def test_wrong_options_are_reported_once(pairs, photos, tmp_path):
     opt = options(pairs, photos, batch=2)
     opt['attack']['stepz'] = 1
