@@ -19,15 +19,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import cv2
 import numpy as np
 import torch
+from attack_passes import attack_pass, operations, plain_pass
 from basicsr.archs.rrdbnet_arch import RRDBNet
 from basicsr.archs.srvgg_arch import SRVGGNetCompact
 from timing import describe, fastest, peak_mib
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsr_basicsr.archs import noise_statistics
 from rsr_basicsr.archs.defense import build_classifier
@@ -44,9 +44,6 @@ from rsr_basicsr.attacks import (
     Transfer,
     Universal,
 )
-from rsr_basicsr.attacks.half import weights_in_bf16
-from rsr_basicsr.attacks.memory import MemorySaving
-from rsr_basicsr.attacks.problem import Problem
 from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data import write_evaluation_pairs
 from rsr_basicsr.weights.official import fetch
@@ -141,62 +138,38 @@ def peak_of_this_process(name: str, side: str) -> float:
 def time_host(device: torch.device) -> None:
     """Compare our passes with those of plain autograd where Python and launches are all there is, as on a fast GPU.
 
-    The network has the layers of RRDBNet with 23 blocks and next to no arithmetic.
+    The network has the layers of RRDBNet with 23 blocks and next to no arithmetic. CPU time of one thread counts, which
+    other work on the machine changes little.
     """
     net = RRDBNet(3, 3, num_feat=2, num_block=23, num_grow_ch=1).to(device).requires_grad_(False)
     lq, target = torch.rand(1, 3, 4, 4, device=device), torch.rand(1, 3, 16, 16, device=device)
-
-    def plain() -> None:
-        x = lq.clone().requires_grad_()
-        torch.autograd.grad((net(x) - target).square().sum(), x)
-
-    def ours(memory_saving: bool, precision: str = 'fp32') -> Callable[[], None]:
-        problem = Problem(PGD(precision=precision), net, lq, torch.tensor(8 / 255, device=device))
-        problem.network = MemorySaving(net) if memory_saving else net
-        problem.refer_to(target)
-        return lambda: cast(None, problem.uphill(lq))
-
-    def cast_once() -> None:
-        with weights_in_bf16(net):
-            bf16()
-
-    bf16 = ours(False, 'bf16')
+    plain = plain_pass(net, lq, target)
     sides = {
-        'plain autograd': plain,
-        'ours, as on a GPU': ours(False),
-        'ours, as on a CPU and with `memory`': ours(True),
-        'ours in bf16, weights cast in every pass': bf16,
-        'ours in bf16, weights cast once (and that cast)': cast_once,
+        'plain autograd': lambda: [plain() for _ in range(2)],
+        'ours, as on a GPU': attack_pass(net, lq, target),
+        'ours, as on a CPU and with memory': attack_pass(net, lq, target, saves_memory=True),
+        'ours in bf16, weights cast in every pass': attack_pass(net, lq, target, 'bf16', casts_once=False),
+        'ours in bf16, weights cast once': attack_pass(net, lq, target, 'bf16'),
     }
-    seconds = fastest(list(sides.values()), 5, device)
-    print(f'\na pass of 351 convolutions on 4x4 pixels        time   of plain autograd (on a GPU at most {HOST}x)')
-    for name, found in zip(sides, seconds):
-        print(f'{name:<48}{found * 1e3:5.0f} ms {found / seconds[0]:6.2f}x')
-    print('\noperations of a forward pass                   SRVGGNetCompact  with the classifier  the classifier')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = fastest(list(sides.values()), 10, device, clock=time.process_time)
+    torch.set_num_threads(threads)
+    print(
+        '\ntwo passes of 351 convolutions on 4x4 pixels    time   of plain autograd   operations  '
+        f'(ours, as on a GPU: at most {HOST}x)'
+    )
+    for (name, side), found in zip(sides.items(), seconds):
+        print(f'{name:<44}{found * 1e3:5.0f} ms {found / seconds[0]:16.2f}x {operations(side):12}')
     srvgg = NETWORKS['SRVGGNetCompact, 32 conv.']().to(device).eval()
-    image = torch.rand(1, 3, 64, 64, device=device)
-    classifier = build_classifier({}).to(device).eval()
+    classifier, image = build_classifier({}).to(device).eval(), torch.rand(1, 3, 64, 64, device=device)
     with torch.no_grad(), at_once_as_on_a_gpu():
         classifier(image)  # fills its caches
         network, detector = (operations(lambda net=net: net(image)) for net in (srvgg, classifier))
-    print(f'{"":<48}{network:14}{network + detector:21}{detector:16}')
-
-
-def operations(function: Callable[[], object]) -> int:
-    """The number of operations of a call that compute something."""
-    with Operations() as counter:
-        function()
-    return counter.count
-
-
-class Operations(TorchDispatchMode):
-    """Counts operations, without those that only view a tensor differently."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))
+    print(
+        f'\noperations of a forward pass: SRVGGNetCompact {network}, with the built-in classifier {network + detector} '
+        f'({detector} more)'
+    )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Cost of attack augmentation in a training step: time against the counted minimum, memory, and a profile.
 
-    python scripts/benchmark_training.py [--device cpu|cuda] [--only step memory count gan profile]
+    python scripts/benchmark_training.py [--device cpu|cuda] [--only step passes memory count gan profile]
 
 All sides of a ratio are measured in turn in one run, on BasicSR's training step with real model classes, and the
 fastest run of each counts. The minimum ("floor") is counted by torch's FlopCounterMode: the plain step's arithmetic
@@ -12,6 +12,7 @@ import rsr_basicsr  # noqa: F401  isort: skip  (it makes ``import basicsr`` poss
 
 import argparse
 import contextlib
+import copy
 import io
 import logging
 import subprocess
@@ -21,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from attack_passes import attack_pass
 from basicsr.archs import build_network
 from basicsr.utils.registry import MODEL_REGISTRY
-from timing import describe, fastest, peak_mib
+from timing import describe, fastest, finish, peak_mib
 from torch.utils.flop_counter import FlopCounterMode
 
 from rsr_basicsr.attacks import IFGSM
@@ -36,6 +38,7 @@ from rsr_basicsr.options.messages import Problems
 
 STEP, MEMORY = 1.05, 1.1  # at most: of the floor, of the plain step's peak
 GAN = {'one step, full batch': 1.2, 'two steps, half the batch': 1.3}  # at most, of the plain GAN step
+GRAPH = ', as CUDA graphs'
 ADAM = {'type': 'Adam', 'lr': 1e-4}
 OPTIONS = Path(__file__).parents[1] / 'options'
 COUNTED = (
@@ -153,6 +156,30 @@ def benchmark_step(device: torch.device) -> None:
         )
 
 
+def benchmark_passes(device: torch.device) -> None:
+    batch, size = (1, 32) if device.type == 'cpu' else (12, 64)
+    net = build_network({'type': 'RRDBNet', 'num_in_ch': 3, 'num_out_ch': 3}).to(device).requires_grad_(False)
+    last = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    inputs = torch.rand(batch, 3, size, size, device=device), torch.rand(batch, 3, 4 * size, 4 * size, device=device)
+    sides = {
+        'fp32, by a Python call per convolution': attack_pass(net, *inputs, saves_memory=True),
+        'fp32': attack_pass(net, *inputs),
+        'bf16, by a Python call per convolution': attack_pass(
+            net, *inputs, 'bf16', saves_memory=True, casts_once=False
+        ),
+        'bf16, weights cast in every pass': attack_pass(net, *inputs, 'bf16', casts_once=False),
+        'bf16, weights cast once': attack_pass(net, *inputs, 'bf16'),
+        'the same, channels last': attack_pass(last, *inputs, 'bf16'),
+    }
+    if device.type == 'cuda':
+        sides['fp32, as a CUDA graph'] = attack_pass(net, *inputs, graph=True)
+        sides['bf16, channels last, as a CUDA graph'] = attack_pass(last, *inputs, 'bf16', graph=True)
+    print(f'\nTwo passes of an attack, RRDBNet with 23 blocks, batch {batch}, LQ {size}x{size}')
+    seconds = fastest(list(sides.values()), 3, device)
+    for name, found in zip(sides, seconds):
+        print(f'  {name}: {found * 1e3:.0f} ms, {found / seconds[0]:.2f} of the first')
+
+
 SIDES_OF_MEMORY: dict[str, dict[str, Any] | None] = {'plain': None, 'mixed': {'steps': 2, 'share': 0.5}}
 
 
@@ -218,6 +245,9 @@ def gan_sides(device: torch.device) -> tuple[tuple[int, int], dict[str, Callable
         'two steps, half the batch': {'steps': 2, 'share': 0.5},
     }
     half = {'precision': 'bf16'} if device.type == 'cuda' else {}
+    if device.type == 'cuda':
+        for name in GAN:
+            attacks[f'{name}{GRAPH}'] = {**(attacks[name] or {}), 'cuda_graph': True}
     batch, size = (2, 32) if device.type == 'cpu' else (12, 64)
     return (batch, size), {
         name: step(build(device, 'RealESRGANModel', attack and {**attack, **half}), batch, size, device)
@@ -233,8 +263,12 @@ def benchmark_gan(device: torch.device) -> None:
     )
     seconds = dict(zip(sides, fastest(list(sides.values()), 3, device)))
     print(f'  plain: {seconds["plain"]:.3f} s')
-    for name, target in GAN.items():
-        print(f'  {name}: {seconds[name]:.3f} s, {seconds[name] / seconds["plain"]:.2f} of the plain step [{target}]')
+    for name in sides:
+        if name != 'plain':
+            target = GAN[name.removesuffix(GRAPH)]
+            print(
+                f'  {name}: {seconds[name]:.3f} s, {seconds[name] / seconds["plain"]:.2f} of the plain step [{target}]'
+            )
 
 
 def profile(device: torch.device) -> None:
@@ -246,13 +280,28 @@ def profile(device: torch.device) -> None:
     run()
     with torch.profiler.profile(activities=activities) as found:
         run()
+        finish(device)
+    if device.type == 'cuda':
+        print(f'\nThe GPU is busy for {busy_share(found):.0%} of a step')
     key = 'self_cuda_time_total' if device.type == 'cuda' else 'self_cpu_time_total'
     print(f'\nWhere the time of a GAN step goes, two attack steps on half the batch of {batch}, LQ {size}x{size}')
     print(found.key_averages().table(sort_by=key, row_limit=12, max_name_column_width=60))
 
 
+def busy_share(profile: torch.profiler.profile) -> float:
+    """Share of the time from the first kernel to the last one in which any kernel runs."""
+    kernels = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    spans = sorted((kernel.time_range.start, kernel.time_range.end) for kernel in kernels)
+    busy, until = 0.0, spans[0][0]
+    for start, end in spans:
+        busy += max(end - max(start, until), 0)
+        until = max(until, end)
+    return busy / (until - spans[0][0])
+
+
 SECTIONS = {
     'step': benchmark_step,
+    'passes': benchmark_passes,
     'memory': benchmark_memory,
     'count': benchmark_count,
     'gan': benchmark_gan,

@@ -17,21 +17,27 @@ def describe(device: torch.device) -> str:
     return f'torch {torch.__version__}, {device} ({name})'
 
 
-def fastest(sides: Sequence[Callable[[], Any]], times: int, device: torch.device) -> list[float]:
+def fastest(
+    sides: Sequence[Callable[[], Any]],
+    times: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """The shortest time of each function in seconds; they are called in turn, ``times`` times each."""
     best = [float('inf')] * len(sides)
     for run in range(times + 1):
         for index, side in enumerate(sides):
-            _finish(device)
-            started = time.perf_counter()
+            finish(device)
+            started = clock()
             side()
-            _finish(device)
+            finish(device)
             if run:  # the first run is a warm-up
-                best[index] = min(best[index], time.perf_counter() - started)
+                best[index] = min(best[index], clock() - started)
     return best
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 

@@ -18,14 +18,17 @@ class _Casts:
     """The weights of a network in bf16, kept from call to call, since a recorded graph reads them where they are."""
 
     def __init__(self) -> None:
-        self.weights: list[torch.Tensor] = []
+        self.halves: list[torch.Tensor] = []
 
-    def of(self, weights: list[nn.Parameter]) -> list[torch.Tensor]:
+    def of(self, weights: list[torch.Tensor]) -> list[torch.Tensor]:
         """The weights as they are now."""
-        if [_kind(old) for old in self.weights] != [_kind(new) for new in weights]:
-            self.weights = [torch.empty_like(weight, dtype=torch.bfloat16) for weight in weights]
-        torch._foreach_copy_(self.weights, [weight.detach() for weight in weights])
-        return self.weights
+        if [_kind(old) for old in self.halves] != [_kind(new) for new in weights]:
+            self.halves = [
+                nn.Parameter(torch.empty_like(weight, dtype=torch.bfloat16), requires_grad=False) for weight in weights
+            ]
+        with torch.no_grad():
+            torch._foreach_copy_(self.halves, weights)
+        return self.halves
 
 
 _CASTS: weakref.WeakKeyDictionary[nn.Module, _Casts] = weakref.WeakKeyDictionary()
@@ -62,27 +65,26 @@ def weights_in_bf16(model: nn.Module) -> Iterator[None]:
         model: a network whose parameters require no gradient.
     """
     places = list(_castable(model)) if isinstance(model, nn.Module) else []
-    weights = [module.get_parameter(name) for module, name in places]
     try:
-        casts = _CASTS.setdefault(model, _Casts()).of(weights) if places else []
-        for (module, name), cast in zip(places, casts):
-            module._parameters[name] = nn.Parameter(cast, requires_grad=False)
+        halves = _CASTS.setdefault(model, _Casts()).of([weight for _, _, weight in places]) if places else []
+        for (parameters, name, _), half in zip(places, halves):
+            parameters[name] = half
         yield
     finally:
-        for (module, name), weight in zip(places, weights):
-            module._parameters[name] = weight
+        for parameters, name, weight in places:
+            parameters[name] = weight
 
 
-def _castable(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """The layers and names of weights to cast; none of a compiled network, which would be compiled anew."""
+def _castable(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
+    """The weights to cast, with where a layer has them; none of a compiled network, which would be compiled anew."""
     modules = list(model.modules())
     if any(hasattr(part, '_orig_mod') or getattr(part, 'compiled_pass', None) is not None for part in modules):
         return
     for module in modules:
         if type(module) in _LAYERS:
-            for name, parameter in module.named_parameters(recurse=False):
-                if parameter.dtype == torch.float32 and not parameter.is_meta:
-                    yield module, name
+            for name, weight in module._parameters.items():
+                if weight is not None and weight.dtype == torch.float32 and not weight.is_meta:
+                    yield module._parameters, name, weight
 
 
 def _kind(tensor: torch.Tensor) -> tuple[torch.Size, tuple[int, ...], torch.device]:
