@@ -29,7 +29,8 @@ def note_memory(
         sizes: (width, height) in pixels of the largest low-resolution image per data set.
         problems: where it is noted.
     """
-    block = {key: value for key, value in opt['val']['attack'].items() if value is not None}
+    # A seed takes the values of the images, which are none on the device meta.
+    block = {key: value for key, value in opt['val']['attack'].items() if value is not None and key != 'seed'}
     tile = block.get('tile') or opt['val'].get('tile')
     if not sizes or 'memory' in block or block['type'] in ('Transfer', 'WorstOf'):
         return

@@ -85,7 +85,10 @@ def test_buckets_of_several_processes_are_a_copy_of_the_gradients(photos):
 def test_memory_of_an_attacked_validation():
     """Against what torch's profiler sees being allocated on a CPU, where convolutions keep their inputs, too."""
     net = RRDBNet(3, 3, num_feat=16, num_block=2, num_grow_ch=8)
-    opt = {'val': {'attack': {'type': 'IFGSM', 'eps': 8, 'steps': 10, 'objective': 'stability'}}, 'num_gpu': 0}
+    opt = {
+        'val': {'attack': {'type': 'IFGSM', 'eps': 8, 'steps': 10, 'objective': 'stability', 'seed': 0}},
+        'num_gpu': 0,
+    }
     problems = Problems()
     note_memory(opt, net, {'val': (160, 120), 'val_2': (20, 30)}, problems)
     found = re.search(r'datasets.val, 160x120, takes ([\d.]+) GiB whole, counted', problems.facts[0])
