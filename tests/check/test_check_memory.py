@@ -119,3 +119,18 @@ def test_tiles_of_a_validation_count_as_tiles():
         note_memory(opt, RRDBNet(3, 3, num_block=1), {'val': (size, size)}, problems)
         facts.append(problems.facts[0].replace(f'{size}x{size}', ''))
     assert facts[0] == facts[1] and 'in tiles of 64 pixels' in facts[0]
+
+
+@pytest.mark.parametrize('share, images', [(0.5, 2), (1.0, 4)])
+def test_recorded_pass_is_counted(share, images, photos):
+    opt = shrink(read(GAN), photos)
+    opt['attack'].update(mode='mixed', share=share, masked=0, steps=1)
+    as_parsed(opt, 'train', '.')
+    check_options(opt)
+    plain, graph = (estimate({**opt, 'attack': {**opt['attack'], 'cuda_graph': on}}, 16, 4) for on in (False, True))
+    net = MODEL_REGISTRY.get(opt['model_type'])(copy.deepcopy(opt)).bare_net.requires_grad_(False)
+    lq = torch.rand(images, 3, 16, 16)
+    with torch.profiler.profile(profile_memory=True) as profile, net.defense.forced(False):
+        x = lq.clone().requires_grad_()
+        torch.autograd.grad(net(x).square().sum(), x)
+    assert graph.of(4) - plain.of(4) == pytest.approx(peak_of(profile), rel=0.35)
