@@ -76,9 +76,13 @@ def run_pipeline(stage: str, args: argparse.Namespace) -> None:
             if is_launched():
                 # A launcher ends all processes when one fails on exit; the first one may still be saving.
                 dist.barrier()
-        finally:
-            if is_launched():
+        except BaseException:
+            # NCCL would wait for the other processes, which wait for this one.
+            if is_launched() and dist.get_backend() != 'nccl':
                 dist.destroy_process_group()
+            raise
+        if is_launched():
+            dist.destroy_process_group()
 
 
 def _as_options_say(options: dict[str, Any]) -> Callable[..., None]:

@@ -61,8 +61,20 @@ class LateCPUPrefetcher(CPUPrefetcher):
 
 
 class LateCUDAPrefetcher(CUDAPrefetcher):
-    """CUDAPrefetcher that starts workers at its first ``reset``, as :class:`LateCPUPrefetcher`."""
+    """CUDAPrefetcher that starts workers as :class:`LateCPUPrefetcher`, and keeps batches as long as they are used."""
 
     def __init__(self, loader: Any, opt: dict[str, Any]) -> None:
         super().__init__(() if loader.num_workers else loader, opt)
         self.ori_loader = loader
+
+    def next(self) -> Any:
+        """The next batch, whose memory is not reused before the step that works on it is done with it.
+
+        BasicSR's belongs to the stream that copies, which does not know of the step; a step in which nothing waits for
+        the device may be far behind the host.
+        """
+        batch = super().next()
+        for value in (batch or {}).values():
+            if isinstance(value, torch.Tensor) and value.is_cuda:
+                value.record_stream(torch.cuda.current_stream())
+        return batch

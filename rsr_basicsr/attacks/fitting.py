@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.attacks.base import Attack
+from rsr_basicsr.attacks.graph import forget_recordings
 from rsr_basicsr.ops.random_streams import random_state, set_random_state
 from rsr_basicsr.utils.device_errors import out_of_memory, release
 
@@ -35,7 +36,8 @@ def attack_that_fits(
     except Exception as error:
         if not (out_of_memory(error) and _can_be_tiled(attack)):
             raise
-        release(error)
+        forget_recordings()
+        release(error)  # what they have kept
         free = free_bytes(lq.device)
         if free is None:
             raise

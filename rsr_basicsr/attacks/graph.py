@@ -7,22 +7,34 @@ forward pass, and those of the gradient with respect to the images, for images o
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import weakref
-from collections.abc import Callable, Hashable
-from typing import Any, cast
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from rsr_basicsr.attacks.half import autocast_to_bf16
+from rsr_basicsr.ops.caching import constants_kept
 from rsr_basicsr.ops.memory_format import memory_format
 from rsr_basicsr.ops.tiled import defenses
-from rsr_basicsr.utils.errors import in_one_line
+from rsr_basicsr.utils.errors import DeviceError, in_one_line
 
 Pass = Callable[[torch.Tensor], torch.Tensor]
 
 _MOST = 4  # graphs of one network: each keeps the activations of its pass
-_RECORDED: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, Pass]] = weakref.WeakKeyDictionary()
+
+
+class _Recording(NamedTuple):
+    """A recorded pass, with the constants that it reads where they were, such as matrices of transforms."""
+
+    run: Pass
+    constants: list[torch.Tensor]
+
+
+_RECORDED: weakref.WeakKeyDictionary[nn.Module, dict[Hashable, _Recording]] = weakref.WeakKeyDictionary()
 
 
 class GraphedPasses:
@@ -32,55 +44,99 @@ class GraphedPasses:
     network is recorded only while its gate is forced, and a recording is used only in the state it was made in.
 
     Args:
-        network: maps images (B, C, H, W) to (B, C, sH, sW); its parameters require no gradient.
+        network: maps images (B, C, H, W) to (B, C, sH, sW); its parameters require no gradient, and stay where they are
+            as long as this object is used.
         half: run under autocast to bf16.
         record: makes a graph of a function and a sample; None takes :func:`torch.cuda.make_graphed_callables`.
     """
 
     def __init__(self, network: nn.Module, half: bool, record: Callable[..., Any] | None = None) -> None:
         self.network, self.half = network, half
-        self.record = torch.cuda.make_graphed_callables if record is None else record
+        self.record = _recorder() if record is None else record
+        self.places: Hashable = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The output of the network, not to be changed by later calls.
 
         Raises:
-            ValueError: the network cannot be recorded.
+            DeviceError: the network cannot be recorded; the GPU may then be unusable.
+            ValueError: masks depend on the images.
         """
-        recorded = _RECORDED.setdefault(self.network, {})
-        key = self._state(x)
-        if key not in recorded:
-            if len(recorded) == _MOST:
-                del recorded[next(iter(recorded))]
-            recorded[key] = self._recorded(x)
-        return recorded[key](x).clone()
+        recorded, key = _RECORDED.setdefault(self.network, {}), self._state(x)
+        with _on_device(x.device):
+            if key not in recorded:
+                if len(recorded) == _MOST:
+                    del recorded[next(iter(recorded))]
+                recorded[key] = self._recorded(x)
+            return recorded[key].run(x).clone()
 
     def _state(self, x: torch.Tensor) -> Hashable:
         """All that a recording depends on."""
-        gates = [_gate(defense) for defense in defenses(self.network)]
+        if self.places is None:
+            tensors = *self.network.parameters(), *self.network.buffers()
+            self.places = tuple(tensor.data_ptr() for tensor in tensors)
+            self.defenses = defenses(self.network)
+        gates = [_gate(defense) for defense in self.defenses]
         if None in gates:
             raise ValueError(
                 'cuda_graph: true, but a mask depends on the images or differs between samples; in training write '
                 'masked: 0 or 1, elsewhere gate: always or never'
             )
-        places = tuple(tensor.data_ptr() for tensor in (*self.network.parameters(), *self.network.buffers()))
-        return tuple(x.shape), x.dtype, memory_format(x), self.half, self.network.training, tuple(gates), places
+        return tuple(x.shape), x.dtype, memory_format(x), self.half, self.network.training, tuple(gates), self.places
 
-    def _recorded(self, x: torch.Tensor) -> Pass:
+    def _recorded(self, x: torch.Tensor) -> _Recording:
         network = weakref.proxy(self.network)  # the recording must not keep it alive
         half = self.half
 
         def run(images: torch.Tensor) -> torch.Tensor:
             with autocast_to_bf16(images.device, caching=False) if half else contextlib.nullcontext():
-                return network(images)
+                output = network(images.clone())  # a copy: some networks begin with an in-place module
+            if not output.requires_grad:
+                raise RuntimeError('its output has no gradient with respect to the image')
+            return cast(torch.Tensor, output)
 
         sample = torch.empty_like(x).copy_(x.detach()).requires_grad_()
         try:
-            with torch.enable_grad():
-                return cast(Pass, self.record(run, (sample,)))
+            with torch.enable_grad(), constants_kept() as constants, _as_before(x.device):
+                return _Recording(self.record(run, (sample,)), constants)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            name, reason = type(self.network).__name__, in_one_line(error)
-            raise ValueError(f'cuda_graph: true, but {name} cannot be recorded ({reason}); leave it out') from error
+            name = type(self.network).__name__
+            raise DeviceError(
+                f'cuda_graph: true, but {name} cannot be recorded ({in_one_line(error)}); leave it out'
+            ) from error
+
+
+def forget_recordings() -> None:
+    """Free all recorded passes, whose activations torch counts as reserved but not as allocated."""
+    _RECORDED.clear()
+
+
+def _recorder() -> Callable[..., Any]:
+    """Torch's recorder. Threads that pin memory for the next batch may go on while it records, where torch has that."""
+    record = torch.cuda.make_graphed_callables
+    if 'capture_error_mode' in inspect.signature(record).parameters:
+        return functools.partial(record, capture_error_mode='thread_local')
+    return record
+
+
+@contextlib.contextmanager
+def _as_before(device: torch.device) -> Iterator[None]:
+    """Restore random numbers and stream at the end: recording draws some, and leaves its stream where it fails."""
+    if device.type != 'cuda':
+        yield
+        return
+    stream = torch.cuda.current_stream(device)
+    with torch.random.fork_rng(devices=[device]):
+        try:
+            yield
+        finally:
+            torch.cuda.set_stream(stream)
+
+
+def _on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == 'cuda' else contextlib.nullcontext()
 
 
 def _gate(defense: Any) -> bool | None:

@@ -40,8 +40,11 @@ def check_bf16(device: torch.device) -> None:
     Raises:
         ValueError: it does.
     """
-    if device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError(f'precision: bf16, but {torch.cuda.get_device_name(device)} only emulates it; write fp32')
+    if device.type != 'cuda':
+        return
+    with torch.cuda.device(device):
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ValueError(f'precision: bf16, but {torch.cuda.get_device_name(device)} only emulates it; write fp32')
 
 
 def autocast_to_bf16(device: torch.device, caching: bool = True) -> contextlib.AbstractContextManager[Any]:

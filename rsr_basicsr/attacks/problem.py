@@ -234,7 +234,9 @@ class Problem:
         """
         if isinstance(size, float) and size == 0:
             return self.lq
-        size = torch.as_tensor(size, dtype=self.lq.dtype, device=self.lq.device)
+        if not isinstance(size, torch.Tensor):  # made on the device: a copy from the host would wait for it
+            size = torch.full((), size, dtype=self.lq.dtype, device=self.lq.device)
+        size = size.to(self.lq)
         channels, *sides = self.lq.shape[1:]
         noise = 2 * self.rand(channels, *(max(int(side / coarseness), 1) for side in sides)) - 1
         if coarseness > 1:

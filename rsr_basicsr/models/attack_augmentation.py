@@ -55,7 +55,7 @@ class AttackAugmentation(AttackedBatches):
     Options: ``train: train_classifier``, ``target``, ``precision``, ``optim_classifier`` and ``classifier_opt``, and
     those of :class:`AttackedBatches`; :mod:`rsr_basicsr.options` has the schema.
 
-    The host never waits for the device: logged values stay there until they are printed.
+    Within a step the host does not wait for the device: logged values stay there until they are printed.
     """
 
     output: torch.Tensor
@@ -89,6 +89,8 @@ class AttackAugmentation(AttackedBatches):
             self.device,
         )
         super().init_training_settings()
+        if hasattr(self, 'net_g_ema') and self.options.train.channels_last:
+            self.net_g_ema.to(memory_format=torch.channels_last)  # as the network that it averages
         if hasattr(self, 'net_g_ema') and not self.bare_net.loaded_defense:
             # Both classifiers were initialized at random; the average must start from the one that is trained.
             self.net_g_ema.defense.classifier.load_state_dict(self.classifier.state_dict())

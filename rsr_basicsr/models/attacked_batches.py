@@ -116,7 +116,10 @@ class AttackedBatches(RobustValidation):
                 lambda target: torch.cat([target, target if attacked.target is None else attacked.target])
             )
             labels = torch.cat([clean.labels, ~clean.labels])
-            yield Batch(labels, torch.cat([clean.labels, self._for_each(attacked.decision, size)]))
+            if attacked.decision is False:
+                yield Batch(labels, False)
+            else:
+                yield Batch(labels, torch.cat([clean.labels, self._for_each(attacked.decision, size)]))
         else:
             # Rounded at random, so that the share holds on average for small batches, too.
             count = rounded_at_random(self.schedule.share * size)
@@ -129,10 +132,11 @@ class AttackedBatches(RobustValidation):
             if attacked.target is not None:
                 own = attacked.target
                 self._replace_targets(lambda target: target.index_copy(0, chosen, own))
-            labels, masked = clean.labels.clone(), clean.labels.clone()
-            labels[chosen] = True
-            masked[chosen] = self._for_each(attacked.decision, count)
-            yield Batch(labels, masked)
+            labels = clean.labels.index_fill(0, chosen, True)  # labels[chosen] = True would wait for the device
+            if attacked.decision is False:
+                yield Batch(labels, False)
+            else:
+                yield Batch(labels, clean.labels.index_copy(0, chosen, self._for_each(attacked.decision, count)))
 
     def attack_images(
         self, lq: torch.Tensor, target: torch.Tensor, current_iter: int, first_gradient: torch.Tensor | None = None
@@ -172,8 +176,8 @@ class AttackedBatches(RobustValidation):
 
     def _decision(self, lq: torch.Tensor) -> Decision:
         """Which of the attacked samples are masked."""
-        if self.schedule.masked == 1:
-            return True
+        if self.schedule.masked in (0, 1):
+            return self.schedule.masked == 1
         return torch.arange(len(lq), device=lq.device) < rounded_at_random(self.schedule.masked * len(lq))
 
     @contextlib.contextmanager

@@ -113,7 +113,8 @@ class FrequencyClassifierModel(WholeCheckpoints, SRModel):
 
     def _images(self, data: dict[str, Any]) -> torch.Tensor:
         """All images of a batch, the attacked ones last."""
-        return torch.cat([data[name] for name in _PARTS if name in data]).to(self.device)
+        # Each on its own: putting them together on the host would lose that their memory is pinned.
+        return torch.cat([data[name].to(self.device, non_blocking=True) for name in _PARTS if name in data])
 
     def feed_data(self, data: dict[str, Any]) -> None:
         """Put the clean images of a batch, then the attacked ones, in place."""

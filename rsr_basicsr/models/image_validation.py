@@ -71,7 +71,7 @@ class ImageValidation(StartNetwork):
         and the number of the image: redrawing them adds more noise than hundreds of iterations of training change. The
         attack does not know the masks.
         """
-        super().feed_data(data)
+        super().feed_data(_sent(data, self.device))
         if not self._validates:
             return
         self._check_measured()
@@ -179,6 +179,16 @@ class ImageValidation(StartNetwork):
         imwrite(tensor2img(grid), osp.join(self.opt['path']['visualization'], 'panel', f'{name}_{current_iter}.png'))
         if tb_logger:
             tb_logger.add_image(f'panel/{name}', grid, current_iter)
+
+
+def _sent(data: Any, device: torch.device) -> Any:
+    """A batch on its way to a GPU: BasicSR waits until each tensor is there, and so for the whole step before."""
+    if device.type != 'cuda' or not isinstance(data, Mapping):
+        return data
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in data.items()
+    }
 
 
 def _is_basicsrs(test: Callable[[], None]) -> bool:

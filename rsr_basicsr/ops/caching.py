@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 
 _any_size = False  # not a context variable: compilers must understand it
+_used: list[torch.Tensor] | None = None  # no context variable either: gradients are computed in threads of their own
 
 TensorFunction = Callable[..., torch.Tensor]
 
@@ -36,6 +37,20 @@ def any_size() -> bool:
     return _any_size
 
 
+@contextlib.contextmanager
+def constants_kept() -> Iterator[list[torch.Tensor]]:
+    """Within the block, the constants that are asked for are added to the list it yields.
+
+    For whoever reads them later by address, and so has to keep them, as a cache does not.
+    """
+    global _used
+    previous, _used = _used, []
+    try:
+        yield _used
+    finally:
+        _used = previous
+
+
 def constant_tensor(maxsize: int, always: bool = False) -> Callable[[TensorFunction], TensorFunction]:
     """Decorator: caches the tensors that a function returns, and marks them as constants for compilers.
 
@@ -57,7 +72,10 @@ def constant_tensor(maxsize: int, always: bool = False) -> Callable[[TensorFunct
         @torch.compiler.assume_constant_result
         @functools.wraps(function)
         def constant(*args: Any) -> torch.Tensor:
-            return function(*args) if _any_size and not always else cached(*args)
+            found = function(*args) if _any_size and not always else cached(*args)
+            if _used is not None:
+                _used.append(found)
+            return found
 
         return cast(TensorFunction, constant)
 

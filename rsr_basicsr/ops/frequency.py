@@ -227,7 +227,7 @@ def _twiddle(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.shape[-1]
     k = torch.arange(n, dtype=x.dtype, device=x.device)
     scale = torch.full_like(k, math.sqrt(2 / n))
-    scale[0] = math.sqrt(1 / n)
+    scale[:1].fill_(math.sqrt(1 / n))  # scale[0] = ... copies from the host
     return torch.polar(scale, -math.pi * k / (2 * n)), scale
 
 

@@ -54,8 +54,10 @@ def stop_if_lost(error: BaseException) -> None:
     """Stop a run whose next images would all fail.
 
     Raises:
-        DeviceError: the error is one of :func:`device_lost`.
+        DeviceError: the error is one already, or one of :func:`device_lost`.
     """
+    if isinstance(error, DeviceError):
+        raise error
     if device_lost(error):
         first = str(error).strip().splitlines()[0]  # PyTorch's advice for its developers follows
         raise DeviceError(
@@ -66,7 +68,12 @@ def stop_if_lost(error: BaseException) -> None:
 
 def release(error: BaseException) -> None:
     """Free the memory that a failed computation holds: its tensors live as long as the error and its traceback."""
-    traceback.clear_frames(error.__traceback__)
+    chain: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in chain:
+        traceback.clear_frames(following.__traceback__)
+        chain.append(following)
+        following = following.__cause__ or following.__context__
     torch = sys.modules.get('torch')
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -138,7 +138,7 @@ def _model(here: Here, attack: dict[str, Any], gan: bool) -> Any:
         'num_gpu': 1 if here.on_gpu else 0,
         'logger': {'print_freq': 10},
         'network_g': {'type': 'DefendedSRVGGNetCompact', **SMALL, 'defense': {'gate': 'never'}},
-        'attack': {'type': 'PGD', 'eps': [1, 8], 'steps': 2, 'masked': 0, **attack},
+        'attack': {'type': 'PGD', 'eps': [1, 8], 'steps': 2, 'random_start': 1, 'masked': 0, **attack},
         'train': {
             'ema_decay': 0.999,
             'optim_g': {'type': 'Adam', 'lr': 1e-4},

@@ -174,6 +174,7 @@ def test_bf16_follows_weights_that_have_changed(photo):
 def test_bf16_that_is_emulated_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Tesla T4')
+    monkeypatch.setattr(torch.cuda, 'device', contextlib.nullcontext)
     with pytest.raises(ValueError, match='Tesla T4 only emulates it; write fp32'):
         check_bf16(torch.device('cuda'))
     check_bf16(torch.device('cpu'))

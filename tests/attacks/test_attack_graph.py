@@ -6,11 +6,14 @@ import weakref
 
 import pytest
 import torch
+from meta_models import model_on_meta
 
 from networks import DefendedGain
 from rsr_basicsr.attacks import IFGSM, PGD
-from rsr_basicsr.attacks.graph import _MOST, _RECORDED, GraphedPasses
+from rsr_basicsr.attacks.graph import _MOST, _RECORDED, GraphedPasses, _gate
 from rsr_basicsr.attacks.problem import Problem
+from rsr_basicsr.ops.frequency import radial_distance
+from rsr_basicsr.utils.errors import DeviceError
 
 
 class Recorder:
@@ -28,9 +31,9 @@ class Recorder:
         class Graphed(torch.autograd.Function):
             @staticmethod
             def forward(ctx, x):
-                with torch.no_grad():
-                    fixed.copy_(x)
-                    output.copy_(function(fixed))
+                fixed.data.copy_(x)
+                with torch.enable_grad():
+                    output.copy_(function(fixed).detach())
                 return output.detach()
 
             @staticmethod
@@ -106,7 +109,7 @@ def test_network_that_cannot_be_recorded_is_named():
     def record(function, sample):
         raise RuntimeError('operation not permitted when stream is capturing\nmore')
 
-    with pytest.raises(ValueError, match=r'but Identity cannot be recorded \(operation not permitted'):
+    with pytest.raises(DeviceError, match=r'but Identity cannot be recorded \(operation not permitted'):
         GraphedPasses(torch.nn.Identity(), False, record)(torch.rand(1, 3, 8, 8))
 
 
@@ -117,6 +120,37 @@ def test_recordings_go_with_their_network():
     del net
     gc.collect()
     assert gone() is None
+
+
+def test_constants_live_as_long_as_the_recording():
+    net = DefendedGain(defense={'gate': 'always'})
+    graphed(net)[0](torch.rand(1, 3, 8, 9))
+    (recording,) = _RECORDED[net].values()
+    kept = [constant for constant in recording.constants if constant.shape == (8, 9)]
+    assert any(constant is radial_distance(8, 9, torch.device('cpu')) for constant in kept)
+
+
+def test_output_without_gradient_is_refused():
+    class Detached(torch.nn.Module):
+        def forward(self, x):
+            return x.detach()
+
+    with pytest.raises(DeviceError, match='Detached cannot be recorded .its output has no gradient'):
+        graphed(Detached())[0](torch.rand(1, 3, 8, 8))
+
+
+def test_network_that_begins_in_place():
+    net = torch.nn.Sequential(torch.nn.LeakyReLU(0.5, inplace=True), torch.nn.Conv2d(3, 3, 1)).requires_grad_(False)
+    image = torch.rand(1, 3, 8, 8) - 0.5
+    torch.testing.assert_close(graphed(net)[0](image), net(image.clone()))
+
+
+@pytest.mark.parametrize('masked', [0, 1])
+def test_training_without_choice_of_masks_can_be_recorded(masked):
+    model = model_on_meta(attack={'masked': masked, 'mode': 'mixed', 'share': 0.5})
+    decision = model._decision(torch.zeros(4, 3, 8, 8))
+    with model.bare_net.defense.forced(decision):
+        assert _gate(model.bare_net.defense) == bool(masked)
 
 
 def test_cuda_graph_changes_nothing_on_a_cpu(photo):

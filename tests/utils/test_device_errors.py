@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rsr_basicsr.utils import device_errors
-from rsr_basicsr.utils.device_errors import device_lost, out_of_memory, stop_if_lost, within_memory
+from rsr_basicsr.utils.device_errors import device_lost, out_of_memory, release, stop_if_lost, within_memory
 from rsr_basicsr.utils.errors import DeviceError, ImageError
 
 ADVICE = (
@@ -104,3 +104,33 @@ def test_failed_computation_holds_no_memory():
 def test_other_errors_pass():
     with pytest.raises(ValueError, match='wrong'), within_memory('a.png', 'cut it'):
         raise ValueError('wrong')
+
+
+def test_release_frees_what_the_causes_hold():
+    class Large:
+        pass
+
+    held = []
+
+    def compute():
+        large = Large()
+        held.append(weakref.ref(large))
+        raise RuntimeError('CUDA out of memory')
+
+    def attempt():
+        try:
+            compute()
+        except RuntimeError as error:
+            raise ValueError('the image failed') from error
+
+    try:
+        attempt()
+    except ValueError as error:
+        assert held[0]() is not None
+        release(error)
+        assert held[0]() is None
+
+
+def test_failed_gpu_stops_a_run_that_goes_on_after_errors():
+    with pytest.raises(DeviceError, match='leave it out'):
+        stop_if_lost(DeviceError('cuda_graph: true, but Net cannot be recorded; leave it out'))
