@@ -23,7 +23,7 @@ FLAT = (0.25, 0.6)  # shares of the image
 LAGS = ((0, 1), (1, 0), (1, 1), (1, -1), (0, 2), (2, 0), (0, 3), (3, 0), (2, 2))  # rows and columns
 COLOUR_PAIRS = ((0, 1), (0, 2), (1, 2))
 SMALLEST = 16  # pixels per side
-AT_ONCE = {'cpu': 2**18, 'cuda': 2**24}  # numbers in a tensor of clamped levels
+AT_ONCE = {'cpu': 2**16, 'cuda': 2**24}  # numbers in a tensor of clamped levels
 _MARGIN = 4  # rows and columns around the cells, at least the reach of a filter plus a lag
 
 FEATURES = 3 * BLOCK_BINS * sum(size**2 - 1 for size, _ in BLOCKS) + (
