@@ -209,7 +209,7 @@ def test_command_that_is_interrupted(files):
         '        super().__init__(scale=2)\n'
         '        self.factor = torch.nn.Parameter(torch.ones(()))\n'
         '    def forward(self, x):\n'
-        '        time.sleep(0.3)\n'
+        '        time.sleep(1)\n'
         '        return super().forward(x) * self.factor\n'
     )
     torch.save({'params': {'factor': torch.ones(())}}, files / 'net.pth')
