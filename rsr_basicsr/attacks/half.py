@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from rsr_basicsr.attacks.memory import is_compiled
+
 #: Layers whose weights autocast would cast in every pass
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
 
@@ -80,10 +82,9 @@ def weights_in_bf16(model: nn.Module) -> Iterator[None]:
 
 def _castable(model: nn.Module) -> Iterator[tuple[dict[str, Any], str, nn.Parameter]]:
     """The weights to cast, with where a layer has them; none of a compiled network, which would be compiled anew."""
-    modules = list(model.modules())
-    if any(hasattr(part, '_orig_mod') or getattr(part, 'compiled_pass', None) is not None for part in modules):
+    if is_compiled(model):
         return
-    for module in modules:
+    for module in model.modules():
         if type(module) in _LAYERS:
             for name, weight in module._parameters.items():
                 if weight is not None and weight.dtype == torch.float32 and not weight.is_meta:

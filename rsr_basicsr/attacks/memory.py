@@ -116,6 +116,12 @@ def _pair(value: Sizes) -> tuple[int, ...]:
     return (int(value),) * 2
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a network, or a part of it, is compiled by torch.compile."""
+    parts = module.modules() if isinstance(module, nn.Module) else ()
+    return any(hasattr(part, '_orig_mod') or getattr(part, 'compiled_pass', None) is not None for part in parts)
+
+
 class MemorySaving(nn.Module):
     """A network whose passes run inside :class:`InputGradientOnly`.
 
@@ -126,11 +132,7 @@ class MemorySaving(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        modules = module.modules() if isinstance(module, nn.Module) else ()
-        # torch.compile plans the memory of its networks itself.
-        self.compiled = any(
-            hasattr(part, '_orig_mod') or getattr(part, 'compiled_pass', None) is not None for part in modules
-        )
+        self.compiled = is_compiled(module)  # torch.compile plans the memory of its networks itself
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with contextlib.nullcontext() if self.compiled else InputGradientOnly():
