@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rsr_basicsr.attacks.memory import is_compiled
+from rsr_basicsr.ops.precision import emulates_bf16
 
 #: Layers whose weights autocast would cast in every pass
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
@@ -37,16 +38,13 @@ _CASTS: weakref.WeakKeyDictionary[nn.Module, _Casts] = weakref.WeakKeyDictionary
 
 
 def check_bf16(device: torch.device) -> None:
-    """Refuse a GPU that only emulates bf16, at a multiple of the cost of float32.
+    """Refuse a GPU that only emulates bf16.
 
     Raises:
         ValueError: it does.
     """
-    if device.type != 'cuda':
-        return
-    with torch.cuda.device(device):
-        if not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise ValueError(f'precision: bf16, but {torch.cuda.get_device_name(device)} only emulates it; write fp32')
+    if emulates_bf16(device):
+        raise ValueError(f'precision: bf16, but {torch.cuda.get_device_name(device)} only emulates it; write fp32')
 
 
 def autocast_to_bf16(device: torch.device, caching: bool = True) -> contextlib.AbstractContextManager[Any]:

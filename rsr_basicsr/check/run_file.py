@@ -11,6 +11,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 
 from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.attacks.adaptive import own_detector
+from rsr_basicsr.attacks.half import check_bf16
 from rsr_basicsr.check.datasets import Images, check_datasets
 from rsr_basicsr.check.start import check_start
 from rsr_basicsr.check.stray_keys import check_strays
@@ -107,6 +108,9 @@ def _check_uses(
     if problems.sound('num_gpu'):
         with problems.noted(part='num_gpu'):
             _check_devices(opt, model, networks.get('network_g'))
+    if problems.sound('num_gpu', 'train.precision', 'attack.precision'):
+        with problems.noted():
+            _check_precision(opt)
     net = networks.get('network_g')
     if net is None or model is None or issubclass(model, FrequencyClassifierModel):
         return
@@ -150,3 +154,14 @@ def _check_devices(opt: dict[str, Any], model: type | None, net: torch.nn.Module
     ours = isinstance(net, DefenseMixin) or (model is not None and issubclass(model, FrequencyClassifierModel))
     if ours and opt['num_gpu'] > 1 and not opt.get('dist'):
         raise OptionsError(f'num_gpu: {opt["num_gpu"]} without a launcher; {USE_TORCHRUN}')
+
+
+def _check_precision(opt: dict[str, Any]) -> None:
+    """Refuse bf16 at the start, where a GPU only emulates it."""
+    for block in ('train', 'attack'):
+        wanted = isinstance(opt.get(block), dict) and opt[block].get('precision') == 'bf16'
+        if wanted and opt['num_gpu'] > 0 and torch.cuda.is_available():
+            try:
+                check_bf16(torch.device('cuda'))
+            except ValueError as error:
+                raise OptionsError(f'{block}.{error}') from None

@@ -16,6 +16,7 @@ from rsr_basicsr.archs.defended_arch import DefenseMixin
 from rsr_basicsr.archs.defense import Decision, Defense
 from rsr_basicsr.catalog.choices import PRECISIONS, TILE, TILE_PAD
 from rsr_basicsr.inference.image_io import LoadedImage
+from rsr_basicsr.ops.precision import emulates_bf16
 from rsr_basicsr.ops.tiled import upscale, windows_of
 from rsr_basicsr.utils.device_errors import device_lost, out_of_memory, within_memory
 from rsr_basicsr.utils.errors import ImageError, OptionsError, in_one_line
@@ -211,5 +212,5 @@ def _check_precision(precision: str, device: torch.device) -> None:
         raise OptionsError(f'precision {precision}: expected one of {", ".join(PRECISIONS)}')
     if precision == 'fp16' and device.type == 'cpu':
         raise OptionsError('precision fp16 needs a GPU; on a CPU use bf16 or fp32')
-    if precision == 'bf16' and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
-        raise OptionsError('precision bf16: this GPU does not support it; use fp16 or fp32')
+    if precision == 'bf16' and emulates_bf16(device):
+        raise OptionsError('precision bf16: this GPU only emulates it; use fp16 or fp32')

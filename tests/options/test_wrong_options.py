@@ -1,5 +1,6 @@
 """Wrong options: which are refused, and with which words."""
 
+import contextlib
 import re
 
 import pytest
@@ -161,6 +162,18 @@ def test_gpu_that_is_not_there(opt, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     opt['num_gpu'] = 1
     with pytest.raises(OptionsError, match='torch sees no GPU here; write num_gpu: auto or 0'):
+        check_options(opt)
+
+
+@pytest.mark.parametrize('block', ['train', 'attack'])
+def test_bf16_that_a_gpu_emulates(block, opt, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device', contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'Tesla T4')
+    opt['num_gpu'] = 1
+    opt[block]['precision'] = 'bf16'
+    with pytest.raises(OptionsError, match=f'{block}.precision: bf16, but Tesla T4 only emulates it; write fp32'):
         check_options(opt)
 
 
