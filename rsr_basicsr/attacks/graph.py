@@ -53,7 +53,6 @@ class GraphedPasses:
     def __init__(self, network: nn.Module, half: bool, record: Callable[..., Any] | None = None) -> None:
         self.network, self.half = network, half
         self.record = _recorder() if record is None else record
-        self.places: Hashable = None
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """The output of the network, not to be changed by later calls.
@@ -72,17 +71,22 @@ class GraphedPasses:
 
     def _state(self, x: torch.Tensor) -> Hashable:
         """All that a recording depends on."""
-        if self.places is None:
-            tensors = *self.network.parameters(), *self.network.buffers()
-            self.places = tuple(tensor.data_ptr() for tensor in tensors)
-            self.defenses = defenses(self.network)
-        gates = [_gate(defense) for defense in self.defenses]
+        gates = [_gate(defense) for defense in self._defenses]
         if None in gates:
             raise ValueError(
                 'cuda_graph: true, but a mask depends on the images or differs between samples; in training write '
                 'masked: 0 or 1, elsewhere gate: always or never'
             )
-        return tuple(x.shape), x.dtype, memory_format(x), self.half, self.network.training, tuple(gates), self.places
+        return tuple(x.shape), x.dtype, memory_format(x), self.half, self.network.training, tuple(gates), self._places
+
+    @functools.cached_property
+    def _places(self) -> tuple[int, ...]:
+        """Where the parameters and buffers are: reading hundreds of addresses in every pass would cost milliseconds."""
+        return tuple(tensor.data_ptr() for tensor in (*self.network.parameters(), *self.network.buffers()))
+
+    @functools.cached_property
+    def _defenses(self) -> list[Any]:
+        return list(defenses(self.network))
 
     def _recorded(self, x: torch.Tensor) -> _Recording:
         network = weakref.proxy(self.network)  # the recording must not keep it alive

@@ -44,13 +44,13 @@ class Problem:
         radius: torch.Tensor,
         generators: Generators | None = None,
     ) -> None:
-        self.model, self.lq, self.radius = model, lq, radius
+        self.model, self.lq, self.radius, self.half = model, lq, radius, attack.precision == 'bf16'
         self.network = MemorySaving(model) if saves_memory(attack, lq.device) else model
         # Elsewhere than on a GPU there is nothing to record, and options files serve several machines.
-        self.graphed = GraphedPasses(model, attack.precision == 'bf16') if attack.cuda_graph and lq.is_cuda else None
+        self.graphed = GraphedPasses(model, self.half) if attack.cuda_graph and lq.is_cuda else None
         self.objective, self.constraint = attack.objective, attack.constraint
         self.clamp, self.quantize, self.kind = attack.clamp, attack.quantize, lq.dtype
-        self.eot_samples, self.overlap, self.half = attack.eot_samples, attack.overlap, attack.precision == 'bf16'
+        self.eot_samples, self.overlap = attack.eot_samples, attack.overlap
         if isinstance(generators, (list, tuple)) and len(generators) != len(lq):
             raise ValueError(f'expected one generator per image, got {len(generators)} for {len(lq)}')
         self.generators = generators
@@ -80,11 +80,12 @@ class Problem:
             ValueError: the attack is in bf16, which the device only emulates.
         """
         kind, model = lq.dtype, as_network(model)
+        halved: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if attack.precision == 'bf16':
             check_bf16(lq.device)
+            halved = weights_in_bf16(model)
         lq, radius = (x if kind == torch.float64 else x.float() for x in (lq, radius))
-        half = weights_in_bf16(model) if attack.precision == 'bf16' else contextlib.nullcontext()
-        with untouched(model), half, torch.enable_grad():
+        with untouched(model), halved, torch.enable_grad():
             problem = cls(attack, model, lq, radius, generators)
             problem.kind = kind
             gate = attack.gate_for(model)

@@ -116,10 +116,9 @@ class AttackedBatches(RobustValidation):
                 lambda target: torch.cat([target, target if attacked.target is None else attacked.target])
             )
             labels = torch.cat([clean.labels, ~clean.labels])
-            if attacked.decision is False:
-                yield Batch(labels, False)
-            else:
-                yield Batch(labels, torch.cat([clean.labels, self._for_each(attacked.decision, size)]))
+            decision = attacked.decision
+            # False as it is: no mask is then computed at all.
+            yield Batch(labels, decision is not False and torch.cat([clean.labels, self._for_each(decision, size)]))
         else:
             # Rounded at random, so that the share holds on average for small batches, too.
             count = rounded_at_random(self.schedule.share * size)
@@ -133,10 +132,11 @@ class AttackedBatches(RobustValidation):
                 own = attacked.target
                 self._replace_targets(lambda target: target.index_copy(0, chosen, own))
             labels = clean.labels.index_fill(0, chosen, True)  # labels[chosen] = True would wait for the device
-            if attacked.decision is False:
-                yield Batch(labels, False)
-            else:
-                yield Batch(labels, clean.labels.index_copy(0, chosen, self._for_each(attacked.decision, count)))
+            decision = attacked.decision
+            yield Batch(
+                labels,
+                decision is not False and clean.labels.index_copy(0, chosen, self._for_each(decision, count)),
+            )
 
     def attack_images(
         self, lq: torch.Tensor, target: torch.Tensor, current_iter: int, first_gradient: torch.Tensor | None = None

@@ -88,12 +88,36 @@ def photo(width: int, height: int | None = None) -> torch.Tensor:
     return torch.from_numpy(pixels(width, height).copy()).permute(2, 0, 1)[None].float() / 255
 
 
-def start_counting(here: Here) -> None:
-    """Begin to measure the peak of the GPU's memory."""
-    if here.on_gpu:
-        torch.cuda.reset_peak_memory_stats(here.device)
+def small_training(num_gpu: int, attack: dict[str, Any], gan: bool = False) -> dict[str, Any]:
+    """Options of the smallest defended model, as a model class takes them; with a discriminator if it is a GAN."""
+    opt: dict[str, Any] = {
+        'name': 'check',
+        'is_train': True,
+        'dist': False,
+        'rank': 0,
+        'world_size': 1,
+        'scale': 4,
+        'path': {},
+        'num_gpu': num_gpu,
+        'logger': {'print_freq': 10},
+        'network_g': {'type': 'DefendedSRVGGNetCompact', **SMALL},
+        'attack': {'type': 'PGD', 'eps': [1, 8], **attack},
+        'train': {
+            'ema_decay': 0.999,
+            'optim_g': {'type': 'Adam', 'lr': 1e-4},
+            'scheduler': {'type': 'MultiStepLR', 'milestones': [100]},
+            'pixel_opt': {'type': 'L1Loss'},
+        },
+    }
+    if gan:
+        add_discriminator(opt, SMALL['num_feat'])
+    return opt
 
 
-def peak(here: Here) -> str:
-    """The peak since then, for a sentence."""
-    return f', peak {torch.cuda.max_memory_allocated(here.device) / 2**30:.1f} GiB' if here.on_gpu else ''
+def add_discriminator(opt: dict[str, Any], width: int) -> None:
+    """Make a training that of a GAN."""
+    opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': width}
+    opt['train'] |= {
+        'optim_d': {'type': 'Adam', 'lr': 1e-4},
+        'gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
+    }

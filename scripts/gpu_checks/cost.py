@@ -10,7 +10,7 @@ import torch
 from basicsr.archs import build_network
 from PIL import Image
 
-from gpu_checks.base import Failed, Here, pixels, start_counting
+from gpu_checks.base import Failed, Here, pixels
 
 _SCRIPTS = Path(__file__).resolve().parents[1]
 _TOLERANCE = 0.25  # between estimated and measured memory; fragments and workspaces are not counted
@@ -20,15 +20,11 @@ def check_estimate(here: Here) -> str:
     """The peak of a GAN step of x4plus is what rsr check estimates, to 25 %."""
     if not here.on_gpu:
         return 'a GPU only; on a CPU tests/check/test_check_memory.py measures it'
-    from benchmark_training import build, count, step
+    from benchmark_training import build, count, peak_on_gpu
 
     estimated = count('finetune/finetune_defended_realesrgan_x4plus.yml').of(12) / 2**30
     model = build(here.device, 'RealESRGANModel', {'steps': 2, 'share': 0.5})
-    run = step(model, 12, 64, here.device)
-    run()
-    start_counting(here)
-    run()
-    measured = torch.cuda.max_memory_allocated(here.device) / 2**30
+    measured = peak_on_gpu(model, here.device)
     found = f'estimated {estimated:.1f} GiB, measured {measured:.1f} GiB'
     if abs(measured / estimated - 1) > _TOLERANCE:
         raise Failed(found)

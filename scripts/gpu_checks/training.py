@@ -18,7 +18,7 @@ import yaml
 from basicsr.utils.registry import MODEL_REGISTRY
 from train_baselines import write_pairs
 
-from gpu_checks.base import SMALL, Failed, Here
+from gpu_checks.base import SMALL, Failed, Here, add_discriminator, small_training
 from rsr_basicsr.catalog.option_files import options_folder
 
 MODES = ('mixed', 'paired', 'alternating')
@@ -127,36 +127,10 @@ def _no_waiting(strict: bool) -> Iterator[None]:
 
 def _model(here: Here, attack: dict[str, Any], gan: bool) -> Any:
     """A small defended model under that attack."""
-    opt: dict[str, Any] = {
-        'name': 'check',
-        'is_train': True,
-        'dist': False,
-        'rank': 0,
-        'world_size': 1,
-        'scale': 4,
-        'path': {},
-        'num_gpu': 1 if here.on_gpu else 0,
-        'logger': {'print_freq': 10},
-        'network_g': {'type': 'DefendedSRVGGNetCompact', **SMALL, 'defense': {'gate': 'never'}},
-        'attack': {'type': 'PGD', 'eps': [1, 8], 'steps': 2, 'random_start': 1, 'masked': 0, **attack},
-        'train': {
-            'ema_decay': 0.999,
-            'optim_g': {'type': 'Adam', 'lr': 1e-4},
-            'scheduler': {'type': 'MultiStepLR', 'milestones': [100]},
-            'pixel_opt': {'type': 'L1Loss'},
-        },
-    }
-    if gan:
-        _add_discriminator(opt, 8)
+    attack = {'steps': 2, 'random_start': 1, 'masked': 0, **attack}
+    opt = small_training(1 if here.on_gpu else 0, attack, gan)
+    opt['network_g']['defense'] = {'gate': 'never'}
     return MODEL_REGISTRY.get('DefendedSRGANModel' if gan else 'DefendedSRModel')(opt)
-
-
-def _add_discriminator(opt: dict[str, Any], width: int) -> None:
-    opt['network_d'] = {'type': 'UNetDiscriminatorSN', 'num_in_ch': 3, 'num_feat': width}
-    opt['train'] |= {
-        'optim_d': {'type': 'Adam', 'lr': 1e-4},
-        'gan_opt': {'type': 'GANLoss', 'gan_type': 'vanilla', 'loss_weight': 0.1},
-    }
 
 
 def _put_batch(model: Any, here: Here, batch: int, size: int) -> None:
@@ -202,5 +176,5 @@ def _train_options(here: Here, name: str, gan: bool = False) -> dict[str, Any]:
         'logger': {'print_freq': 2, 'save_checkpoint_freq': 4, 'use_tb_logger': False},
     }
     if gan:
-        _add_discriminator(options, 64 if here.on_gpu else 8)
+        add_discriminator(options, 64 if here.on_gpu else 8)
     return options
