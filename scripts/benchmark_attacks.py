@@ -46,6 +46,7 @@ from rsr_basicsr.attacks import (
 )
 from rsr_basicsr.catalog.weights import WEIGHTS
 from rsr_basicsr.data import write_evaluation_pairs
+from rsr_basicsr.ops.precision import emulates_bf16
 from rsr_basicsr.weights.official import fetch
 from rsr_basicsr.weights.state_dict import load_network
 
@@ -201,7 +202,7 @@ def time_precision(device: torch.device) -> None:
 def has_bf16(device: torch.device) -> bool:
     """Whether the hardware computes in bf16 instead of emulating it."""
     if device.type == 'cuda':
-        return torch.cuda.get_device_capability(device) >= (8, 0)
+        return not emulates_bf16(device)
     return any(getattr(torch.cpu, name, bool)() for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported'))
 
 

@@ -56,8 +56,8 @@ def note_memory(
 
 def _extrapolated(attack: Attack, net: nn.Module, width: int, height: int, tile: int | None, overlap: int) -> float:
     """Bytes for an image, by area, from two small ones."""
-    window = None if tile is None else tile + 2 * overlap
-    area = (width if window is None else min(window, width)) * (height if window is None else min(window, height))
+    largest = max(width, height) if tile is None else tile + 2 * overlap
+    area = min(largest, width) * min(largest, height)
     small, large = (_peak(attack, net, side) for side in _SIDES)
     per_pixel = (large - small) / (_SIDES[1] ** 2 - _SIDES[0] ** 2)
     return max(small + per_pixel * (area - _SIDES[0] ** 2), 0)
