@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -60,6 +61,7 @@ _LESS_MEMORY = {
     'adversarial-set': 'take fewer --workers; the same command continues',
 }
 _LESS_MEMORY_ANYWHERE = 'end other programs, or take smaller images or a smaller network'
+_FIRST_PRINTS = 10  # seconds in which the first process of a machine tells what all of them have met
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141  # as of a program that SIGPIPE ends
 
@@ -121,6 +123,8 @@ def _run(args: argparse.Namespace) -> int:
         # Once per machine: the other processes of a launcher have read the same options.
         launched = getattr(args, 'launcher', 'none') != 'none'
         if launched and os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) != '0':
+            # A launcher ends all processes when one ends, and this one may be ahead of the one that prints.
+            time.sleep(_FIRST_PRINTS)
             return error.exit_code
         print(f'rsr {args.command}: {_sentence(error)}', file=sys.stderr)
         return error.exit_code

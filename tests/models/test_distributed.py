@@ -235,7 +235,8 @@ def test_two_machines_with_unequal_processes(pairs, photos, tmp_path):
 def test_more_processes_than_gpus_end_in_one_sentence(pairs, photos, tmp_path):
     """One GPU, which is not there: the processes end before one uses it."""
     (tmp_path / 'one_gpu.py').write_text(
-        'import torch\ntorch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n'
+        'import os, time, torch\ntorch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1\n'
+        "time.sleep(0 if os.environ['LOCAL_RANK'] == '1' else 3)\n"  # the one that prints is the last to know
     )
     opt = options(pairs, photos, batch=2, num_gpu='auto')
     run = torchrun(opt, tmp_path, flags=('--launcher', 'pytorch', '--import', 'one_gpu'))
