@@ -197,6 +197,13 @@ def test_interrupt_yields_what_is_written(files, slow_writes):
     assert {path.name for path in (files / 'out').iterdir()} == {f'{number}_out.png' for number in (0, 1, 2, 4, 5)}
 
 
+# A shell lets what it starts in the background ignore SIGINT, and with it all that these tests start.
+INTERRUPTIBLE = (
+    'import signal, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n'
+    'from rsr_basicsr.cli import main\nsys.exit(main(sys.argv[1:]))'
+)
+
+
 @pytest.mark.skipif(sys.platform == 'win32', reason='sends SIGINT')
 def test_command_that_is_interrupted(files):
     (files / 'slow.py').write_text(
@@ -209,14 +216,17 @@ def test_command_that_is_interrupted(files):
         '        super().__init__(scale=2)\n'
         '        self.factor = torch.nn.Parameter(torch.ones(()))\n'
         '    def forward(self, x):\n'
-        '        time.sleep(1)\n'
+        '        time.sleep(0.3)\n'
         '        return super().forward(x) * self.factor\n'
     )
     torch.save({'params': {'factor': torch.ones(())}}, files / 'net.pth')
     (files / 'net.yml').write_text('network_g: {type: Slow}\n')
     words = ['upscale', 'in', '-n', 'net.pth', '-opt', 'net.yml', '--import', 'slow', '-o', 'out', '--report', 'r.json']
     with subprocess.Popen(
-        [sys.executable, '-m', 'rsr_basicsr.cli', *words], stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+        [sys.executable, '-c', INTERRUPTIBLE, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        stdout=subprocess.DEVNULL,
     ) as process:
         deadline = time.time() + 120
         while not (files / 'out' / '1_out.png').is_file() and process.poll() is None and time.time() < deadline:
